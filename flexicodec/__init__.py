@@ -1,0 +1,54 @@
+"""FlexiCodec: speech to tokens at a chosen, dynamic frame rate, and back.
+
+This is the front door: every public name is listed here, and loaded with what it needs (torch) when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flexicodec.audio import collate, read_audio, split, write_audio
+    from flexicodec.calibration import calibrate
+    from flexicodec.models.codec import Codec
+    from flexicodec.pretrained import load
+    from flexicodec.tokens import TokenFormat, Tokens
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Codec",
+    "TokenFormat",
+    "Tokens",
+    "__version__",
+    "calibrate",
+    "collate",
+    "load",
+    "read_audio",
+    "split",
+    "write_audio",
+]
+
+_HOMES = {
+    "Codec": "flexicodec.models.codec",
+    "TokenFormat": "flexicodec.tokens",
+    "Tokens": "flexicodec.tokens",
+    "calibrate": "flexicodec.calibration",
+    "collate": "flexicodec.audio",
+    "load": "flexicodec.pretrained",
+    "read_audio": "flexicodec.audio",
+    "split": "flexicodec.audio",
+    "write_audio": "flexicodec.audio",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module on first use (PEP 562) and keep the name."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

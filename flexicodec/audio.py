@@ -1,0 +1,391 @@
+"""Waveforms: files in and out, sample rates, and clips of different length side by side in one batch.
+
+Nothing here knows a model. `as_batch` is the one door through which the audio of every encode call comes: behind it,
+audio is float32 `[B, S]` at the codec's rate, finite, and zero beyond each item's length.
+"""
+
+import math
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
+
+Channels: TypeAlias = Literal["mix", "error"]
+Lengths: TypeAlias = Tensor | np.ndarray | Sequence[int]
+
+# The value that stands for 1.0. 8-bit (offset binary in WAV) and 64-bit samples have no scale that all tools agree on.
+FULL_SCALE = {"int16": 2**15, "int32": 2**31, "float16": 1, "bfloat16": 1, "float32": 1, "float64": 1}
+LOUDEST = 100.0  # far above any sane float recording, far below int16 samples that were only cast to float
+MOST_CHANNELS = 64
+FORMATS = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
+WRITE_BLOCK = 65536  # samples
+_TRANSPOSED = (
+    "Time is the last axis here: transpose what soundfile or scipy gave, and say channels= if there are several"
+)
+
+
+def read_audio(
+    path: str | os.PathLike[str], sample_rate: int | None = None, channels: Channels = "mix"
+) -> Float[Tensor, "1 samples"]:
+    """Read an audio file as mono float32, full scale at 1.
+
+    Args:
+        path: Anything libsndfile reads: WAV, FLAC, Ogg, Opus, MP3, AIFF, ...
+        sample_rate: Hz to resample to; None keeps the file's own rate.
+        channels: `"mix"` averages the channels, `"error"` refuses files with more than one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is empty, damaged or no audio, or has channels that were not to be mixed. (A WAV or Ogg
+            file whose end is missing still reads as a shorter one.)
+    """
+    import soundfile
+
+    _check_channels(channels)
+    if sample_rate is not None:
+        sample_rate = check_sample_rate(sample_rate)
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such audio file: {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; pass the files in it one by one")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes); did a download or copy stop early?")
+    try:
+        with soundfile.SoundFile(path) as file:
+            promised, file_rate = file.frames, file.samplerate
+            # In one go: between reads soundfile seeks, and so steps over holes in a damaged file without a word.
+            samples = file.read(dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, TypeError, MemoryError) as error:  # TypeError: headerless files such as .raw
+        raise ValueError(f"cannot read {path} as audio: {error}") from error
+    if len(samples) == 0:
+        raise ValueError(f"{path} holds 0 samples of audio")
+    if len(samples) < promised:
+        raise ValueError(f"{path} promises {promised} samples but only {len(samples)} can be read; is it damaged?")
+    if channels == "error" and samples.shape[1] > 1:
+        raise ValueError(f'{path} has {samples.shape[1]} channels; pass channels="mix" to average them')
+    audio = torch.from_numpy(samples.mean(axis=1, keepdims=True).T.copy())
+    return audio if sample_rate is None else resample(audio, file_rate, sample_rate)
+
+
+def write_audio(
+    path: str | os.PathLike[str], audio: Tensor | np.ndarray, sample_rate: int, subtype: str | None = None
+) -> None:
+    """Write audio to a file whose suffix names the format: .wav, .flac, .ogg (Vorbis), .opus or .mp3.
+
+    WAV and FLAC hold 16-bit samples by default, rounded to nearest with full scale at 32768 as `read_audio` has it, so
+    16-bit audio survives a round trip bit for bit. Values outside [-1, 1] are clipped, except with the subtypes
+    `"FLOAT"` and `"DOUBLE"`. The file appears whole or not at all: it is written beside its place, then renamed.
+
+    Args:
+        path: Where to; the folder must exist.
+        audio: `[S]`, `[1, S]` or `[C, S]`, channels first, float or int16/int32.
+        sample_rate: Hz.
+        subtype: A libsndfile encoding such as `"FLOAT"` or `"PCM_24"` instead of the format's default.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        ValueError: Unknown suffix, wrong shape, no samples, NaN or Inf, int16 values cast to float, or a rate, subtype
+            or channel count that the format cannot hold.
+    """
+    import soundfile
+
+    path = Path(path)
+    sample_rate = check_sample_rate(sample_rate)
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"cannot tell the audio format of {path} from {path.suffix!r}; known: {', '.join(FORMATS)}")
+    container, default_subtype = FORMATS[path.suffix.lower()]
+    subtype = subtype or default_subtype
+    waves = _as_tensor(audio)
+    if waves.ndim not in (1, 2) or waves.numel() == 0:
+        raise ValueError(f"audio has shape {list(waves.shape)}; expected [S], [1, S] or [C, S] with at least 1 sample")
+    waves = torch.atleast_2d(waves)
+    _check_channel_count(waves)
+    waves = _to_float32(waves, "channel, sample").cpu()
+    if subtype == "PCM_16":  # libsndfile floors, which would shift everything by half a step
+        waves = (waves * 2**15).round().clamp(-(2**15), 2**15 - 1).to(torch.int16)
+    elif subtype not in ("FLOAT", "DOUBLE"):
+        waves = waves.clamp(-1, 1)
+    samples = np.ascontiguousarray(waves.T.numpy())
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder of {path} does not exist")
+    try:
+        with (
+            _replacing(path) as part,
+            soundfile.SoundFile(part, "w", sample_rate, samples.shape[1], subtype, format=container) as file,
+        ):
+            # Block by block: libsndfile 1.2 overflows its stack on one long Vorbis write.
+            for start in range(0, len(samples), WRITE_BLOCK):
+                file.write(samples[start : start + WRITE_BLOCK])
+    except (soundfile.SoundFileError, ValueError) as error:
+        raise ValueError(
+            f"cannot write {path} ({container}/{subtype}, {sample_rate} Hz, {samples.shape[1]} channels): "
+            f"{getattr(error, 'error_string', error)}"
+        ) from error
+
+
+def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
+    """Count the samples that `resample` makes of `samples`: ceil(samples * to_rate / from_rate)."""
+    return -(-samples * to_rate // from_rate)
+
+
+def resample(audio: Float[Tensor, "*batch samples"], from_rate: int, to_rate: int) -> Float[Tensor, "*batch resampled"]:
+    """Change the sample rate along the last axis with soxr's HQ setting (about 20 bits).
+
+    Linear phase, the same result every time, on the CPU whatever the device; the result returns to the device and dtype
+    of the input. Beyond both ends soxr sees zeros, so resample clips before padding them. No gradient flows through.
+
+    Args:
+        audio: Float audio; equal rates give it back as it is, sharing its memory.
+        from_rate: Hz of `audio`.
+        to_rate: Hz wanted.
+
+    Returns:
+        Exactly ceil(samples * to_rate / from_rate) samples.
+    """
+    import soxr
+
+    from_rate, to_rate = check_sample_rate(from_rate, "from_rate"), check_sample_rate(to_rate, "to_rate")
+    if not audio.is_floating_point() or audio.ndim == 0:
+        raise ValueError(f"resample takes float audio [..., S]; got {_dtype_name(audio)} of shape {list(audio.shape)}")
+    audio = audio.detach()
+    if from_rate == to_rate:
+        return audio
+    wanted = resampled_length(audio.shape[-1], from_rate, to_rate)
+    if audio.numel() == 0:
+        return audio.new_zeros(*audio.shape[:-1], wanted)
+    working_dtype = torch.float64 if audio.dtype == torch.float64 else torch.float32
+    flat = audio.to("cpu", working_dtype).reshape(-1, audio.shape[-1])
+    # soxr rounds the length; the zeros it would imagine behind the end, given for real, yield the last sample too.
+    padded = pad(flat, (0, math.ceil(from_rate / to_rate)))
+    resampled = soxr.resample(np.ascontiguousarray(padded.T.numpy()), from_rate, to_rate, quality="HQ")
+    assert len(resampled) >= wanted
+    flat = torch.from_numpy(np.ascontiguousarray(resampled[:wanted].T))
+    return flat.reshape(*audio.shape[:-1], wanted).to(audio.device, audio.dtype)
+
+
+def collate(
+    clips: Sequence[Shaped[Tensor, " samples"] | Shaped[Tensor, "1 samples"]],
+) -> tuple[Shaped[Tensor, "batch samples"], Int[Tensor, " batch"]]:
+    """Lay clips of different length side by side, zeros behind the shorter ones.
+
+    Returns:
+        Audio [B, S] in the clips' own dtype and device, S being the longest clip, and lengths [B]. `split` undoes it.
+    """
+    waves = [_as_tensor(clip) for clip in clips]
+    if not waves:
+        raise ValueError("collate got no clips; expected at least one")
+    for index, wave in enumerate(waves):
+        if wave.ndim not in (1, 2) or (wave.ndim == 2 and len(wave) != 1) or wave.numel() == 0:
+            raise ValueError(
+                f"clip {index} has shape {list(wave.shape)}; expected [S] or [1, S] with at least 1 sample "
+                "(mix channels first)"
+            )
+        if (wave.dtype, wave.device) != (waves[0].dtype, waves[0].device):
+            raise ValueError(
+                f"clip {index} is {_dtype_name(wave)} on {wave.device} but clip 0 is {_dtype_name(waves[0])} on "
+                f"{waves[0].device}; were some read as integers?"
+            )
+    waves = [wave.flatten() for wave in waves]
+    lengths = torch.tensor([len(wave) for wave in waves], device=waves[0].device)
+    return pad_sequence(waves, batch_first=True), lengths
+
+
+def split(audio: Shaped[Tensor, "batch samples"], lengths: Lengths | None = None) -> list[Shaped[Tensor, "1 samples"]]:
+    """Cut a batch into its clips, [1, S_i] each, without the padding; the reverse of `collate`.
+
+    The clips are views into `audio`. `lengths` None (as where tokens do not know it) keeps every item whole.
+    """
+    if audio.ndim != 2:
+        raise ValueError(f"audio has shape {list(audio.shape)}; expected [B, S]")
+    batch, samples = audio.shape
+    valid = check_lengths(lengths, batch, samples, minimum=0)
+    return [audio[index : index + 1, :length] for index, length in enumerate(valid.tolist())]
+
+
+def as_batch(
+    audio: Tensor | np.ndarray,
+    lengths: Lengths | None = None,
+    *,
+    sample_rate: int | None,
+    target_sample_rate: int,
+    channels: Channels = "error",
+    device: torch.device | str | None = None,
+) -> tuple[Float[Tensor, "batch resampled"], Int[Tensor, " batch"]]:
+    """Turn whatever audio a caller has into a clean float32 batch at the codec's rate.
+
+    Args:
+        audio: `[S]`, `[B, S]` or `[B, C, S]`, a tensor or numpy array, which stays untouched. Floats have full scale 1;
+            int16 is divided by 2^15, int32 by 2^31.
+        lengths: Valid samples per item, counted in `audio` as passed (before resampling); None means all. What lies
+            behind them, NaN included, changes nothing.
+        sample_rate: Hz of `audio`; None means it is at `target_sample_rate` already.
+        target_sample_rate: Hz of the result. Each item is resampled from its own valid part.
+        channels: `"mix"` averages the C of `[B, C, S]`, `"error"` refuses C other than 1. Two dimensions are always
+            `[B, S]`, a batch: give one stereo clip as `[1, 2, S]`.
+        device: Where the result goes; None keeps the audio's own.
+
+    Returns:
+        Audio [B, S'], S' = `resampled_length(S)`, detached, zero beyond each length and never sharing memory with the
+        input; and lengths [B] at the target rate, on the same device.
+
+    Raises:
+        ValueError: Wrong type or rank, no samples, a rate that is no count of Hz, channels that were not to be mixed,
+            lengths outside 1..S, NaN or Inf among the valid samples, or int16 values that were only cast to float.
+    """
+    _check_channels(channels)
+    target_sample_rate = check_sample_rate(target_sample_rate, "target_sample_rate")
+    sample_rate = target_sample_rate if sample_rate is None else check_sample_rate(sample_rate)
+    waves = _with_channels(_as_tensor(audio), channels)
+    valid = check_lengths(lengths, waves.shape[0], waves.shape[-1])
+    padding = torch.arange(waves.shape[-1], device="cpu") >= valid[:, None]
+    waves = waves.masked_fill(padding[:, None].to(waves.device), 0)  # a copy, so that nothing below touches the input
+    mono = _to_float32(waves, "item, channel, sample").mean(dim=1)
+    if sample_rate != target_sample_rate:
+        mono, valid = _resample_items(mono, valid, sample_rate, target_sample_rate)
+    target_device = mono.device if device is None else device
+    return mono.to(target_device), valid.to(target_device)
+
+
+def check_sample_rate(value: int, name: str = "sample_rate") -> int:
+    """Return a sample rate as int, or raise ValueError where it is no whole number of Hz of at least 1000."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} is {value!r}; expected Hz as an int, such as 44100 (kHz, or a float?)")
+    if value < 1000:
+        slip = f"; is it in kHz? {value * 1000} then" if value > 0 else ""
+        raise ValueError(f"{name} is {value}; expected at least 1000 Hz{slip}")
+    return int(value)
+
+
+def check_lengths(lengths: Lengths | None, batch: int, samples: int, minimum: int = 1) -> Int[Tensor, " batch"]:
+    """Return the valid samples per item as int64 [B] on the CPU, or raise ValueError.
+
+    Args:
+        lengths: Whole numbers from `minimum` to `samples`, one per item; None means all samples of every item.
+        batch: Number of items.
+        samples: Samples of the audio the lengths belong to.
+        minimum: Least valid length.
+    """
+    if lengths is None:
+        return torch.full((batch,), samples, device="cpu")
+    try:
+        values = lengths.detach().cpu() if isinstance(lengths, Tensor) else torch.from_numpy(np.array(lengths))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"lengths is {lengths!r}; expected one int per item") from error
+    if values.ndim != 1 or len(values) != batch:
+        raise ValueError(f"lengths has shape {list(values.shape)}; expected [{batch}], one per item of the audio")
+    if values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
+        raise ValueError(
+            f"lengths is {_dtype_name(values)}; expected whole samples (not a mask, seconds or a fraction)"
+        )
+    for item, value in enumerate(values.tolist()):
+        if value > samples:
+            raise ValueError(
+                f"lengths[{item}] = {value} lies beyond the tensor, which has {samples} samples; "
+                "lengths count samples of the audio passed, at its own rate"
+            )
+        if value < minimum:
+            raise ValueError(f"lengths[{item}] = {value}; expected {minimum} to {samples} samples")
+    return values.to(torch.int64, copy=True)
+
+
+def _resample_items(
+    audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], from_rate: int, to_rate: int
+) -> tuple[Float[Tensor, "batch resampled"], Int[Tensor, " batch"]]:
+    """Resample every item from its valid part alone, so that each comes out as it would by itself."""
+    resampled = audio.new_zeros(len(audio), resampled_length(audio.shape[-1], from_rate, to_rate))
+    new_lengths = [resampled_length(length, from_rate, to_rate) for length in lengths.tolist()]
+    for item, (old, new) in enumerate(zip(lengths.tolist(), new_lengths, strict=True)):
+        resampled[item, :new] = resample(audio[item, :old], from_rate, to_rate)
+    return resampled, torch.tensor(new_lengths, device="cpu")
+
+
+def _as_tensor(audio: Tensor | np.ndarray) -> Tensor:
+    """Return a detached tensor of a dtype with a known full scale, or raise ValueError."""
+    if not isinstance(audio, Tensor | np.ndarray):
+        raise ValueError(
+            f"audio is a {type(audio).__name__}; expected a torch tensor or numpy array "
+            "(several clips go through flexicodec.collate, files through flexicodec.read_audio)"
+        )
+    name = _dtype_name(audio)
+    if name not in FULL_SCALE:
+        raise ValueError(f"audio is {name}, which has no agreed full scale; expected one of {', '.join(FULL_SCALE)}")
+    if isinstance(audio, Tensor):
+        return audio.detach()
+    # A copy, for arrays that torch cannot share: read-only, reversed, big-endian.
+    return torch.from_numpy(audio.astype(audio.dtype.newbyteorder("="), order="C", copy=True))
+
+
+def _with_channels(waves: Tensor, channels: Channels) -> Shaped[Tensor, "batch channels samples"]:
+    """View [S], [B, S] or [B, C, S] as [B, C, S], or raise ValueError."""
+    shape = list(waves.shape)
+    if waves.ndim not in (1, 2, 3):
+        raise ValueError(f"audio has shape {shape}; expected [S], [B, S] or [B, C, S]")
+    if waves.numel() == 0:
+        raise ValueError(f"audio has shape {shape}, no samples; expected at least 1 item of at least 1 sample")
+    if waves.ndim == 2 and len(waves) >= 1000 and waves.shape[1] <= 8:
+        raise ValueError(f"audio has shape {shape}: {len(waves)} clips of {waves.shape[1]} samples? {_TRANSPOSED}")
+    if waves.ndim == 3:
+        _check_channel_count(waves)
+        if channels == "error" and waves.shape[1] != 1:
+            raise ValueError(f'audio has shape {shape}: {waves.shape[1]} channels; pass channels="mix" to average them')
+        return waves
+    return torch.atleast_2d(waves)[:, None]
+
+
+def _to_float32(waves: Tensor, axes: str) -> Tensor:
+    """Scale to full scale 1 in float32; raise ValueError on NaN, Inf and absurd values, naming where (`axes`)."""
+    if waves.is_floating_point():
+        finite = waves.isfinite()
+        if not finite.all():
+            bad = (~finite).nonzero()
+            raise ValueError(
+                f"audio holds {len(bad)} NaN or Inf among {waves.numel()} values, the first at "
+                f"[{axes}] = {bad[0].tolist()}"
+            )
+        if (peak := waves.abs().max().item()) > LOUDEST:
+            raise ValueError(
+                f"audio reaches {peak:g} where 1 is full scale; were int16 samples cast to float without dividing "
+                "by 32768? (pass them as int16, or divide)"
+            )
+    return waves.to(torch.float32) / FULL_SCALE[_dtype_name(waves)]
+
+
+def _check_channels(channels: str) -> None:
+    if channels not in ("mix", "error"):
+        raise ValueError(f'channels is {channels!r}; expected "mix" (average them) or "error" (allow one only)')
+
+
+def _check_channel_count(waves: Tensor) -> None:
+    if waves.shape[-2] > MOST_CHANNELS:
+        raise ValueError(f"audio has shape {list(waves.shape)}: {waves.shape[-2]} channels? {_TRANSPOSED}")
+
+
+def _dtype_name(array: Tensor | np.ndarray) -> str:
+    return array.dtype.name if isinstance(array, np.ndarray) else str(array.dtype).removeprefix("torch.")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Offer a new file beside `path` to write; put it in place of `path` on success, remove it on failure."""
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

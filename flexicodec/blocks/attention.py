@@ -1,0 +1,140 @@
+"""Attention over padded batches, global or within a band, and the rotary positions that go with it.
+
+The band is worked through block by block, so memory grows linearly with the sequence; what a clip gets out of either
+form does not depend on its padding or on the clips it is batched with.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Complex, Float, Int
+from torch import Tensor
+
+from flexicodec.blocks.padding import valid_steps
+
+MIN_BLOCK = 16  # steps; narrower query blocks cost more in calls than they save in arithmetic
+
+
+def attention(
+    query: Float[Tensor, "batch heads steps head_dim"],
+    key: Float[Tensor, "batch heads steps head_dim"],
+    value: Float[Tensor, "batch heads steps head_dim"],
+    lengths: Int[Tensor, " batch"] | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+) -> Float[Tensor, "batch heads steps head_dim"]:
+    """Attend from every valid step to every valid step, or to those at most `window` steps away.
+
+    Args:
+        lengths: valid steps per item, all of them when None. What lies beyond is neither seen nor answered: the output
+            there is zero.
+        window: step i attends to j iff |i - j| <= window, in O(steps * window) time and memory; None is global.
+        scale: factor on the scores, head_dim ** -0.5 when None.
+    """
+    valid = valid_steps(lengths, query.shape[2])
+    if valid is not None:
+        query, key, value = (x.masked_fill(~valid[:, None, :, None], 0) for x in (query, key, value))
+    return attend(query, key, value, valid, window, scale)
+
+
+def attend(
+    query: Float[Tensor, "batch heads steps head_dim"],
+    key: Float[Tensor, "batch heads steps head_dim"],
+    value: Float[Tensor, "batch heads steps head_dim"],
+    valid: Bool[Tensor, "batch steps"] | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+) -> Float[Tensor, "batch heads steps head_dim"]:
+    """Do what `attention` does, for callers who hold the mask already and keep the padding at moderate values."""
+    assert window is None or window >= 0, window
+    steps = query.shape[2]
+    if window is None or window >= steps - 1:
+        mask = None if valid is None else _key_mask(valid)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    elif steps <= max(window, MIN_BLOCK) + 2 * window:  # a single block would see it all
+        mask = _band_mask(valid, steps, window, query.device)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    else:
+        out = _attend_in_blocks(query, key, value, valid, window, scale)
+    return out if valid is None else out.masked_fill(~valid[:, None, :, None], 0)
+
+
+def _key_mask(valid: Bool[Tensor, "batch steps"]) -> Bool[Tensor, "batch 1 1 steps"]:
+    """Show every query the valid keys; an empty item sees its padding, because a softmax over nothing is NaN."""
+    return (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]
+
+
+def _band_mask(
+    valid: Bool[Tensor, "batch steps"] | None, steps: int, window: int, device: torch.device
+) -> Bool[Tensor, "*batch steps steps"]:
+    """Show every query the valid keys in its band, and itself even in the padding, so that no softmax is empty."""
+    step = torch.arange(steps, device=device)
+    distance = (step - step[:, None]).abs()
+    band = distance <= window
+    return band if valid is None else ((band & valid[:, None]) | (distance == 0))[:, None]
+
+
+def _attend_in_blocks(
+    query: Float[Tensor, "batch heads steps head_dim"],
+    key: Float[Tensor, "batch heads steps head_dim"],
+    value: Float[Tensor, "batch heads steps head_dim"],
+    valid: Bool[Tensor, "batch steps"] | None,
+    window: int,
+    scale: float | None,
+) -> Float[Tensor, "batch heads steps head_dim"]:
+    """Attend within the band, one batch entry per block of queries.
+
+    # queries        | block 0 | block 1 | block 2 |         block = max(window, MIN_BLOCK) steps
+    # keys of 1   [window| block 1 |window]                  span = block + 2 * window steps
+    """
+    batch, _, steps, _ = query.shape
+    block = max(window, MIN_BLOCK)
+    span = block + 2 * window
+    blocks = -(-steps // block)
+    fill = blocks * block - steps
+
+    queries = F.pad(query, (0, 0, 0, fill)).unflatten(2, (blocks, block))
+    keys, values = (F.pad(x, (0, 0, window, fill + window)).unfold(2, span, block).mT for x in (key, value))
+    queries, keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (queries, keys, values))
+
+    if valid is None:
+        valid = torch.ones(1, steps, dtype=torch.bool, device=query.device)
+    in_reach = F.pad(valid, (window, fill + window)).unfold(1, span, block)
+    offset = torch.arange(span, device=query.device) - window - torch.arange(block, device=query.device)[:, None]
+    # As above: every query sees itself, even in the padding.
+    mask = (in_reach[:, :, None] & (offset.abs() <= window)) | (offset == 0)
+    mask = mask.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
+
+    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
+    return out.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :steps]
+
+
+def rotary(
+    x: Float[Tensor, "batch heads steps head_dim"], positions: Int[Tensor, "*batch steps"]
+) -> Float[Tensor, "batch heads steps head_dim"]:
+    """Rotate queries or keys to their positions, so that their product knows only how far apart they are.
+
+    Pair (2i, 2i + 1) turns by position * 10000 ** (-2i / head_dim), in float32, whatever the type of `x`
+    (RoFormer, arXiv 2104.09864, with adjacent pairs as upstream has them).
+
+    Args:
+        positions: [steps], or [batch, steps] where items start at different places.
+    """
+    return rotate(x.contiguous(), rotations(positions, x.shape[-1]).unsqueeze(-3))
+
+
+def rotations(positions: Int[Tensor, "*batch steps"], head_dim: int) -> Complex[Tensor, "*batch steps half_dim"]:
+    """Tabulate the turns of `rotary` as unit complex numbers: once per forward pass, for all layers.
+
+    The angles are float64 where the device has it: in float32 they would be off by 1e-3 after ten minutes, and the same
+    speech would then look different early and late in a clip.
+    """
+    precise = torch.float32 if positions.device.type == "mps" else torch.float64
+    pairs = torch.arange(0, head_dim, 2, dtype=precise, device=positions.device)
+    angles = positions[..., None].to(precise) * 10000.0 ** (-pairs / head_dim)
+    return torch.complex(angles.cos().float(), angles.sin().float())
+
+
+def rotate(x: Float[Tensor, "*shape dim"], turns: Complex[Tensor, "*#shape half_dim"]) -> Float[Tensor, "*shape dim"]:
+    """Turn the adjacent pairs of the last axis, read as complex numbers (far faster than slicing them apart)."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)

@@ -1,0 +1,222 @@
+"""Convolutions over time that give the same numbers for a whole clip and for any stream of its chunks.
+
+A whole clip goes through `forward`, which training uses; a stream goes through `step`, which hands back the state for
+the next chunk. Both put zeros beyond the two ends of every clip at every layer, also inside a padded batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, overload
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from flexicodec.blocks.padding import zero_padding
+
+
+@dataclass(frozen=True)
+class RaggedLengths:
+    """How much of each item of a padded batch is real, at one rate; the layers keep everything behind it at zero.
+
+    `shortest` is the smallest of `values` as a plain number: whatever ends before it needs no mask.
+    """
+
+    values: Int[Tensor, " batch"]
+    shortest: int
+
+    def map(self, convert: Callable[[Any], Any]) -> "RaggedLengths":
+        """Carry the lengths to another rate; `convert` must never fall as lengths grow."""
+        return RaggedLengths(convert(self.values), convert(self.shortest))
+
+    def mask_(self, x: Float[Tensor, "batch dim time"], start: int = 0) -> Float[Tensor, "batch dim time"]:
+        """Zero the finite padding of `x` in place; it begins at time `start` of the clip."""
+        if start + x.shape[-1] <= self.shortest:
+            return x
+        # ten times faster than masked_fill_, and autograd may look on: no convolution needs its output again
+        return x.mul_(self._valid(x, start)[:, None].to(x.dtype))
+
+    def cut(self, x: Float[Tensor, "batch dim time"], start: int = 0) -> Float[Tensor, "batch dim time"]:
+        """Return `x` with zeros in its padding, whatever stood there."""
+        return x if start + x.shape[-1] <= self.shortest else zero_padding(x, self._valid(x, start))
+
+    def _valid(self, x: Tensor, start: int) -> Tensor:
+        times = torch.arange(start, start + x.shape[-1], device=x.device)
+        return times < self.values.to(x.device)[:, None]
+
+
+@overload
+def lengths_after(layer: Any, lengths: RaggedLengths) -> RaggedLengths: ...
+@overload
+def lengths_after(layer: Any, lengths: RaggedLengths | None) -> RaggedLengths | None: ...
+def lengths_after(layer: Any, lengths: RaggedLengths | None) -> RaggedLengths | None:
+    """Carry input lengths to the output of a layer."""
+    return None if lengths is None else lengths.map(layer.output_length)
+
+
+@dataclass(frozen=True)
+class ConvState:
+    """Where a convolution stands in a stream.
+
+    Attributes:
+        lengths: of its output, None when no item ends early.
+        buffer: the latest inputs, which coming outputs still need; None before the first chunk.
+        position: how many outputs it has given.
+    """
+
+    lengths: RaggedLengths | None
+    buffer: Tensor | None = None
+    position: int = 0
+
+    def extend(self, x: Tensor, padding: int, last: bool) -> Tensor:
+        """Put the buffered inputs before `x`: the zero padding at the first chunk; also behind it at the last."""
+        zeros = x.new_zeros(*x.shape[:-1], padding)
+        parts = [zeros if self.buffer is None else self.buffer, x, *([zeros] if last else [])]
+        parts = [part for part in parts if part.shape[-1]] or [x]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def advance(self, y: Tensor, unused: Tensor) -> tuple[Tensor, "ConvState"]:
+        """Give out `y`, masked, and remember the inputs that are not used up (a copy: they are a view of many more)."""
+        if self.lengths is not None:
+            self.lengths.mask_(y, self.position)
+        return y, replace(self, buffer=unused.clone(), position=self.position + y.shape[-1])
+
+
+class Conv(nn.Conv1d):
+    """Convolution over time with zeros beyond both ends.
+
+    Args:
+        in_channels: channels that come in.
+        out_channels: channels that go out.
+        kernel_size: steps it sees, `dilation` apart.
+        stride: inputs per output.
+        dilation: distance between the steps it sees.
+        padding: zeros at each end; default: as many outputs as inputs (odd kernels without stride).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        padding: int | None = None,
+    ) -> None:
+        padding = dilation * (kernel_size - 1) // 2 if padding is None else padding
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation)
+        self.margin = padding  # zeros at each end
+        self.reach = dilation * (kernel_size - 1)  # inputs from the first to the last that one output sees
+
+    def reset_parameters(self) -> None:
+        """Start as DAC does: a truncated normal of standard deviation 0.02, no bias."""
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def output_length(self, length: Any) -> Any:
+        """Count the outputs of a clip of `length` inputs (an int, or a tensor of them)."""
+        return (length + 2 * self.margin - self.reach - 1) // self.stride[0] + 1
+
+    def forward(
+        self, x: Float[Tensor, "batch in_channels time"], lengths: RaggedLengths | None = None
+    ) -> Float[Tensor, "batch out_channels out_time"]:
+        """Convolve whole clips; `lengths` are those of the input, whose padding is zero."""
+        y = self._convolve(x, self.margin)
+        return y if lengths is None else lengths_after(self, lengths).mask_(y)
+
+    def initial_state(self, lengths: RaggedLengths | None) -> ConvState:
+        """Stand before the first chunk of clips with these input lengths."""
+        return ConvState(lengths_after(self, lengths))
+
+    def step(
+        self, x: Float[Tensor, "batch in_channels time"], state: ConvState, last: bool
+    ) -> tuple[Float[Tensor, "batch out_channels out_time"], ConvState]:
+        """Convolve the next chunk of any size, also 0; gives the outputs whose inputs are all there."""
+        x = state.extend(x, self.margin, last)
+        count = max(0, (x.shape[-1] - self.reach - 1) // self.stride[0] + 1)
+        y = self._convolve(x, 0) if count else x.new_empty(x.shape[0], self.out_channels, 0)
+        return state.advance(y, x[..., count * self.stride[0] :])
+
+    def _convolve(self, x: Tensor, padding: int) -> Tensor:
+        dilation = self.dilation[0]
+        if self.kernel_size[0] == 1 and x.device.type == "cpu":
+            # No effect on the result: on one thread PyTorch gives undilated 1x1 convolutions of a single clip to MKL,
+            # which is half as fast as oneDNN on CPUs with AVX-512 that are not Intel's.
+            dilation = 2
+        return F.conv1d(x, self.weight, self.bias, self.stride, padding, dilation)
+
+
+class ConvTranspose(nn.ConvTranspose1d):
+    """Transposed convolution that spreads each input over `2 * stride` outputs.
+
+    Args:
+        in_channels: channels that come in.
+        out_channels: channels that go out.
+        stride: outputs per input, at least 2.
+        exact_length: give exactly `stride` outputs per input. False is DAC's geometry, which loses the last sample of
+            an odd stride.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, exact_length: bool = True) -> None:
+        margin, output_padding = (stride + 1) // 2, stride % 2 if exact_length else 0
+        super().__init__(in_channels, out_channels, 2 * stride, stride, margin, output_padding)
+        self.margin = margin  # outputs of the first block that do not belong to the clip
+
+    def output_length(self, length: Any) -> Any:
+        """Count the outputs of a clip of `length` inputs (an int, or a tensor of them)."""
+        return (length + 1) * self.stride[0] - 2 * self.margin + self.output_padding[0]
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "batch in_channels time"], lengths: RaggedLengths | None = None
+    ) -> Float[Tensor, "batch out_channels out_time"]:
+        """Convolve whole clips; `lengths` are those of the input, whose padding is zero."""
+        y = F.conv_transpose1d(x, self.weight, self.bias, self.stride, self.margin, self.output_padding)
+        return y if lengths is None else lengths_after(self, lengths).mask_(y)
+
+    def initial_state(self, lengths: RaggedLengths | None) -> ConvState:
+        """Stand before the first chunk of clips with these input lengths."""
+        return ConvState(lengths_after(self, lengths))
+
+    def step(
+        self, x: Float[Tensor, "batch in_channels time"], state: ConvState, last: bool
+    ) -> tuple[Float[Tensor, "batch out_channels out_time"], ConvState]:
+        """Convolve the next chunk of any size, also 0; gives the outputs whose inputs are all there."""
+        # inputs        0   a   b   c   0      each reaches over two blocks of `stride` outputs:
+        # blocks          |ab0|ab |bc |c  |    with one input (or zeros) on each side, all blocks between are whole.
+        # The clip gets neither `margin` outputs of its first block nor `margin - output_padding` of its last.
+        if not x.shape[-1] and not last:
+            return x.new_empty(x.shape[0], self.out_channels, 0), state
+        x = state.extend(x, 1, last)
+        y = F.conv_transpose1d(x, self.weight, self.bias, self.stride, padding=self.stride)
+        begin = self.margin if state.buffer is None else 0
+        end = y.shape[-1] - (self.margin - self.output_padding[0] if last else 0)
+        return state.advance(y[..., begin:end], x[..., -1:])
+
+
+def fold_weight_norm(
+    weight_g: Float[Tensor, "dim0 1 1"], weight_v: Float[Tensor, "dim0 dim1 kernel"]
+) -> Float[Tensor, "dim0 dim1 kernel"]:
+    """Compute g v / |v|, the weight that a weight-normed convolution uses; |v| runs over all axes but the first.
+
+    In float32 whatever comes in, and with PyTorch's own kernel: the same bits as a convolution that keeps its norm.
+    """
+    return torch._weight_norm(weight_v.float(), weight_g.float(), 0)
+
+
+def apply_weight_norm(module: nn.Module) -> None:
+    """Train direction and size of the convolutions' weights apart from here on (arXiv 1602.07868)."""
+    for layer in _convolutions(module):
+        parametrizations.weight_norm(layer, "weight", dim=0)
+
+
+def remove_weight_norm(module: nn.Module) -> None:
+    """Turn the weights back into plain parameters of the same value, for inference and saving."""
+    for layer in _convolutions(module):
+        parametrize.remove_parametrizations(layer, "weight")
+
+
+def _convolutions(module: nn.Module) -> list[nn.Module]:
+    return [layer for layer in module.modules() if isinstance(layer, (Conv, ConvTranspose))]

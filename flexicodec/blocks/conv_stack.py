@@ -1,0 +1,255 @@
+"""Chains of convolutions, and the stack that runs one over whole clips, streams and chunks.
+
+Chunks with carried state equal the whole clip to float noise; memory then depends on the chunk and not on the clip, and
+the buffers stay in the processor's cache.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from flexicodec.blocks.conv import Conv, ConvTranspose, RaggedLengths, lengths_after
+
+
+@dataclass(frozen=True)
+class ChainState:
+    """Where a chain of layers stands in a stream.
+
+    Attributes:
+        layers: a state per layer, None for those that work value by value.
+        skipped: inputs that a residual unit has yet to add to its output; None before the first chunk.
+    """
+
+    layers: tuple[Any, ...]
+    skipped: Tensor | None = None
+
+
+class Chain(nn.ModuleList):
+    """Layers one after the other: convolutions, chains, and modules that map each value on its own and 0 to 0.
+
+    Args:
+        layers: in order.
+        tile: a chunk's inputs are taken this many values (batch times time) at once, so that the buffers between
+            the layers stay in the processor's cache; None: all at once.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], tile: int | None = None) -> None:
+        super().__init__(layers)
+        self.tile = tile
+
+    def output_length(self, length: Any) -> Any:
+        """Count the outputs of a clip of `length` inputs (an int, or a tensor of them)."""
+        for layer in self:
+            length = layer.output_length(length) if isinstance(layer, TIME_LAYERS) else length
+        return length
+
+    def forward(
+        self, x: Float[Tensor, "batch in_channels time"], lengths: RaggedLengths | None = None
+    ) -> Float[Tensor, "batch out_channels out_time"]:
+        """Run whole clips; `lengths` are those of the input, whose padding is zero."""
+        for layer in self:
+            if isinstance(layer, TIME_LAYERS):
+                x, lengths = layer(x, lengths), lengths_after(layer, lengths)
+            else:
+                x = layer(x)
+        return x
+
+    def initial_state(self, lengths: RaggedLengths | None) -> ChainState:
+        """Stand before the first chunk of clips with these input lengths."""
+        states: list[Any] = []
+        for layer in self:
+            if isinstance(layer, TIME_LAYERS):
+                states.append(layer.initial_state(lengths))
+                lengths = lengths_after(layer, lengths)
+            else:
+                states.append(None)
+        return ChainState(tuple(states))
+
+    def step(
+        self, x: Float[Tensor, "batch in_channels time"], state: ChainState, last: bool
+    ) -> tuple[Float[Tensor, "batch out_channels out_time"], ChainState]:
+        """Run the next chunk of any size, also 0; gives the outputs whose inputs are all there."""
+        tiles = x.split(max(1, (self.tile or x.numel()) // x.shape[0]), dim=-1)
+        outputs = []
+        for index, tile in enumerate(tiles):
+            y, state = self._step(tile, state, last and index == len(tiles) - 1)
+            outputs.append(y)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1), state
+
+    def _step(self, x: Tensor, state: ChainState, last: bool) -> tuple[Tensor, ChainState]:
+        states = []
+        for layer, layer_state in zip(self, state.layers, strict=True):
+            if isinstance(layer, TIME_LAYERS):
+                x, layer_state = layer.step(x, layer_state, last)
+            else:
+                x = layer(x)
+            states.append(layer_state)
+        return x, replace(state, layers=tuple(states))
+
+
+TIME_LAYERS = (Conv, ConvTranspose, Chain)
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """Where an encoder or decoder stands in a stream; nothing in it is ever changed, so an old one may be resumed.
+
+    Attributes:
+        lengths: of the input, None when no item ends early.
+        position: how many inputs have come (samples or frames).
+        chain: where the layers stand.
+    """
+
+    lengths: RaggedLengths | None
+    position: int
+    chain: ChainState
+
+
+class ConvStack(nn.Module):
+    """What encoder and decoder share: lengths in, whole clips, streams and chunks.
+
+    Args:
+        layers: in order.
+        in_channels: channels that come in.
+        out_channels: channels that go out.
+        strides: samples per frame, as factors.
+        inputs_per_frame: samples per frame for an encoder, 1 for a decoder.
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[nn.Module],
+        in_channels: int,
+        out_channels: int,
+        strides: Sequence[int],
+        inputs_per_frame: int,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.frame_size, self.inputs_per_frame = prod(strides), inputs_per_frame
+        self.layers = Chain(layers)
+
+    def output_length(self, length: int) -> int:
+        """Count the outputs (frames or samples) of a clip of `length` inputs (samples or frames)."""
+        return self.layers.output_length(length)
+
+    def forward(
+        self, x: Float[Tensor, "batch in_channels time"], lengths: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch out_channels out_time"]:
+        """Run whole clips, for training; inference wants `chunked`.
+
+        Args:
+            x: a whole number of frames: samples for an encoder, frames for a decoder.
+            lengths: valid samples (or frames) per item; anything may lie behind them, and outputs are zero there.
+                None: all valid. An encoder takes a frame that is partly valid as filled up with zeros.
+
+        Raises:
+            ValueError: a shape or length does not fit.
+        """
+        self._check_clips(x)
+        ragged = self._ragged(lengths, x)
+        if ragged is None:
+            return self.layers(x)
+        return self.layers(ragged.cut(x), ragged.map(self._fill_frames))
+
+    def stream(self, lengths: Int[Tensor, " batch"] | None = None) -> StreamState:
+        """Stand before the first chunk; `lengths` as in `forward`, for batches whose items end at different times."""
+        ragged = self._ragged(lengths)
+        chain = self.layers.initial_state(None if ragged is None else ragged.map(self._fill_frames))
+        return StreamState(ragged, 0, chain)
+
+    @torch.no_grad()
+    def step(
+        self, x: Float[Tensor, "batch in_channels time"], state: StreamState, last: bool = False
+    ) -> tuple[Float[Tensor, "batch out_channels out_time"], StreamState]:
+        """Run the next chunk of a stream; all its outputs in a row equal `forward` on all its inputs.
+
+        Outputs come late, as every convolution waits for what it sees ahead; `last` brings the rest.
+
+        Args:
+            x: any number of samples (encoder) or frames (decoder), also 0.
+            state: from `stream` or from the step before; it is not changed.
+            last: whether the stream ends with this chunk.
+
+        Raises:
+            ValueError: the chunk has a wrong shape, or the stream ends inside a frame.
+        """
+        position = state.position + x.shape[-1]
+        self._check_input(x)
+        if last:
+            self._check_whole_frames(position)
+        if state.lengths is not None:
+            x = state.lengths.cut(x, state.position)
+        y, chain = self.layers.step(x, state.chain, last)
+        return y, StreamState(state.lengths, position, chain)
+
+    @torch.no_grad()
+    def chunked(
+        self,
+        x: Float[Tensor, "batch in_channels time"],
+        lengths: Int[Tensor, " batch"] | None = None,
+        chunk_frames: int = 64,
+    ) -> Float[Tensor, "batch out_channels out_time"]:
+        """Run whole clips chunk by chunk, without gradients: what `forward` gives, in little memory that is reused.
+
+        Args:
+            x: as in `forward`.
+            lengths: as in `forward`.
+            chunk_frames: frames per chunk; changes the result by no more than float noise.
+
+        Raises:
+            ValueError: a shape, a length or `chunk_frames` does not fit.
+        """
+        if chunk_frames < 1:
+            raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
+        if len(x) * x.shape[-1] <= chunk_frames * self.inputs_per_frame:
+            return self(x, lengths)  # one chunk that is as good as whole
+        self._check_clips(x)
+        self._ragged(lengths, x)
+        output = x.new_empty(x.shape[0], self.out_channels, self.output_length(x.shape[-1]))
+        state, done = self.stream(lengths), 0
+        chunks = x.split(chunk_frames * self.inputs_per_frame, dim=-1)
+        for index, chunk in enumerate(chunks):
+            y, state = self.step(chunk, state, last=index == len(chunks) - 1)
+            output[..., done : done + y.shape[-1]] = y
+            done += y.shape[-1]
+        assert done == output.shape[-1]
+        return output
+
+    def _fill_frames(self, length: Any) -> Any:
+        return -(-length // self.inputs_per_frame) * self.inputs_per_frame
+
+    def _ragged(self, lengths: Tensor | None, x: Tensor | None = None) -> RaggedLengths | None:
+        if lengths is None:
+            return None
+        if lengths.ndim != 1 or lengths.is_floating_point() or (x is not None and len(lengths) != len(x)):
+            shape = "[batch]" if x is None else f"[{len(x)}]"
+            raise ValueError(f"lengths must be integers {shape}, got {lengths.dtype} {list(lengths.shape)}")
+        values = lengths.tolist()
+        if min(values) < 0 or (x is not None and max(values) > x.shape[-1]):
+            limit = "" if x is None else f" and at most the {x.shape[-1]} steps of the input"
+            raise ValueError(f"lengths must be at least 0{limit}, got {values}; are they in another unit?")
+        return RaggedLengths(lengths, min(values))
+
+    def _check_clips(self, x: Tensor) -> None:
+        self._check_input(x)
+        self._check_whole_frames(x.shape[-1])
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.ndim != 3 or x.shape[1] != self.in_channels or not len(x):
+            raise ValueError(
+                f"{type(self).__name__} takes [batch, {self.in_channels}, time], got {list(x.shape)}; "
+                "is an axis missing, or are time and channels swapped?"
+            )
+
+    def _check_whole_frames(self, length: int) -> None:
+        if length < 1 or length % self.inputs_per_frame:
+            raise ValueError(
+                f"{type(self).__name__} takes a whole number of frames, one or more, of {self.inputs_per_frame} steps "
+                f"each, got {length} steps; was the clip padded?"
+            )

@@ -1,0 +1,132 @@
+"""The pre-norm transformer that both the aggregators and the bottleneck before the decoder are made of.
+
+It is upstream's layer exactly (rotary positions, layer scale, no biases, no final norm), with padding masked and an
+optional attention window for models that must not depend on the length of the clip.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Complex, Float, Int
+from torch import Tensor, nn
+
+from flexicodec.blocks.attention import attend, rotate, rotations
+from flexicodec.blocks.padding import valid_steps, zero_padding
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Size of one transformer.
+
+    Attributes:
+        num_layers: 6 in the released aggregators, 32 in the released bottleneck.
+        dim: width of the residual stream.
+        num_heads: attention heads; `dim` divides into them, and each is of even size for the rotary pairs.
+        feedforward_dim: hidden width of the feed-forward halves.
+        window: steps a layer looks to either side; None looks everywhere, as the released weights do.
+        layer_scale_init: initial gain of both halves of a layer.
+    """
+
+    num_layers: int
+    dim: int = 512
+    num_heads: int = 8
+    feedforward_dim: int = 2048
+    window: int | None = None
+    layer_scale_init: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "dim", "num_heads", "feedforward_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.dim % (2 * self.num_heads):
+            raise ValueError(
+                f"dim {self.dim} does not split into {self.num_heads} heads of even size, which rotary positions need; "
+                f"it must be a multiple of {2 * self.num_heads}"
+            )
+        if self.window is not None and self.window < 0:
+            raise ValueError(f"window must be None (global) or at least 0 steps to either side, got {self.window}")
+
+
+class Transformer(nn.Module):
+    """A stack of layers on channel-first features.
+
+    Where the features are not `config.dim` wide, bias-free projections lead in and out.
+
+    Args:
+        config: size of the stack.
+        input_dim: width of the features, `config.dim` when None.
+    """
+
+    def __init__(self, config: TransformerConfig, input_dim: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        width = config.dim if input_dim is None else input_dim
+        projected = width != config.dim
+        self.input_projection = nn.Linear(width, config.dim, bias=False) if projected else nn.Identity()
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
+        self.output_projection = nn.Linear(config.dim, width, bias=False) if projected else nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch dim steps"],
+        lengths: Int[Tensor, " batch"] | None = None,
+        positions: Int[Tensor, "*batch steps"] | None = None,
+    ) -> Float[Tensor, "batch dim steps"]:
+        """Transform the valid steps of each item; the rest comes out as zeros.
+
+        Args:
+            lengths: valid steps per item, all of them when None.
+            positions: for the rotary embedding, [steps] or [batch, steps]; 0, 1, 2, ... when None. Only their
+                differences matter.
+        """
+        if positions is None:
+            positions = torch.arange(x.shape[-1], device=x.device)
+        turns = rotations(positions, self.config.dim // self.config.num_heads)
+        valid = valid_steps(lengths, x.shape[-1])
+
+        x = self.input_projection(zero_padding(x, valid).transpose(1, 2).contiguous())
+        for layer in self.layers:
+            x = layer(x, turns, valid)
+        return zero_padding(self.output_projection(x).transpose(1, 2), valid).contiguous()
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention, then a feed-forward half, each normalised before and scaled per channel after."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.num_heads = config.num_heads
+        self.window = config.window
+        self.norm1 = nn.LayerNorm(dim, eps=1e-5)
+        self.in_proj = nn.Linear(dim, 3 * dim, bias=False)  # rows: query, key, value, each head after head
+        self.out_proj = nn.Linear(dim, dim, bias=False)
+        self.scale1 = nn.Parameter(torch.full((dim,), config.layer_scale_init))
+        self.norm2 = nn.LayerNorm(dim, eps=1e-5)
+        self.linear1 = nn.Linear(dim, config.feedforward_dim, bias=False)
+        self.linear2 = nn.Linear(config.feedforward_dim, dim, bias=False)
+        self.scale2 = nn.Parameter(torch.full((dim,), config.layer_scale_init))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch steps dim"],
+        turns: Complex[Tensor, "*batch steps half_head_dim"],
+        valid: Bool[Tensor, "batch steps"] | None,
+    ) -> Float[Tensor, "batch steps dim"]:
+        """Add both halves to the residual stream (channel last here: the one axis order all its parts want)."""
+        x = torch.addcmul(x, self.scale1, self.attend(self.norm1(x), turns, valid))
+        return torch.addcmul(x, self.scale2, self.linear2(F.gelu(self.linear1(self.norm2(x)))))
+
+    def attend(
+        self,
+        x: Float[Tensor, "batch steps dim"],
+        turns: Complex[Tensor, "*batch steps half_head_dim"],
+        valid: Bool[Tensor, "batch steps"] | None,
+    ) -> Float[Tensor, "batch steps dim"]:
+        """Run multi-head self-attention on the normalised stream."""
+        query_key_value = self.in_proj(x).unflatten(-1, (3, self.num_heads, -1))
+        query_key = rotate(query_key_value[:, :, :2], turns[..., None, None, :])
+        query, key = query_key.transpose(1, 3).unbind(2)
+        value = query_key_value[:, :, 2].transpose(1, 2)
+        return self.out_proj(attend(query, key, value, valid, self.window).transpose(1, 2).flatten(2))

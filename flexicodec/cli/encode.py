@@ -1,0 +1,29 @@
+"""`flexicodec encode`: recordings in, a token file out for each."""
+
+import argparse
+from pathlib import Path
+
+from flexicodec.cli import files, options
+
+HELP = "turn recordings into token files (.flxc)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    files.add_arguments(parser, inputs="audio files", output="a .flxc file")
+    options.add_rate(parser)
+    options.add_model(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encode every input and return the exit code."""
+    jobs = files.plan(args.inputs, args.output, files.AUDIO_SUFFIXES, files.TOKEN_SUFFIXES)
+    codec = options.load_codec(args)
+    rate = options.chosen_rate(args, codec)
+
+    def encode(source: Path, target: Path) -> str:
+        tokens = options.encode_file(codec, source, rate)
+        tokens.save(target)
+        return str(tokens)
+
+    return files.process(jobs, encode)

@@ -1,0 +1,68 @@
+"""`flexicodec info`: what a token file holds, or what a model is made of."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import flexicodec
+from flexicodec.cli import files, options
+from flexicodec.cli.tables import Row, count_parameters, describe_model, print_rows
+
+if TYPE_CHECKING:
+    from flexicodec import Codec, Tokens
+
+HELP = "show a token file's header and rates, or a model's config, size and fingerprint"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("model", metavar="FILE_OR_MODEL", help="a .flxc file, or name, folder or hub id of a model")
+    options.add_placement(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what there is to know and return the exit code."""
+    path = Path(args.model)
+    if path.suffix.lower() in files.TOKEN_SUFFIXES:
+        print_rows(describe_file(path, flexicodec.Tokens.load(path)))
+        return 0
+    if path.is_file() and path.suffix.lower() in files.AUDIO_SUFFIXES:
+        raise ValueError(f"{path} is a recording; info shows .flxc files and models")
+    codec = options.load_codec(args)
+    parts = ((f"  {name}", f"{count_parameters(part):,}") for name, part in codec.named_children())
+    print_rows([*describe_model(args.model, codec), *parts])
+    print_config(codec)
+    return 0
+
+
+def describe_file(path: Path, tokens: "Tokens") -> list[Row]:
+    """List what a token file says of itself, and what it costs with its header."""
+    form, size, seconds = tokens.format, path.stat().st_size, float(tokens.seconds[0])
+    samples = "unknown" if tokens.audio_lengths is None else int(tokens.audio_lengths[0])
+    return [
+        ("file", f"{path}, {size} bytes, {8 * size / seconds / 1000:.3f} kbps with its header"),
+        ("seconds", f"{seconds:.3f}"),
+        ("samples", f"{samples} at {form.sample_rate} Hz"),
+        ("frames", f"{int(tokens.frame_lengths[0])} at {form.base_frame_rate:g} Hz ({form.frame_size} samples each)"),
+        ("tokens", f"{int(tokens.token_lengths[0])}, of {_cap(form.max_duration)}"),
+        ("frame rate", f"{float(tokens.frame_rates[0]):.3f} Hz"),
+        ("bitrate", f"{float(tokens.bitrates_kbps[0]):.3f} kbps of codes and durations"),
+        ("semantic", "none" if form.semantic_codebook_size is None else f"{form.semantic_codebook_size} codes"),
+        ("acoustic", f"{tokens.num_codebooks} codebooks of {form.acoustic_codebook_size} codes"),
+        ("model", form.model or "not named"),
+        ("fingerprint", form.fingerprint or "unknown"),
+        *tokens.info.items(),
+    ]
+
+
+def _cap(max_duration: int | None) -> str:
+    return "any number of frames" if max_duration is None else f"1 to {max_duration} frames"
+
+
+def print_config(codec: "Codec") -> None:
+    """Print the model's config as the YAML from which it could be built."""
+    import yaml
+
+    print("config")
+    text = yaml.safe_dump(codec.config_dict(), sort_keys=False, default_flow_style=None, width=100)
+    print("".join(f"  {line}\n" for line in text.splitlines()), end="")

@@ -1,0 +1,166 @@
+"""`flexicodec verify`: the first-contact check for whoever holds released weights.
+
+It loads strictly and says what was left out, counts parameters against the released model's, and reconstructs an
+example beside the quality others have reported for those weights.
+"""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import flexicodec
+from flexicodec.cli import files, options
+from flexicodec.cli.tables import Row, count_parameters, describe_model, print_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flexicodec import Codec
+    from flexicodec.models.flexicodec.checkpoint import LoadReport
+
+HELP = "check a model's weights: strict load report, parameter counts, a reconstruction with its quality"
+
+# Parameters of the released 12hz_v1 model, once its weight norms are folded: the codec's 214,943,223 in the file, less
+# 35,681 norms, and of SenseVoice's 233,999,167 those of the first 50 blocks.
+RELEASED_PARAMETERS = {
+    "semantic_encoder": 157_984_608,
+    "encoder": 14_573_856,
+    "semantic_aggregator": 18_893_312,
+    "acoustic_aggregator": 18_893_312,
+    "semantic_encoder_stack": 13_018_880,
+    "semantic_decoder_stack": 13_018_624,
+    "semantic_quantizer": 8_453,
+    "acoustic_quantizer": 995_520,
+    "bottleneck": 100_761_600,
+    "decoder": 34_743_985,
+}
+# Where SenseVoiceSmall's feature normalisation begins (its am.mvn).
+RELEASED_BUFFERS = {"semantic_encoder.front_end.shift": -8.311879, "semantic_encoder.front_end.scale": 0.155775}
+
+# Third-party measurements of the released weights, rate in Hz and PESQ by threshold: AmphionTeam/FlexiCodec on GitHub,
+# thread 4 (2026-04-28), 1237 utterances of 4-10 s of LibriSpeech test-clean, 8 codebooks of which one is semantic.
+REPORTED = {1.0: (12.5, 3.42), 0.91: (8.39, 3.13), 0.867: (6.36, 2.88)}
+REPORTED_CODEBOOKS = 7
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("model", metavar="MODEL", help="name, folder or hub id of the model")
+    parser.add_argument(
+        "--audio",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="recordings to reconstruct (default: those in examples/, in a checkout)",
+    )
+    options.add_placement(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print every check and return 1 if a model in the original layout is not the released one."""
+    codec = options.load_codec(args)
+    report: LoadReport | None = getattr(codec, "load_report", None)  # only models in the original layout have one
+    print_rows([*describe_model(args.model, codec), *describe_load(report)])
+    differing = print_parameters(codec) + print_buffers(codec)
+    print_reconstruction(codec, args.audio or example_files())
+    if report is None:
+        return 0
+    for name in differing:
+        print(f"PROBLEM: {name} is not that of the released model")
+    if report.unexpected_extras:
+        print("PROBLEM: the file holds weights that nobody knows")
+    return 1 if differing or report.unexpected_extras else 0
+
+
+def describe_load(report: "LoadReport | None") -> list[Row]:
+    """List what was there and not needed; a missing or misshapen weight does not get this far."""
+    if report is None:
+        return [("weights", "all there, none left over")]
+    return [
+        ("weights", f"all there; the recogniser's from {report.semantic_source}"),
+        ("not needed", _summary(report.expected_extras)),
+        ("unknown", _summary(report.unexpected_extras)),
+        ("unused settings", ", ".join(report.ignored_settings) or "none"),
+    ]
+
+
+def _summary(names: Iterable[str]) -> str:
+    """Count names, and list the parts they belong to."""
+    names = list(names)
+    parts = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
+    return f"{len(names)} ({', '.join(parts)})" if names else "none"
+
+
+def print_parameters(codec: "Codec") -> list[str]:
+    """Print the size of each part beside the released one, and return the parts that are there and differ."""
+    counts = {part: count_parameters(module) for part, module in codec.named_children()}
+    print(f"\n{'parameters':<24}{'here':>14}{'released':>14}")
+    for part, released in RELEASED_PARAMETERS.items():
+        here = counts.get(part, 0)
+        print(f"{part:<24}{here:>14,}{released:>14,}{'' if here == released else '  differs' if here else '  absent'}")
+    print(f"{'total':<24}{sum(counts.values()):>14,}{sum(RELEASED_PARAMETERS.values()):>14,}")
+    return [part for part, released in RELEASED_PARAMETERS.items() if counts.get(part, 0) not in (0, released)]
+
+
+def print_buffers(codec: "Codec") -> list[str]:
+    """Print the buffers that come with the weights, and return those that do not begin as the released ones do."""
+    buffers = {name: buffer for name, buffer in codec.named_buffers() if name in codec.state_dict()}
+    differing = []
+    print("\nbuffers")
+    for name, buffer in buffers.items():
+        first = float(buffer.flatten()[0])
+        released = RELEASED_BUFFERS.get(name)
+        differs = released is not None and abs(first - released) > 1e-4
+        differing += [name] * differs
+        print(f"{name} {list(buffer.shape)} from {first:g}{f', released {released:g}' if differs else ''}")
+    return differing
+
+
+def example_files() -> list[Path]:
+    """List the recordings of examples/ beside the package, which is there in a checkout and not once installed."""
+    folder = Path(flexicodec.__file__).parent.parent / "examples"
+    return files.find(folder, files.AUDIO_SUFFIXES) if folder.is_dir() else []
+
+
+def print_reconstruction(codec: "Codec", paths: Sequence[Path]) -> None:
+    """Print the quality of each recording at the reported thresholds, and below it what others have reported."""
+    codebooks = min(REPORTED_CODEBOOKS, codec.num_codebooks)
+    fixed_rate = codec.format.max_duration == 1
+    print(f"\nreconstruction, {codebooks} acoustic codebooks\n{'threshold':>9}{'Hz':>8}{'PESQ':>7}{'STOI':>7}")
+    for path in paths:
+        print(path.name)
+        audio = flexicodec.read_audio(path, sample_rate=codec.sample_rate, channels="mix")
+        for threshold in [None] if fixed_rate else REPORTED:
+            tokens = codec.encode(audio, threshold=threshold, num_codebooks=codebooks)
+            pesq, stoi = quality(audio, codec.decode(tokens), codec.sample_rate)
+            print(f"{threshold or 'fixed':>9}{float(tokens.frame_rates[0]):>8.2f}{_score(pesq)}{_score(stoi)}")
+    if not paths:
+        print("no recording at hand: name some with --audio")
+    print("reported by a third party for the released weights, mean of 1237 utterances of LibriSpeech test-clean")
+    for threshold, (rate, reported_pesq) in REPORTED.items():
+        print(f"{threshold:>9}{rate:>8.2f}{_score(reported_pesq)}{_score(None)}")
+
+
+def quality(reference: "Tensor", estimate: "Tensor", sample_rate: int) -> tuple[float | None, float | None]:
+    """Measure wide-band PESQ (at 16 kHz only) and STOI; None where the library is not installed or does not apply."""
+    clean, coded = reference[0].cpu().numpy(), estimate[0].cpu().numpy()
+    pesq_score = stoi_score = None
+    try:
+        from pesq import PesqError, pesq
+
+        if sample_rate == 16000:
+            pesq_score = float(pesq(sample_rate, clean, coded, "wb", on_error=PesqError.RETURN_VALUES))
+    except ImportError:
+        pass
+    try:
+        from pystoi import stoi
+
+        stoi_score = float(stoi(clean, coded, sample_rate))
+    except ImportError:
+        pass
+    return pesq_score, stoi_score
+
+
+def _score(value: float | None) -> str:
+    return f"{'-':>7}" if value is None else f"{value:>7.3f}"

@@ -1,0 +1,32 @@
+"""Which neighbouring frames share a token, and the way from frames to tokens and back.
+
+`similarity` and `durations` are pure functions, `policies` the replaceable rules that choose the durations.
+"""
+
+from flexicodec.merging.durations import (
+    durations_from_starts,
+    merge,
+    token_index,
+    unmerge,
+    validate_durations,
+)
+from flexicodec.merging.policies import POLICIES, ExactRate, MergingPolicy, MinimumVariance, Threshold, Uniform
+from flexicodec.merging.rates import check_frame_rate, target_tokens
+from flexicodec.merging.similarity import cosine_similarities
+
+__all__ = [
+    "POLICIES",
+    "ExactRate",
+    "MergingPolicy",
+    "MinimumVariance",
+    "Threshold",
+    "Uniform",
+    "check_frame_rate",
+    "cosine_similarities",
+    "durations_from_starts",
+    "merge",
+    "target_tokens",
+    "token_index",
+    "unmerge",
+    "validate_durations",
+]

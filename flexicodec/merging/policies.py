@@ -1,0 +1,223 @@
+"""Merging policies: the replaceable rule that says where tokens start.
+
+A policy is a setting (a threshold, a rate), frozen and good for any clips; called with what is known about a batch of
+clips it gives their durations. No item's durations depend on the other items or on what lies in the padding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from flexicodec.merging.durations import check_max_duration, chop_runs, durations_from_starts, valid_frames
+from flexicodec.merging.rates import PerItem, one_per_item, settle, target_tokens
+from flexicodec.merging.variance import least_variance_durations
+
+Seconds = Float[Tensor, " batch"] | Sequence[float]
+
+
+class MergingPolicy(Protocol):
+    """What every policy answers to; each uses the arguments that it needs and ignores the others."""
+
+    def __call__(
+        self,
+        similarities: Float[Tensor, "batch pairs"],
+        lengths: Int[Tensor, " batch"],
+        *,
+        seconds: Seconds | None = None,
+        features: Float[Tensor, "batch dim frames"] | None = None,
+        max_duration: int | None = None,
+    ) -> Int[Tensor, "batch tokens"]:
+        """Choose durations for a batch of clips.
+
+        Args:
+            similarities: of each frame and the next one, see `cosine_similarities`.
+            lengths: frames of every item.
+            seconds: what every clip lasts, audio_lengths / sample_rate in float64; policies with a rate need it.
+            features: semantic features; policies that look beyond neighbours need them.
+            max_duration: most frames per token; None for no cap.
+
+        Returns:
+            Durations, padded with 0 on the right, that sum to `lengths`.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Merge two neighbours iff their similarity exceeds a threshold, then chop runs at `max_duration`.
+
+    This is FlexiCodec's rule as released: the paper (arXiv 2510.00981) merges at >= tau, upstream's code at > tau. A
+    threshold of 1 never merges, not even equal frames; -1 merges all but opposite ones. As upstream, the comparison is
+    made in the precision of the similarities.
+
+    Attributes:
+        threshold: in [-1, 1], one for all items or one for each.
+    """
+
+    threshold: PerItem
+
+    def __post_init__(self) -> None:
+        settled = settle(self.threshold, "threshold")
+        for value in settled if isinstance(settled, tuple) else (settled,):
+            if not -1 <= value <= 1:
+                slip = "a rate in Hz goes to frame_rate=" if value > 1 else "a cosine is never below -1"
+                raise ValueError(f"threshold is {value:g}, but similarities lie in [-1, 1]; {slip}")
+        object.__setattr__(self, "threshold", settled)
+
+    def __call__(
+        self,
+        similarities: Float[Tensor, "batch pairs"],
+        lengths: Int[Tensor, " batch"],
+        *,
+        seconds: Seconds | None = None,
+        features: Float[Tensor, "batch dim frames"] | None = None,
+        max_duration: int | None = None,
+    ) -> Int[Tensor, "batch tokens"]:
+        """See `MergingPolicy`."""
+        values = one_per_item(self.threshold, "threshold", len(similarities))
+        threshold = torch.tensor(values, dtype=similarities.dtype, device=similarities.device)[:, None]
+        cuts = ~(similarities > threshold) | (threshold >= 1)
+        return durations_from_starts(chop_runs(_starts(cuts), check_max_duration(max_duration)), lengths)
+
+
+@dataclass(frozen=True)
+class ExactRate:
+    """Cut at the lowest similarities, as many times as it takes to come as near to a rate as whole tokens allow.
+
+    Boundaries are added in the order of rising similarity (ties: the earlier frame first), and `max_duration` chops
+    what remains too long, as in `Threshold`; without ties the result is that of the highest threshold that keeps to the
+    count.
+
+    Every feasible count is reached exactly. Without a boundary there are ceil(T / m) tokens, with all of them T. One
+    more boundary splits some run of a + b frames into a and b, and ceil(a / m) + ceil(b / m) is ceil((a + b) / m) or
+    one more, so the count climbs in steps of 0 or 1; bisection over the number of boundaries finds it in O(T log T).
+
+    Attributes:
+        frame_rate: tokens per second, one for all items or one for each; the count is `target_tokens`.
+    """
+
+    frame_rate: PerItem
+
+    def __post_init__(self) -> None:
+        _settle_rate(self)
+
+    def __call__(
+        self,
+        similarities: Float[Tensor, "batch pairs"],
+        lengths: Int[Tensor, " batch"],
+        *,
+        seconds: Seconds | None = None,
+        features: Float[Tensor, "batch dim frames"] | None = None,
+        max_duration: int | None = None,
+    ) -> Int[Tensor, "batch tokens"]:
+        """See `MergingPolicy`; `seconds` are needed."""
+        target = _target(self.frame_rate, seconds, lengths, max_duration)
+        pairs = torch.arange(similarities.shape[1], device=similarities.device)
+        inside = pairs + 1 < lengths[:, None]
+        order = similarities.detach().masked_fill(~inside, torch.inf).argsort(dim=-1, stable=True)
+        rank = torch.empty_like(order).scatter_(1, order, pairs.expand_as(order))  # 0: the frames that differ most
+
+        def starts(num_cuts: Int[Tensor, " batch"]) -> Bool[Tensor, "batch frames"]:
+            return chop_runs(_starts(rank < num_cuts[:, None]), max_duration)
+
+        # The largest number of cuts that makes no more than `target` tokens lies in few ... many.
+        few, many = torch.zeros_like(lengths), lengths - 1
+        for _ in range(similarities.shape[1].bit_length()):
+            middle = (few + many + 1) // 2
+            tokens = starts(middle)
+            fits = (tokens & valid_frames(lengths, tokens)).sum(-1) <= target
+            few, many = torch.where(fits, middle, few), torch.where(fits, many, middle - 1)
+        return durations_from_starts(starts(few), lengths)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Make durations as equal as whole frames allow, at the count `ExactRate` would have: the fixed-rate ablation.
+
+    Boundary i lies at frame floor(i * T / N). No duration exceeds ceil(T / N), so the cap holds wherever it can.
+
+    Attributes:
+        frame_rate: tokens per second, one for all items or one for each.
+    """
+
+    frame_rate: PerItem
+
+    def __post_init__(self) -> None:
+        _settle_rate(self)
+
+    def __call__(
+        self,
+        similarities: Float[Tensor, "batch pairs"],
+        lengths: Int[Tensor, " batch"],
+        *,
+        seconds: Seconds | None = None,
+        features: Float[Tensor, "batch dim frames"] | None = None,
+        max_duration: int | None = None,
+    ) -> Int[Tensor, "batch tokens"]:
+        """See `MergingPolicy`; `seconds` are needed."""
+        target = _target(self.frame_rate, seconds, lengths, max_duration)[:, None]
+        boundary = torch.arange(int(target.max()) + 1, device=lengths.device).minimum(target)
+        return (boundary * lengths[:, None] // target.clamp(min=1)).diff(dim=-1)
+
+
+@dataclass(frozen=True)
+class MinimumVariance:
+    """Minimise the features' squared deviation from their token's mean, at the count `ExactRate` would have.
+
+    Attributes:
+        frame_rate: tokens per second, one for all items or one for each.
+    """
+
+    frame_rate: PerItem
+
+    def __post_init__(self) -> None:
+        _settle_rate(self)
+
+    def __call__(
+        self,
+        similarities: Float[Tensor, "batch pairs"],
+        lengths: Int[Tensor, " batch"],
+        *,
+        seconds: Seconds | None = None,
+        features: Float[Tensor, "batch dim frames"] | None = None,
+        max_duration: int | None = None,
+    ) -> Int[Tensor, "batch tokens"]:
+        """See `MergingPolicy`; `seconds` and `features` are needed."""
+        if features is None:
+            raise ValueError("MinimumVariance compares frames with their token's mean: pass the semantic features=")
+        assert features.shape[-1] == similarities.shape[-1] + 1, "features and similarities of different clips"
+        target = _target(self.frame_rate, seconds, lengths, max_duration)
+        return least_variance_durations(features, target, lengths, max_duration)
+
+
+POLICIES: dict[str, type[Threshold] | type[ExactRate] | type[Uniform] | type[MinimumVariance]] = {
+    "threshold": Threshold,
+    "rate": ExactRate,
+    "uniform": Uniform,
+    "variance": MinimumVariance,
+}
+"""The names by which configs and command lines choose a policy; each class takes its setting as the only argument."""
+
+
+def _starts(cuts: Bool[Tensor, "batch pairs"]) -> Bool[Tensor, "batch frames"]:
+    return F.pad(cuts, (1, 0), value=True)
+
+
+def _settle_rate(policy: ExactRate | Uniform | MinimumVariance) -> None:
+    settled = settle(policy.frame_rate, "frame_rate")
+    if (lowest := min(settled) if isinstance(settled, tuple) else settled) <= 0:
+        raise ValueError(f"frame_rate is {lowest:g} Hz, but a rate is positive")
+    object.__setattr__(policy, "frame_rate", settled)
+
+
+def _target(
+    frame_rate: PerItem, seconds: Seconds | None, lengths: Int[Tensor, " batch"], max_duration: int | None
+) -> Int[Tensor, " batch"]:
+    if seconds is None:
+        raise ValueError("a frame rate needs the clips' seconds= (audio_lengths / sample_rate) to become a count")
+    return target_tokens(frame_rate, seconds, lengths, max_duration)

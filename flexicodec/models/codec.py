@@ -1,0 +1,162 @@
+"""The contract every codec of this package keeps: audio in, `Tokens` out, and back."""
+
+import hashlib
+import json
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import flexicodec
+from flexicodec.tokens import TokenFormat, Tokens
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+class Codec(nn.Module, ABC):
+    """A model that turns audio into `Tokens` and tokens into audio.
+
+    Attributes:
+        model_type: Name of the family, written into `config.json`.
+        sample_rate: Hz of the audio it takes and gives.
+        frame_size: Samples in one frame of the grid.
+        token_modules: Submodules whose weights decide what tokens mean; the fingerprint covers these alone.
+    """
+
+    model_type: str
+    sample_rate: int
+    frame_size: int
+    token_modules: tuple[str, ...]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fingerprint: str | None = None
+
+    @property
+    def base_frame_rate(self) -> float:
+        """Frames per second of the grid; a token holds one frame or more."""
+        return self.sample_rate / self.frame_size
+
+    @property
+    @abstractmethod
+    def num_codebooks(self) -> int:
+        """Acoustic layers the model has; the semantic one is not counted."""
+
+    @property
+    @abstractmethod
+    def format(self) -> TokenFormat:
+        """What this model's tokens look like."""
+
+    @abstractmethod
+    def encode(self, audio: Any, lengths: Any = None, **choices: Any) -> Tokens:
+        """Turn audio into tokens."""
+
+    @abstractmethod
+    def decode(self, tokens: Tokens) -> Float[Tensor, "batch samples"]:
+        """Turn tokens into audio [B, S] at `sample_rate`, exactly `audio_lengths` long where these are known."""
+
+    @abstractmethod
+    def config_dict(self) -> dict[str, Any]:
+        """The resolved config as JSON-able values, enough to build the model again."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the weights and settings that give tokens their meaning.
+
+        Read from `config.json` where the model was saved, else computed at first use. Weights are hashed as half
+        precision, so that storing a model in half precision keeps its name.
+        """
+        if self._fingerprint is None:
+            self._fingerprint = self.compute_fingerprint()
+        return self._fingerprint
+
+    def set_fingerprint(self, fingerprint: str) -> None:
+        """Take over the name that a saved model's config gives it, instead of hashing its weights again."""
+        self._fingerprint = fingerprint
+
+    def compute_fingerprint(self) -> str:
+        """Hash the weights of `token_modules` and the config; 16 hexadecimal digits."""
+        digest = hashlib.sha256(json.dumps(self.config_dict(), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            if name.split(".")[0] in self.token_modules:
+                digest.update(f"{name}{tuple(tensor.shape)}".encode())
+                digest.update(np.ascontiguousarray(tensor.detach().to("cpu", torch.float16).numpy()).data)
+        return digest.hexdigest()[:16]
+
+    def check_tokens(self, tokens: Tokens) -> None:
+        """Refuse tokens this model cannot decode.
+
+        Raises:
+            ValueError: They were made by another model, lie on another grid, or hold codes or codebooks it lacks.
+        """
+        theirs, ours = tokens.format, self.format
+        if theirs.fingerprint is not None and theirs.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"these tokens were made by another model: fingerprint {theirs.fingerprint} "
+                f"({theirs.model or 'unnamed'}), and this one's is {self.fingerprint} ({ours.model or 'unnamed'}); "
+                "load the model that encoded them"
+            )
+        if (theirs.sample_rate, theirs.frame_size) != (ours.sample_rate, ours.frame_size):
+            raise ValueError(
+                f"tokens lie on a grid of {theirs.frame_size} samples at {theirs.sample_rate} Hz, this model's is "
+                f"{ours.frame_size} at {ours.sample_rate} Hz; were they made by another codec?"
+            )
+        if (tokens.semantic is None) != (ours.semantic_codebook_size is None):
+            raise ValueError(
+                f"the tokens have {'no ' if tokens.semantic is None else ''}semantic codes and this model "
+                f"{'has none' if ours.semantic_codebook_size is None else 'needs them'}"
+            )
+        if tokens.num_codebooks > self.num_codebooks:
+            raise ValueError(
+                f"tokens hold {tokens.num_codebooks} acoustic codebooks and the model has {self.num_codebooks}; "
+                "the semantic codebook is not counted here"
+            )
+        for name, codes, size in (
+            ("semantic", tokens.semantic, ours.semantic_codebook_size),
+            ("acoustic", tokens.acoustic, ours.acoustic_codebook_size),
+        ):
+            if codes is not None and codes.numel() and size is not None and int(codes.max()) >= size:
+                raise ValueError(
+                    f"{name} code {int(codes.max())} is out of range: this model's codebook has {size} entries "
+                    f"(0 to {size - 1}); is a vocabulary offset still added?"
+                )
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+        """Write `config.json` and `model.safetensors`, which `flexicodec.load(folder)` opens again.
+
+        Args:
+            folder: Made if missing. Each file appears at once, by rename.
+            dtype: Store floating weights so (torch.float16 halves the file); None keeps them as they are. The
+                fingerprint does not change.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {}
+        for name, tensor in self.state_dict().items():
+            tensor = tensor.detach().cpu().contiguous()
+            state[name] = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor.clone()
+        config = {
+            "model_type": self.model_type,
+            "fingerprint": self.compute_fingerprint(),
+            "flexicodec_lab_version": flexicodec.__version__,
+            "config": self.config_dict(),
+        }
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
+            save_file(state, Path(scratch) / WEIGHTS_NAME, metadata={"format": "pt"})
+            (Path(scratch) / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+            for name in (WEIGHTS_NAME, CONFIG_NAME):
+                os.replace(Path(scratch) / name, folder / name)
+        return folder

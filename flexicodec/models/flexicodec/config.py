@@ -1,0 +1,101 @@
+"""What a FlexiCodec is made of; the defaults are the released `12hz_v1` model.
+
+A part that is None is absent: `merging=None` is the fixed-rate model of the first training stage.
+"""
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Literal, get_args
+
+from flexicodec.blocks.transformer import TransformerConfig
+from flexicodec.models.flexicodec.semantic import SanmConfig
+from flexicodec.quantize import FSQConfig, ResidualFSQConfig, RVQConfig, VQConfig
+
+Geometry = Literal["released", "whole"]
+
+
+@dataclass(frozen=True)
+class AcousticConfig:
+    """The convolutional encoder and decoder.
+
+    Attributes:
+        strides: Downsampling of the encoder, block by block; the decoder's are these reversed.
+        width: Channels of the encoder's first block, doubled by every block.
+        latent_dim: Channels of acoustic features and of everything the decoder sees.
+        decoder_width: Channels of the decoder's first block, halved by every block.
+    """
+
+    strides: tuple[int, ...] = (4, 4, 5, 8, 2)
+    width: int = 32
+    latent_dim: int = 512
+    decoder_width: int = 1536
+
+
+@dataclass(frozen=True)
+class MergingConfig:
+    """How neighbouring frames become tokens.
+
+    Attributes:
+        threshold: Used when a call asks for nothing else: frames more similar than this are merged.
+        threshold_range: Thresholds the model was trained with.
+        max_duration: Most frames a token may hold.
+        semantic_aggregator: Transformer that merges semantic features; None takes their mean.
+        acoustic_aggregator: The same for acoustic features.
+    """
+
+    threshold: float = 0.91
+    threshold_range: tuple[float, float] = (0.8, 1.0)
+    max_duration: int | None = 8
+    semantic_aggregator: TransformerConfig | None = field(default_factory=lambda: TransformerConfig(num_layers=6))
+    acoustic_aggregator: TransformerConfig | None = field(default_factory=lambda: TransformerConfig(num_layers=6))
+
+
+@dataclass(frozen=True)
+class SemanticConfig:
+    """The semantic stream: ConvNeXt blocks around one quantiser.
+
+    Attributes:
+        quantizer: FSQ in the paper, plain VQ for its ablation.
+        dim: Width of the ConvNeXt blocks.
+        hidden_dim: Inner width of the ConvNeXt blocks.
+        num_layers: Blocks before, and again after, the quantiser.
+    """
+
+    quantizer: FSQConfig | VQConfig = field(default_factory=FSQConfig)
+    dim: int = 768
+    hidden_dim: int = 2048
+    num_layers: int = 4
+
+
+@dataclass(frozen=True)
+class FlexiCodecConfig:
+    """A whole model.
+
+    Attributes:
+        geometry: "released" counts frames as upstream does: a clip-dependent resize of the semantic features, up to
+            86 ms of tail not covered, 1280 T - 16 samples decoded. "whole" covers every sample: T = ceil(S / 1280), a
+            fixed 4/3 resize, 1280 T samples decoded.
+        semantic_encoder: The frozen ASR encoder; its weights come with the model.
+        acoustic: Convolutional encoder and decoder.
+        merging: None for a fixed-rate model.
+        semantic: The semantic stream.
+        acoustic_quantizer: The acoustic residual: RVQ in the paper.
+        bottleneck: Transformer that smooths unmerged frames before the decoder; None for none.
+    """
+
+    geometry: Geometry = "released"
+    semantic_encoder: SanmConfig = field(default_factory=SanmConfig)
+    acoustic: AcousticConfig = field(default_factory=AcousticConfig)
+    merging: MergingConfig | None = field(default_factory=MergingConfig)
+    semantic: SemanticConfig = field(default_factory=SemanticConfig)
+    acoustic_quantizer: RVQConfig | ResidualFSQConfig = field(default_factory=RVQConfig)
+    bottleneck: TransformerConfig | None = field(default_factory=lambda: TransformerConfig(num_layers=32))
+
+    def __post_init__(self) -> None:
+        if self.geometry not in get_args(Geometry):
+            raise ValueError(f"geometry is {self.geometry!r}, expected one of {', '.join(get_args(Geometry))}")
+
+    @property
+    def frame_size(self) -> int:
+        """Samples per frame: the product of the strides."""
+        return prod(self.acoustic.strides)

@@ -1,0 +1,212 @@
+"""From a name, a folder or a hub id to a codec, strictly: what is missing or misshapen is an error.
+
+Two layouts are understood: ours (`config.json` + `model.safetensors`) and upstream's released files (a safetensors or
+torch file + a yaml). Nothing is downloaded unless a hub id is asked for.
+"""
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from flexicodec.config import from_dict, load_yaml
+from flexicodec.models.codec import CONFIG_NAME, WEIGHTS_NAME, Codec
+
+SHIPPED = ("flexicodec-mini",)
+UPSTREAM_WEIGHTS = ("12hz_v1_half.safetensors", "nartts_flexicodec_only.safetensors")
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+SENSEVOICE_WEIGHTS = "model.pt"
+
+
+def load(
+    model: str | Path = "flexicodec-mini",
+    *,
+    sensevoice: str | Path | None = None,
+    filename: str | None = None,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+) -> Codec:
+    """Open a codec.
+
+    Args:
+        model: A model that ships with the package ("flexicodec-mini"), a folder, or a hub id ("owner/name").
+        sensevoice: For upstream's files without SenseVoice weights of their own: the SenseVoiceSmall folder, its
+            model.pt, or its hub id.
+        filename: Which weights file of the folder or hub repository, where there are several.
+        revision: Branch, tag or commit of the hub repository.
+        device: Where to put the model; None means the CPU.
+
+    Returns:
+        The codec in eval mode, float32.
+
+    Raises:
+        ValueError: There is no such model, the files do not belong together, or a weight is missing or misshapen.
+    """
+    folder, name = _locate(str(model), filename, revision)
+    if (folder / CONFIG_NAME).is_file() and filename in (None, WEIGHTS_NAME) and _is_ours(folder / CONFIG_NAME):
+        codec = load_pretrained(folder, name)
+    else:
+        codec = load_upstream(folder, filename=filename, sensevoice=sensevoice, name=name)
+    return codec.to(device or "cpu").eval()
+
+
+def load_pretrained(folder: str | Path, name: str | None = None) -> Codec:
+    """Open a folder that `Codec.save_pretrained` wrote.
+
+    Raises:
+        ValueError: The folder lacks a file, or its weights do not fit its config.
+    """
+    from flexicodec.models.flexicodec.checkpoint import load_exactly
+    from flexicodec.models.flexicodec.config import FlexiCodecConfig
+    from flexicodec.models.flexicodec.model import FlexiCodec
+
+    folder = Path(folder)
+    held = json.loads((folder / CONFIG_NAME).read_text())
+    if held.get("model_type") != FlexiCodec.model_type:
+        raise ValueError(
+            f"{folder / CONFIG_NAME} has model_type {held.get('model_type')!r}, known is {FlexiCodec.model_type!r}"
+        )
+    if not (folder / WEIGHTS_NAME).is_file():
+        raise ValueError(f"{folder} has a {CONFIG_NAME} but no {WEIGHTS_NAME}; was the copy interrupted?")
+    config = from_dict(FlexiCodecConfig, held["config"])
+    with torch.device("meta"):
+        codec = FlexiCodec(config, name=name)
+    state = load_file(folder / WEIGHTS_NAME)
+    load_exactly(codec, {key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+    codec.set_fingerprint(held["fingerprint"])
+    return codec.eval()
+
+
+def load_upstream(
+    folder: str | Path,
+    *,
+    filename: str | None = None,
+    sensevoice: str | Path | None = None,
+    name: str | None = None,
+) -> Codec:
+    """Open upstream's released layout: one weights file and its yaml, whose arguments stand under `model`.
+
+    Raises:
+        ValueError: See `load`.
+    """
+    from flexicodec.models.flexicodec.checkpoint import from_upstream, read_cmvn
+
+    folder = Path(folder)
+    weights = _upstream_weights(folder, filename)
+    state = read_weights(weights)
+    cmvn = None
+    sensevoice_state: Mapping[str, Tensor] | None = None
+    if sensevoice is not None:
+        sensevoice_file = _sensevoice_file(sensevoice)
+        if not any("semantic_model.encoder.encoders0" in key for key in state):
+            sensevoice_state = read_weights(sensevoice_file)
+        statistics = sensevoice_file.parent / "am.mvn"
+        cmvn = read_cmvn(statistics) if statistics.is_file() else None
+    return from_upstream(
+        load_yaml(_upstream_config(folder, weights)), state, cmvn=cmvn, sensevoice_state_dict=sensevoice_state, name=name
+    )
+
+
+def read_weights(path: str | Path) -> Mapping[str, Tensor]:
+    """Read tensors by name from a safetensors or torch file, memory-mapped, never unpickling code.
+
+    Raises:
+        ValueError: The file is neither, or is damaged.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}: {error})") from error
+    if not isinstance(held, Mapping):
+        raise ValueError(f"{path} holds a {type(held).__name__}, expected tensors by name")
+    return held
+
+
+def _locate(model: str, filename: str | None, revision: str | None) -> tuple[Path, str]:
+    """Find the folder of a model, fetching it from the hub where a hub id was given; also the model's short name."""
+    if model in SHIPPED:
+        return Path(str(files("flexicodec") / "assets" / model)), model
+    path = Path(model)
+    if path.is_file():
+        raise ValueError(f"{model} is a file; give its folder, and filename={path.name!r} if it holds several models")
+    if path.is_dir():
+        return path, path.resolve().name
+    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        return _fetch(model, filename, revision), model
+    raise ValueError(
+        f"there is no model {model!r}: expected {', '.join(SHIPPED)}, an existing folder, or a hub id like owner/name"
+    )
+
+
+def _fetch(repo: str, filename: str | None, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = [filename, "*.yaml", "*.json"] if filename else [CONFIG_NAME, WEIGHTS_NAME, UPSTREAM_WEIGHTS[0], "*.yaml"]
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+    except Exception as error:
+        raise ValueError(
+            f"{repo} is no folder here and could not be fetched from the hub ({type(error).__name__}: {error}); "
+            "download it elsewhere and pass the folder"
+        ) from error
+
+
+def _is_ours(config: Path) -> bool:
+    try:
+        return "model_type" in json.loads(config.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{config} is not JSON ({error}); was the copy interrupted?") from error
+
+
+def _upstream_weights(folder: Path, filename: str | None) -> Path:
+    if filename is not None:
+        if not (folder / filename).is_file():
+            raise ValueError(f"{folder} has no file {filename!r}")
+        return folder / filename
+    for known in UPSTREAM_WEIGHTS:
+        if (folder / known).is_file():
+            return folder / known
+    found = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES)
+    if len(found) != 1:
+        names = ", ".join(p.name for p in found) or "none"
+        raise ValueError(
+            f"{folder} holds neither {CONFIG_NAME} + {WEIGHTS_NAME} nor exactly one weights file (found: {names}); "
+            "choose one with filename="
+        )
+    return found[0]
+
+
+def _upstream_config(folder: Path, weights: Path) -> Path:
+    own = folder / f"{weights.stem}_config.yaml"
+    found = [own] if own.is_file() else sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    if not found:
+        raise ValueError(f"{folder} has no yaml config beside {weights.name}; download it too (12hz_v1_half_config.yaml)")
+    if len(found) > 1:
+        raise ValueError(f"{folder} has several configs ({', '.join(p.name for p in found)}); keep the one that fits")
+    return found[0]
+
+
+def _sensevoice_file(sensevoice: str | Path) -> Path:
+    path = Path(sensevoice)
+    if path.is_file():
+        return path
+    if (path / SENSEVOICE_WEIGHTS).is_file():
+        return path / SENSEVOICE_WEIGHTS
+    name = str(sensevoice)
+    if not path.exists() and name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _fetch(name, SENSEVOICE_WEIGHTS, None) / SENSEVOICE_WEIGHTS
+    raise ValueError(f"sensevoice={name!r} holds no {SENSEVOICE_WEIGHTS}; expected the SenseVoiceSmall folder or hub id")
+
+
+def parameter_counts(codec: Codec) -> dict[str, Any]:
+    """Count the parameters of every part, and in all."""
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in codec.named_children()}
+    return {**counts, "total": sum(counts.values())}

@@ -1,0 +1,29 @@
+"""Quantizers: latents to codes and back, all behind the one interface `Quantizer`.
+
+Each has a small frozen config whose `build(dim)` makes it, so that a model's config chooses.
+"""
+
+from flexicodec.quantize.alternatives import PlainVQ, ResidualFSQ, ResidualFSQConfig, VQConfig
+from flexicodec.quantize.fsq import FSQ, FSQConfig, fsq_bound, fsq_decode, fsq_encode
+from flexicodec.quantize.result import Quantized, Quantizer
+from flexicodec.quantize.rvq import ResidualVectorQuantizer, RVQConfig, VectorQuantizer
+
+QuantizerConfig = FSQConfig | RVQConfig | VQConfig | ResidualFSQConfig
+
+__all__ = [
+    "FSQ",
+    "FSQConfig",
+    "PlainVQ",
+    "Quantized",
+    "Quantizer",
+    "QuantizerConfig",
+    "RVQConfig",
+    "ResidualFSQ",
+    "ResidualFSQConfig",
+    "ResidualVectorQuantizer",
+    "VQConfig",
+    "VectorQuantizer",
+    "fsq_bound",
+    "fsq_decode",
+    "fsq_encode",
+]

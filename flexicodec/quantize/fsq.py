@@ -1,0 +1,134 @@
+"""Finite scalar quantization: a code is a handful of rounded numbers, read as the digits of one integer.
+
+The released FlexiCodec (arXiv 2510.00981) squashes with another bound than today's vector-quantize-pytorch;
+about one code in a hundred differs between the two, so the bound is part of a model's config.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, get_args
+
+import torch
+import vector_quantize_pytorch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from flexicodec.quantize.result import FlatQuantized, Quantizer, project, straight_through
+
+Bound = Literal["tan", "atanh"]
+
+
+@dataclass(frozen=True)
+class FSQConfig:
+    """Settings of an `FSQ`; the defaults are the released model's 32768 codes.
+
+    Attributes:
+        levels: values each dimension can take, 3 or more.
+        bound: "tan" (released weights, also NanoCodec's) or "atanh" (vector-quantize-pytorch's own).
+    """
+
+    levels: tuple[int, ...] = (8, 8, 8, 8, 8)
+    bound: Bound = "tan"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
+        if not self.levels or min(self.levels) < 3 or self.codebook_size > 2**31 - 1:
+            raise ValueError(f"FSQ levels are {self.levels}, expected integers of at least 3 with a product below 2^31")
+        if self.bound not in get_args(Bound):
+            raise ValueError(f"FSQ bound is {self.bound!r}, expected one of {', '.join(get_args(Bound))}")
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codes per token, always 1."""
+        return 1
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes, the product of the levels."""
+        return prod(self.levels)
+
+    def build(self, dim: int) -> "FSQ":
+        """Make a quantizer for latents of width `dim`."""
+        return FSQ(dim, self)
+
+
+class FSQ(Quantizer, vector_quantize_pytorch.FSQ):
+    """FSQ between two linear projections, as one codebook (Mentzer et al., arXiv 2309.15505).
+
+    vector-quantize-pytorch's class with the choice of bound, integer index arithmetic, padding and
+    float32 projections. There are no buffers in its state dict; `project_in` and `project_out` are Linear
+    layers, or absent where `dim` equals the number of levels.
+
+    Args:
+        dim: width of the latents.
+        config: levels and bound.
+    """
+
+    def __init__(self, dim: int, config: FSQConfig) -> None:
+        super().__init__(levels=list(config.levels), dim=dim, return_indices=False)
+        self.config = config
+        self.codebook_size = config.codebook_size
+
+    def bound(self, z: Tensor, eps: float = 1e-3, hard_clamp: bool = False) -> Tensor:
+        """Bound and round, as the library's helpers expect of a subclass: values in [-1, 1]."""
+        assert eps == 1e-3
+        assert not hard_clamp
+        return fsq_encode(z, self.config.levels, self.config.bound)[0]
+
+    def quantize_tokens(
+        self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
+    ) -> FlatQuantized:
+        """See `Quantizer.quantize_tokens`; FSQ has no losses."""
+        values, codes = fsq_encode(project(self.project_in, features), self.config.levels, self.config.bound)
+        latents = project(self.project_out, values).masked_fill(~active.any(dim=1, keepdim=True), 0.0)
+        return FlatQuantized(latents, codes.unsqueeze(1)[:, : active.shape[1]], {})
+
+    def lookup_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
+        """See `Quantizer.lookup_tokens`."""
+        return project(self.project_out, fsq_decode(codes[:, 0], self.config.levels))
+
+
+def fsq_bound(
+    z: Float[Tensor, "*tokens digits"], levels: Sequence[int], bound: Bound = "tan"
+) -> Float[Tensor, "*tokens digits"]:
+    """Squash each dimension so that rounding gives one of its levels.
+
+    The range of level L is -(L // 2) .. (L - 1) // 2: with an even L it is shifted by half a step, and
+    the shift is undone before the tanh so that z = 0 stays near value 0. "tan" keeps the range a
+    little inside its edges (factor 1 - 1e-3); "atanh" a little outside, and inverts the tanh truly.
+    """
+    sizes = torch.tensor(levels, device=z.device)
+    half = (sizes - 1) * (1 - 1e-3 if bound == "tan" else 1 + 1e-3) / 2
+    offset = torch.where(sizes % 2 == 0, 0.5, 0.0)
+    shift = torch.tan(offset / half) if bound == "tan" else torch.atanh(offset / half)
+    return torch.tanh(z + shift) * half - offset
+
+
+def fsq_encode(
+    z: Float[Tensor, "*tokens digits"], levels: Sequence[int], bound: Bound = "tan"
+) -> tuple[Float[Tensor, "*tokens digits"], Int[Tensor, "*tokens"]]:
+    """Bound, round half to even, and number the result.
+
+    Returns:
+        The rounded values divided by L // 2, with straight-through gradients, and the codes
+        sum_j digit_j * prod(levels[:j]), digit 0 the least significant. Codes are summed as integers:
+        a float sum truncates one too low now and then, and half precision cannot hold it at all.
+    """
+    sizes, basis = _sizes_and_basis(levels, z.device)
+    bounded = fsq_bound(z, levels, bound)
+    rounded = bounded.round()
+    codes = ((rounded.long() + sizes // 2) * basis).sum(dim=-1)
+    return straight_through(bounded, rounded) / (sizes // 2), codes
+
+
+def fsq_decode(codes: Int[Tensor, "*tokens"], levels: Sequence[int]) -> Float[Tensor, "*tokens digits"]:
+    """Return the values that `fsq_encode` numbered; codes must be in range."""
+    sizes, basis = _sizes_and_basis(levels, codes.device)
+    digits = codes.unsqueeze(-1) // basis % sizes
+    return (digits - sizes // 2) / (sizes // 2)
+
+
+def _sizes_and_basis(levels: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    basis = [prod(levels[:j]) for j in range(len(levels))]
+    return torch.tensor(levels, device=device), torch.tensor(basis, device=device)

@@ -1,0 +1,148 @@
+"""Residual vector quantization with small codebooks, as in DAC: each stage codes what the stages before left over.
+
+The look-up happens in a few dimensions by cosine similarity (Yu et al., arXiv 2110.04627), which keeps
+large codebooks in use; FlexiCodec (arXiv 2510.00981) codes the acoustic residual this way.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from flexicodec.quantize.result import FlatQuantized, Quantizer, project, straight_through
+
+# Similarities held at once by the search: 2^20 floats are 4 MB, small enough to stay in a CPU's cache.
+_SEARCH_ENTRIES = {"cpu": 2**20}
+_SEARCH_ENTRIES_ELSEWHERE = 2**24
+
+
+@dataclass(frozen=True)
+class RVQConfig:
+    """Settings of a `ResidualVectorQuantizer`; the defaults are the released model's.
+
+    Attributes:
+        num_codebooks: stages, not counting the semantic codebook.
+        codebook_size: entries per stage.
+        codebook_dim: width in which entries are compared.
+    """
+
+    num_codebooks: int = 24
+    codebook_size: int = 4096
+    codebook_dim: int = 8
+
+    def __post_init__(self) -> None:
+        if min(self.num_codebooks, self.codebook_size, self.codebook_dim) < 1:
+            raise ValueError(f"every number in {self} must be at least 1")
+
+    def build(self, dim: int) -> "ResidualVectorQuantizer":
+        """Make a quantizer for latents of width `dim`."""
+        return ResidualVectorQuantizer(dim, self)
+
+
+class VectorQuantizer(Quantizer):
+    """One stage: project down, take the codebook row of highest cosine similarity, project up.
+
+    The row itself goes up, not its normalised copy. Projections are plain (weight norm of released weights
+    folds into them: a 1x1 convolution's weight without its last axis).
+
+    Args:
+        dim: width of the latents.
+        codebook_size: rows of the codebook.
+        codebook_dim: width of a row.
+    """
+
+    def __init__(self, dim: int, codebook_size: int = 4096, codebook_dim: int = 8) -> None:
+        super().__init__()
+        self.dim, self.num_codebooks, self.codebook_size = dim, 1, codebook_size
+        self.in_proj = nn.Linear(dim, codebook_dim)
+        self.out_proj = nn.Linear(codebook_dim, dim)
+        self.codebook = nn.Embedding(codebook_size, codebook_dim)
+
+    def quantize_tokens(
+        self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
+    ) -> FlatQuantized:
+        """See `Quantizer.quantize_tokens`.
+
+        Losses: "commitment" pulls the projected features to their rows, "codebook" the rows to the
+        features; both are squared differences, averaged over the codebook's width.
+        """
+        encoded = project(self.in_proj, features)
+        codes = nearest_by_cosine(encoded, self.codebook.weight)
+        rows = F.embedding(codes, self.codebook.weight).float()
+        latents = project(self.out_proj, straight_through(encoded, rows))
+        latents = latents.masked_fill(~active.any(dim=1, keepdim=True), 0.0)
+        losses = {
+            "commitment": (encoded - rows.detach()).square().mean(dim=-1, keepdim=True),
+            "codebook": (rows - encoded.detach()).square().mean(dim=-1, keepdim=True),
+        }
+        return FlatQuantized(latents, codes.unsqueeze(1)[:, : active.shape[1]], losses)
+
+    def lookup_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
+        """See `Quantizer.lookup_tokens`."""
+        return project(self.out_proj, F.embedding(codes[:, 0], self.codebook.weight).float())
+
+
+class ResidualVectorQuantizer(Quantizer):
+    """A chain of `VectorQuantizer` stages; latents are the sum of what they return.
+
+    Args:
+        dim: width of the latents.
+        config: number and size of the codebooks.
+    """
+
+    def __init__(self, dim: int, config: RVQConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.dim, self.num_codebooks, self.codebook_size = dim, config.num_codebooks, config.codebook_size
+        self.quantizers = nn.ModuleList(
+            VectorQuantizer(dim, config.codebook_size, config.codebook_dim) for _ in range(config.num_codebooks)
+        )
+
+    def quantize_tokens(
+        self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
+    ) -> FlatQuantized:
+        """See `Quantizer.quantize_tokens`; losses as in `VectorQuantizer`, one column per stage.
+
+        Stages that an item does not use still run (and add nothing), so that every parameter has a
+        gradient, if a zero one, whatever the counts.
+        """
+        residual, latents = features, torch.zeros_like(features)
+        nothing = torch.zeros(features.shape[0], 0, device=features.device)
+        codes, losses = [nothing.long()], {"commitment": [nothing], "codebook": [nothing]}
+        for k, quantizer in enumerate(self._stages()[: active.shape[1]]):
+            stage = quantizer.quantize_tokens(residual, active[:, k : k + 1])
+            residual = residual - stage.latents
+            latents = latents + stage.latents
+            codes.append(stage.codes)
+            for name, columns in losses.items():
+                columns.append(stage.losses[name])
+        return FlatQuantized(
+            latents, torch.cat(codes, dim=1), {name: torch.cat(columns, dim=1) for name, columns in losses.items()}
+        )
+
+    def lookup_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
+        """See `Quantizer.lookup_tokens`."""
+        latents = torch.zeros(codes.shape[0], self.dim, device=codes.device)
+        for k, quantizer in enumerate(self._stages()[: codes.shape[1]]):
+            latents = latents + quantizer.lookup_tokens(codes[:, k : k + 1])
+        return latents
+
+    def _stages(self) -> list[VectorQuantizer]:
+        return cast(list[VectorQuantizer], list(self.quantizers))
+
+
+@torch.no_grad()
+def nearest_by_cosine(
+    features: Float[Tensor, "tokens width"], codebook: Float[Tensor, "codes width"]
+) -> Int[Tensor, " tokens"]:
+    """Return the codebook row with the highest cosine similarity to each token, the first one on a tie.
+
+    Searches a block of tokens at a time, so memory does not grow with tokens times codes.
+    """
+    features, codebook = F.normalize(features, dim=-1), F.normalize(codebook.float(), dim=-1)
+    entries = _SEARCH_ENTRIES.get(features.device.type, _SEARCH_ENTRIES_ELSEWHERE)
+    blocks = features.split(max(1, entries // codebook.shape[0]))
+    return torch.cat([(block @ codebook.T).argmax(dim=-1) for block in blocks])

@@ -1,0 +1,240 @@
+"""`TokenFormat` says what the integers of `Tokens` mean; the functions below hold given integers against it.
+
+They are the door at which tokens of a file, a user or a language model are stopped, so each says what is likely wrong.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+Integers = Tensor | np.ndarray | Sequence[Any]  # what a language model may hand over: nested lists included
+
+_LARGEST = 2**32  # a file holds integers of at most 32 bits
+_INTEGER_DTYPES = (
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+)
+_AXES = {
+    "semantic": ("batch", "tokens"),
+    "acoustic": ("batch", "codebooks", "tokens"),
+    "durations": ("batch", "tokens"),
+    "audio_lengths": ("batch",),
+}
+
+
+@dataclass(frozen=True)
+class TokenFormat:
+    """What the integers of `Tokens` mean: the grid, the sizes of the codebooks, and the model that made them."""
+
+    sample_rate: int = 16000  # Hz, of the audio that audio_lengths counts
+    frame_size: int = 1280  # samples per frame of the grid
+    semantic_codebook_size: int | None = 32768  # None: a codec without semantic codes
+    acoustic_codebook_size: int = 4096  # of each acoustic codebook
+    max_duration: int | None = 8  # frames per token; None: no cap; 1: fixed rate, durations cost no bits
+    fingerprint: str | None = None  # of the weights that define the tokens
+    model: str | None = None  # name, for people
+    parallel_codebooks: bool = False  # acoustic codebooks stand side by side: no fewer than all of them mean anything
+
+    def __post_init__(self) -> None:
+        """Check types and ranges.
+
+        Raises:
+            ValueError: names the field, what it was and what it may be.
+        """
+        optional = ("semantic_codebook_size", "max_duration")
+        for name in ("sample_rate", "frame_size", "acoustic_codebook_size", *optional):
+            value = getattr(self, name)
+            if value is None and name in optional:
+                continue
+            if type(value) is not int or not 1 <= value <= _LARGEST:
+                raise ValueError(f"{name} is {value!r}, expected an integer from 1 to {_LARGEST}")
+        for name in ("fingerprint", "model"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected a string or None")
+        if not isinstance(self.parallel_codebooks, bool):
+            raise ValueError(f"parallel_codebooks is {self.parallel_codebooks!r}, expected True or False")
+
+    @property
+    def base_frame_rate(self) -> float:
+        """Frames of the grid per second, Hz."""
+        return self.sample_rate / self.frame_size
+
+    @property
+    def semantic_bits(self) -> int:
+        """Bits of one semantic code, 0 without semantic codes."""
+        return 0 if self.semantic_codebook_size is None else (self.semantic_codebook_size - 1).bit_length()
+
+    @property
+    def acoustic_bits(self) -> int:
+        """Bits of one acoustic code."""
+        return (self.acoustic_codebook_size - 1).bit_length()
+
+    @property
+    def duration_bits(self) -> int | None:
+        """Bits of one duration; None without a cap, where each clip takes what its own longest token needs."""
+        return None if self.max_duration is None else (self.max_duration - 1).bit_length()
+
+
+def read_integers(values: dict[str, Integers | int | None]) -> dict[str, Tensor]:
+    """Turn what was given into new int64 tensors with a batch axis, on the device of the first tensor given.
+
+    What is None is left out.
+
+    Raises:
+        ValueError: not integers, not the axes expected, or the batch axis left out of some codes only.
+    """
+    tensors = {name: _as_integers(name, value) for name, value in values.items() if value is not None}
+    single = {}
+    for name, tensor in tensors.items():
+        missing = len(_AXES[name]) - tensor.ndim
+        if missing not in (0, 1):
+            axes = ", ".join(_AXES[name])
+            raise ValueError(f"{name} has shape {list(tensor.shape)}, expected [{axes}], or one clip without the batch")
+        single[name] = missing == 1
+    if len({value for name, value in single.items() if name != "audio_lengths"}) == 2:
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+        raise ValueError(f"some of {shapes} have a batch axis and some have none; give it to all or to none")
+    device = next((value.device for value in values.values() if isinstance(value, Tensor)), None)
+    return {name: (tensor[None] if single[name] else tensor).to(device) for name, tensor in tensors.items()}
+
+
+def _as_integers(name: str, value: Integers | int) -> Tensor:
+    """Copy a tensor, an array or a nested list of integers to int64, and refuse anything else."""
+    if isinstance(value, Tensor):
+        if value.dtype not in _INTEGER_DTYPES:
+            raise ValueError(f"{name} has type {value.dtype}, expected integers; are these logits or embeddings?")
+        return value.detach().to(torch.int64, copy=True)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{name} is no regular array; make clips of different length one by one and join them with Tokens.cat, or "
+            "pad with durations of 0 on the right"
+        ) from error
+    if array.size == 0 and not isinstance(value, np.ndarray):
+        array = array.astype(np.int64)  # NumPy takes an empty list for floats
+    if array.dtype.kind not in "iu" or (array.size and int(array.max()) >= 2**63):
+        raise ValueError(f"{name} has type {array.dtype}, expected integers of at most 64 bits")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def check_durations(durations: Int[Tensor, "batch tokens"], format: TokenFormat) -> None:
+    """Check that every clip has tokens, within the duration cap, and padding on the right only.
+
+    Raises:
+        ValueError: names the clip and token.
+    """
+    if durations.numel() == 0:
+        raise ValueError(f"durations {list(durations.shape)} hold no token; every clip has at least one")
+    limit = _LARGEST if format.max_duration is None else format.max_duration
+    bad = (durations < 0) | (durations > limit)
+    if bad.any():
+        clip, token = _first(bad)
+        raise ValueError(
+            f"duration {int(durations[clip, token])} of token {token} in clip {clip}, expected 0 (padding) to {limit} "
+            "frames; is max_duration that of the model which made the tokens?"
+        )
+    hole = (durations[:, :-1] == 0) & (durations[:, 1:] > 0)
+    if hole.any():
+        clip, token = _first(hole)
+        raise ValueError(
+            f"duration 0 of token {token} in clip {clip} marks padding, but tokens follow; pad on the right"
+        )
+    empty = durations[:, 0] == 0
+    if empty.any():
+        raise ValueError(f"clip {_first(empty)[0]} has no token, only padding; every clip has at least one")
+
+
+def checked_codes(
+    name: str, codes: Int[Tensor, "*batch tokens"], valid: Bool[Tensor, "*#batch tokens"], size: int
+) -> Int[Tensor, "*batch tokens"]:
+    """Check codes against the size of their codebook, and set those of padding to 0.
+
+    Raises:
+        ValueError: names the clip and token.
+    """
+    bad = valid & ((codes < 0) | (codes >= size))
+    if bad.any():
+        where = _first(bad)
+        book = f", codebook {where[1]}" if len(where) == 3 else ""
+        raise ValueError(
+            f"{name} code {int(codes[where])} of token {where[-1]}{book} in clip {where[0]}, expected 0 to {size - 1}; "
+            "is a vocabulary offset still added?"
+        )
+    return torch.where(valid, codes, 0)
+
+
+def check_audio_lengths(
+    audio_lengths: Int[Tensor, " lengths"], frame_lengths: Int[Tensor, " batch"], format: TokenFormat
+) -> None:
+    """Check that frames cover the audio, but for up to two at its end, which released FlexiCodec weights drop.
+
+    Raises:
+        ValueError: names the clip, and both counts.
+    """
+    if audio_lengths.shape != frame_lengths.shape:
+        raise ValueError(f"audio_lengths has {len(audio_lengths)} entries for {len(frame_lengths)} clips")
+    if (audio_lengths < 1).any():
+        clip = _first(audio_lengths < 1)[0]
+        raise ValueError(f"audio length {int(audio_lengths[clip])} of clip {clip}, expected samples, 1 or more")
+    whole = (audio_lengths - 1) // format.frame_size + 1
+    bad = (frame_lengths > whole) | (frame_lengths < (whole - 2).clamp(min=1))
+    if bad.any():
+        (clip,) = _first(bad)
+        raise ValueError(
+            f"durations{f' of clip {clip}' if len(bad) > 1 else ''} sum to {int(frame_lengths[clip])} frames but the "
+            f"audio has {int(whole[clip])} ({format.sample_rate} Hz, {format.frame_size} samples per frame); were the "
+            "tokens made from a resampled copy?"
+        )
+
+
+def check_kept(acoustic: int, available: int, format: TokenFormat) -> None:
+    """Check how many of the available acoustic codebooks are asked for.
+
+    Raises:
+        ValueError: more than there are, or fewer of codebooks that only mean something together.
+    """
+    if not 0 <= acoustic <= available:
+        raise ValueError(
+            f"{acoustic} acoustic codebooks asked, {available} there; is the semantic one counted, which it is not?"
+        )
+    if format.parallel_codebooks and acoustic != available:
+        raise ValueError(f"{acoustic} of {available} parallel codebooks asked, which only mean something together")
+
+
+def checked_info(info: dict[str, Any], batch: int) -> dict[str, Any]:
+    """Check that notes fit into JSON, with one value for all clips or a list of one each; equal ones become one.
+
+    Raises:
+        ValueError: names the note.
+    """
+    if not isinstance(info, dict) or not all(isinstance(name, str) for name in info):
+        raise ValueError(f"info is {info!r}, expected a dict with names as keys")
+    checked = {}
+    for name, value in info.items():
+        value = value.tolist() if hasattr(value, "tolist") else value  # tensors, arrays and their scalars
+        values = list(value) if isinstance(value, list | tuple) else [value] * batch
+        if len(values) != batch:
+            raise ValueError(f"info[{name!r}] lists {len(values)} values for {batch} clips")
+        for each in values:
+            if not isinstance(each, str | int | float | None) or (isinstance(each, float) and not math.isfinite(each)):
+                raise ValueError(f"info[{name!r}] holds {each!r}, expected strings, finite numbers, booleans or None")
+        same = all(type(each) is type(values[0]) and each == values[0] for each in values)
+        checked[name] = values[0] if same else values
+    return checked
+
+
+def per_clip(value: Any, batch: int) -> list[Any]:
+    """Return a note of `Tokens.info` as one value per clip."""
+    return value if isinstance(value, list) else [value] * batch
+
+
+def _first(bad: Bool[Tensor, "*axes"]) -> tuple[int, ...]:
+    """Return the place of the first True."""
+    return tuple(bad.nonzero()[0].tolist())

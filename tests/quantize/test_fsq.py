@@ -1,0 +1,122 @@
+"""Finite scalar quantization: numbering, the two bounds, and agreement with vector-quantize-pytorch."""
+
+from collections.abc import Iterator
+from math import prod
+
+import pytest
+import torch
+import vector_quantize_pytorch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flexicodec.quantize import FSQ, FSQConfig, fsq_bound, fsq_decode, fsq_encode
+
+
+@pytest.fixture(autouse=True)
+def seed() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        yield
+
+
+small_levels = st.lists(st.integers(3, 9), min_size=1, max_size=4).map(tuple)
+bounds = st.sampled_from(["tan", "atanh"])
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(levels=small_levels, bound=bounds)
+def test_every_code_is_reached_and_decodes_to_its_digits(levels: tuple[int, ...], bound: str) -> None:
+    codes = torch.arange(prod(levels))
+    values = fsq_decode(codes, levels)
+    halves = torch.tensor([level // 2 for level in levels])
+    digits = (values * halves).round() + halves
+    basis = torch.tensor([prod(levels[:j]) for j in range(len(levels))])
+    assert torch.equal((digits.long() * basis).sum(-1), codes)
+    assert torch.equal(digits.amax(0) + 1, torch.tensor(levels).float())
+
+    # An input whose bounded value is the level itself; the outermost levels lie beyond the tanh's reach.
+    offset = torch.tensor([0.5 if level % 2 == 0 else 0.0 for level in levels])
+    half = (torch.tensor(levels) - 1) / 2
+    z = torch.atanh(((values * halves + offset) / half).clamp(-0.9995, 0.9995)) - offset / half
+    encoded, found = fsq_encode(z, levels, bound)
+    assert torch.equal(found, codes)
+    torch.testing.assert_close(encoded, values)
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(levels=small_levels, bound=bounds)
+def test_any_input_stays_inside_the_codebook(levels: tuple[int, ...], bound: str) -> None:
+    z = torch.tensor([-1e30, -20.0, -1.0, 0.0, 1.0, 20.0, 1e30])[:, None].expand(-1, len(levels))
+    codes = fsq_encode(z, levels, bound)[1]
+    assert codes[0] == codes[1] == 0
+    assert codes[-1] == codes[-2] == prod(levels) - 1
+    assert (codes.diff() >= 0).all()
+
+
+@pytest.mark.parametrize("bound", ["tan", "atanh"])
+def test_odd_levels_are_symmetric_and_even_ones_reach_one_further_down(bound: str) -> None:
+    z = torch.linspace(-3, 3, 61)[:, None]
+    torch.testing.assert_close(fsq_bound(z, (7,), bound), -fsq_bound(-z, (7,), bound))
+    assert fsq_encode(z, (7,), bound)[0].unique().tolist() == pytest.approx([i / 3 for i in range(-3, 4)])
+    assert fsq_encode(z, (8,), bound)[0].unique().tolist() == [i / 4 for i in range(-4, 4)]
+
+
+# Computed in numpy float64 from the formula alone; the bounds part at one row of each table.
+Z = torch.arange(-3, 3.1, 0.75)[:, None] * torch.tensor([1, 0.8, -0.6, 0.4, -0.2]) + torch.tensor(
+    [0, 0.1, 0.2, -0.1, 0.3]
+)
+FROZEN = [
+    ((8,) * 5, "tan", [25536, 25536, 25992, 22418, 22884, 19190, 19135, 15487, 15423]),
+    ((8,) * 5, "atanh", [25536, 25536, 25992, 22418, 22884, 23286, 19135, 15487, 15423]),
+    ((8, 5, 5, 5), "tan", [160, 160, 360, 330, 500, 510, 679, 639, 839]),
+    ((7, 4, 3, 6, 9), "tan", [3668, 3668, 3171, 3256, 2817, 2826, 2379, 1875, 1959]),
+    ((7, 4, 3, 6, 9), "atanh", [3584, 3668, 3171, 3256, 2817, 2826, 2379, 1875, 1959]),
+]
+
+
+@pytest.mark.parametrize(("levels", "bound", "codes"), FROZEN)
+def test_codes_are_frozen(levels: tuple[int, ...], bound: str, codes: list[int]) -> None:
+    assert fsq_encode(Z[:, : len(levels)], levels, bound)[1].tolist() == codes
+
+
+def test_the_released_bound_is_not_the_librarys() -> None:
+    # Top level of 8: reached from z = 1.14173 with tan, from z = 1.13556 with atanh; bottom: -1.42970, -1.42295.
+    z = torch.tensor([[1.1387], [-1.4263]])
+    assert fsq_encode(z, (8,), "tan")[1].tolist() == [6, 1]
+    assert fsq_encode(z, (8,), "atanh")[1].tolist() == [7, 0]
+    z = torch.randn(20_000, 5, generator=torch.Generator().manual_seed(0))
+    differ = fsq_encode(z, (8,) * 5, "tan")[1] != fsq_encode(z, (8,) * 5, "atanh")[1]
+    assert 0.005 < differ.float().mean() < 0.03
+
+
+def test_atanh_is_the_librarys_own_and_the_helpers_agree() -> None:
+    latents = torch.randn(2, 16, 1000, generator=torch.Generator().manual_seed(0))
+    for bound in ("tan", "atanh"):
+        ours = FSQConfig((8, 7, 5), bound).build(16)
+        theirs = vector_quantize_pytorch.FSQ([8, 7, 5], dim=16, channel_first=True)
+        assert theirs.load_state_dict(ours.state_dict(), strict=True)
+        out = ours(latents)
+        expected_latents, expected_codes = theirs(latents)
+        assert torch.equal(out.codes[:, 0], expected_codes.long()) == (bound == "atanh")
+        if bound == "atanh":
+            torch.testing.assert_close(out.latents, expected_latents)
+        torch.testing.assert_close(theirs.indices_to_codes(out.codes[:, 0]), out.latents)
+        z = ours.project_in(latents.transpose(1, 2))
+        torch.testing.assert_close(ours.quantize(z), fsq_encode(z, (8, 7, 5), bound)[0])
+
+
+def test_state_dict_holds_the_projections_alone() -> None:
+    names = {"project_in.weight", "project_in.bias", "project_out.weight", "project_out.bias"}
+    assert FSQConfig().build(16).state_dict().keys() == names
+    assert isinstance(FSQConfig().build(16), FSQ)
+    assert not FSQConfig().build(5).state_dict()
+
+
+def test_bad_configs_are_errors() -> None:
+    assert FSQConfig([8, 5]).levels == (8, 5)
+    assert FSQConfig().codebook_size == 32768
+    for levels in ((), (2, 8), (0,), (1000,) * 4):
+        with pytest.raises(ValueError, match="at least 3 with a product"):
+            FSQConfig(levels)
+    with pytest.raises(ValueError, match="'tanh', expected one of tan, atanh"):
+        FSQConfig(bound="tanh")

@@ -1,0 +1,149 @@
+"""What importing the package costs and pulls in, and that imports run downhill."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flexicodec
+
+PACKAGE = Path(flexicodec.__file__).parent
+UNWANTED = ("torchaudio", "torchcodec", "audiotools")  # each breaks installs beside a current torch
+
+# Which floor of the house a module lives on; modules look at their own floor and those below.
+FLOORS = {
+    **dict.fromkeys(("shapes", "tokens", "tokenformat", "tokenfile", "audio", "config"), 0),
+    **dict.fromkeys(("blocks", "quantize", "merging"), 1),
+    **dict.fromkeys(("models", "pretrained"), 2),
+    **dict.fromkeys(("calibration", "streaming", "training", "evaluation", "analysis", "serving"), 3),
+    **dict.fromkeys(("cli", "__main__"), 4),
+}
+USES = [name for name, floor in FLOORS.items() if floor == 3]  # never look at one another, with one exception:
+ALLOWED = {("training", "evaluation")}
+
+
+def python(*arguments):
+    """Run this Python on code or a module and return what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_front_door_is_light():
+    loaded = python("-c", "import flexicodec, sys; print(*sys.modules)").split()
+    assert not {"torch", "numpy", "transformers", *UNWANTED} & set(loaded)
+
+
+@pytest.mark.parametrize("arguments", [("-c", "import flexicodec"), ("-m", "flexicodec", "--help")])
+def test_starting_takes_under_a_second(arguments):
+    def seconds():
+        before = os.times()
+        python(*arguments)
+        after = os.times()  # CPU seconds of the child: other work on the machine does not count
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert min(seconds() for _ in range(3)) < 1
+
+
+def test_every_module_imports_without_what_breaks_installs():
+    walk = """
+import importlib, pkgutil, sys, flexicodec
+for module in pkgutil.walk_packages(flexicodec.__path__, "flexicodec."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+print(*sys.modules)
+"""
+    loaded = set(python("-c", walk).split())
+    assert "torch" in loaded  # the walk went somewhere
+    assert not {*UNWANTED, "funasr", "kaldi_native_fbank"} & loaded
+
+
+def test_every_public_name_is_there():
+    assert set(flexicodec.__all__) == {*flexicodec._HOMES, "__version__"}
+    assert set(flexicodec.__all__) <= set(dir(flexicodec))
+    for name in flexicodec.__all__:
+        assert getattr(flexicodec, name) is not None
+    with pytest.raises(AttributeError, match="lode"):
+        _ = flexicodec.lode
+
+
+def modules():
+    """Yield the dotted name and the syntax tree of every module, by way of its file."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        yield (parts[:-1] if parts[-1] == "__init__" else parts), path, ast.parse(path.read_text())
+
+
+def imports(name, path, tree):
+    """Yield every dotted name that a module imports, wherever in it, as parts; public names as what they stand for."""
+    package = name if path.name == "__init__.py" else name[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (tuple(alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            base += tuple(node.module.split(".")) if node.module else ()
+            yield from (home(*base, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "flexicodec":
+            yield home("flexicodec", node.attr)
+
+
+def home(*parts):
+    """Follow a public name to the module it is loaded from."""
+    if parts[0] == "flexicodec" and len(parts) == 2 and parts[1] in flexicodec._HOMES:
+        return tuple(flexicodec._HOMES[parts[1]].split("."))
+    return parts
+
+
+def is_upward(name, imported):
+    """Tell whether module `name` may not look at module `imported`; both as parts, and in the package."""
+    here, there = name[1], imported[1]
+    if FLOORS[there] > FLOORS[here]:
+        return True
+    if here == there == "models":
+        families = [parts[2] for parts in (name, imported) if len(parts) > 2 and parts[2] != "codec"]
+        return len(set(families)) > 1
+    return here in USES and there in USES and here != there and (here, there) not in ALLOWED
+
+
+def test_imports_run_downhill():
+    uphill = set()
+    for name, path, tree in modules():
+        if len(name) == 1:
+            continue  # the front door lists what lies behind it
+        assert name[1] in FLOORS, f"{path.name} has no floor: say in FLOORS where it lives"
+        inside = (parts for parts in imports(name, path, tree) if parts[0] == "flexicodec" and len(parts) > 1)
+        for imported in inside:
+            if imported[1] in FLOORS and is_upward(name, imported):
+                uphill.add(f"{'.'.join(name)} imports {'.'.join(imported)}")
+    assert not uphill
+
+
+@pytest.mark.parametrize(
+    ("name", "imported", "upward"),
+    [
+        ("tokens", "tokenfile", False),
+        ("tokens", "blocks.conv", True),
+        ("blocks.conv", "tokens", False),
+        ("quantize.fsq", "models.codec", True),
+        ("models.flexicodec.model", "models.codec", False),
+        ("models.flexicodec.model", "models.flexicodec.config", False),
+        ("models.flexicodec.model", "models.nanocodec.model", True),
+        ("pretrained", "models.flexicodec", False),
+        ("training.step", "evaluation.signal", False),
+        ("evaluation.signal", "training.step", True),
+        ("analysis", "cli", True),
+        ("cli.encode", "training", False),
+    ],
+)
+def test_what_counts_as_uphill(name, imported, upward):
+    assert is_upward(("flexicodec", *name.split(".")), ("flexicodec", *imported.split("."))) is upward
+
+
+def test_no_import_statement_names_what_breaks_installs():
+    named = {f"{'.'.join(name)}: {parts[0]}" for name, path, tree in modules() for parts in imports(name, path, tree)}
+    assert not [entry for entry in named if entry.endswith(UNWANTED)]

@@ -1,0 +1,485 @@
+"""Laws of `Tokens`: what is refused, what slicing, joining and saving keep, and what the rates add up to."""
+
+import copy
+import json
+import pickle
+from dataclasses import FrozenInstanceError, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flexicodec import tokenfile
+from flexicodec.tokens import TokenFormat, Tokens
+
+TINY = TokenFormat(
+    frame_size=1280, semantic_codebook_size=20, acoustic_codebook_size=6, fingerprint="f00d", model="tiny"
+)
+FIXED = TokenFormat(
+    sample_rate=22050,
+    frame_size=1764,
+    semantic_codebook_size=None,
+    acoustic_codebook_size=4032,
+    max_duration=1,
+    parallel_codebooks=True,
+)
+
+
+def one_clip(num_tokens=5, num_codebooks=2, format=TINY, known=True, seed=0, **changes):
+    """Random tokens of one clip, the last frame half filled with audio."""
+    draw = np.random.default_rng(seed)
+    longest = 40 if format.max_duration is None else format.max_duration
+    durations = draw.integers(1, longest + 1, (1, num_tokens))
+    semantic = None
+    if format.semantic_codebook_size is not None:
+        semantic = draw.integers(0, format.semantic_codebook_size, (1, num_tokens))
+    values = {
+        "semantic": semantic,
+        "acoustic": draw.integers(0, format.acoustic_codebook_size, (1, num_codebooks, num_tokens)),
+        "durations": durations,
+        "audio_lengths": [int(durations.sum()) * format.frame_size - format.frame_size // 2] if known else None,
+        "format": format,
+    }
+    return Tokens(**(values | changes))
+
+
+def batch(sizes=(5, 1, 3), **options):
+    return Tokens.cat([one_clip(size, seed=seed, **options) for seed, size in enumerate(sizes)])
+
+
+@st.composite
+def some_clip(draw, min_codebooks=0):
+    format = TokenFormat(
+        semantic_codebook_size=draw(st.sampled_from([None, 2, 1000, 32768])),
+        acoustic_codebook_size=draw(st.sampled_from([1, 2, 1025, 2**32])),
+        max_duration=draw(st.sampled_from([None, 1, 2, 8, 9])),
+    )
+    min_codebooks = max(min_codebooks, int(format.semantic_codebook_size is None))
+    num_codebooks = draw(st.integers(min_codebooks, 4))
+    return one_clip(draw(st.integers(1, 20)), num_codebooks, format, draw(st.booleans()), draw(st.integers(0, 99)))
+
+
+# ----------------------------------------------------------------------------------------------------------- building
+
+
+def test_tensors_arrays_and_lists_of_any_integers_are_the_same():
+    lists = Tokens([[3, 19]], [[[1, 2], [5, 0]]], [[1, 8]], format=TINY)
+    for make in (
+        lambda x: np.array(x, np.uint16),
+        lambda x: np.array(x, ">i4"),
+        lambda x: torch.tensor(x, dtype=torch.uint8),
+        lambda x: torch.tensor(x, dtype=torch.int32),
+    ):
+        assert Tokens(make([[3, 19]]), make([[[1, 2], [5, 0]]]), make([[1, 8]]), format=TINY) == lists
+    assert Tokens([3, 19], [[1, 2], [5, 0]], [1, 8], format=TINY) == lists  # one clip, without the batch axis
+    for name in ("semantic", "acoustic", "durations"):
+        assert getattr(lists, name).dtype == torch.int64
+    assert Tokens([3, 19], None, [1, 8], 11000, format=TINY) == Tokens([[3, 19]], None, [[1, 8]], [11000], format=TINY)
+
+
+def test_tokens_do_not_share_memory_with_what_they_were_made_of():
+    semantic, durations = torch.tensor([[1, 2]]), torch.tensor([[1, 1]])
+    tokens = Tokens(semantic, None, durations)
+    semantic[:], durations[:] = 9, 0
+    assert tokens.semantic.tolist() == [[1, 2]]
+    assert tokens.durations.tolist() == [[1, 1]]
+    with pytest.raises(FrozenInstanceError):
+        tokens.semantic = semantic
+
+
+def test_codes_in_padding_become_zero_whatever_they_were():
+    tokens = Tokens([[3, 99], [4, 5]], [[[1, -7]], [[2, 3]]], [[2, 0], [1, 1]], format=TINY)
+    assert tokens.semantic.tolist() == [[3, 0], [4, 5]]
+    assert tokens.acoustic.tolist() == [[[1, 0]], [[2, 3]]]
+    assert tokens.token_lengths.tolist() == [1, 2]
+    assert tokens.frame_lengths.tolist() == [2, 2]
+
+
+def test_semantic_only():
+    for acoustic in (None, torch.zeros(1, 0, 2, dtype=torch.int64)):
+        tokens = Tokens([[1, 2]], acoustic, [[1, 1]])
+        assert tokens.acoustic.shape == (1, 0, 2)
+        assert tokens.num_codebooks == 0
+
+
+def test_fixed_rate_needs_no_durations():
+    tokens = Tokens(acoustic=torch.zeros(2, 8, 3, dtype=torch.int64), format=FIXED)
+    assert tokens.semantic is None
+    assert tokens.durations.tolist() == [[1, 1, 1]] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"semantic": [[1.0, 2, 3, 4, 5]]}, "float64, expected integers"),
+        ({"semantic": torch.rand(1, 5)}, "float32, expected integers; are these logits"),
+        ({"acoustic": torch.zeros(1, 2, 5, dtype=torch.bool)}, "bool, expected integers"),
+        ({"durations": [[True] * 5]}, "bool, expected integers"),
+        ({"semantic": [["1", "2", "3", "4", "5"]]}, "expected integers"),
+        ({"semantic": [[2**64, 0, 0, 0, 0]]}, "expected integers"),
+        ({"semantic": np.full((1, 5), 2**63, np.uint64)}, "expected integers"),
+        ({"semantic": [[1, 2, 3, 4, 5], [1]]}, "different length one by one"),
+        ({"semantic": [[[1, 2, 3, 4, 5]]]}, r"shape \[1, 1, 5\], expected \[batch, tokens\]"),
+        ({"acoustic": [1, 2, 3, 4, 5]}, r"shape \[5\], expected \[batch, codebooks, tokens\]"),
+        ({"semantic": [1, 2, 3, 4, 5]}, "some have none"),
+        ({"semantic": [[1, 2, 3, 4]]}, "do not agree"),
+        ({"acoustic": [[[1, 2, 3, 4]]]}, "do not agree"),
+        ({"durations": [[1] * 5] * 2}, "do not agree"),
+        ({"durations": None}, "durations are missing"),
+        ({"semantic": None}, "semantic_codebook_size=20"),
+        ({"semantic": None, "acoustic": None}, "neither semantic nor acoustic"),
+        ({"semantic": [[1] * 5], "format": replace(TINY, semantic_codebook_size=None)}, "semantic_codebook_size=None"),
+        ({"semantic": [[0, 0, 0, 20, 0]]}, "semantic code 20 of token 3 in clip 0, expected 0 to 19; is a vocabulary"),
+        ({"semantic": [[0, -1, 0, 0, 0]]}, "semantic code -1 of token 1"),
+        (
+            {"acoustic": [[[0] * 5, [0, 6, 0, 0, 0]]]},
+            "acoustic code 6 of token 1, codebook 1 in clip 0, expected 0 to 5",
+        ),
+        ({"durations": [[1, 1, 9, 1, 1]]}, "duration 9 of token 2 in clip 0, expected 0 .* to 8 frames"),
+        ({"durations": [[1, 1, 1, 1, -1]]}, "duration -1 of token 4"),
+        ({"durations": [[1, 0, 1, 1, 0]]}, "duration 0 of token 1 in clip 0 marks padding"),
+        ({"durations": [[0, 1, 1, 1, 1]]}, "duration 0 of token 0 in clip 0 marks padding"),
+        ({"durations": [[0] * 5]}, "clip 0 has no token"),
+        ({"semantic": [[]], "acoustic": None, "durations": [[]]}, "at least one"),
+        (
+            {"semantic": torch.zeros(0, 5).long(), "acoustic": None, "durations": torch.zeros(0, 5).long()},
+            "at least one",
+        ),
+        ({"audio_lengths": [1.5]}, "audio_lengths has type float64"),
+        ({"audio_lengths": [100, 100]}, "2 entries for 1 clips"),
+        ({"audio_lengths": [0]}, "audio length 0 of clip 0"),
+        ({"audio_lengths": [-5]}, "audio length -5"),
+        ({"info": {"a": float("nan")}}, "finite"),
+        ({"info": {"a": {}}}, "finite"),
+        ({"info": {"a": [1, 2]}}, "2 values for 1 clips"),
+        ({"info": {1: 2}}, "names as keys"),
+    ],
+)
+def test_bad_input_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        one_clip(**{"known": False} | changes)
+
+
+def test_frames_cover_the_audio_but_for_two_of_the_tail():
+    for frames in (1, 2, 3, 10):
+        durations = [[8] * (frames // 8) + [frames % 8]]
+        codes = [[0] * len(durations[0])]
+        for samples in range(1, 14 * 1280, 160):
+            whole = -(-samples // 1280)
+            if max(whole - 2, 1) <= frames <= whole:
+                assert Tokens(codes, None, durations, [samples]).frame_lengths.tolist() == [frames]
+            else:
+                message = rf"durations sum to {frames} frames but the audio has {whole} \(16000 Hz, 1280 samples per"
+                with pytest.raises(ValueError, match=message):
+                    Tokens(codes, None, durations, [samples])
+    with pytest.raises(ValueError, match="durations of clip 1 sum to 4 frames but the audio has 100"):
+        Tokens([[0], [0]], None, [[4], [4]], [4 * 1280, 100 * 1280])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample_rate": 16000.0}, "sample_rate is 16000.0"),
+        ({"frame_size": 0}, "frame_size is 0"),
+        ({"acoustic_codebook_size": None}, "acoustic_codebook_size is None"),
+        ({"semantic_codebook_size": 2**32 + 1}, "semantic_codebook_size is"),
+        ({"max_duration": True}, "max_duration is True"),
+        ({"fingerprint": 3}, "fingerprint is 3"),
+        ({"parallel_codebooks": 1}, "parallel_codebooks is 1"),
+    ],
+)
+def test_bad_formats_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TokenFormat(**changes)
+
+
+# ----------------------------------------------------------------------------------------------------------- measures
+
+
+def test_bitrate_of_the_paper():
+    format = TokenFormat()
+    assert (format.base_frame_rate, format.semantic_bits, format.acoustic_bits, format.duration_bits) == (
+        12.5,
+        15,
+        12,
+        3,
+    )
+    tokens = one_clip(125, 7, format, durations=[[1] * 125], audio_lengths=[160000])
+    assert tokens.frame_rates.tolist() == [12.5]
+    assert tokens.bitrates_kbps.tolist() == pytest.approx([1.275])  # 12.5 (15 + 3 + 7 * 12) bits per second
+    halved = one_clip(62, 7, format, durations=[[2] * 61 + [3]], audio_lengths=[160000])
+    assert halved.bitrates_kbps.tolist() == pytest.approx([6.2 * (15 + 3 + 84) / 1000])
+
+
+def test_bits_of_sizes_that_are_no_powers_of_two():
+    format = TokenFormat(semantic_codebook_size=32769, acoustic_codebook_size=4032, max_duration=9)
+    assert (format.semantic_bits, format.acoustic_bits, format.duration_bits) == (16, 12, 4)
+    assert (FIXED.semantic_bits, FIXED.duration_bits) == (0, 0)
+    assert replace(TINY, max_duration=None).duration_bits is None
+
+
+def test_each_clip_of_a_batch_has_its_own_rates():
+    for known in (True, False):
+        for format in (TINY, replace(TINY, max_duration=None)):
+            tokens = batch(format=format, known=known)
+            for i in range(3):
+                for name in ("seconds", "frame_rates", "bitrates_kbps", "token_lengths", "frame_lengths"):
+                    assert getattr(tokens, name)[i] == getattr(tokens[i], name)
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(some_clip())
+def test_times_are_in_order_and_sum_up(tokens):
+    times = tokens.times(0)
+    assert times.shape == (tokens.token_lengths[0], 2)
+    assert torch.equal(times[1:, 0], times[:-1, 1])
+    assert (times[:, 1] > times[:, 0]).all()
+    assert times[0, 0] == 0
+    assert times[-1, 1] == tokens.seconds[0]  # the tokens of some_clip cover the audio
+
+
+def test_times_end_with_the_frames_where_the_tail_is_dropped():
+    tokens = Tokens([[1, 2]], None, [[2, 1]], [4 * 1280 + 1])
+    assert tokens.times(0).tolist() == [[0.0, 0.16], [0.16, 0.24]]
+    with pytest.raises(IndexError, match="clip 1 of 1"):
+        tokens.times(1)
+
+
+def test_repr_says_it_in_a_line():
+    durations = [[1] * 40 + [3] * 5 + [2] * 33 + [8] * 2]
+    tokens = one_clip(80, 24, TokenFormat(), durations=durations, audio_lengths=[137 * 1280 - 1])
+    assert repr(tokens) == "Tokens(1 clip, 11.0 s, 80 tokens, 7.3 Hz, 1+24 codebooks, 2.23 kbps)"
+    fixed = Tokens(acoustic=torch.zeros(2, 13, 25, dtype=torch.int64), format=FIXED)
+    assert repr(fixed) == "Tokens(2 clips, 4.0 s, 50 tokens, 12.5 Hz, 0+13 codebooks, 1.95 kbps)"
+
+
+# -------------------------------------------------------------------------------------------------- selecting, joining
+
+
+def test_joining_what_was_taken_apart_gives_the_same():
+    for known in (True, False):
+        tokens = batch((5, 1, 3, 8), known=known)
+        assert len(tokens) == 4
+        assert [len(part) for part in tokens] == [1] * 4
+        assert Tokens.cat(tokens) == tokens
+        assert Tokens.cat([tokens[:3], tokens[3:]]) == tokens
+        assert tokens[-1] == tokens[3] == one_clip(8, seed=3, known=known)
+        assert tokens[1].durations.shape == (1, 1)  # idle padding is cut off
+        assert tokens[::-2] == Tokens.cat([tokens[3], tokens[1]])
+
+
+def test_clips_out_of_range():
+    with pytest.raises(IndexError, match="clip 3 of 3"):
+        batch()[3]
+    with pytest.raises(IndexError, match="clip -4 of 3"):
+        batch()[-4]
+    with pytest.raises(ValueError, match="selects none of 3 clips"):
+        batch()[3:]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (one_clip(format=replace(TINY, fingerprint="beef")), "differs in fingerprint: 'f00d' and 'beef'"),
+        (one_clip(format=replace(TINY, max_duration=9)), "differs in max_duration: 8 and 9"),
+        (one_clip(num_codebooks=1), r"\[1, 2\] codebooks; keep\(acoustic=1\)"),
+        (one_clip(known=False), "with and without audio_lengths"),
+    ],
+)
+def test_what_cannot_be_joined(other, message):
+    with pytest.raises(ValueError, match=message):
+        Tokens.cat([one_clip(), other])
+    with pytest.raises(ValueError, match="no tokens to join"):
+        Tokens.cat([])
+
+
+def test_keep_takes_the_first_codebooks_and_leaves_timing():
+    tokens = batch(num_codebooks=3)
+    for count in range(4):
+        kept = tokens.keep(acoustic=count)
+        assert torch.equal(kept.acoustic, tokens.acoustic[:, :count])
+        assert torch.equal(kept.durations, tokens.durations)
+        assert kept.keep(count) == kept
+    for count in (4, -1):
+        with pytest.raises(ValueError, match=f"{count} acoustic codebooks asked, 3 there"):
+            tokens.keep(acoustic=count)
+    with pytest.raises(ValueError, match="neither semantic nor acoustic"):
+        one_clip(format=replace(TINY, semantic_codebook_size=None)).keep(acoustic=0)
+
+
+def test_parallel_codebooks_stay_together(tmp_path):
+    tokens = one_clip(4, 8, FIXED)
+    assert tokens.keep(acoustic=8) == tokens
+    with pytest.raises(ValueError, match="4 of 8 parallel codebooks"):
+        tokens.keep(acoustic=4)
+    tokens.save(tmp_path / "clip.flxc")
+    with pytest.raises(ValueError, match="4 of 8 parallel codebooks"):
+        Tokens.load(tmp_path / "clip.flxc", acoustic=4)
+
+
+def test_equality_looks_at_all_but_idle_padding_and_notes():
+    tokens = one_clip()
+    padded = Tokens(
+        *(torch.nn.functional.pad(x, (0, 3)) for x in (tokens.semantic, tokens.acoustic, tokens.durations)),
+        tokens.audio_lengths,
+        TINY,
+        {"threshold": 0.9},
+    )
+    assert padded.durations.shape[1] == 8
+    assert padded == tokens
+    assert tokens != "tokens"
+    changes = {
+        "semantic": (tokens.semantic + 1) % 20,
+        "acoustic": tokens.acoustic.flip(1),
+        "durations": tokens.durations.flip(1),
+        "audio_lengths": None,
+        "format": replace(TINY, model="other"),
+    }
+    for name, value in changes.items():
+        assert replace(tokens, **{name: value}) != tokens
+    assert replace(tokens, audio_lengths=tokens.audio_lengths - 1) != tokens
+    assert batch() != batch()[:2]
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(tokens)
+
+
+def test_notes_follow_their_clips(tmp_path):
+    parts = [one_clip(info={"policy": "threshold", "threshold": tau}) for tau in (0.9, 0.8, 0.8)]
+    tokens = Tokens.cat(parts)
+    assert tokens.info == {"policy": "threshold", "threshold": [0.9, 0.8, 0.8]}
+    assert tokens[0].info == {"policy": "threshold", "threshold": 0.9}
+    assert tokens[1:].info["threshold"] == 0.8
+    assert Tokens.cat([one_clip(), parts[0]]).info["threshold"] == [None, 0.9]
+    given = replace(tokens, info={"frame_rate": torch.tensor([6.5, 4.0, 4.5]), "layer": np.int64(3)})
+    assert given.info == {"frame_rate": [6.5, 4.0, 4.5], "layer": 3}
+    given[2].save(tmp_path / "clip.flxc")
+    assert Tokens.load(tmp_path / "clip.flxc").info == {"frame_rate": 4.5, "layer": 3}
+
+
+def test_copies():
+    tokens = batch()
+    assert pickle.loads(pickle.dumps(tokens)) == tokens
+    assert copy.deepcopy(tokens) == tokens
+    moved = tokens.to("cpu")
+    assert moved == tokens
+    assert moved.durations is not tokens.durations
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+@settings(derandomize=True, deadline=None)
+@given(some_clip())
+def test_load_gives_what_was_saved(tmp_path_factory, tokens):
+    path = tmp_path_factory.mktemp("clip") / "clip.flxc"
+    tokens.save(path)
+    assert Tokens.load(str(path)) == tokens
+    header = tokenfile.unpack_header(path.read_bytes())
+    payload = sum(header.tokens * bits for bits in header.bits)
+    assert payload == pytest.approx(1000 * float(tokens.bitrates_kbps * tokens.seconds))
+    assert path.stat().st_size == header.start + sum(header.layer_bytes(i) + 4 for i in range(len(header.bits)))
+    for count in range(int(tokens.semantic is None), tokens.num_codebooks + 1):
+        assert Tokens.load(path, acoustic=count) == tokens.keep(acoustic=count)
+
+
+def test_a_batch_of_one_saves_without_its_padding(tmp_path):
+    padded = Tokens([[1, 2, 0, 0]], None, [[3, 4, 0, 0]])
+    padded.save(tmp_path / "clip.flxc")
+    assert Tokens.load(tmp_path / "clip.flxc").durations.tolist() == [[3, 4]]
+    with pytest.raises(ValueError, match=r"3 clips, but a .flxc file holds one.*tokens\[i\].save"):
+        batch().save(tmp_path / "clips.flxc")
+
+
+def test_ten_seconds_take_little_more_than_their_bits(tmp_path):
+    format = TokenFormat(fingerprint="0123456789abcdef", model="flexicodec-mini")
+    info = {"frame_rate": 6.4}
+    tokens = one_clip(64, 24, format, durations=[[2] * 61 + [1] * 3], audio_lengths=[160000], info=info)
+    path = tmp_path / "clip.flxc"
+    for kept, budget in ((24, 450), (8, 350), (0, 300)):
+        tokens.keep(acoustic=kept).save(path)
+        assert path.stat().st_size <= 64 * (15 + 3 + 12 * kept) // 8 + budget
+
+
+def small_file(folder):
+    path = folder / "clip.flxc"
+    tokens = one_clip(3, 2, info={"threshold": 0.5})
+    tokens.save(path)
+    return path, path.read_bytes(), tokens
+
+
+def test_any_flipped_bit_is_refused(tmp_path):
+    path, data, _ = small_file(tmp_path)
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        with pytest.raises(ValueError, match=r"clip.flxc: .*(FLXC|version|checksum|cut short)"):
+            Tokens.load(path)
+
+
+def test_a_cut_file_gives_its_whole_layers_to_who_asks_for_them(tmp_path):
+    path, data, tokens = small_file(tmp_path)
+    header = tokenfile.unpack_header(data)
+    ends = np.cumsum([header.start] + [header.layer_bytes(i) + 4 for i in range(4)])[2:]
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        for count in range(3):
+            if length >= ends[count]:
+                assert Tokens.load(path, acoustic=count) == tokens.keep(acoustic=count)
+            else:
+                with pytest.raises(ValueError, match=r"clip.flxc: .*(cut short|not a .flxc)"):
+                    Tokens.load(path, acoustic=count)
+        with pytest.raises(ValueError, match=r"cut short|not a .flxc"):
+            Tokens.load(path)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="3 acoustic codebooks asked, 2 there"):
+        Tokens.load(path, acoustic=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rate": None}, "sample_rate is None"),
+        ({"rate": "16000"}, "sample_rate is '16000'"),
+        ({"semantic": 64}, "layers of .* bits do not go with"),
+        ({"semantic": None}, "layers of .* bits do not go with"),
+        ({"acoustic": 4096}, "layers of .* bits do not go with"),
+        ({"acoustic": 5}, "acoustic code 5"),
+        ({"max_duration": 9}, "layers of .* bits do not go with"),
+        ({"max_duration": 5}, "layers|duration"),
+        ({"samples": 10**6}, "were the tokens made from a resampled copy"),
+        ({"samples": 1.5}, "audio_lengths has type float64"),
+        ({"samples": []}, "audio_lengths has 0 entries"),
+        ({"samples": 2**70}, "audio_lengths has type object"),
+        ({"info": []}, "expected a dict"),
+        ({"author": "me"}, "author"),
+    ],
+)
+def test_a_header_that_does_not_go_with_the_layers_is_refused(tmp_path, changes, message):
+    path, data, tokens = small_file(tmp_path)
+    tokens = replace(tokens, acoustic=[[[5, 0, 1], [0, 3, 5]]], durations=[[6, 1, 8]], audio_lengths=None)
+    tokens.save(path)
+    header = tokenfile.unpack_header(path.read_bytes())
+    layers = tokenfile.unpack_layers(path.read_bytes(), header)
+    path.write_bytes(tokenfile.pack(header.fields | changes, list(zip(layers, header.bits, strict=True))))
+    with pytest.raises(ValueError, match=message):
+        Tokens.load(path)
+
+
+def test_the_header_is_readable(tmp_path):
+    _, data, tokens = small_file(tmp_path)
+    size = int.from_bytes(data[5:9], "big")
+    assert json.loads(data[9 : 9 + size]) == {
+        "model": "tiny",
+        "fingerprint": "f00d",
+        "rate": 16000,
+        "frame": 1280,
+        "semantic": 20,
+        "acoustic": 6,
+        "max_duration": 8,
+        "parallel": False,
+        "samples": tokens.audio_lengths.item(),
+        "info": {"threshold": 0.5},
+        "tokens": 3,
+        "bits": [5, 3, 3, 3],
+    }
