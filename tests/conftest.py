@@ -1,8 +1,22 @@
-"""The --goldens option of the parity suite."""
+"""What tests share: the --goldens option of the parity suite, tiny codecs with random weights, and a little speech."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+
+from flexicodec.audio import read_audio
+from flexicodec.blocks.conv_codec import ResidualUnit
+from flexicodec.blocks.transformer import TransformerConfig
+from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
+from flexicodec.models.flexicodec.frontend import FrontEndConfig
+from flexicodec.models.flexicodec.model import FlexiCodec
+from flexicodec.models.flexicodec.semantic import SanmConfig
+from flexicodec.quantize import FSQConfig, RVQConfig
+
+DATA = Path(__file__).parent / "data"
 
 
 def pytest_addoption(parser):
@@ -10,7 +24,7 @@ def pytest_addoption(parser):
         "--goldens",
         metavar="DIR",
         type=Path,
-        default=Path(__file__).parent / "data",
+        default=DATA,
         help="folder searched for golden cases by tests/parity (default: the small set in tests/data)",
     )
 
@@ -21,3 +35,141 @@ def goldens(pytestconfig):
     folder = pytestconfig.getoption("--goldens")
     assert folder.is_dir(), f"--goldens {folder} is not a folder"
     return folder
+
+
+# ------------------------------------------------------------------------------------------------------- tiny codecs
+
+
+class FakeSemanticEncoder:
+    """Stands in for a frozen encoder at any frame rate: log energies of a few bands, seen through a fixed mixture.
+
+    It has no weights and no memory, so neighbours are alike exactly where the sound is.
+    """
+
+    def __init__(self, frame_rate=50.0, dim=12):
+        self.frame_rate, self.dim = frame_rate, dim
+        self.frame_size = round(16000 / frame_rate)
+        self.mixture = torch.randn(8, dim, generator=torch.Generator().manual_seed(3))
+
+    def __call__(self, audio, lengths):
+        frames = audio.unfold(1, self.frame_size, self.frame_size)
+        bands = torch.fft.rfft(frames)[..., 1:].abs().tensor_split(8, dim=-1)
+        energies = torch.stack([band.square().mean(-1) for band in bands], dim=-1)
+        features = ((energies + 1e-4).log() @ self.mixture).transpose(1, 2)
+        counts = lengths // self.frame_size
+        return features.masked_fill(torch.arange(features.shape[2]) >= counts[:, None, None], 0.0), counts
+
+
+def tiny_config(geometry, dither):
+    """A FlexiCodec with every part of the released one, or of a windowed one that covers the whole clip."""
+    windowed = geometry == "whole"
+    transformer = TransformerConfig(
+        num_layers=2, dim=16, num_heads=2, feedforward_dim=32, window=5 if windowed else None, layer_scale_init=0.5
+    )
+    return FlexiCodecConfig(
+        geometry=geometry,
+        semantic_encoder=SanmConfig(
+            num_layers=3,
+            dim=16,
+            num_heads=2,
+            feedforward_dim=32,
+            kernel_size=5,
+            prompt=() if windowed else (0, 1, 2, 15),
+            positions=not windowed,
+            window=4 if windowed else None,
+            front_end=FrontEndConfig(num_mels=20, dither=dither),
+        ),
+        acoustic=AcousticConfig(width=2, latent_dim=12, decoder_width=64),
+        merging=MergingConfig(
+            threshold=0.7,
+            semantic_aggregator=replace(transformer, num_layers=1),
+            acoustic_aggregator=replace(transformer, num_layers=1),
+        ),
+        semantic=SemanticConfig(FSQConfig((8, 8, 5)), dim=24, hidden_dim=32, num_layers=2),
+        acoustic_quantizer=RVQConfig(num_codebooks=4, codebook_size=64, codebook_dim=4),
+        bottleneck=transformer,
+    )
+
+
+@torch.no_grad()
+def enliven(codec, seed):
+    """Give every part weights at which it matters what comes in; freshly made, stacks of convolutions fade to zero."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(like, std):
+        return torch.randn(like.shape, generator=generator) * std
+
+    for name, weight in codec.named_parameters():
+        leaf = name.rsplit(".", 1)[-1]
+        if leaf.startswith("scale") or leaf == "alpha":
+            weight.copy_(0.6 + normal(weight, 0.1).abs())
+        elif weight.ndim == 1:
+            weight.copy_(normal(weight, 0.2) + (1.0 if "norm" in name and leaf == "weight" else 0.0))
+        elif "codebook" in name or "prompt" in name or "query" in name:
+            weight.copy_(normal(weight, 1.0))
+        else:
+            weight.copy_(normal(weight, 1.0 / math.sqrt(weight[0].numel())))
+    for unit in (module for module in codec.modules() if isinstance(module, ResidualUnit)):
+        unit[-1].weight.mul_(0.2)  # a residual adds, and every Snake adds an offset
+    codec.encoder.layers[-1].weight.mul_(4.0)
+    hiss = codec.encoder(0.05 * torch.randn(1, 1, 12800, generator=generator))
+    codec.encoder.layers[-1].bias.sub_(hiss.mean(dim=(0, 2)))
+    codec.decoder.layers[-2].weight.mul_(0.05)
+    front_end = getattr(codec.semantic_encoder, "front_end", None)
+    if front_end is not None:  # about what is usual for speech: log energies of 16-bit samples
+        front_end.shift.fill_(-12.0)
+        front_end.scale.fill_(0.3)
+    codec.semantic_quantizer.project_in.weight.mul_(2.0)
+    return codec.eval()
+
+
+@pytest.fixture(scope="session")
+def make_codec():
+    """Build a tiny codec: a geometry, another semantic encoder, a dither, other settings of `FlexiCodecConfig`."""
+
+    def make(geometry="whole", semantic_encoder=None, *, dither=1.0, seed=0, **settings):
+        config = replace(tiny_config(geometry, dither), **settings)
+        with torch.random.fork_rng(devices=[]):
+            codec = FlexiCodec(config, semantic_encoder, name=f"tiny-{geometry}")
+        return enliven(codec, seed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def whole(make_codec):
+    """Covers every sample; attention is windowed and nothing knows where the clip ends."""
+    return make_codec("whole")
+
+
+@pytest.fixture(scope="session")
+def released(make_codec):
+    """The geometry of the released weights, with prompt, positions and global attention."""
+    return make_codec("released")
+
+
+@pytest.fixture(scope="session", params=["whole", "released"])
+def codec(request):
+    """A tiny codec of either geometry; shared, as codecs may be."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def fake_encoder():
+    """The class of the fake semantic encoder."""
+    return FakeSemanticEncoder
+
+
+# ------------------------------------------------------------------------------------------------------------ speech
+
+
+@pytest.fixture(scope="session")
+def speech_folder():
+    """Two short recordings (LibriSpeech, see NOTICE)."""
+    return DATA / "speech"
+
+
+@pytest.fixture(scope="session")
+def speech(speech_folder):
+    """Two recordings of a woman and of a man, about 3 s, [1, S] each at 16 kHz."""
+    return [read_audio(path) for path in sorted(speech_folder.glob("*.flac"))]

@@ -207,15 +207,17 @@ def fold_weight_norm(
 
 
 def apply_weight_norm(module: nn.Module) -> None:
-    """Train direction and size of the convolutions' weights apart from here on (arXiv 1602.07868)."""
+    """Train direction and size of these convolutions' weights apart from here on (arXiv 1602.07868)."""
     for layer in _convolutions(module):
-        parametrizations.weight_norm(layer, "weight", dim=0)
+        if not parametrize.is_parametrized(layer, "weight"):
+            parametrizations.weight_norm(layer, "weight", dim=0)
 
 
 def remove_weight_norm(module: nn.Module) -> None:
     """Turn the weights back into plain parameters of the same value, for inference and saving."""
     for layer in _convolutions(module):
-        parametrize.remove_parametrizations(layer, "weight")
+        if parametrize.is_parametrized(layer, "weight"):
+            parametrize.remove_parametrizations(layer, "weight")
 
 
 def _convolutions(module: nn.Module) -> list[nn.Module]:

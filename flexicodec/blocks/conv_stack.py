@@ -159,9 +159,7 @@ class ConvStack(nn.Module):
 
     def stream(self, lengths: Int[Tensor, " batch"] | None = None) -> StreamState:
         """Stand before the first chunk; `lengths` as in `forward`, for batches whose items end at different times."""
-        ragged = self._ragged(lengths)
-        chain = self.layers.initial_state(None if ragged is None else ragged.map(self._fill_frames))
-        return StreamState(ragged, 0, chain)
+        return self._start(self._ragged(lengths))
 
     @torch.no_grad()
     def step(
@@ -179,8 +177,8 @@ class ConvStack(nn.Module):
         Raises:
             ValueError: the chunk has a wrong shape, or the stream ends inside a frame.
         """
-        position = state.position + x.shape[-1]
         self._check_input(x)
+        position = state.position + x.shape[-1]
         if last:
             self._check_whole_frames(position)
         if state.lengths is not None:
@@ -207,12 +205,11 @@ class ConvStack(nn.Module):
         """
         if chunk_frames < 1:
             raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
-        if len(x) * x.shape[-1] <= chunk_frames * self.inputs_per_frame:
-            return self(x, lengths)  # one chunk that is as good as whole
         self._check_clips(x)
-        self._ragged(lengths, x)
+        if len(x) * x.shape[-1] <= chunk_frames * self.inputs_per_frame:
+            return self(x, lengths)  # no larger than one chunk of one clip
         output = x.new_empty(x.shape[0], self.out_channels, self.output_length(x.shape[-1]))
-        state, done = self.stream(lengths), 0
+        state, done = self._start(self._ragged(lengths, x)), 0
         chunks = x.split(chunk_frames * self.inputs_per_frame, dim=-1)
         for index, chunk in enumerate(chunks):
             y, state = self.step(chunk, state, last=index == len(chunks) - 1)
@@ -220,6 +217,10 @@ class ConvStack(nn.Module):
             done += y.shape[-1]
         assert done == output.shape[-1]
         return output
+
+    def _start(self, ragged: RaggedLengths | None) -> StreamState:
+        filled = None if ragged is None else ragged.map(self._fill_frames)
+        return StreamState(ragged, 0, self.layers.initial_state(filled))
 
     def _fill_frames(self, length: Any) -> Any:
         return -(-length // self.inputs_per_frame) * self.inputs_per_frame

@@ -121,4 +121,6 @@ def process(jobs: Sequence[Job], work: Callable[[Path, Path], str]) -> int:
 
 def one_line(error: BaseException) -> str:
     """Return an error's message without line breaks, or its type if it says nothing."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.strerror}: {error.filename}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import flexicodec
 from flexicodec.cli import files, options
-from flexicodec.cli.tables import Row, count_parameters, describe_model, print_rows
+from flexicodec.cli.tables import Row, describe_model, print_rows
 
 if TYPE_CHECKING:
     from flexicodec import Codec, Tokens
@@ -28,10 +28,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if path.is_file() and path.suffix.lower() in files.AUDIO_SUFFIXES:
         raise ValueError(f"{path} is a recording; info shows .flxc files and models")
-    codec = options.load_codec(args)
-    parts = ((f"  {name}", f"{count_parameters(part):,}") for name, part in codec.named_children())
-    print_rows([*describe_model(args.model, codec), *parts])
-    print_config(codec)
+    print_model(args.model, options.load_codec(args))
     return 0
 
 
@@ -51,7 +48,7 @@ def describe_file(path: Path, tokens: "Tokens") -> list[Row]:
         ("acoustic", f"{tokens.num_codebooks} codebooks of {form.acoustic_codebook_size} codes"),
         ("model", form.model or "not named"),
         ("fingerprint", form.fingerprint or "unknown"),
-        *tokens.info.items(),
+        ("made with", ", ".join(f"{name} {value}" for name, value in tokens.info.items()) or "not noted"),
     ]
 
 
@@ -59,10 +56,14 @@ def _cap(max_duration: int | None) -> str:
     return "any number of frames" if max_duration is None else f"1 to {max_duration} frames"
 
 
-def print_config(codec: "Codec") -> None:
-    """Print the model's config as the YAML from which it could be built."""
+def print_model(name: str, codec: "Codec") -> None:
+    """Print what identifies a model, the size of its parts, and its config as the YAML it could be built from."""
     import yaml
 
+    from flexicodec.pretrained import parameter_counts
+
+    parts = [(f"  {part}", f"{count:,}") for part, count in parameter_counts(codec).items() if part != "total"]
+    print_rows([*describe_model(name, codec), *parts])
     print("config")
     text = yaml.safe_dump(codec.config_dict(), sort_keys=False, default_flow_style=None, width=100)
     print("".join(f"  {line}\n" for line in text.splitlines()), end="")

@@ -59,7 +59,17 @@ def add_codebooks(parser: argparse.ArgumentParser) -> None:
 
 
 def load_codec(args: argparse.Namespace) -> "Codec":
-    """Load the model that was asked for."""
+    """Load the model that was asked for.
+
+    Raises:
+        ValueError: torch cannot use the device, or what `flexicodec.load` raises.
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {args.device!r} cannot be used: {error}") from error
     return flexicodec.load(args.model, sensevoice=args.sensevoice, device=args.device)
 
 

@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from flexicodec import Codec
 
 Row = tuple[str, object]
@@ -21,16 +19,13 @@ def print_rows(rows: Iterable[Row]) -> None:
 
 def describe_model(name: str, codec: "Codec") -> list[Row]:
     """List a codec's identity, rates and size."""
+    from flexicodec.pretrained import parameter_counts
+
     return [
         ("model", name),
         ("fingerprint", codec.fingerprint),
         ("sample rate", f"{codec.sample_rate} Hz"),
         ("frame grid", f"{codec.base_frame_rate:g} Hz"),
         ("codebooks", codec.num_codebooks),
-        ("parameters", f"{count_parameters(codec):,}"),
+        ("parameters", f"{parameter_counts(codec)['total']:,}"),
     ]
-
-
-def count_parameters(module: "nn.Module") -> int:
-    """Count the weights of a model or a part of it."""
-    return sum(parameter.numel() for parameter in module.parameters())

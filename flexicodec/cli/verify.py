@@ -5,13 +5,13 @@ example beside the quality others have reported for those weights.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import flexicodec
-from flexicodec.cli import files, options
-from flexicodec.cli.tables import Row, count_parameters, describe_model, print_rows
+from flexicodec.cli import options
+from flexicodec.cli.tables import Row, describe_model, print_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +43,8 @@ RELEASED_BUFFERS = {"semantic_encoder.front_end.shift": -8.311879, "semantic_enc
 REPORTED = {1.0: (12.5, 3.42), 0.91: (8.39, 3.13), 0.867: (6.36, 2.88)}
 REPORTED_CODEBOOKS = 7
 
+EXAMPLE = Path(flexicodec.__file__).parent / "assets" / "example.flac"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
@@ -52,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="recordings to reconstruct (default: those in examples/, in a checkout)",
+        default=[EXAMPLE],
+        help="recordings to reconstruct (default: the example that ships with the package)",
     )
     options.add_placement(parser)
 
@@ -63,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     report: LoadReport | None = getattr(codec, "load_report", None)  # only models in the original layout have one
     print_rows([*describe_model(args.model, codec), *describe_load(report)])
     differing = print_parameters(codec) + print_buffers(codec)
-    print_reconstruction(codec, args.audio or example_files())
+    print_reconstruction(codec, args.audio)
     if report is None:
         return 0
     for name in differing:
@@ -94,12 +97,13 @@ def _summary(names: Iterable[str]) -> str:
 
 def print_parameters(codec: "Codec") -> list[str]:
     """Print the size of each part beside the released one, and return the parts that are there and differ."""
-    counts = {part: count_parameters(module) for part, module in codec.named_children()}
+    from flexicodec.pretrained import parameter_counts
+
+    counts = parameter_counts(codec)
     print(f"\n{'parameters':<24}{'here':>14}{'released':>14}")
-    for part, released in RELEASED_PARAMETERS.items():
+    for part, released in {**RELEASED_PARAMETERS, "total": sum(RELEASED_PARAMETERS.values())}.items():
         here = counts.get(part, 0)
         print(f"{part:<24}{here:>14,}{released:>14,}{'' if here == released else '  differs' if here else '  absent'}")
-    print(f"{'total':<24}{sum(counts.values()):>14,}{sum(RELEASED_PARAMETERS.values()):>14,}")
     return [part for part, released in RELEASED_PARAMETERS.items() if counts.get(part, 0) not in (0, released)]
 
 
@@ -117,13 +121,7 @@ def print_buffers(codec: "Codec") -> list[str]:
     return differing
 
 
-def example_files() -> list[Path]:
-    """List the recordings of examples/ beside the package, which is there in a checkout and not once installed."""
-    folder = Path(flexicodec.__file__).parent.parent / "examples"
-    return files.find(folder, files.AUDIO_SUFFIXES) if folder.is_dir() else []
-
-
-def print_reconstruction(codec: "Codec", paths: Sequence[Path]) -> None:
+def print_reconstruction(codec: "Codec", paths: Iterable[Path]) -> None:
     """Print the quality of each recording at the reported thresholds, and below it what others have reported."""
     codebooks = min(REPORTED_CODEBOOKS, codec.num_codebooks)
     fixed_rate = codec.format.max_duration == 1
@@ -135,8 +133,6 @@ def print_reconstruction(codec: "Codec", paths: Sequence[Path]) -> None:
             tokens = codec.encode(audio, threshold=threshold, num_codebooks=codebooks)
             pesq, stoi = quality(audio, codec.decode(tokens), codec.sample_rate)
             print(f"{threshold or 'fixed':>9}{float(tokens.frame_rates[0]):>8.2f}{_score(pesq)}{_score(stoi)}")
-    if not paths:
-        print("no recording at hand: name some with --audio")
     print("reported by a third party for the released weights, mean of 1237 utterances of LibriSpeech test-clean")
     for threshold, (rate, reported_pesq) in REPORTED.items():
         print(f"{threshold:>9}{rate:>8.2f}{_score(reported_pesq)}{_score(None)}")

@@ -157,6 +157,7 @@ class Codec(nn.Module, ABC):
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
             save_file(state, Path(scratch) / WEIGHTS_NAME, metadata={"format": "pt"})
             (Path(scratch) / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+            os.chmod(Path(scratch) / WEIGHTS_NAME, (Path(scratch) / CONFIG_NAME).stat().st_mode)  # safetensors says 0600
             for name in (WEIGHTS_NAME, CONFIG_NAME):
                 os.replace(Path(scratch) / name, folder / name)
         return folder

@@ -15,9 +15,11 @@ from flexicodec.blocks.conv import apply_weight_norm, remove_weight_norm
 from flexicodec.config import to_dict
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.flexicodec.semantic import SanmEncoder
+from flexicodec.quantize import ResidualVectorQuantizer
 from flexicodec.training.asr import first_blocks, learning_rate_factor
 from flexicodec.training.config import CodecTrainingConfig
 from flexicodec.training.data import AudioStore, RandomCrops, read_manifest
+from flexicodec.training.init import init_convolutions, init_quantizer
 from flexicodec.training.losses import MultiScaleMelLoss
 from flexicodec.training.step import draw_choices, generator_losses, weighted_sum
 
@@ -30,6 +32,9 @@ def build_model(config: CodecTrainingConfig) -> FlexiCodec:
     model = FlexiCodec(config.model)
     assert isinstance(model.semantic_encoder, SanmEncoder)
     model.semantic_encoder.load_state_dict(first_blocks(load_file(config.asr_weights), model.semantic_encoder.config))
+    init_convolutions(model.encoder, model.decoder)
+    if isinstance(model.acoustic_quantizer, ResidualVectorQuantizer):
+        init_quantizer(model.acoustic_quantizer)
     apply_weight_norm(model.encoder)
     apply_weight_norm(model.decoder)
     model.train()

@@ -96,10 +96,12 @@ class SanmEncoder(nn.Module):
                 fsmn_kernel_size=config.kernel_size,
                 hidden_dropout=dropout,
                 attention_dropout=0.0,
-                max_position_embeddings=2,  # the table is not used: positions are computed for the length at hand
+                max_position_embeddings=2,
                 attn_implementation=_ATTENTION,
             )
         )
+        # Positions are computed for the length at hand; the table would be one more buffer that no checkpoint fills.
+        self.encoder.position_embeddings = nn.Identity()
 
     def forward(
         self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]

@@ -1,0 +1,150 @@
+"""Measure a codec on a manifest: STOI by frame rate and by codebooks, token durations in silence and speech, and speed.
+
+    python experiments/mini/evaluate.py ../shared/speech/eval.jsonl --output experiments/mini/results/v0.json
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from pystoi import stoi
+from tqdm import tqdm
+
+import flexicodec
+from flexicodec.calibration import fit_threshold
+from flexicodec.merging import token_index
+from flexicodec.training.data import Utterance, read_manifest
+
+FRAME_RATES = (12.5, 8.33, 6.25, 4.0)
+CODEBOOKS = (0, 1, 2, 4, 8, 16, 24)
+SILENCE_DB = 35.0  # frames this far below the clip's loud frames (95th percentile) count as silence
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--model", default="flexicodec-mini")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--limit", type=int, help="clips to measure, evenly spread over the manifest")
+    arguments = parser.parse_args()
+
+    codec = flexicodec.load(arguments.model)
+    utterances = read_manifest(arguments.manifest)
+    if arguments.limit:
+        utterances = utterances[:: max(1, len(utterances) // arguments.limit)]
+    clips = [flexicodec.read_audio(u.path, sample_rate=codec.sample_rate) for u in tqdm(utterances, desc="read")]
+    features = [codec.features(clip) for clip in tqdm(clips, desc="features")]
+    counts = sorted({c for c in CODEBOOKS if c <= codec.num_codebooks} | {codec.num_codebooks})
+
+    results = {
+        "model": arguments.model,
+        "fingerprint": codec.fingerprint,
+        "clips": len(clips),
+        "seconds": round(sum(clip.shape[1] for clip in clips) / codec.sample_rate, 1),
+        "commit": git_commit(),
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "by_frame_rate": [],
+        "by_codebooks": [],
+    }
+    for rate in FRAME_RATES:
+        results["by_frame_rate"].append(measure(codec, utterances, clips, features, rate, codec.num_codebooks))
+        print(results["by_frame_rate"][-1])
+    for rate in (12.5, 6.25):
+        for count in counts:
+            results["by_codebooks"].append(measure(codec, utterances, clips, features, rate, count))
+            print(results["by_codebooks"][-1])
+    results["silence"] = silence_durations(codec, clips, features, 6.25)
+    print(results["silence"])
+    results["speed"] = speed(codec, clips)
+    print(results["speed"])
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = arguments.output.with_suffix(".tmp")
+    temporary.write_text(json.dumps(results, indent=2) + "\n")
+    temporary.replace(arguments.output)
+
+
+def measure(codec, utterances: list[Utterance], clips, features, frame_rate: float, num_codebooks: int) -> dict:
+    """Mean STOI, realised rate and bitrate over all clips, and STOI by corpus; `sem` is the standard error."""
+    scores, rates, bitrates, corpora = [], [], [], {}
+    for utterance, clip, feature in zip(utterances, clips, features, strict=True):
+        tokens = codec.tokenize(feature, frame_rate=frame_rate, num_codebooks=num_codebooks)
+        score = float(stoi(clip[0].numpy(), codec.decode(tokens)[0].numpy(), codec.sample_rate))
+        scores.append(score)
+        rates.append(float(tokens.frame_rates[0]))
+        bitrates.append(float(tokens.bitrates_kbps[0]))
+        corpora.setdefault(utterance.corpus, []).append(score)
+    return {
+        "frame_rate": frame_rate,
+        "codebooks": num_codebooks,
+        "stoi": round(float(np.mean(scores)), 4),
+        "sem": round(float(np.std(scores) / np.sqrt(len(scores))), 4),
+        "realised_rate": round(float(np.mean(rates)), 3),
+        "kbps": round(float(np.mean(bitrates)), 3),
+        "stoi_by_corpus": {name: round(float(np.mean(values)), 4) for name, values in corpora.items()},
+    }
+
+
+def silence_durations(codec, clips, features, frame_rate: float) -> dict:
+    """Mean frames per token in silence and in speech, at the tau that gives `frame_rate` over all clips."""
+    fit = fit_threshold(
+        [f.similarities[0] for f in features],
+        [int(f.lengths[0]) for f in features],
+        [clip.shape[1] / codec.sample_rate for clip in clips],
+        frame_rate,
+        codec.max_duration,
+    )
+    silent_tokens, speech_tokens = [], []
+    for clip, feature in zip(clips, features, strict=True):
+        durations = codec.tokenize(feature, threshold=fit.threshold, num_codebooks=0).durations
+        num_frames = int(durations.sum())
+        padded = torch.nn.functional.pad(clip[0], (0, max(0, num_frames * codec.frame_size - clip.shape[1])))
+        frames = padded[: num_frames * codec.frame_size].reshape(num_frames, codec.frame_size)
+        level = 10 * torch.log10(frames.square().mean(1) + 1e-10)
+        silent = level < torch.quantile(level, 0.95) - SILENCE_DB
+        index = token_index(durations, num_frames)[0]
+        share = torch.zeros(durations.shape[1]).index_add_(0, index, silent.float()) / durations[0]
+        silent_tokens += durations[0][share > 0.5].tolist()
+        speech_tokens += durations[0][share <= 0.5].tolist()
+    return {
+        "threshold": round(fit.threshold, 4),
+        "corpus_rate": round(fit.mean, 3),
+        "clip_rate_std": round(fit.std, 3),
+        "frames_per_token_in_silence": round(float(np.mean(silent_tokens)), 3),
+        "frames_per_token_in_speech": round(float(np.mean(speech_tokens)), 3),
+        "silent_tokens": len(silent_tokens),
+        "speech_tokens": len(speech_tokens),
+    }
+
+
+def speed(codec, clips, seconds: float = 10.0, repeats: int = 5) -> dict:
+    """CPU seconds per second of audio on one thread: the median over repeats of encoding and decoding ten seconds."""
+    samples = int(seconds * codec.sample_rate)
+    audio = torch.cat([clip[0] for clip in clips])[:samples]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    encode_times, decode_times = [], []
+    for _ in range(repeats + 1):
+        started = time.process_time()
+        tokens = codec.encode(audio, frame_rate=6.25)
+        encoded = time.process_time()
+        codec.decode(tokens)
+        encode_times.append(encoded - started)
+        decode_times.append(time.process_time() - encoded)
+    torch.set_num_threads(threads)
+    encode, decode = np.median(encode_times[1:]) / seconds, np.median(decode_times[1:]) / seconds
+    return {"encode_rtf": round(float(encode), 4), "decode_rtf": round(float(decode), 4), "threads": 1}
+
+
+def git_commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Looking at tokens: what they are in time and in sound."""
