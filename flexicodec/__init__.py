@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from flexicodec.audio import collate, read_audio, split, write_audio
     from flexicodec.calibration import calibrate
     from flexicodec.models.codec import Codec
+    from flexicodec.models.flexicodec.checkpoint import from_upstream
     from flexicodec.pretrained import load
     from flexicodec.tokens import TokenFormat, Tokens
 
@@ -22,6 +23,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "collate",
+    "from_upstream",
     "load",
     "read_audio",
     "split",
@@ -34,6 +36,7 @@ _HOMES = {
     "Tokens": "flexicodec.tokens",
     "calibrate": "flexicodec.calibration",
     "collate": "flexicodec.audio",
+    "from_upstream": "flexicodec.models.flexicodec.checkpoint",
     "load": "flexicodec.pretrained",
     "read_audio": "flexicodec.audio",
     "split": "flexicodec.audio",

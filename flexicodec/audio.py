@@ -6,9 +6,7 @@ audio is float32 `[B, S]` at the codec's rate, finite, and zero beyond each item
 
 import math
 import os
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -18,6 +16,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
+
+from flexicodec.files import replacing
 
 Channels: TypeAlias = Literal["mix", "error"]
 Lengths: TypeAlias = Tensor | np.ndarray | Sequence[int]
@@ -126,7 +126,7 @@ def write_audio(
         raise FileNotFoundError(f"the folder of {path} does not exist")
     try:
         with (
-            _replacing(path) as part,
+            replacing(path) as part,
             soundfile.SoundFile(part, "w", sample_rate, samples.shape[1], subtype, format=container) as file,
         ):
             # Block by block: libsndfile 1.2 overflows its stack on one long Vorbis write.
@@ -378,14 +378,3 @@ def _check_channel_count(waves: Tensor) -> None:
 
 def _dtype_name(array: Tensor | np.ndarray) -> str:
     return array.dtype.name if isinstance(array, np.ndarray) else str(array.dtype).removeprefix("torch.")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Offer a new file beside `path` to write; put it in place of `path` on success, remove it on failure."""
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

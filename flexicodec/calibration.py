@@ -12,9 +12,8 @@ import torch
 from tqdm import tqdm
 
 from flexicodec.audio import read_audio
+from flexicodec.files import find
 from flexicodec.merging import Threshold, check_frame_rate
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au")
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,11 @@ def calibrate(
     Raises:
         ValueError: No file could be read, or the rate is out of range.
     """
-    paths = find_audio(speech)
+    given = [speech] if isinstance(speech, (str, Path)) else list(speech)
+    paths = [file for path in given for file in find(Path(path))]
     cap = codec.max_duration if max_duration is None else max_duration
-    check_frame_rate(frame_rate, codec.base_frame_rate, cap)
+    if isinstance(check_frame_rate(frame_rate, codec.base_frame_rate, cap), tuple):
+        raise ValueError(f"frame_rate is {frame_rate!r}; expected one number, that of the corpus")
     similarities, lengths, seconds, skipped = [], [], [], []
     for path in tqdm(paths, desc="calibrate", disable=not progress):
         try:
@@ -90,6 +91,8 @@ def fit_threshold(
     """Bisect tau: the token count never falls as the threshold rises.
 
     Only thresholds at which some pair of frames changes sides matter, so the search runs over the sorted similarities.
+    Any threshold up to the next one gives the same tokens, and the one in the middle is found: float noise, or printing
+    it with a few digits, then moves no pair across.
     """
     padded = torch.nn.utils.rnn.pad_sequence(similarities, batch_first=True)
     counts = torch.tensor(lengths)
@@ -103,8 +106,11 @@ def fit_threshold(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if int(tokens(candidates[middle]).sum()) <= target else (low, middle)
-    best = min((candidates[low], candidates[high]), key=lambda tau: abs(int(tokens(tau).sum()) - target))
-    found = tokens(best)
+    nearest = min((low, high), key=lambda index: abs(int(tokens(candidates[index]).sum()) - target))
+    best, found = candidates[nearest], tokens(candidates[nearest])
+    between = (best + candidates[min(nearest + 1, len(candidates) - 1)]) / 2
+    if torch.equal(tokens(between), found):  # unless the two are neighbours in float32
+        best = between
     rates = found / torch.tensor(seconds)
     return Calibration(
         threshold=best,
@@ -115,21 +121,3 @@ def fit_threshold(
         seconds=sum(seconds),
         skipped=skipped,
     )
-
-
-def find_audio(speech: str | Path | Iterable[str | Path]) -> list[Path]:
-    """List the audio files of a folder (and below), or of a list of files and folders.
-
-    Raises:
-        ValueError: There are none.
-    """
-    given = [speech] if isinstance(speech, (str, Path)) else list(speech)
-    found: list[Path] = []
-    for path in map(Path, given):
-        if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-        else:
-            found.append(path)
-    if not found:
-        raise ValueError(f"no audio files in {', '.join(map(str, given)) or 'an empty list'}")
-    return found

@@ -108,7 +108,11 @@ def load_upstream(
         statistics = sensevoice_file.parent / "am.mvn"
         cmvn = read_cmvn(statistics) if statistics.is_file() else None
     return from_upstream(
-        load_yaml(_upstream_config(folder, weights)), state, cmvn=cmvn, sensevoice_state_dict=sensevoice_state, name=name
+        load_yaml(_upstream_config(folder, weights)),
+        state,
+        cmvn=cmvn,
+        sensevoice_state_dict=sensevoice_state,
+        name=name,
     )
 
 
@@ -188,7 +192,9 @@ def _upstream_config(folder: Path, weights: Path) -> Path:
     own = folder / f"{weights.stem}_config.yaml"
     found = [own] if own.is_file() else sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     if not found:
-        raise ValueError(f"{folder} has no yaml config beside {weights.name}; download it too (12hz_v1_half_config.yaml)")
+        raise ValueError(
+            f"{folder} has no yaml config beside {weights.name}; download it too (12hz_v1_half_config.yaml)"
+        )
     if len(found) > 1:
         raise ValueError(f"{folder} has several configs ({', '.join(p.name for p in found)}); keep the one that fits")
     return found[0]
@@ -203,7 +209,9 @@ def _sensevoice_file(sensevoice: str | Path) -> Path:
     name = str(sensevoice)
     if not path.exists() and name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _fetch(name, SENSEVOICE_WEIGHTS, None) / SENSEVOICE_WEIGHTS
-    raise ValueError(f"sensevoice={name!r} holds no {SENSEVOICE_WEIGHTS}; expected the SenseVoiceSmall folder or hub id")
+    raise ValueError(
+        f"sensevoice={name!r} holds no {SENSEVOICE_WEIGHTS}; expected the SenseVoiceSmall folder or hub id"
+    )
 
 
 def parameter_counts(codec: Codec) -> dict[str, Any]:

@@ -27,14 +27,14 @@ memory is asked for. Which keys and layers a token file has is said in `Tokens.s
 import json
 import os
 import struct
-import uuid
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from flexicodec.files import replacing
 
 MAGIC = b"FLXC"
 VERSION = 1
@@ -184,15 +184,8 @@ def unpack_integers(packed: bytes, count: int, bits: int) -> np.ndarray:
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file at once or not at all: beside its place first, then renamed over it."""
-    target = Path(path).resolve()  # through a link, as open() would
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as part:
+        part.write_bytes(data)
 
 
 def _checked_header(text: bytes, start: int, crc: int) -> Header:

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import flexicodec
-from flexicodec.cli import files, main
+from flexicodec.cli import jobs, main
 from flexicodec.cli.verify import RELEASED_PARAMETERS
+from flexicodec.files import AUDIO_SUFFIXES
 from flexicodec.models.codec import Codec
 from flexicodec.tokens import TokenFormat, Tokens
 
@@ -192,8 +193,8 @@ def test_plans_are_made_before_a_model_is_loaded(speech, tmp_path, loads, capsys
     assert loads == []
 
 
-def plan(inputs, output, read=files.AUDIO_SUFFIXES, written=files.WRITABLE_SUFFIXES):
-    return files.plan([Path(path) for path in inputs], str(output), read, written)
+def plan(inputs, output, read=AUDIO_SUFFIXES, written=jobs.WRITABLE_SUFFIXES):
+    return jobs.plan([Path(path) for path in inputs], str(output), read, written)
 
 
 def test_a_file_of_any_name_is_read_where_it_was_named(tmp_path):

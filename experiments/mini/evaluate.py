@@ -1,6 +1,6 @@
 """Measure a codec on a manifest: STOI by frame rate and by codebooks, token durations in silence and speech, and speed.
 
-    python experiments/mini/evaluate.py ../shared/speech/eval.jsonl --output experiments/mini/results/v0.json
+python experiments/mini/evaluate.py ../shared/speech/eval.jsonl --output experiments/mini/results/v0.json
 """
 
 import argparse

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import flexicodec
 from flexicodec.cli import calibrate, decode, encode, info, reconstruct, verify
-from flexicodec.cli.files import one_line
+from flexicodec.cli.jobs import one_line
 
 VERBS = {
     "encode": encode,

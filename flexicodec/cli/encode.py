@@ -3,21 +3,22 @@
 import argparse
 from pathlib import Path
 
-from flexicodec.cli import files, options
+from flexicodec.cli import jobs, options
+from flexicodec.files import AUDIO_SUFFIXES
 
 HELP = "turn recordings into token files (.flxc)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    files.add_arguments(parser, inputs="audio files", output="a .flxc file")
+    jobs.add_arguments(parser, inputs="audio files", output="a .flxc file")
     options.add_rate(parser)
     options.add_model(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Encode every input and return the exit code."""
-    jobs = files.plan(args.inputs, args.output, files.AUDIO_SUFFIXES, files.TOKEN_SUFFIXES)
+    planned = jobs.plan(args.inputs, args.output, AUDIO_SUFFIXES, jobs.TOKEN_SUFFIXES)
     codec = options.load_codec(args)
     rate = options.chosen_rate(args, codec)
 
@@ -26,4 +27,4 @@ def run(args: argparse.Namespace) -> int:
         tokens.save(target)
         return str(tokens)
 
-    return files.process(jobs, encode)
+    return jobs.process(planned, encode)

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import flexicodec
-from flexicodec.cli import files, options
+from flexicodec.cli import jobs, options
 from flexicodec.cli.tables import Row, describe_model, print_rows
+from flexicodec.files import AUDIO_SUFFIXES
 
 if TYPE_CHECKING:
     from flexicodec import Codec, Tokens
@@ -23,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what there is to know and return the exit code."""
     path = Path(args.model)
-    if path.suffix.lower() in files.TOKEN_SUFFIXES:
+    if path.suffix.lower() in jobs.TOKEN_SUFFIXES:
         print_rows(describe_file(path, flexicodec.Tokens.load(path)))
         return 0
-    if path.is_file() and path.suffix.lower() in files.AUDIO_SUFFIXES:
+    if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES:
         raise ValueError(f"{path} is a recording; info shows .flxc files and models")
     print_model(args.model, options.load_codec(args))
     return 0

@@ -4,21 +4,22 @@ import argparse
 from pathlib import Path
 
 import flexicodec
-from flexicodec.cli import files, options
+from flexicodec.cli import jobs, options
+from flexicodec.files import AUDIO_SUFFIXES
 
 HELP = "encode and decode recordings at once, to hear what is kept"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    files.add_arguments(parser, inputs="audio files", output="an audio file (.wav, .flac, ...)")
+    jobs.add_arguments(parser, inputs="audio files", output="an audio file (.wav, .flac, ...)")
     options.add_rate(parser)
     options.add_model(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Reconstruct every input and return the exit code."""
-    jobs = files.plan(args.inputs, args.output, files.AUDIO_SUFFIXES, files.WRITABLE_SUFFIXES)
+    planned = jobs.plan(args.inputs, args.output, AUDIO_SUFFIXES, jobs.WRITABLE_SUFFIXES)
     codec = options.load_codec(args)
     rate = options.chosen_rate(args, codec)
 
@@ -27,4 +28,4 @@ def run(args: argparse.Namespace) -> int:
         flexicodec.write_audio(target, codec.decode(tokens), codec.sample_rate)
         return str(tokens)
 
-    return files.process(jobs, reconstruct)
+    return jobs.process(planned, reconstruct)

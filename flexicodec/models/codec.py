@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import flexicodec
+from flexicodec.files import replacing
 from flexicodec.tokens import TokenFormat, Tokens
 
 CONFIG_NAME = "config.json"
@@ -100,8 +99,14 @@ class Codec(nn.Module, ABC):
         """Refuse tokens this model cannot decode.
 
         Raises:
-            ValueError: They were made by another model, lie on another grid, or hold codes or codebooks it lacks.
+            ValueError: They are no `Tokens`, were made by another model, lie on another grid, or hold codes or
+                codebooks it lacks.
         """
+        if not isinstance(tokens, Tokens):
+            raise ValueError(
+                f"decode takes Tokens, got a {type(tokens).__name__}; "
+                "codes become Tokens by flexicodec.Tokens(semantic=..., acoustic=..., durations=...)"
+            )
         theirs, ours = tokens.format, self.format
         if theirs.fingerprint is not None and theirs.fingerprint != self.fingerprint:
             raise ValueError(
@@ -148,16 +153,15 @@ class Codec(nn.Module, ABC):
         for name, tensor in self.state_dict().items():
             tensor = tensor.detach().cpu().contiguous()
             state[name] = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor.clone()
+        self._fingerprint = self.compute_fingerprint()  # the weights may have changed since it was first asked for
         config = {
             "model_type": self.model_type,
-            "fingerprint": self.compute_fingerprint(),
+            "fingerprint": self._fingerprint,
             "flexicodec_lab_version": flexicodec.__version__,
             "config": self.config_dict(),
         }
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
-            save_file(state, Path(scratch) / WEIGHTS_NAME, metadata={"format": "pt"})
-            (Path(scratch) / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
-            os.chmod(Path(scratch) / WEIGHTS_NAME, (Path(scratch) / CONFIG_NAME).stat().st_mode)  # safetensors says 0600
-            for name in (WEIGHTS_NAME, CONFIG_NAME):
-                os.replace(Path(scratch) / name, folder / name)
+        with replacing(folder / WEIGHTS_NAME) as weights, replacing(folder / CONFIG_NAME) as settings:
+            save_file(state, weights, metadata={"format": "pt"})
+            settings.write_text(json.dumps(config, indent=2) + "\n")
+            weights.chmod(settings.stat().st_mode)  # safetensors makes its files readable by the owner alone
         return folder

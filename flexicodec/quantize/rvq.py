@@ -112,7 +112,7 @@ class ResidualVectorQuantizer(Quantizer):
         residual, latents = features, torch.zeros_like(features)
         nothing = torch.zeros(features.shape[0], 0, device=features.device)
         codes, losses = [nothing.long()], {"commitment": [nothing], "codebook": [nothing]}
-        for k, quantizer in enumerate(self._stages()[: active.shape[1]]):
+        for k, quantizer in enumerate(self.stages[: active.shape[1]]):
             stage = quantizer.quantize_tokens(residual, active[:, k : k + 1])
             residual = residual - stage.latents
             latents = latents + stage.latents
@@ -126,11 +126,13 @@ class ResidualVectorQuantizer(Quantizer):
     def lookup_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
         """See `Quantizer.lookup_tokens`."""
         latents = torch.zeros(codes.shape[0], self.dim, device=codes.device)
-        for k, quantizer in enumerate(self._stages()[: codes.shape[1]]):
+        for k, quantizer in enumerate(self.stages[: codes.shape[1]]):
             latents = latents + quantizer.lookup_tokens(codes[:, k : k + 1])
         return latents
 
-    def _stages(self) -> list[VectorQuantizer]:
+    @property
+    def stages(self) -> list[VectorQuantizer]:
+        """The stages in order."""
         return cast(list[VectorQuantizer], list(self.quantizers))
 
 

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flexicodec.config import to_dict
+from flexicodec.files import replacing
 from flexicodec.models.flexicodec.semantic import SanmConfig, SanmEncoder
 from flexicodec.training.data import AudioStore, BucketedUtterances, read_manifest
 
@@ -226,8 +227,8 @@ def train(config: ASRTrainingConfig) -> float:
 
     def save() -> None:
         state = {k: v.detach().contiguous().clone() for k, v in bare.state_dict().items()}
-        save_file(state, output / "asr.safetensors.tmp")
-        (output / "asr.safetensors.tmp").replace(output / "asr.safetensors")
+        with replacing(output / "asr.safetensors") as part:
+            save_file(state, part)
 
     step, epoch, started, seconds, losses = 0, 0, time.monotonic(), 0.0, []
     log = (output / "log.jsonl").open("a")
@@ -248,8 +249,12 @@ def train(config: ASRTrainingConfig) -> float:
             seconds += float(batch.lengths.sum()) / 16_000
             losses.append(loss.item())
             if step % config.log_every == 0:
-                row = {"step": step, "loss": float(np.mean(losses)), "seconds_per_second":
-                       round(seconds / (time.monotonic() - started), 1), "minutes": round((time.monotonic() - started) / 60, 2)}
+                row = {
+                    "step": step,
+                    "loss": float(np.mean(losses)),
+                    "seconds_per_second": round(seconds / (time.monotonic() - started), 1),
+                    "minutes": round((time.monotonic() - started) / 60, 2),
+                }
                 losses = []
                 if step % config.eval_every == 0:
                     row["cer"] = evaluate(bare, eval_store)

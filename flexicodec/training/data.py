@@ -4,8 +4,6 @@ Everything random is a function of (seed, step, item), so that a run can be repe
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from flexicodec.audio import read_audio
+from flexicodec.files import replacing
 
 SAMPLE_RATE = 16_000
 
@@ -74,7 +73,9 @@ class AudioStore:
         if cache is None or not cache.exists():
             samples, offsets = _decode(utterances)
             if cache is not None:
-                _save_atomically(cache, samples=samples, offsets=offsets)
+                cache.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(cache) as part, part.open("wb") as file:
+                    np.savez(file, samples=samples, offsets=offsets)
         else:
             with np.load(cache) as held:
                 samples, offsets = held["samples"], held["offsets"]
@@ -101,18 +102,6 @@ def _decode(utterances: list[Utterance]) -> tuple[np.ndarray, np.ndarray]:
         for u in tqdm(utterances, desc="decode", disable=None)
     ]
     return np.concatenate(clips), np.concatenate([[0], np.cumsum([len(c) for c in clips])])
-
-
-def _save_atomically(path: Path, **arrays: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".npz")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 @dataclass(frozen=True)
@@ -150,7 +139,8 @@ class BucketedUtterances:
         random = np.random.default_rng([self.seed, epoch])
         lengths = self.store.lengths / SAMPLE_RATE
         order = np.argsort(lengths * random.uniform(0.9, 1.1, len(lengths)))
-        batches, batch = [], []
+        batches: list[list[int]] = []
+        batch: list[int] = []
         for index in order:
             longest = max(lengths[index], max((lengths[i] for i in batch), default=0.0))
             if batch and longest * (len(batch) + 1) > self.batch_seconds:

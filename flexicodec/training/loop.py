@@ -1,7 +1,6 @@
 """Count, log, save and resume: everything around the step."""
 
 import json
-import os
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -10,16 +9,19 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from flexicodec.blocks.conv import apply_weight_norm, remove_weight_norm
 from flexicodec.config import to_dict
+from flexicodec.files import replacing
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.flexicodec.semantic import SanmEncoder
 from flexicodec.quantize import ResidualVectorQuantizer
 from flexicodec.training.asr import first_blocks, learning_rate_factor
 from flexicodec.training.config import CodecTrainingConfig
 from flexicodec.training.data import AudioStore, RandomCrops, read_manifest
-from flexicodec.training.init import init_convolutions, init_quantizer
+from flexicodec.training.init import init_encoder, init_quantizer
 from flexicodec.training.losses import MultiScaleMelLoss
 from flexicodec.training.step import draw_choices, generator_losses, weighted_sum
 
@@ -32,7 +34,7 @@ def build_model(config: CodecTrainingConfig) -> FlexiCodec:
     model = FlexiCodec(config.model)
     assert isinstance(model.semantic_encoder, SanmEncoder)
     model.semantic_encoder.load_state_dict(first_blocks(load_file(config.asr_weights), model.semantic_encoder.config))
-    init_convolutions(model.encoder, model.decoder)
+    init_encoder(model.encoder)
     if isinstance(model.acoustic_quantizer, ResidualVectorQuantizer):
         init_quantizer(model.acoustic_quantizer)
     apply_weight_norm(model.encoder)
@@ -54,9 +56,7 @@ def train(config: CodecTrainingConfig) -> Path:
     model = build_model(config)
     trained = [p for p in model.parameters() if p.requires_grad]
     optim = config.optim
-    optimizer = torch.optim.AdamW(
-        trained, lr=optim.learning_rate, betas=optim.betas, weight_decay=optim.weight_decay
-    )
+    optimizer = torch.optim.AdamW(trained, lr=optim.learning_rate, betas=optim.betas, weight_decay=optim.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, optim.warmup_steps, config.steps)
     )
@@ -113,7 +113,9 @@ def export(config: CodecTrainingConfig) -> Path:
     return model.save_pretrained(Path(config.output) / "model", dtype=torch.float16)
 
 
-def _save(path, model, optimizer, schedule, step, config) -> None:
+def _save(
+    path: Path, model: FlexiCodec, optimizer: Optimizer, schedule: LRScheduler, step: int, config: CodecTrainingConfig
+) -> None:
     held = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -121,12 +123,11 @@ def _save(path, model, optimizer, schedule, step, config) -> None:
         "step": step,
         "config": json.dumps(to_dict(config)),
     }
-    temporary = path.with_suffix(".tmp")
-    torch.save(held, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as part:
+        torch.save(held, part)
 
 
-def _resume(path, model, optimizer, schedule) -> int:
+def _resume(path: Path, model: FlexiCodec, optimizer: Optimizer, schedule: LRScheduler) -> int:
     if not path.exists():
         return 0
     held = torch.load(path, weights_only=True)

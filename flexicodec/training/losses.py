@@ -67,12 +67,12 @@ def slaney_mel_filters(sample_rate: int, window: int, num_mels: int) -> np.ndarr
     """Triangular filters of unit area on Slaney's mel scale (librosa's default), [num_mels, window // 2 + 1]."""
     low_step, corner, log_step = 200.0 / 3, 1000.0, np.log(6.4) / 27.0
 
-    def to_mel(hertz):
+    def to_mel(hertz: float | np.ndarray) -> np.ndarray:
         hertz = np.asarray(hertz, dtype=np.float64)
         logarithmic = corner / low_step + np.log(np.maximum(hertz, corner) / corner) / log_step
         return np.where(hertz < corner, hertz / low_step, logarithmic)
 
-    def to_hertz(mel):
+    def to_hertz(mel: np.ndarray) -> np.ndarray:
         return np.where(mel < corner / low_step, mel * low_step, corner * np.exp(log_step * (mel - corner / low_step)))
 
     edges = to_hertz(np.linspace(to_mel(0.0), to_mel(sample_rate / 2), num_mels + 2))

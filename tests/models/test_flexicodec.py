@@ -167,7 +167,7 @@ def test_a_fixed_rate_model_has_a_token_per_frame(make_codec, speech):
         codec.encode(speech[0], threshold=0.9)
 
 
-# --------------------------------------------------------------------------------------------- codebooks, there and back
+# -------------------------------------------------------------------------------------------- codebooks, there and back
 
 
 def test_codes_of_fewer_codebooks_are_the_first_of_more(codec, speech):
@@ -232,7 +232,7 @@ def test_another_encoder_fits_in(make_codec, fake_encoder, speech, frame_rate):
     encoder = fake_encoder(frame_rate)
     assert isinstance(encoder, SemanticEncoder)
     codec = make_codec("whole", encoder)
-    for samples in (1, 1280, 1281, 48640):
+    for samples in (1, 1281, 20000):
         features = codec.features(speech[0][:, :samples])
         assert features.semantic.shape == (1, 12, codec.num_frames(samples))
         tokens = codec.tokenize(features, threshold=0.9)

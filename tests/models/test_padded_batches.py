@@ -37,11 +37,11 @@ def padded(clips, padding):
     return audio.masked_fill(behind, float(padding)), lengths
 
 
-@pytest.fixture(params=["whole", "released", "fake 50 Hz", "fake 16.67 Hz"])
+@pytest.fixture(params=["whole", "released", "another encoder"])
 def any_codec(request, make_codec, fake_encoder):
-    if request.param in ("whole", "released"):
-        return request.getfixturevalue(request.param)
-    return make_codec("whole", fake_encoder(50.0 if "50" in request.param else 16000 / 960))
+    if request.param == "another encoder":
+        return make_codec("whole", fake_encoder(50.0))
+    return request.getfixturevalue(request.param)
 
 
 def test_a_padded_batch_is_each_clip_alone(any_codec, speech):
@@ -61,7 +61,7 @@ def test_a_padded_batch_is_each_clip_alone(any_codec, speech):
                 semantic_off += not torch.equal(ours.semantic, theirs.semantic)
                 codes_seen += theirs.acoustic.numel()
                 codes_off += int((ours.acoustic != theirs.acoustic).sum())
-    print(f"flips: {timings_off} timings and {semantic_off} semantic in {pairs} clips, {codes_off} of {codes_seen} codes")
+    print(f"flips: {timings_off} timings, {semantic_off} semantic of {pairs} clips; {codes_off} of {codes_seen} codes")
     assert codes_seen > 2500
     assert timings_off + semantic_off <= 0.01 * pairs
     assert codes_off <= 0.005 * codes_seen

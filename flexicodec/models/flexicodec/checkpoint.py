@@ -1,7 +1,7 @@
 """Upstream's names and shapes to ours: the released FlexiCodec files, SenseVoiceSmall's `model.pt`, and their kin.
 
-Renaming is mechanical; weight norm is folded in float32. Every key we need must be there with the right shape, every key
-we do not need is named in a report: nothing is silently left random, as upstream's `strict=False` does.
+Renaming is mechanical; weight norm is folded in float32. Every key we need must be there with the right shape, every
+key we do not need is named in a report: nothing is silently left random, as upstream's `strict=False` does.
 """
 
 import re

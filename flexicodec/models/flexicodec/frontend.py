@@ -144,7 +144,7 @@ def _hamming_window(length: int) -> np.ndarray:
 def _mel_filters(num_mels: int, sample_rate: int, low: float = 20.0) -> np.ndarray:
     """Kaldi's triangular filters, linear in mel, on the 256 bins below the Nyquist frequency. [256, num_mels]."""
 
-    def mel(hertz):
+    def mel(hertz: float | np.ndarray) -> np.ndarray:
         return 1127.0 * np.log1p(np.asarray(hertz, dtype=np.float64) / 700.0)
 
     edges = np.linspace(mel(low), mel(sample_rate / 2), num_mels + 2)

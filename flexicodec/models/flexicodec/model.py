@@ -5,13 +5,15 @@ composes them.
 """
 
 from dataclasses import dataclass, replace
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flexicodec.audio import as_batch
+from flexicodec.audio import Channels, as_batch
 from flexicodec.blocks.conv_codec import ConvDecoder, ConvEncoder
 from flexicodec.blocks.convnext import ConvNeXtStack
 from flexicodec.blocks.transformer import Transformer, TransformerConfig
@@ -27,6 +29,7 @@ from flexicodec.merging import (
     validate_durations,
 )
 from flexicodec.merging.aggregate import MeanAggregator, QueryAggregator
+from flexicodec.merging.durations import check_max_duration
 from flexicodec.models.codec import Codec
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.resize import resize
@@ -63,10 +66,14 @@ class FlexiCodec(Codec):
         config: What to build; the default is the released architecture with random weights.
         semantic_encoder: Takes the place of the SAN-M encoder of the config: another frozen encoder, or a fake.
         name: What to call the model in token files.
+
+    Raises:
+        ValueError: The encoder does not go with the config.
     """
 
     model_type = "flexicodec"
     sample_rate = 16_000
+    load_report: Any = None  # of a model that was converted: what was left out, see checkpoint.LoadReport
     token_modules = (
         "semantic_encoder",
         "encoder",
@@ -91,20 +98,26 @@ class FlexiCodec(Codec):
         acoustic, semantic, merging = config.acoustic, config.semantic, config.merging
         dim = acoustic.latent_dim
 
-        self.semantic_encoder = semantic_encoder or SanmEncoder(config.semantic_encoder)
-        if isinstance(self.semantic_encoder, nn.Module):
-            self.semantic_encoder.requires_grad_(False)
+        if semantic_encoder is None:
+            semantic_encoder = SanmEncoder(config.semantic_encoder)
+        _check_encoder(semantic_encoder, config)
+        self.semantic_encoder = semantic_encoder
+        if isinstance(semantic_encoder, nn.Module):
+            semantic_encoder.requires_grad_(False).eval()
         semantic_dim = self.semantic_encoder.dim
         self.encoder = ConvEncoder(acoustic.strides, acoustic.width, dim)
-        self.semantic_aggregator = _aggregator(semantic_dim, merging and merging.semantic_aggregator)
-        self.acoustic_aggregator = _aggregator(dim, merging and merging.acoustic_aggregator)
+        self.semantic_aggregator = _aggregator(semantic_dim, merging.semantic_aggregator if merging else None)
+        self.acoustic_aggregator = _aggregator(dim, merging.acoustic_aggregator if merging else None)
         self.semantic_encoder_stack = ConvNeXtStack(
             semantic.dim, semantic.num_layers, input_dim=semantic_dim, hidden_dim=semantic.hidden_dim
         )
         self.semantic_decoder_stack = ConvNeXtStack(
             semantic.dim, semantic.num_layers, output_dim=dim, hidden_dim=semantic.hidden_dim
         )
-        with torch.device("cpu"):  # quantisers hold constants that no checkpoint brings, so never on the meta device
+        # Quantisers hold constants that no checkpoint brings, so they are never on the meta device. Drawing the weights
+        # that a checkpoint does bring must not move the global random state then.
+        loading = self.device.type == "meta"
+        with torch.device("cpu"), torch.random.fork_rng(devices=[], enabled=loading):
             self.semantic_quantizer = semantic.quantizer.build(semantic.dim)
             self.acoustic_quantizer = config.acoustic_quantizer.build(dim)
         self.bottleneck = Transformer(config.bottleneck, dim) if config.bottleneck else None
@@ -141,14 +154,41 @@ class FlexiCodec(Codec):
         """The resolved config as JSON-able values."""
         return to_dict(self.config)
 
-    def num_frames(self, samples: int | Int[Tensor, " batch"]) -> int | Int[Tensor, " batch"]:
-        """Count the frames of clips of so many samples: what their `durations` must sum to."""
-        counts = self.frame_counts(torch.as_tensor(samples).reshape(-1))
-        return counts.view(samples.shape) if isinstance(samples, Tensor) else int(counts)
+    def train(self, mode: bool = True) -> "FlexiCodec":
+        """Set train or eval mode of everything but the frozen encoder, which stays in eval mode (no dropout)."""
+        super().train(mode)
+        if isinstance(self.semantic_encoder, nn.Module):
+            self.semantic_encoder.eval()
+        return self
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+        """See `Codec.save_pretrained`.
+
+        Raises:
+            ValueError: The semantic encoder came from outside, so no config could build it again.
+        """
+        if not isinstance(self.semantic_encoder, SanmEncoder):
+            raise ValueError(
+                f"this model listens with a {type(self.semantic_encoder).__name__} that was passed in, which a config "
+                "cannot describe; save its state_dict() instead"
+            )
+        return super().save_pretrained(folder, dtype)
+
+    def num_frames(self, samples: int | Int[Tensor, "*clips"]) -> int | Int[Tensor, "*clips"]:
+        """Count the frames of clips of so many samples: what their `durations` must sum to.
+
+        Raises:
+            ValueError: No whole number of samples, or none at all.
+        """
+        lengths = torch.as_tensor(samples)
+        if lengths.dtype == torch.bool or lengths.is_floating_point() or bool((lengths < 1).any()):
+            raise ValueError(f"samples is {samples!r}; expected a whole number, 1 or more (not seconds)")
+        counts = self.frame_counts(lengths.reshape(-1)).view(lengths.shape)
+        return counts if isinstance(samples, Tensor) else int(counts)
 
     @torch.no_grad()
     def features(
-        self, audio: Any, lengths: Any = None, *, sample_rate: int | None = None, channels: str | None = None
+        self, audio: Any, lengths: Any = None, *, sample_rate: int | None = None, channels: Channels | None = None
     ) -> Features:
         """Run both encoders once; `tokenize` then makes tokens at any number of rates.
 
@@ -202,20 +242,19 @@ class FlexiCodec(Codec):
         Raises:
             ValueError: More than one choice of rate, or a value outside its range.
         """
-        cap = self.max_duration if max_duration is MODEL_DEFAULT else max_duration
+        cap, count = self._cap(max_duration), self._count(num_codebooks)
         rule, info = self._rule(threshold, frame_rate, durations, policy, cap)
-        seconds = features.audio_lengths.cpu().double() / self.sample_rate
-        if rule is None:
-            frames_per_token = validate_durations(durations, features.lengths, cap)
-        else:
-            frames_per_token = rule(
+        if rule is not None:
+            seconds = features.audio_lengths.cpu().double() / self.sample_rate
+            durations = rule(
                 features.similarities, features.lengths, seconds=seconds, features=features.semantic, max_duration=cap
             )
-        semantic, acoustic = self.quantize(features, frames_per_token, num_codebooks)
+        durations = validate_durations(durations, features.lengths, cap)
+        semantic, acoustic = self.quantize(features, durations, count)
         return Tokens(
             semantic=semantic.codes[:, 0],
             acoustic=acoustic.codes,
-            durations=frames_per_token,
+            durations=durations,
             audio_lengths=features.audio_lengths,
             format=replace(self.format, max_duration=cap),
             info=info,
@@ -233,11 +272,11 @@ class FlexiCodec(Codec):
         max_duration: int | None = MODEL_DEFAULT,
         num_codebooks: int | None = None,
         sample_rate: int | None = None,
-        channels: str | None = None,
+        channels: Channels | None = None,
     ) -> Tokens:
         """Turn audio into tokens: `tokenize(features(audio, ...), ...)`, whose arguments these are."""
-        cap = self.max_duration if max_duration is MODEL_DEFAULT else max_duration
-        self._rule(threshold, frame_rate, durations, policy, cap)  # refuse a wrong choice before the work
+        self._rule(threshold, frame_rate, durations, policy, self._cap(max_duration))  # refuse before the work
+        self._count(num_codebooks)
         features = self.features(audio, lengths, sample_rate=sample_rate, channels=channels)
         return self.tokenize(
             features,
@@ -287,7 +326,7 @@ class FlexiCodec(Codec):
         """Count frames per item, by the geometry of the config."""
         if self.config.geometry == "whole":
             return -(-audio_lengths // self.frame_size)
-        assert isinstance(self.semantic_encoder, SanmEncoder), "only SAN-M has the released geometry"
+        assert isinstance(self.semantic_encoder, SanmEncoder)
         heard = self.semantic_encoder.front_end.num_frames(self._audible(audio_lengths))
         return (heard.double() / 1.33333).long()
 
@@ -357,13 +396,29 @@ class FlexiCodec(Codec):
             frames = self.bottleneck(frames, lengths)
         decode = self.decoder if torch.is_grad_enabled() else self.decoder.chunked
         audio = decode(frames, lengths)[:, 0]
-        return audio, self.decoder.output_length(lengths)
+        return audio, self.decoder.layers.output_length(lengths)
 
     # ----------------------------------------------------------------------------------------------------- details
 
     def _audible(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Lengths after padding to the shortest clip that still gives a frame in the released geometry."""
         return audio_lengths.clamp(min=_MIN_RELEASED_SAMPLES)
+
+    def _cap(self, max_duration: Any) -> int | None:
+        """Settle the most frames a token may hold."""
+        return check_max_duration(self.max_duration if max_duration is MODEL_DEFAULT else max_duration)
+
+    def _count(self, num_codebooks: Any) -> int:
+        """Settle how many acoustic codebooks to use."""
+        if num_codebooks is None:
+            return self.num_codebooks
+        whole = isinstance(num_codebooks, Integral) and not isinstance(num_codebooks, bool)
+        if not whole or not 0 <= num_codebooks <= self.num_codebooks:
+            raise ValueError(
+                f"num_codebooks is {num_codebooks!r}, but this model has {self.num_codebooks} acoustic codebooks, of "
+                f"which 0 to {self.num_codebooks} can be used; the semantic codebook is not counted"
+            )
+        return int(num_codebooks)
 
     def _rule(
         self, threshold: Any, frame_rate: Any, durations: Any, policy: str | MergingPolicy | None, cap: int | None
@@ -375,12 +430,14 @@ class FlexiCodec(Codec):
         if policy is not None and not named:
             given.append("policy")
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} were both given; choose one, each decides the rate by itself")
+            every = "both" if len(given) == 2 else "all"
+            raise ValueError(f"{' and '.join(given)} were {every} given; choose one, each decides the rate by itself")
         if self.config.merging is None and given and given != ["durations"]:
             raise ValueError(f"{given[0]} was given, but this model has a fixed rate of {self.base_frame_rate:g} Hz")
-        if named and (policy not in POLICIES or policy == "threshold") or (named and frame_rate is None):
+        known = policy in POLICIES and policy != "threshold" and frame_rate is not None if named else callable(policy)
+        if policy is not None and not known:
             names = ", ".join(name for name in POLICIES if name != "threshold")
-            raise ValueError(f"policy is {policy!r}; expected one of {names}, together with frame_rate=")
+            raise ValueError(f"policy is {policy!r}; expected one of {names} with frame_rate=, or a MergingPolicy")
         if durations is not None:
             return None, {"policy": "durations"}
         if policy is not None and not named:
@@ -398,6 +455,21 @@ class FlexiCodec(Codec):
 
 
 _MIN_RELEASED_SAMPLES = 1360  # upstream's resize gives no frame below this
+
+
+def _check_encoder(encoder: SemanticEncoder, config: FlexiCodecConfig) -> None:
+    """Refuse an encoder that contradicts the config."""
+    if not isinstance(encoder, SanmEncoder):
+        if config.geometry == "released":
+            raise ValueError(
+                f"geometry 'released' counts the frames of SAN-M and cannot go with a {type(encoder).__name__}; "
+                "choose geometry 'whole'"
+            )
+    elif encoder.config != config.semantic_encoder:
+        raise ValueError(
+            f"the encoder was built from {encoder.config}, but the config has semantic_encoder="
+            f"{config.semantic_encoder}; make them the same"
+        )
 
 
 def _aggregator(dim: int, config: TransformerConfig | None) -> nn.Module:

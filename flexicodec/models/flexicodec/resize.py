@@ -53,7 +53,10 @@ def _interpolate(
 
 
 def _average(
-    features: Float[Tensor, "batch dim source_frames"], source_lengths: Int[Tensor, " batch"], ratio: int, num_frames: int
+    features: Float[Tensor, "batch dim source_frames"],
+    source_lengths: Int[Tensor, " batch"],
+    ratio: int,
+    num_frames: int,
 ) -> Float[Tensor, "batch dim frames"]:
     index = torch.arange(num_frames * ratio, device=features.device)
     picked = _pick(features, torch.minimum(index, (source_lengths - 1)[:, None]))

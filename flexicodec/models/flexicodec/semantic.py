@@ -6,7 +6,7 @@ fit any length and attention can be banded. Anything that fits `SemanticEncoder`
 
 import math
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -144,7 +144,15 @@ def sinusoidal_positions(steps: int, dim: int, device: torch.device) -> Float[Te
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def _masked_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
+def _masked_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
     """Hand transformers' attention call to ours; the block passes `lengths` and `window` through."""
     out = attention(query, key, value, lengths=kwargs["lengths"], window=kwargs["window"], scale=scaling)
     return out.transpose(1, 2), None

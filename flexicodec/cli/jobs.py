@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")
+from flexicodec.files import find
+
 WRITABLE_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # the first is the default
 TOKEN_SUFFIXES = (".flxc",)
 
@@ -29,21 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser, inputs: str, output: str) -> 
         metavar="OUT",
         help=f"{output} for a single file, else a folder, which mirrors input folders; existing files are replaced",
     )
-
-
-def find(path: Path, suffixes: Sequence[str]) -> list[Path]:
-    """List the files under a folder that have one of the suffixes, sorted; a file is itself, whatever its name.
-
-    Raises:
-        ValueError: A folder without such files.
-    """
-    if not path.is_dir():
-        return [path]
-    files = (file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
-    found = sorted(file for file in files if not file.name.startswith("."))
-    if not found:
-        raise ValueError(f"no files to read in {path} (looked for {' '.join(suffixes)})")
-    return found
 
 
 def plan(inputs: Sequence[Path], output: str, read: Sequence[str], written: Sequence[str]) -> list[Job]:
