@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 import flexicodec
 from flexicodec.models.flexicodec.model import FlexiCodec

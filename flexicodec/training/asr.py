@@ -95,9 +95,9 @@ class CTCModel(nn.Module):
         targets = [torch.tensor([ALPHABET.index(c) + 1 for c in text]) for text in texts]
         total = F.ctc_loss(
             log_probs.transpose(0, 1),
-            torch.cat(targets),
+            torch.cat(targets).to(log_probs.device),
             output_lengths,
-            torch.tensor([len(t) for t in targets]),
+            torch.tensor([len(t) for t in targets], device=log_probs.device),
             reduction="sum",
             zero_infinity=True,
         )
@@ -135,7 +135,7 @@ def mask_features(
             width = random.integers(0, max(1, round(min(40, length) * config.time_mask_share)) + 1)
             start = random.integers(0, max(1, length - width))
             keep[item, start : start + width] = 0.0
-    return features * torch.from_numpy(keep).repeat(1, 1, dim // mels)
+    return features * torch.from_numpy(keep).to(features.device).repeat(1, 1, dim // mels)
 
 
 def character_errors(reference: str, hypothesis: str) -> int:
@@ -153,9 +153,12 @@ def evaluate(model: CTCModel, store: AudioStore) -> float:
     """Character error rate of greedy transcripts over a store of transcribed clips."""
     was_training = model.training
     model.eval()
+    device = next(model.parameters()).device
     errors = characters = 0
     for batch in BucketedUtterances(store, batch_seconds=60.0, seed=0).epoch(0):
-        for text, guess in zip(batch.texts, model.transcribe(batch.audio, batch.lengths), strict=True):
+        for text, guess in zip(
+            batch.texts, model.transcribe(batch.audio.to(device), batch.lengths.to(device)), strict=True
+        ):
             errors += character_errors(text or "", guess)
             characters += len(text or "")
     model.train(was_training)
@@ -233,7 +236,7 @@ def train(config: ASRTrainingConfig) -> float:
     step, epoch, started, seconds, losses = 0, 0, time.monotonic(), 0.0, []
     log = (output / "log.jsonl").open("a")
     while step < config.steps:
-        for batch in data.epoch(epoch):
+        for batch in (batch.to(accelerator.device) for batch in data.epoch(epoch)):
             with torch.no_grad():
                 features, lengths = bare.encoder.front_end(batch.audio, batch.lengths)
             random = np.random.default_rng([config.seed, 1, step])

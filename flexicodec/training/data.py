@@ -112,6 +112,10 @@ class Batch:
     lengths: Int[Tensor, " batch"]
     texts: list[str | None]
 
+    def to(self, device: torch.device) -> "Batch":
+        """Move the tensors."""
+        return Batch(self.audio.to(device), self.lengths.to(device), self.texts)
+
 
 def collate_arrays(clips: list[np.ndarray], texts: list[str | None]) -> Batch:
     """Pad clips with zeros to the longest."""

@@ -44,6 +44,18 @@ def build_model(config: CodecTrainingConfig) -> FlexiCodec:
     return model
 
 
+def single_process(mixed_precision: str) -> Accelerator:
+    """Make the accelerator of a run; steps here call the model's rooms one by one, past what would join gradients.
+
+    Raises:
+        ValueError: There are several processes.
+    """
+    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=not torch.cuda.is_available())
+    if accelerator.num_processes > 1:
+        raise ValueError(f"started as {accelerator.num_processes} processes; training runs in one process so far")
+    return accelerator
+
+
 def train(config: CodecTrainingConfig) -> Path:
     """Train until `config.steps`, going on from the checkpoint in `config.output` where there is one.
 
@@ -52,7 +64,7 @@ def train(config: CodecTrainingConfig) -> Path:
     """
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available())
+    accelerator = single_process(config.mixed_precision)
     model = build_model(config)
     trained = [p for p in model.parameters() if p.requires_grad]
     optim = config.optim
@@ -71,7 +83,7 @@ def train(config: CodecTrainingConfig) -> Path:
     started, seconds = time.monotonic(), 0.0
     with (output / "log.jsonl").open("a") as log:
         for step in range(start, config.steps):
-            batch = crops.batch(step)
+            batch = crops.batch(step).to(accelerator.device)
             choices = draw_choices(config.rates, bare.num_codebooks, len(batch.lengths), config.seed, step)
             with accelerator.autocast():
                 losses, _, durations = generator_losses(bare, batch, choices, mel_loss)

@@ -1,0 +1,62 @@
+"""Losses against their definitions."""
+
+import numpy as np
+import pytest
+import torch
+
+from flexicodec.training.losses import MultiScaleMelLoss, feature_alignment_loss, slaney_mel_filters
+
+
+@pytest.fixture
+def noise():
+    return torch.randn(2, 8000, generator=torch.Generator().manual_seed(0)) * 0.1
+
+
+def test_equal_audio_costs_nothing_and_louder_audio_its_level(noise):
+    loss = MultiScaleMelLoss(16_000, windows=(512,), num_mels=(40,))
+    assert float(loss(noise, noise)) == 0.0
+    assert float(loss(10 * noise, noise)) == pytest.approx(1.0, abs=1e-3)  # log10 of ten, in every band
+
+
+def test_scales_are_summed(noise):
+    other = noise.roll(100, dims=1)
+    both = MultiScaleMelLoss(16_000, windows=(256, 1024), num_mels=(20, 80))(other, noise)
+    one, two = (MultiScaleMelLoss(16_000, (w,), (m,))(other, noise) for w, m in ((256, 20), (1024, 80)))
+    assert float(both) == pytest.approx(float(one + two), rel=1e-6)
+
+
+def test_what_lies_past_a_length_is_silence(noise):
+    loss = MultiScaleMelLoss(16_000, windows=(512,), num_mels=(40,))
+    lengths = torch.tensor([8000, 4000])
+    target = noise.clone()
+    target[1, 4000:] = 0
+    assert float(loss(noise, target, lengths)) == 0.0
+
+
+def test_the_gradient_points_towards_the_reference(noise):
+    estimate = (0.5 * noise).requires_grad_()
+    MultiScaleMelLoss(16_000)(estimate, noise).backward()
+    assert torch.isfinite(estimate.grad).all()
+    assert float((estimate.grad * noise).sum()) < 0  # louder is better
+
+
+@pytest.mark.parametrize(("rate", "window", "mels"), [(16_000, 1024, 80), (24_000, 2048, 100)])
+def test_filters_cover_the_band_and_have_unit_area(rate, window, mels):
+    filters = slaney_mel_filters(rate, window, mels)
+    assert filters.shape == (mels, window // 2 + 1)
+    wide = filters[mels // 2 :]  # narrow ones fall between the bins
+    np.testing.assert_allclose(wide.sum(1) * rate / window, 1.0, atol=0.1)
+    centres = filters.argmax(1) * rate / window
+    assert (np.diff(centres) >= 0).all()
+    assert centres[-1] > 0.9 * rate / 2
+
+
+def test_alignment_counts_valid_tokens_only():
+    meaning, target = torch.zeros(2, 3, 4), torch.ones(2, 3, 4)
+    target[1, :, 2:] = 100.0
+    assert float(feature_alignment_loss(meaning, target, torch.tensor([4, 2]))) == pytest.approx(1.0)
+
+
+def test_windows_and_mels_must_pair():
+    with pytest.raises(ValueError, match="2 windows but 1 numbers"):
+        MultiScaleMelLoss(16_000, (256, 512), (20,))
