@@ -106,7 +106,7 @@ def test_folders_without_speech_are_named(whole, tmp_path):
 values = st.sampled_from([-1.0, -0.5, 0.0, 0.2, 0.20000002, 0.5, 0.9, 0.99, 1.0])
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(derandomize=True, deadline=None, max_examples=80)
 @given(
     clips=st.lists(st.lists(values, max_size=12), min_size=1, max_size=4),
     rate=st.floats(1.6, 12.5),

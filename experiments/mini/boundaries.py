@@ -1,8 +1,9 @@
 """Which block of the recogniser gives token boundaries that follow speech best?
 
-For every block of a `CTCModel`: cut clips with known phone boundaries at an exact rate by the similarity of that block's
-features (normalised without gain, as a codec that ends there would have them), and count how many token boundaries lie
-near a phone boundary, how many phone boundaries are found, and how long tokens last in silence and in speech.
+For every block of a `CTCModel`: cut clips with known phone boundaries at an exact rate by the similarity of that
+block's features (normalised without gain, as a codec that ends there would have them), and count how many token
+boundaries lie near a phone boundary, how many phone boundaries are found, and how long tokens last in silence and in
+speech.
 
     python experiments/mini/boundaries.py runs/asr-mini ../shared/speech/aligned.jsonl --output results/boundaries.json
 """

@@ -66,6 +66,10 @@ class Codec(nn.Module, ABC):
     def config_dict(self) -> dict[str, Any]:
         """The resolved config as JSON-able values, enough to build the model again."""
 
+    def token_settings(self) -> dict[str, Any]:
+        """The part of the config that decides what tokens mean; the whole of it unless a family says otherwise."""
+        return self.config_dict()
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -87,8 +91,8 @@ class Codec(nn.Module, ABC):
         self._fingerprint = fingerprint
 
     def compute_fingerprint(self) -> str:
-        """Hash the weights of `token_modules` and the config; 16 hexadecimal digits."""
-        digest = hashlib.sha256(json.dumps(self.config_dict(), sort_keys=True).encode())
+        """Hash the weights of `token_modules` and the settings beside them; 16 hexadecimal digits."""
+        digest = hashlib.sha256(json.dumps(self.token_settings(), sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             if name.split(".")[0] in self.token_modules:
                 digest.update(f"{name}{tuple(tensor.shape)}".encode())

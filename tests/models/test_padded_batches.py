@@ -60,7 +60,7 @@ def test_a_padded_batch_is_each_clip_alone(any_codec, speech):
                 codes_seen += theirs.acoustic.numel()
                 codes_off += int((ours.acoustic != theirs.acoustic).sum())
     print(f"flips: {timings_off} timings, {semantic_off} semantic of {pairs} clips; {codes_off} of {codes_seen} codes")
-    assert codes_seen > 1500
+    assert codes_seen > 1000
     assert timings_off + semantic_off <= 0.01 * pairs
     assert codes_off <= 0.005 * codes_seen
 

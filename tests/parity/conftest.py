@@ -3,33 +3,31 @@
 import pytest
 from golden_cases import FlexiCodecCase, FrontEndCase, OtherCase, find_cases
 
+ARGUMENTS = ("case", "tag", "threshold", "audio_name", "whole_audio_name", "front_end_case", "signal", "other_case")
+
 
 def pytest_generate_tests(metafunc):
+    """Give a test every combination of the arguments it asks for that was recorded."""
     folder = metafunc.config.getoption("--goldens")
     try:
         cases = find_cases(folder.resolve())
     except (OSError, ValueError) as error:
         raise pytest.UsageError(f"--goldens {folder}: {error}") from error
     codecs = [case for case in cases if isinstance(case, FlexiCodecCase)]
-    wanted = set(metafunc.fixturenames)
-
-    def parametrize(names, values):
-        rows = [pytest.param(*row, id="-".join([row[0].name, *map(str, row[1:])])) for row in values]
-        metafunc.parametrize(names, rows)
-
-    if {"tag", "threshold"} <= wanted:
-        parametrize("case, tag, threshold", [(case, *pair) for case in codecs for pair in case.thresholds])
-    elif "tag" in wanted:
-        parametrize("case, tag", [(case, tag) for case in codecs for tag in case.tags])
-    elif "threshold" in wanted:
-        rows = [(case, threshold) for case in codecs for threshold in sorted({t for _, t in case.thresholds})]
-        parametrize("case, threshold", rows)
-    elif "case" in wanted:
-        parametrize("case", [(case,) for case in codecs])
-    elif "signal" in wanted:
-        found = [case for case in cases if isinstance(case, FrontEndCase)]
-        parametrize("front_end_case, signal", [(case, signal) for case in found for signal in case.signals])
-    elif "front_end_case" in wanted:
-        parametrize("front_end_case", [(case,) for case in cases if isinstance(case, FrontEndCase)])
-    elif "other_case" in wanted:
-        parametrize("other_case", [(case,) for case in cases if isinstance(case, OtherCase)])
+    front_ends = [case for case in cases if isinstance(case, FrontEndCase)]
+    others = [case for case in cases if isinstance(case, OtherCase)]
+    rows = {
+        "case": [(case,) for case in codecs],
+        "case,tag": [(case, tag) for case in codecs for tag in case.tags],
+        "case,tag,threshold": [(case, *pair) for case in codecs for pair in case.thresholds],
+        "case,threshold": [(case, written) for case in codecs for written in sorted({t for _, t in case.thresholds})],
+        "case,audio_name": [(case, name) for case in codecs for name in case.audio_names],
+        "case,whole_audio_name": [(case, name) for case in codecs for name in case.audio_names if name.count("/") == 2],
+        "front_end_case": [(case,) for case in front_ends],
+        "front_end_case,signal": [(case, signal) for case in front_ends for signal in case.signals],
+        "other_case": [(case,) for case in others],
+    }
+    wanted = ",".join(name for name in metafunc.fixturenames if name in ARGUMENTS)
+    if wanted:
+        named = [pytest.param(case, *rest, id="-".join([case.name, *rest])) for case, *rest in rows[wanted]]
+        metafunc.parametrize(wanted.split(","), named)

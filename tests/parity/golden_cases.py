@@ -1,13 +1,14 @@
 """Golden cases, found by walking a folder: what upstream's own code put out, recorded with small random weights.
 
-A case says itself what was recorded: utterances, thresholds and stages are read from its files, so that cases with other
-seeds and sizes run without a change here.
+A case says itself what was recorded: utterances, thresholds and stages are read from its files, so that cases with
+other seeds and sizes run without a change here.
 """
 
+import copy
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -80,13 +81,22 @@ class FlexiCodecCase:
             dither=0.0,
         )
 
-    @lru_cache(maxsize=None)  # noqa: B019, cases live as long as the test run
+    @cache  # noqa: B019, cases live as long as the test run
     def features(self, tag):
         return self.codec.features(self.tensors[f"{tag}/audio"])
 
-    @lru_cache(maxsize=None)  # noqa: B019
+    @cache  # noqa: B019
     def tokens(self, tag, written):
         return self.codec.tokenize(self.features(tag), threshold=self.threshold(written))
+
+    @cached_property
+    def precise_decoder(self):
+        return copy.deepcopy(self.codec.decoder).double()
+
+    @cached_property
+    def audio_names(self):
+        """Names of recorded outputs of the decoder."""
+        return [name for name in self.names if PER_THRESHOLD.fullmatch(name) and name.endswith("decoded")]
 
     def recorded(self, prefix):
         """Tensors directly below a prefix, by the last part of their names."""
@@ -121,7 +131,7 @@ class OtherCase:
     name: str
 
 
-@lru_cache(maxsize=None)
+@cache
 def find_cases(folder):
     """Find every case below a folder.
 
@@ -166,7 +176,9 @@ def encoder_stages(case, tag):
     prompt = encoder.prompt.weight[list(encoder.config.prompt)]
     sv_in = torch.cat([prompt[None], normalised], dim=1)
     block0 = []
-    with encoder.encoder.layers[0].final_layernorm.register_forward_pre_hook(lambda _, inputs: block0.append(inputs[0])):
+    with encoder.encoder.layers[0].final_layernorm.register_forward_pre_hook(
+        lambda _, inputs: block0.append(inputs[0])
+    ):
         sv_hidden = encoder.blocks(sv_in, heard + len(prompt))
     whole_frames = -(-lengths // codec.frame_size)
     return {
@@ -212,6 +224,23 @@ def token_stages(case, tag, written):
         if codec.bottleneck
         else frames,
     }
+
+
+@torch.no_grad()
+def audio_tolerance(case, tokens, audio):
+    """How far two float32 decoders may lie apart on these tokens, given the audio [B, S] of one of them.
+
+    A random decoder can blow the last bit of its input up a thousandfold: upstream's own code, run on a CPU other than
+    the one that recorded `small_b`, misses the recording by 2.8e-4. So the distance of `audio` from a float64 decoder
+    is allowed on either side. That distance must look like rounding: mistakes are at least a hundred times larger.
+    """
+    frames = unmerge(case.codec.embed(tokens), tokens.durations)
+    lengths = tokens.frame_lengths
+    frames = case.codec.bottleneck(frames, lengths) if case.codec.bottleneck else frames
+    exact = case.precise_decoder(frames.double(), lengths)[:, 0]
+    noise = difference(audio[:, : exact.shape[1]].double(), exact[:, : audio.shape[1]])
+    assert noise < 10 * TOLERANCE, f"off by {noise:.2g} even from a decoder in float64"
+    return TOLERANCE + 2 * noise
 
 
 def difference(ours, theirs):

@@ -22,6 +22,7 @@ from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig
 from flexicodec.models.flexicodec.frontend import FrontEndConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.flexicodec.semantic import SanmConfig
+from flexicodec.models.flexicodec.upstream_names import WEIGHT_NORMED, upstream_name
 from flexicodec.quantize import FSQConfig, RVQConfig
 
 State = Mapping[str, Tensor]
@@ -76,6 +77,8 @@ EXPECTED_EXTRAS = re.compile(
     r"^(semantic_mean|semantic_std|repa_mlp\..*|bottleneck_transformer_2\..*|flow_matching_decoder\..*"
     r"|semantic_model\.(encoder\.tp_.*|ctc\..*|encoder\.embed\..*))$"
 )
+OPTIONAL_PARTS = {"bottleneck_transformer", "semantic_aggregator", "acoustic_aggregator"}  # a fixed rate leaves them idle
+CMVN_ROWS = ("shift", "scale")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "generator")
 PREFIXES = ("module.", "flexicodec_model.", "dualcodec_model.", "model.")
 
@@ -128,31 +131,32 @@ def from_upstream(
     """
     settings, ignored = read_settings(config)
     state = strip_wrapping(state_dict)
-    semantic = {k.removeprefix("semantic_model."): v for k, v in state.items() if k.startswith("semantic_model.")}
     source = "checkpoint"
-    if not any(k.startswith("encoder.encoders0.") for k in semantic):
+    if not any(key.startswith("semantic_model.encoder.encoders0.") for key in state):
         if sensevoice_state_dict is None:
             raise ValueError(
                 "the checkpoint holds no semantic_model.* weights, so SenseVoiceSmall's are needed: "
                 "pass sensevoice= with the folder that holds its model.pt (hub id FunAudioLLM/SenseVoiceSmall)"
             )
-        semantic, source = dict(strip_wrapping(sensevoice_state_dict)), "SenseVoiceSmall"
-
-    conf = {**SENSEVOICE_ENCODER_CONF, **(sensevoice_encoder_conf or {})}
-    model_config = read_config(settings, semantic, int(conf["attention_heads"]), dither)
+        state |= {f"semantic_model.{key}": value for key, value in strip_wrapping(sensevoice_state_dict).items()}
+        source = "SenseVoiceSmall"
+    encoder = read_encoder_config(state, sensevoice_encoder_conf or {}, dither)
     with torch.device("meta"):
-        model = FlexiCodec(model_config, name=name)
-    semantic_state = convert_sensevoice(semantic)
+        model = FlexiCodec(read_config(settings, encoder), name=name)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    statistics = {f"semantic_encoder.front_end.{row}": shapes.pop(f"semantic_encoder.front_end.{row}") for row in CMVN_ROWS}
+    converted, left = convert(shapes, state, settings["convnext_layers"])
     cmvn = sensevoice_cmvn() if cmvn is None else cmvn
-    semantic_state["front_end.shift"], semantic_state["front_end.scale"] = cmvn[0].float(), cmvn[1].float()
-    converted = {f"semantic_encoder.{key}": value for key, value in semantic_state.items()}
-    codec_state, left = convert_codec({k: v for k, v in state.items() if not k.startswith("semantic_model.")})
-    converted |= codec_state
-    load_exactly(model, converted)
-    left |= {k for k in state if k.startswith("semantic_model.") and EXPECTED_EXTRAS.match(k)}
+    if cmvn.shape != (2, *statistics["semantic_encoder.front_end.shift"]):
+        raise ValueError(
+            f"cmvn has shape {tuple(cmvn.shape)}, expected (2, {encoder.front_end.dim}): the shifts and the scales of am.mvn"
+        )
+    load_exactly(model, {**converted, **dict(zip(statistics, cmvn.float().clone(), strict=True))})
+    parts = {key.split(".")[0] for key in state.keys() - left}
+    expected = {key for key in left if EXPECTED_EXTRAS.match(key) or key.split(".")[0] in OPTIONAL_PARTS - parts}
     model.load_report = LoadReport(
-        expected_extras=tuple(sorted(k for k in left if EXPECTED_EXTRAS.match(k))),
-        unexpected_extras=tuple(sorted(k for k in left if not EXPECTED_EXTRAS.match(k))),
+        expected_extras=tuple(sorted(expected)),
+        unexpected_extras=tuple(sorted(left - expected)),
         semantic_source=source,
         ignored_settings=ignored,
     )
@@ -172,6 +176,13 @@ def strip_wrapping(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     return state
 
 
+def check_statistics(state: State) -> None:
+    """Refuse files whose semantic features would have to be normalised: no released model does that."""
+    for key, neutral in (("semantic_mean", 0.0), ("semantic_std", 1.0)):
+        if key in state and state[key].device.type != "meta" and not bool((state[key] == neutral).all()):
+            raise ValueError(f"{key} is {state[key].tolist()}, expected {neutral:g}: normalised features are not built")
+
+
 def read_settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Fill upstream's defaults in and refuse what was never released."""
     inner = config.get("model", config)
@@ -185,19 +196,46 @@ def read_settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str,
     return {**UPSTREAM_DEFAULTS, **known}, ignored
 
 
-def read_config(settings: Mapping[str, Any], semantic: State, attention_heads: int, dither: float) -> FlexiCodecConfig:
-    """Translate upstream's settings, and the sizes of its SenseVoice weights, into our config."""
-    first = "encoder.encoders0.0."
-    needed = [first + "feed_forward.w_1.weight", first + "self_attn.fsmn_block.weight"]
-    require(needed, semantic, "SenseVoice weights")
-    sanm = SanmConfig(
-        num_layers=1 + count_blocks(semantic, "encoder.encoders."),
-        dim=semantic[needed[0]].shape[1],
-        num_heads=attention_heads,
-        feedforward_dim=semantic[needed[0]].shape[0],
-        kernel_size=semantic[needed[1]].shape[-1],
+def read_encoder_config(state: State, conf: Mapping[str, Any], dither: float) -> SanmConfig:
+    """Size the frozen encoder: what `conf` (FunASR's `encoder_conf`) leaves open is read off the weights.
+
+    Raises:
+        ValueError: The weights that tell are missing or misshapen, or `conf` asks for what SenseVoice does not have.
+    """
+    first = "semantic_model.encoder.encoders0.0."
+    axes = {first + "feed_forward.w_1.weight": 2, first + "self_attn.fsmn_block.weight": 3}
+    for key, count in axes.items():
+        if key not in state or state[key].ndim != count:
+            found = f"has shape {tuple(state[key].shape)}" if key in state else "is missing"
+            raise ValueError(f"SenseVoice's {key} {found}, expected {count} axes; is this another model's file?")
+    widen, memory = (state[key].shape for key in axes)
+    found = {
+        "output_size": widen[1],
+        "linear_units": widen[0],
+        "kernel_size": memory[-1],
+        "num_blocks": 1 + count_blocks(state, "semantic_model.encoder.encoders."),
+        "attention_heads": SENSEVOICE_ENCODER_CONF["attention_heads"],  # not to be seen in any weight
+    }
+    if found["linear_units"] == SENSEVOICE_ENCODER_CONF["linear_units"]:  # SenseVoiceSmall itself: whole, or an error
+        found |= SENSEVOICE_ENCODER_CONF
+    sizes = {**found, **{key: conf[key] for key in found if key in conf}}
+    if sizes["output_size"] % sizes["attention_heads"] or conf.get("sanm_shfit", 0) != 0:
+        raise ValueError(
+            f"SenseVoice's encoder_conf has output_size={sizes['output_size']}, attention_heads="
+            f"{sizes['attention_heads']}, sanm_shfit={conf.get('sanm_shfit', 0)}; heads must divide the size, the shift be 0"
+        )
+    return SanmConfig(
+        num_layers=sizes["num_blocks"],
+        dim=sizes["output_size"],
+        num_heads=sizes["attention_heads"],
+        feedforward_dim=sizes["linear_units"],
+        kernel_size=sizes["kernel_size"],
         front_end=FrontEndConfig(dither=dither),
     )
+
+
+def read_config(settings: Mapping[str, Any], encoder: SanmConfig) -> FlexiCodecConfig:
+    """Translate upstream's settings into our config."""
     latent_dim = settings["latent_dim"]
     aggregator = None
     if settings["use_query_token_aggregator"]:
@@ -223,7 +261,7 @@ def read_config(settings: Mapping[str, Any], semantic: State, attention_heads: i
     dynamic = settings["use_similarity_alignment"]
     return FlexiCodecConfig(
         geometry="released",
-        semantic_encoder=sanm,
+        semantic_encoder=encoder,
         acoustic=AcousticConfig(
             tuple(settings["encoder_rates"]), settings["encoder_dim"], latent_dim, settings["decoder_dim"]
         ),
@@ -240,126 +278,63 @@ def read_config(settings: Mapping[str, Any], semantic: State, attention_heads: i
 
 # ----------------------------------------------------------------------------------------------------------- weights
 
-LAYER_NAMES = {
-    "self_attn.in_proj_weight": "in_proj.weight",
-    "self_attn.out_proj.weight": "out_proj.weight",
-    "norm1.weight": "norm1.weight",
-    "norm1.bias": "norm1.bias",
-    "norm2.weight": "norm2.weight",
-    "norm2.bias": "norm2.bias",
-    "linear1.weight": "linear1.weight",
-    "linear2.weight": "linear2.weight",
-    "layer_scale_1.scale": "scale1",
-    "layer_scale_2.scale": "scale2",
-}
-CONVNEXT_NAMES = {"dwconv": "depthwise", "norm": "norm", "pwconv1": "linear1", "pwconv2": "linear2"}
-SANM_NAMES = {
-    "self_attn.linear_out": "self_attn.o_proj",
-    "self_attn.fsmn_block": "self_attn.fsmn.conv",
-    "feed_forward.w_1": "mlp.fc1",
-    "feed_forward.w_2": "mlp.fc2",
-    "norm1": "input_layernorm",
-    "norm2": "post_attention_layernorm",
-}
 
+def convert(wanted: Mapping[str, tuple[int, ...]], state: State, num_convnext_layers: int) -> tuple[State, set[str]]:
+    """Find our weights among upstream's, in float32.
 
-def convert_codec(state: State) -> tuple[dict[str, Tensor], set[str]]:
-    """Rename everything but SenseVoice; also returns the keys that have no place in our model."""
-    folded = fold_all(state)
-    layers = count_blocks(folded, "convnext_decoder.") - 1
-    converted, left = {}, set()
-    for key, tensor in folded.items():
-        name = rename_codec_key(key, decoder_layers=layers)
-        if name is None:
-            left |= {key} & set(state) or {key + "_g", key + "_v"} & set(state)
-        else:
-            is_projection = re.match(r"acoustic_quantizer\..*(in|out)_proj\.weight$", name)
-            converted[name] = tensor.squeeze(-1) if is_projection else tensor
+    Args:
+        wanted: Shapes of our weights by our names.
+        state: Upstream's weights by upstream's names.
+        num_convnext_layers: See `upstream_name`.
+
+    Returns:
+        Our weights by our names, and the names of upstream's that were not needed.
+
+    Raises:
+        ValueError: Names, as upstream does, what is missing or misshapen, and layers that the config does not know.
+    """
+    sources, faults = {}, []
+    for name, shape in wanted.items():
+        theirs = upstream_name(name, num_convnext_layers)
+        if name.startswith("acoustic_quantizer.") and name.endswith("_proj.weight"):
+            shape = (*shape, 1)  # a convolution of width 1 there
+        if "linear_q_k_v" in theirs:
+            shape = (3 * shape[0], *shape[1:])
+        expected = {theirs: shape}
+        if WEIGHT_NORMED.fullmatch(name) and theirs not in state:
+            expected = {theirs + "_g": (shape[0], *(1 for _ in shape[1:])), theirs + "_v": shape}
+        sources[name] = tuple(expected)
+        faults += [_fault(key, state, its_shape) for key, its_shape in expected.items()]
+    used = {key for keys in sources.values() for key in keys}
+    left = set(state) - used
+    layers = {_unnumbered(key) for key in used}
+    if faults := sorted({fault for fault in faults if fault}):
+        raise ValueError(f"the weights do not fit the config: {_some(faults)}; is this another model's file, or a part?")
+    if surplus := sorted(key for key in left if _unnumbered(key) in layers):
+        raise ValueError(f"the config describes fewer layers than the file holds: {_some(surplus)} would be left out")
+    converted = {}
+    for name, keys in sources.items():
+        tensor = fold_weight_norm(*(state[key] for key in keys)) if len(keys) == 2 else state[keys[0]].float()
+        if "linear_q_k_v" in keys[0]:
+            tensor = tensor.chunk(3)["qkv".index(name.split(".")[-2][0])]
+        converted[name] = tensor.reshape(wanted[name])
     return converted, left
 
 
-def fold_all(state: State) -> dict[str, Tensor]:
-    """Cast to float32 and replace every weight_g / weight_v pair by the weight they stand for."""
-    folded = {}
-    for key, tensor in state.items():
-        if key.endswith("weight_g"):
-            stem = key.removesuffix("_g")
-            require([stem + "_v"], state, "checkpoint")
-            folded[stem] = fold_weight_norm(tensor, state[stem + "_v"])
-        elif not (key.endswith("weight_v") and key.removesuffix("_v") + "_g" in state):
-            folded[key] = tensor.float() if tensor.is_floating_point() else tensor
-    return folded
+def _fault(key: str, state: State, shape: tuple[int, ...]) -> str | None:
+    if key not in state:
+        return f"{key} is missing"
+    return None if tuple(state[key].shape) == shape else f"{key} is {tuple(state[key].shape)} instead of {shape}"
 
 
-def rename_codec_key(key: str, decoder_layers: int) -> str | None:
-    """Say what we call one of upstream's (folded) weights; None if it has no place here."""
-    if match := re.match(r"(bottleneck|semantic_aggregator|acoustic_aggregator)(?:_transformer)?\.(.+)", key):
-        part, rest = match.groups()
-        rest = rest.removeprefix("transformer.") if part != "bottleneck" else rest
-        inner = "" if part == "bottleneck" else "transformer."
-        if rest == "query_embedding":
-            return f"{part}.query_embedding"
-        if rest in ("input_proj.weight", "output_projs.0.weight"):
-            return f"{part}.{inner}{'input' if rest.startswith('input') else 'output'}_projection.weight"
-        if layer := re.match(r"transformer\.layers\.(\d+)\.(.+)", rest):
-            name = LAYER_NAMES.get(layer[2])
-            return name and f"{part}.{inner}layers.{layer[1]}.{name}"
-        return None
-    if match := re.match(r"dac\.quantizer\.quantizers\.(\d+)\.((?:in_proj|out_proj|codebook)\..+)", key):
-        return f"acoustic_quantizer.quantizers.{match[1]}.{match[2]}"
-    if match := re.match(r"dac\.(encoder\.block|decoder\.model)\.(.+)", key):
-        # Blocks hold their layers in order on both sides; only the word between the numbers goes.
-        rest = re.sub(r"\.block\.", ".", match[2])
-        return f"{match[1].split('.')[0]}.layers.{rest}"
-    if match := re.match(r"semantic_vq\.fsq\.(project_(?:in|out)\..+)", key):
-        return f"semantic_quantizer.{match[1]}"
-    if match := re.match(r"convnext_encoder\.(\d+)\.(.+)", key):
-        return _rename_convnext("semantic_encoder_stack", int(match[1]) - 1, match[2], "conv_in", conv_at=-1)
-    if match := re.match(r"convnext_decoder\.(\d+)\.(.+)", key):
-        return _rename_convnext("semantic_decoder_stack", int(match[1]), match[2], "conv_out", conv_at=decoder_layers)
-    return None
-
-
-def _rename_convnext(stack: str, block: int, rest: str, conv: str, conv_at: int) -> str | None:
-    if block == conv_at:
-        return f"{stack}.{conv}.{rest}"
-    part, _, parameter = rest.partition(".")
-    return f"{stack}.blocks.{block}.{CONVNEXT_NAMES[part]}.{parameter}" if part in CONVNEXT_NAMES else None
-
-
-def convert_sensevoice(state: State) -> dict[str, Tensor]:
-    """Rename SenseVoiceSmall's encoder, splitting its fused queries, keys and values; timestamp blocks are left out."""
-    require(["embed.weight", "encoder.after_norm.weight", "encoder.after_norm.bias"], state, "SenseVoice weights")
-    num_layers = 1 + count_blocks(state, "encoder.encoders.")
-    converted = {"prompt.weight": state["embed.weight"].float()}
-    for key, tensor in state.items():
-        match = re.match(r"encoder\.(encoders0|encoders)\.(\d+)\.(.+)\.(weight|bias)$", key)
-        if not match:
-            continue
-        layer = int(match[2]) + (match[1] == "encoders")
-        prefix = f"encoder.layers.{layer}."
-        if match[3] == "self_attn.linear_q_k_v":
-            for part, third in zip("qkv", tensor.float().chunk(3), strict=True):
-                converted[f"{prefix}self_attn.{part}_proj.{match[4]}"] = third
-        else:
-            converted[f"{prefix}{SANM_NAMES.get(match[3], match[3])}.{match[4]}"] = tensor.float()
-    for parameter in ("weight", "bias"):
-        name = f"encoder.layers.{num_layers - 1}.final_layernorm.{parameter}"
-        converted[name] = state[f"encoder.after_norm.{parameter}"].float()
-    return converted
+def _unnumbered(key: str) -> str:
+    return re.sub(r"\d+", "#", key)
 
 
 def count_blocks(state: Iterable[str], prefix: str) -> int:
     """Count the numbered blocks below a prefix."""
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
     return 1 + max((int(m[1]) for key in state if (m := pattern.match(key))), default=-1)
-
-
-def require(keys: Iterable[str], state: State, where: str) -> None:
-    """Raise ValueError naming the keys that are missing."""
-    missing = [key for key in keys if key not in state]
-    if missing:
-        raise ValueError(f"{where}: {_some(missing)} missing; is this another model's file, or a part of one?")
 
 
 def load_exactly(model: torch.nn.Module, state: dict[str, Tensor]) -> None:

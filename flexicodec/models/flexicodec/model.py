@@ -174,6 +174,15 @@ class FlexiCodec(Codec):
             )
         return super().save_pretrained(folder, dtype)
 
+    def token_settings(self) -> dict[str, Any]:
+        """The config without what concerns decoding alone, and without the threshold that calls start from."""
+        settings = self.config_dict()
+        settings.pop("bottleneck")
+        settings["acoustic"].pop("decoder_width")
+        if settings["merging"]:
+            settings["merging"] = {k: v for k, v in settings["merging"].items() if not k.startswith("threshold")}
+        return settings
+
     def num_frames(self, samples: int | Int[Tensor, "*clips"]) -> int | Int[Tensor, "*clips"]:
         """Count the frames of clips of so many samples: what their `durations` must sum to.
 
