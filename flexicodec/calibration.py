@@ -14,6 +14,7 @@ from tqdm import tqdm
 from flexicodec.audio import read_audio
 from flexicodec.files import find
 from flexicodec.merging import Threshold, check_frame_rate
+from flexicodec.models.codec import MODEL_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def calibrate(
     speech: str | Path | Iterable[str | Path],
     frame_rate: float,
     *,
-    max_duration: int | None = None,
+    max_duration: int | None = MODEL_DEFAULT,
     progress: bool = False,
 ) -> Calibration:
     """Find the threshold whose corpus rate comes nearest to `frame_rate`.
@@ -53,7 +54,7 @@ def calibrate(
         codec: A codec with `features` (see `FlexiCodec.features`).
         speech: A folder (searched through), or audio files.
         frame_rate: Tokens per second over the whole corpus.
-        max_duration: Most frames per token; None takes the model's.
+        max_duration: Most frames per token; None for no cap. The model's own by default.
         progress: Show a bar.
 
     Raises:
@@ -61,7 +62,7 @@ def calibrate(
     """
     given = [speech] if isinstance(speech, (str, Path)) else list(speech)
     paths = [file for path in given for file in find(Path(path))]
-    cap = codec.max_duration if max_duration is None else max_duration
+    cap = codec.max_duration if max_duration is MODEL_DEFAULT else max_duration
     if isinstance(check_frame_rate(frame_rate, codec.base_frame_rate, cap), tuple):
         raise ValueError(f"frame_rate is {frame_rate!r}; expected one number, that of the corpus")
     similarities, lengths, seconds, skipped = [], [], [], []

@@ -5,7 +5,7 @@ They are the door at which tokens of a file, a user or a language model are stop
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class TokenFormat:
     acoustic_codebook_size: int = 4096  # of each acoustic codebook
     max_duration: int | None = 8  # frames per token; None: no cap; 1: fixed rate, durations cost no bits
     fingerprint: str | None = None  # of the weights that define the tokens
-    model: str | None = None  # name, for people
+    model: str | None = field(default=None, compare=False)  # name, for people
     parallel_codebooks: bool = False  # acoustic codebooks stand side by side: no fewer than all of them mean anything
 
     def __post_init__(self) -> None:

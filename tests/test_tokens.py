@@ -335,7 +335,7 @@ def test_equality_looks_at_all_but_idle_padding_and_notes():
         "acoustic": tokens.acoustic.flip(1),
         "durations": tokens.durations.flip(1),
         "audio_lengths": None,
-        "format": replace(TINY, model="other"),
+        "format": replace(TINY, fingerprint="other"),
     }
     for name, value in changes.items():
         assert replace(tokens, **{name: value}) != tokens

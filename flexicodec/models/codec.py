@@ -3,8 +3,10 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,8 +18,23 @@ import flexicodec
 from flexicodec.files import replacing
 from flexicodec.tokens import TokenFormat, Tokens
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+MODEL_DEFAULT: Any = object()  # "what the model was trained with", where None already means something
+
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+
+
+def exactly(method: Method) -> Method:
+    """Run a codec's public method without gradients and outside a caller's autocast, so that tokens repeat."""
+
+    @wraps(method)
+    def wrapped(self: "Codec", *arguments: Any, **choices: Any) -> Any:
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            return method(self, *arguments, **choices)
+
+    return cast(Method, wrapped)
 
 
 class Codec(nn.Module, ABC):

@@ -29,7 +29,7 @@ State = Mapping[str, Tensor]
 
 SENSEVOICE_ENCODER_CONF = {"output_size": 512, "attention_heads": 4, "linear_units": 2048, "num_blocks": 50}
 
-# What upstream's constructor assumes where its config says nothing.
+# Where a config says nothing: the released model's sizes, and of the parts those that upstream's constructor makes.
 UPSTREAM_DEFAULTS: dict[str, Any] = {
     "encoder_dim": 32,
     "encoder_rates": [4, 4, 5, 8, 2],
@@ -47,7 +47,7 @@ UPSTREAM_DEFAULTS: dict[str, Any] = {
     "similarity_threshold_lower": 0.8,
     "similarity_threshold_upper": 1.0,
     "max_tokens_per_group": 8,
-    "use_query_token_aggregator": True,
+    "use_query_token_aggregator": False,
     "agg_transformer_num_layers": 6,
     "agg_transformer_dim": 512,
     "agg_transformer_num_heads": 8,
@@ -66,6 +66,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "transformer_causal": (False,),
     "agg_transformer_causal": (False,),
     "semantic_model_type": ("sensevoice",),
+    "semantic_downsample_factor": (1.33333,),
+    "sensevoice_semantic_layer_idx": (None,),
     "sensevoice_prepend_inputs": (True,),
     "decode_semantic_for_codec": (True,),
     "agg_use_mean_pooling_init": (True,),
@@ -77,8 +79,7 @@ EXPECTED_EXTRAS = re.compile(
     r"^(semantic_mean|semantic_std|repa_mlp\..*|bottleneck_transformer_2\..*|flow_matching_decoder\..*"
     r"|semantic_model\.(encoder\.tp_.*|ctc\..*|encoder\.embed\..*))$"
 )
-OPTIONAL_PARTS = {"bottleneck_transformer", "semantic_aggregator", "acoustic_aggregator"}  # a fixed rate leaves them idle
-CMVN_ROWS = ("shift", "scale")
+OPTIONAL_PARTS = {"bottleneck_transformer", "semantic_aggregator", "acoustic_aggregator"}  # idle at a fixed rate
 WRAPPERS = ("state_dict", "model_state_dict", "model", "generator")
 PREFIXES = ("module.", "flexicodec_model.", "dualcodec_model.", "model.")
 
@@ -140,18 +141,21 @@ def from_upstream(
             )
         state |= {f"semantic_model.{key}": value for key, value in strip_wrapping(sensevoice_state_dict).items()}
         source = "SenseVoiceSmall"
+    check_statistics(state)
     encoder = read_encoder_config(state, sensevoice_encoder_conf or {}, dither)
     with torch.device("meta"):
         model = FlexiCodec(read_config(settings, encoder), name=name)
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    statistics = {f"semantic_encoder.front_end.{row}": shapes.pop(f"semantic_encoder.front_end.{row}") for row in CMVN_ROWS}
+    front_end = {
+        key: shapes.pop(key) for key in ("semantic_encoder.front_end.shift", "semantic_encoder.front_end.scale")
+    }
     converted, left = convert(shapes, state, settings["convnext_layers"])
     cmvn = sensevoice_cmvn() if cmvn is None else cmvn
-    if cmvn.shape != (2, *statistics["semantic_encoder.front_end.shift"]):
+    if cmvn.shape != (2, encoder.front_end.dim):
         raise ValueError(
-            f"cmvn has shape {tuple(cmvn.shape)}, expected (2, {encoder.front_end.dim}): the shifts and the scales of am.mvn"
+            f"cmvn has shape {tuple(cmvn.shape)}, expected (2, {encoder.front_end.dim}): shifts, then scales"
         )
-    load_exactly(model, {**converted, **dict(zip(statistics, cmvn.float().clone(), strict=True))})
+    load_exactly(model, {**converted, **dict(zip(front_end, cmvn.float().clone(), strict=True))})
     parts = {key.split(".")[0] for key in state.keys() - left}
     expected = {key for key in left if EXPECTED_EXTRAS.match(key) or key.split(".")[0] in OPTIONAL_PARTS - parts}
     model.load_report = LoadReport(
@@ -191,9 +195,18 @@ def read_settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str,
     for key, allowed in UNSUPPORTED.items():
         if key in inner and inner[key] not in allowed:
             raise ValueError(f"upstream config has {key}={inner[key]!r}; only {allowed[0]!r} was ever released")
-    known = {k: v for k, v in inner.items() if k in UPSTREAM_DEFAULTS}
+    known = {k: v for k, v in inner.items() if k in UPSTREAM_DEFAULTS and (k, v) != ("similarity_threshold", None)}
     ignored = tuple(sorted(k for k in inner if k not in UPSTREAM_DEFAULTS and k not in UNSUPPORTED))
-    return {**UPSTREAM_DEFAULTS, **known}, ignored
+    settings = {**UPSTREAM_DEFAULTS, **known}
+    if list(settings["decoder_rates"]) != list(settings["encoder_rates"])[::-1]:
+        raise ValueError(
+            f"upstream config has encoder_rates={settings['encoder_rates']} but decoder_rates="
+            f"{settings['decoder_rates']}; expected the same strides in reverse"
+        )
+    beside_levels = {k: v for k, v in (settings["fsq_config"] or {}).items() if k != "levels"}
+    if any(v is not None and (k, v) != ("num_codebooks", 1) for k, v in beside_levels.items()):
+        raise ValueError(f"upstream config has fsq_config={settings['fsq_config']}; only levels were ever released")
+    return settings, ignored
 
 
 def read_encoder_config(state: State, conf: Mapping[str, Any], dither: float) -> SanmConfig:
@@ -206,23 +219,24 @@ def read_encoder_config(state: State, conf: Mapping[str, Any], dither: float) ->
     axes = {first + "feed_forward.w_1.weight": 2, first + "self_attn.fsmn_block.weight": 3}
     for key, count in axes.items():
         if key not in state or state[key].ndim != count:
-            found = f"has shape {tuple(state[key].shape)}" if key in state else "is missing"
-            raise ValueError(f"SenseVoice's {key} {found}, expected {count} axes; is this another model's file?")
-    widen, memory = (state[key].shape for key in axes)
-    found = {
-        "output_size": widen[1],
-        "linear_units": widen[0],
+            fault = f"has shape {tuple(state[key].shape)}" if key in state else "is missing"
+            raise ValueError(f"SenseVoice's {key} {fault}, expected {count} axes; is this another model's file?")
+    widening, memory = (state[key].shape for key in axes)
+    sizes = {
+        "output_size": widening[1],
+        "linear_units": widening[0],
         "kernel_size": memory[-1],
         "num_blocks": 1 + count_blocks(state, "semantic_model.encoder.encoders."),
         "attention_heads": SENSEVOICE_ENCODER_CONF["attention_heads"],  # not to be seen in any weight
     }
-    if found["linear_units"] == SENSEVOICE_ENCODER_CONF["linear_units"]:  # SenseVoiceSmall itself: whole, or an error
-        found |= SENSEVOICE_ENCODER_CONF
-    sizes = {**found, **{key: conf[key] for key in found if key in conf}}
-    if sizes["output_size"] % sizes["attention_heads"] or conf.get("sanm_shfit", 0) != 0:
+    if sizes["linear_units"] == SENSEVOICE_ENCODER_CONF["linear_units"]:  # SenseVoiceSmall itself: whole, or an error
+        sizes |= SENSEVOICE_ENCODER_CONF
+    sizes |= {key: conf[key] for key in sizes if key in conf}
+    size, heads, shift = sizes["output_size"], sizes["attention_heads"], conf.get("sanm_shfit", 0)
+    if size % heads or shift:
         raise ValueError(
-            f"SenseVoice's encoder_conf has output_size={sizes['output_size']}, attention_heads="
-            f"{sizes['attention_heads']}, sanm_shfit={conf.get('sanm_shfit', 0)}; heads must divide the size, the shift be 0"
+            f"SenseVoice's encoder_conf has output_size={size}, attention_heads={heads}, sanm_shfit={shift}; "
+            "expected heads that divide the size, and no shift"
         )
     return SanmConfig(
         num_layers=sizes["num_blocks"],
@@ -245,20 +259,25 @@ def read_config(settings: Mapping[str, Any], encoder: SanmConfig) -> FlexiCodecC
             num_heads=settings["agg_transformer_num_heads"],
             feedforward_dim=settings["agg_transformer_dim_feedforward"],
         )
+    cap = settings["max_tokens_per_group"]
     merging = MergingConfig(
         threshold=settings["similarity_threshold"],
         threshold_range=(settings["similarity_threshold_lower"], settings["similarity_threshold_upper"]),
-        max_duration=settings["max_tokens_per_group"] or None,
+        max_duration=cap if cap and cap > 0 else None,
         semantic_aggregator=aggregator,
         acoustic_aggregator=aggregator and replace(aggregator, dim=latent_dim),  # upstream ignores its own width here
     )
-    bottleneck = TransformerConfig(
-        num_layers=settings["transformer_num_layers"],
-        dim=settings["transformer_dim"],
-        num_heads=settings["transformer_num_heads"],
-        feedforward_dim=settings["transformer_dim_feedforward"],
-    )
-    dynamic = settings["use_similarity_alignment"]
+    bottleneck = None
+    if settings["use_bottleneck_transformer"] and settings["transformer_num_layers"]:
+        bottleneck = TransformerConfig(
+            num_layers=settings["transformer_num_layers"],
+            dim=settings["transformer_dim"],
+            num_heads=settings["transformer_num_heads"],
+            feedforward_dim=settings["transformer_dim_feedforward"],
+        )
+    dynamic = settings[
+        "use_similarity_alignment"
+    ]  # without it upstream makes aggregators and bottleneck but skips them
     return FlexiCodecConfig(
         geometry="released",
         semantic_encoder=encoder,
@@ -272,7 +291,7 @@ def read_config(settings: Mapping[str, Any], encoder: SanmConfig) -> FlexiCodecC
             num_layers=settings["convnext_layers"],
         ),
         acoustic_quantizer=RVQConfig(settings["n_codebooks"], settings["codebook_size"], settings["codebook_dim"]),
-        bottleneck=bottleneck if dynamic and settings["use_bottleneck_transformer"] else None,
+        bottleneck=bottleneck if dynamic else None,
     )
 
 
@@ -293,7 +312,8 @@ def convert(wanted: Mapping[str, tuple[int, ...]], state: State, num_convnext_la
     Raises:
         ValueError: Names, as upstream does, what is missing or misshapen, and layers that the config does not know.
     """
-    sources, faults = {}, []
+    sources: dict[str, tuple[str, ...]] = {}
+    faults: set[str] = set()
     for name, shape in wanted.items():
         theirs = upstream_name(name, num_convnext_layers)
         if name.startswith("acoustic_quantizer.") and name.endswith("_proj.weight"):
@@ -304,12 +324,16 @@ def convert(wanted: Mapping[str, tuple[int, ...]], state: State, num_convnext_la
         if WEIGHT_NORMED.fullmatch(name) and theirs not in state:
             expected = {theirs + "_g": (shape[0], *(1 for _ in shape[1:])), theirs + "_v": shape}
         sources[name] = tuple(expected)
-        faults += [_fault(key, state, its_shape) for key, its_shape in expected.items()]
+        for key, its_shape in expected.items():
+            if key not in state:
+                faults.add(f"{key} is missing")
+            elif tuple(state[key].shape) != its_shape:
+                faults.add(f"{key} is {tuple(state[key].shape)} instead of {its_shape}")
+    if faults:
+        raise ValueError(f"the weights do not fit the config: {_some(sorted(faults))}; is this another model's file?")
     used = {key for keys in sources.values() for key in keys}
     left = set(state) - used
     layers = {_unnumbered(key) for key in used}
-    if faults := sorted({fault for fault in faults if fault}):
-        raise ValueError(f"the weights do not fit the config: {_some(faults)}; is this another model's file, or a part?")
     if surplus := sorted(key for key in left if _unnumbered(key) in layers):
         raise ValueError(f"the config describes fewer layers than the file holds: {_some(surplus)} would be left out")
     converted = {}
@@ -319,12 +343,6 @@ def convert(wanted: Mapping[str, tuple[int, ...]], state: State, num_convnext_la
             tensor = tensor.chunk(3)["qkv".index(name.split(".")[-2][0])]
         converted[name] = tensor.reshape(wanted[name])
     return converted, left
-
-
-def _fault(key: str, state: State, shape: tuple[int, ...]) -> str | None:
-    if key not in state:
-        return f"{key} is missing"
-    return None if tuple(state[key].shape) == shape else f"{key} is {tuple(state[key].shape)} instead of {shape}"
 
 
 def _unnumbered(key: str) -> str:

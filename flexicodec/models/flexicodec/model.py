@@ -1,10 +1,9 @@
 """FlexiCodec (arXiv 2510.00981): frames that mean the same share a token, coded by a semantic and an acoustic stream.
 
-The upper half of the class is what users call; the rooms below it have no checks and build gradients, so that training
-composes them.
+This is the model as users meet it: what comes is checked, a rate is chosen, and the rooms below do the work.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -14,52 +13,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flexicodec.audio import Channels, as_batch
-from flexicodec.blocks.conv_codec import ConvDecoder, ConvEncoder
-from flexicodec.blocks.convnext import ConvNeXtStack
-from flexicodec.blocks.transformer import Transformer, TransformerConfig
 from flexicodec.config import to_dict
-from flexicodec.merging import (
-    POLICIES,
-    ExactRate,
-    MergingPolicy,
-    Threshold,
-    check_frame_rate,
-    cosine_similarities,
-    unmerge,
-    validate_durations,
-)
-from flexicodec.merging.aggregate import MeanAggregator, QueryAggregator
+from flexicodec.merging import MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
-from flexicodec.models.codec import Codec
-from flexicodec.models.flexicodec.config import FlexiCodecConfig
-from flexicodec.models.flexicodec.resize import resize
-from flexicodec.models.flexicodec.semantic import SanmEncoder, SemanticEncoder
-from flexicodec.quantize import Quantized
+from flexicodec.models.codec import MODEL_DEFAULT, exactly
+from flexicodec.models.flexicodec.choice import choose_policy
+from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
+from flexicodec.models.flexicodec.semantic import SanmEncoder
 from flexicodec.tokens import TokenFormat, Tokens
 
-MODEL_DEFAULT: Any = object()  # "what the model was trained with", where None already means something
+__all__ = ["Features", "FlexiCodec"]
 
 
-@dataclass(frozen=True, eq=False)
-class Features:
-    """Both encoders' view of a batch of clips on the frame grid: from these, tokens at any rate.
-
-    Attributes:
-        semantic: Features of the frozen ASR encoder; zero past each item's frames.
-        acoustic: Features of the convolutional encoder; zero past each item's frames.
-        similarities: Cosine of each frame's semantic features with the next frame's, 0 at padding.
-        lengths: Valid frames of each item.
-        audio_lengths: Valid samples of each item, at the codec's rate.
-    """
-
-    semantic: Float[Tensor, "batch semantic_dim frames"]
-    acoustic: Float[Tensor, "batch acoustic_dim frames"]
-    similarities: Float[Tensor, "batch frames-1"]
-    lengths: Int[Tensor, " batch"]
-    audio_lengths: Int[Tensor, " batch"]
-
-
-class FlexiCodec(Codec):
+class FlexiCodec(FlexiCodecRooms):
     """A dual-stream codec with a dynamic frame rate.
 
     Args:
@@ -72,7 +38,6 @@ class FlexiCodec(Codec):
     """
 
     model_type = "flexicodec"
-    sample_rate = 16_000
     load_report: Any = None  # of a model that was converted: what was left out, see checkpoint.LoadReport
     token_modules = (
         "semantic_encoder",
@@ -84,58 +49,6 @@ class FlexiCodec(Codec):
         "semantic_decoder_stack",
         "acoustic_quantizer",
     )
-
-    def __init__(
-        self,
-        config: FlexiCodecConfig | None = None,
-        semantic_encoder: SemanticEncoder | None = None,
-        name: str | None = None,
-    ):
-        super().__init__()
-        self.config = config = config or FlexiCodecConfig()
-        self.name = name
-        self.frame_size = config.frame_size
-        acoustic, semantic, merging = config.acoustic, config.semantic, config.merging
-        dim = acoustic.latent_dim
-
-        if semantic_encoder is None:
-            semantic_encoder = SanmEncoder(config.semantic_encoder)
-        _check_encoder(semantic_encoder, config)
-        self.semantic_encoder = semantic_encoder
-        if isinstance(semantic_encoder, nn.Module):
-            semantic_encoder.requires_grad_(False).eval()
-        semantic_dim = self.semantic_encoder.dim
-        self.encoder = ConvEncoder(acoustic.strides, acoustic.width, dim)
-        self.semantic_aggregator = _aggregator(semantic_dim, merging.semantic_aggregator if merging else None)
-        self.acoustic_aggregator = _aggregator(dim, merging.acoustic_aggregator if merging else None)
-        self.semantic_encoder_stack = ConvNeXtStack(
-            semantic.dim, semantic.num_layers, input_dim=semantic_dim, hidden_dim=semantic.hidden_dim
-        )
-        self.semantic_decoder_stack = ConvNeXtStack(
-            semantic.dim, semantic.num_layers, output_dim=dim, hidden_dim=semantic.hidden_dim
-        )
-        # Quantisers hold constants that no checkpoint brings, so they are never on the meta device. Drawing the weights
-        # that a checkpoint does bring must not move the global random state then.
-        loading = self.device.type == "meta"
-        with torch.device("cpu"), torch.random.fork_rng(devices=[], enabled=loading):
-            self.semantic_quantizer = semantic.quantizer.build(semantic.dim)
-            self.acoustic_quantizer = config.acoustic_quantizer.build(dim)
-        self.bottleneck = Transformer(config.bottleneck, dim) if config.bottleneck else None
-        self.decoder = ConvDecoder(
-            acoustic.strides[::-1], acoustic.decoder_width, dim, exact_length=config.geometry == "whole"
-        )
-
-    # ------------------------------------------------------------------------------------------------------ public
-
-    @property
-    def num_codebooks(self) -> int:
-        """Acoustic codebooks; the semantic one is not counted."""
-        return self.acoustic_quantizer.num_codebooks
-
-    @property
-    def max_duration(self) -> int | None:
-        """Most frames a token holds unless a call says otherwise; None for no cap."""
-        return self.config.merging.max_duration if self.config.merging else 1
 
     @property
     def format(self) -> TokenFormat:
@@ -153,13 +66,6 @@ class FlexiCodec(Codec):
     def config_dict(self) -> dict[str, Any]:
         """The resolved config as JSON-able values."""
         return to_dict(self.config)
-
-    def train(self, mode: bool = True) -> "FlexiCodec":
-        """Set train or eval mode of everything but the frozen encoder, which stays in eval mode (no dropout)."""
-        super().train(mode)
-        if isinstance(self.semantic_encoder, nn.Module):
-            self.semantic_encoder.eval()
-        return self
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
         """See `Codec.save_pretrained`.
@@ -195,7 +101,7 @@ class FlexiCodec(Codec):
         counts = self.frame_counts(lengths.reshape(-1)).view(lengths.shape)
         return counts if isinstance(samples, Tensor) else int(counts)
 
-    @torch.no_grad()
+    @exactly
     def features(
         self, audio: Any, lengths: Any = None, *, sample_rate: int | None = None, channels: Channels | None = None
     ) -> Features:
@@ -223,7 +129,7 @@ class FlexiCodec(Codec):
         acoustic = self.hear(batch, audio_lengths, frames)
         return Features(semantic, acoustic, cosine_similarities(semantic, frames), frames, audio_lengths)
 
-    @torch.no_grad()
+    @exactly
     def tokenize(
         self,
         features: Features,
@@ -252,7 +158,7 @@ class FlexiCodec(Codec):
             ValueError: More than one choice of rate, or a value outside its range.
         """
         cap, count = self._cap(max_duration), self._count(num_codebooks)
-        rule, info = self._rule(threshold, frame_rate, durations, policy, cap)
+        rule, info = self._choose(threshold, frame_rate, durations, policy, cap)
         if rule is not None:
             seconds = features.audio_lengths.cpu().double() / self.sample_rate
             durations = rule(
@@ -284,7 +190,7 @@ class FlexiCodec(Codec):
         channels: Channels | None = None,
     ) -> Tokens:
         """Turn audio into tokens: `tokenize(features(audio, ...), ...)`, whose arguments these are."""
-        self._rule(threshold, frame_rate, durations, policy, self._cap(max_duration))  # refuse before the work
+        self._choose(threshold, frame_rate, durations, policy, self._cap(max_duration))  # refuse before the work
         self._count(num_codebooks)
         features = self.features(audio, lengths, sample_rate=sample_rate, channels=channels)
         return self.tokenize(
@@ -297,7 +203,7 @@ class FlexiCodec(Codec):
             num_codebooks=num_codebooks,
         )
 
-    @torch.no_grad()
+    @exactly
     def decode(self, tokens: Tokens) -> Float[Tensor, "batch samples"]:
         """Turn tokens into audio.
 
@@ -317,7 +223,7 @@ class FlexiCodec(Codec):
         inside = torch.arange(samples, device=audio.device) < torch.minimum(wanted, lengths)[:, None]
         return audio.masked_fill(~inside, 0.0)
 
-    @torch.no_grad()
+    @exactly
     def embed(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
         """Look up one vector per token, semantic and acoustic added: what the decoder hears, zero at padding.
 
@@ -328,90 +234,6 @@ class FlexiCodec(Codec):
         tokens = tokens.to(self.device)
         assert tokens.semantic is not None
         return self.lookup(tokens.semantic, tokens.acoustic, tokens.token_lengths)
-
-    # ------------------------------------------------------------------------------------------------------- rooms
-
-    def frame_counts(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Count frames per item, by the geometry of the config."""
-        if self.config.geometry == "whole":
-            return -(-audio_lengths // self.frame_size)
-        assert isinstance(self.semantic_encoder, SanmEncoder)
-        heard = self.semantic_encoder.front_end.num_frames(self._audible(audio_lengths))
-        return (heard.double() / 1.33333).long()
-
-    @torch.no_grad()
-    def listen(
-        self, audio: Float[Tensor, "batch samples"], audio_lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch semantic_dim frames"]:
-        """Hear what is said: the frozen encoder's features, resized to the grid. Always float32, without gradients."""
-        released = self.config.geometry == "released"
-        audible = self._audible(audio_lengths) if released else frames * self.frame_size
-        with torch.autocast(audio.device.type, enabled=False):
-            heard, heard_lengths = self.semantic_encoder(_pad_to(audio.float(), int(audible.max())), audible)
-            ratio = None if released else self.semantic_encoder.frame_rate / self.base_frame_rate
-            return resize(heard, heard_lengths, frames, ratio)
-
-    def hear(
-        self, audio: Float[Tensor, "batch samples"], audio_lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch acoustic_dim frames"]:
-        """Hear how it sounds: the convolutional encoder on whole frames, the tail padded with zeros."""
-        whole = -(-torch.maximum(audio_lengths, frames * self.frame_size) // self.frame_size) * self.frame_size
-        padded = _pad_to(audio, int(whole.max()))[:, None]
-        encode = self.encoder if torch.is_grad_enabled() else self.encoder.chunked
-        features = encode(padded, whole)[..., : int(frames.max())]
-        valid = torch.arange(features.shape[-1], device=audio.device) < frames[:, None]
-        return features.masked_fill(~valid[:, None], 0.0)
-
-    def quantize(
-        self,
-        features: Features,
-        durations: Int[Tensor, "batch tokens"],
-        num_codebooks: int | Int[Tensor, " batch"] | None = None,
-    ) -> tuple[Quantized, Quantized]:
-        """Merge both streams and quantise: the semantic one, then what the acoustic one has left over it.
-
-        Returns:
-            Semantic result, whose latents [B, acoustic_dim, N] have been through the second ConvNeXt stack, and
-            acoustic result.
-        """
-        lengths = (durations > 0).sum(dim=1)
-        merged = self.semantic_aggregator(features.semantic, durations, features.lengths)
-        semantic = self.semantic_quantizer(self.semantic_encoder_stack(merged, lengths), lengths)
-        meaning = self.semantic_decoder_stack(semantic.latents, lengths)
-        semantic = Quantized(meaning, semantic.codes, semantic.losses)
-        if isinstance(num_codebooks, int) and num_codebooks == 0:
-            blank = torch.zeros_like(meaning)
-            return semantic, self.acoustic_quantizer(blank, lengths, 0)
-        sound = self.acoustic_aggregator(features.acoustic, durations, features.lengths)
-        return semantic, self.acoustic_quantizer(sound - meaning, lengths, num_codebooks)
-
-    def lookup(
-        self,
-        semantic: Int[Tensor, "batch tokens"],
-        acoustic: Int[Tensor, "batch codebooks tokens"],
-        lengths: Int[Tensor, " batch"],
-    ) -> Float[Tensor, "batch dim tokens"]:
-        """Map codes back to latents, both streams added; zero past the valid tokens."""
-        meaning = self.semantic_decoder_stack(self.semantic_quantizer.lookup(semantic[:, None], lengths), lengths)
-        return meaning + self.acoustic_quantizer.lookup(acoustic, lengths)
-
-    def synthesize(
-        self, latents: Float[Tensor, "batch dim tokens"], durations: Int[Tensor, "batch tokens"]
-    ) -> tuple[Float[Tensor, "batch samples"], Int[Tensor, " batch"]]:
-        """Unmerge, smooth and decode; also says how many samples of each item are sound."""
-        frames = unmerge(latents, durations)
-        lengths = durations.sum(dim=1)
-        if self.bottleneck is not None:
-            frames = self.bottleneck(frames, lengths)
-        decode = self.decoder if torch.is_grad_enabled() else self.decoder.chunked
-        audio = decode(frames, lengths)[:, 0]
-        return audio, self.decoder.layers.output_length(lengths)
-
-    # ----------------------------------------------------------------------------------------------------- details
-
-    def _audible(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Lengths after padding to the shortest clip that still gives a frame in the released geometry."""
-        return audio_lengths.clamp(min=_MIN_RELEASED_SAMPLES)
 
     def _cap(self, max_duration: Any) -> int | None:
         """Settle the most frames a token may hold."""
@@ -429,66 +251,16 @@ class FlexiCodec(Codec):
             )
         return int(num_codebooks)
 
-    def _rule(
+    def _choose(
         self, threshold: Any, frame_rate: Any, durations: Any, policy: str | MergingPolicy | None, cap: int | None
     ) -> tuple[MergingPolicy | None, dict[str, Any]]:
-        """Turn the choices of a call into one policy (None: durations are given) and a note on it."""
-        named = isinstance(policy, str)
-        chosen = {"threshold": threshold, "frame_rate": frame_rate, "durations": durations}
-        given = [name for name, value in chosen.items() if value is not None]
-        if policy is not None and not named:
-            given.append("policy")
-        if len(given) > 1:
-            every = "both" if len(given) == 2 else "all"
-            raise ValueError(f"{' and '.join(given)} were {every} given; choose one, each decides the rate by itself")
-        if self.config.merging is None and given and given != ["durations"]:
-            raise ValueError(f"{given[0]} was given, but this model has a fixed rate of {self.base_frame_rate:g} Hz")
-        known = policy in POLICIES and policy != "threshold" and frame_rate is not None if named else callable(policy)
-        if policy is not None and not known:
-            names = ", ".join(name for name in POLICIES if name != "threshold")
-            raise ValueError(f"policy is {policy!r}; expected one of {names} with frame_rate=, or a MergingPolicy")
-        if durations is not None:
-            return None, {"policy": "durations"}
-        if policy is not None and not named:
-            assert not isinstance(policy, str)
-            return policy, {"policy": type(policy).__name__}
-        if frame_rate is not None:
-            check_frame_rate(frame_rate, self.base_frame_rate, cap)
-            kind = POLICIES[policy] if named else ExactRate  # type: ignore[index]
-            rule = kind(frame_rate)
-            return rule, {"policy": policy or "rate", "frame_rate": _note(rule.frame_rate)}  # type: ignore[union-attr]
-        if threshold is None:
-            threshold = self.config.merging.threshold if self.config.merging else 1.0
-        rule = Threshold(threshold)
-        return rule, {"policy": "threshold", "threshold": _note(rule.threshold)}
-
-
-_MIN_RELEASED_SAMPLES = 1360  # upstream's resize gives no frame below this
-
-
-def _check_encoder(encoder: SemanticEncoder, config: FlexiCodecConfig) -> None:
-    """Refuse an encoder that contradicts the config."""
-    if not isinstance(encoder, SanmEncoder):
-        if config.geometry == "released":
-            raise ValueError(
-                f"geometry 'released' counts the frames of SAN-M and cannot go with a {type(encoder).__name__}; "
-                "choose geometry 'whole'"
-            )
-    elif encoder.config != config.semantic_encoder:
-        raise ValueError(
-            f"the encoder was built from {encoder.config}, but the config has semantic_encoder="
-            f"{config.semantic_encoder}; make them the same"
+        """See `choose_policy`."""
+        return choose_policy(
+            self.config.merging,
+            self.base_frame_rate,
+            cap,
+            threshold=threshold,
+            frame_rate=frame_rate,
+            durations=durations,
+            policy=policy,
         )
-
-
-def _aggregator(dim: int, config: TransformerConfig | None) -> nn.Module:
-    return QueryAggregator(dim, config) if config else MeanAggregator()
-
-
-def _pad_to(audio: Float[Tensor, "batch samples"], samples: int) -> Float[Tensor, "batch padded"]:
-    """Cut or zero-pad the last axis to so many samples."""
-    return nn.functional.pad(audio, (0, max(0, samples - audio.shape[-1])))[..., :samples]
-
-
-def _note(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

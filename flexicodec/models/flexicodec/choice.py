@@ -1,0 +1,65 @@
+"""What a call may say about the rate, turned into one merging policy or refused."""
+
+from typing import Any
+
+from flexicodec.merging import POLICIES, ExactRate, MergingPolicy, Threshold, check_frame_rate
+from flexicodec.models.flexicodec.config import MergingConfig
+
+NAMED = tuple(name for name in POLICIES if name != "threshold")  # what `policy=` may say beside `frame_rate=`
+
+
+def choose_policy(
+    merging: MergingConfig | None,
+    base_frame_rate: float,
+    max_duration: int | None,
+    *,
+    threshold: Any = None,
+    frame_rate: Any = None,
+    durations: Any = None,
+    policy: str | MergingPolicy | None = None,
+) -> tuple[MergingPolicy | None, dict[str, Any]]:
+    """Turn the choices of one call into a policy and a note on it for `Tokens.info`.
+
+    Args:
+        merging: The model's own settings; None for a fixed-rate model.
+        base_frame_rate: Frames per second of the grid.
+        max_duration: Most frames per token; None for no cap.
+        threshold: See `FlexiCodec.tokenize`, as for all that follow.
+        frame_rate: Tokens per second.
+        durations: Frames per token, decided elsewhere.
+        policy: A name, or a policy that stands alone.
+
+    Returns:
+        The policy (None: `durations` are given), and how tokens will have been made.
+
+    Raises:
+        ValueError: More than one choice, one that the model does not have, or a value outside its range.
+    """
+    name = policy if isinstance(policy, str) else None
+    own = None if isinstance(policy, str) else policy
+    chosen = {"threshold": threshold, "frame_rate": frame_rate, "durations": durations, "policy": own}
+    given = [choice for choice, value in chosen.items() if value is not None]
+    if len(given) > 1:
+        every = "both" if len(given) == 2 else "all"
+        raise ValueError(f"{' and '.join(given)} were {every} given; choose one, each decides the rate by itself")
+    if merging is None and given and given != ["durations"]:
+        raise ValueError(f"{given[0]} was given, but this model has a fixed rate of {base_frame_rate:g} Hz")
+    if (name is not None and (name not in NAMED or frame_rate is None)) or (own is not None and not callable(own)):
+        names = ", ".join(NAMED)
+        raise ValueError(f"policy is {policy!r}; expected one of {names} with frame_rate=, or a MergingPolicy")
+    if durations is not None:
+        return None, {"policy": "durations"}
+    if own is not None:
+        return own, {"policy": type(own).__name__}
+    if frame_rate is not None:
+        rate = check_frame_rate(frame_rate, base_frame_rate, max_duration)
+        kind = POLICIES[name] if name else ExactRate
+        return kind(rate), {"policy": name or "rate", "frame_rate": _plain(rate)}
+    if threshold is None:
+        threshold = merging.threshold if merging else 1.0
+    rule = Threshold(threshold)
+    return rule, {"policy": "threshold", "threshold": _plain(rule.threshold)}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

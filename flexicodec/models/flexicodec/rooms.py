@@ -1,0 +1,219 @@
+"""The rooms a clip walks through (arXiv 2510.00981): listen, hear, merge, quantise, and back to sound.
+
+Nothing here checks its input or knows `Tokens`, and gradients flow wherever something is trained: training composes
+these, and so does the public model on top of them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from flexicodec.blocks.conv_codec import ConvDecoder, ConvEncoder
+from flexicodec.blocks.convnext import ConvNeXtStack
+from flexicodec.blocks.transformer import Transformer, TransformerConfig
+from flexicodec.merging import unmerge
+from flexicodec.merging.aggregate import MeanAggregator, QueryAggregator
+from flexicodec.models.codec import Codec
+from flexicodec.models.flexicodec.config import FlexiCodecConfig
+from flexicodec.models.flexicodec.resize import resize
+from flexicodec.models.flexicodec.semantic import SanmEncoder, SemanticEncoder
+from flexicodec.quantize import Quantized
+
+_MIN_RELEASED_SAMPLES = 1360  # upstream's resize gives no frame below this
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Both encoders' view of a batch of clips on the frame grid: from these, tokens at any rate.
+
+    Attributes:
+        semantic: Features of the frozen ASR encoder; zero past each item's frames.
+        acoustic: Features of the convolutional encoder; zero past each item's frames.
+        similarities: Cosine of each frame's semantic features with the next frame's, 0 at padding.
+        lengths: Valid frames of each item.
+        audio_lengths: Valid samples of each item, at the codec's rate.
+    """
+
+    semantic: Float[Tensor, "batch semantic_dim frames"]
+    acoustic: Float[Tensor, "batch acoustic_dim frames"]
+    similarities: Float[Tensor, "batch frames-1"]
+    lengths: Int[Tensor, " batch"]
+    audio_lengths: Int[Tensor, " batch"]
+
+
+class FlexiCodecRooms(Codec):
+    """The parts of a FlexiCodec and the steps between them.
+
+    Args:
+        config: What to build.
+        semantic_encoder: Takes the place of the SAN-M encoder of the config: another frozen encoder, or a fake.
+        name: What to call the model in token files.
+
+    Raises:
+        ValueError: The encoder does not go with the config.
+    """
+
+    sample_rate = 16_000
+
+    def __init__(
+        self,
+        config: FlexiCodecConfig | None = None,
+        semantic_encoder: SemanticEncoder | None = None,
+        name: str | None = None,
+    ):
+        super().__init__()
+        self.config = config = config or FlexiCodecConfig()
+        self.name = name
+        self.frame_size = config.frame_size
+        acoustic, semantic, merging = config.acoustic, config.semantic, config.merging
+        dim = acoustic.latent_dim
+
+        if semantic_encoder is None:
+            semantic_encoder = SanmEncoder(config.semantic_encoder)
+        _check_encoder(semantic_encoder, config)
+        self.semantic_encoder = semantic_encoder
+        if isinstance(semantic_encoder, nn.Module):
+            semantic_encoder.requires_grad_(False).eval()
+        semantic_dim = self.semantic_encoder.dim
+        self.encoder = ConvEncoder(acoustic.strides, acoustic.width, dim)
+        self.semantic_aggregator = _aggregator(semantic_dim, merging.semantic_aggregator if merging else None)
+        self.acoustic_aggregator = _aggregator(dim, merging.acoustic_aggregator if merging else None)
+        self.semantic_encoder_stack = ConvNeXtStack(
+            semantic.dim, semantic.num_layers, input_dim=semantic_dim, hidden_dim=semantic.hidden_dim
+        )
+        self.semantic_decoder_stack = ConvNeXtStack(
+            semantic.dim, semantic.num_layers, output_dim=dim, hidden_dim=semantic.hidden_dim
+        )
+        # Quantisers hold constants that no checkpoint brings, so they are never on the meta device. Drawing the weights
+        # that a checkpoint does bring must not move the global random state then.
+        loading = self.device.type == "meta"
+        with torch.device("cpu"), torch.random.fork_rng(devices=[], enabled=loading):
+            self.semantic_quantizer = semantic.quantizer.build(semantic.dim)
+            self.acoustic_quantizer = config.acoustic_quantizer.build(dim)
+        self.bottleneck = Transformer(config.bottleneck, dim) if config.bottleneck else None
+        self.decoder = ConvDecoder(
+            acoustic.strides[::-1], acoustic.decoder_width, dim, exact_length=config.geometry == "whole"
+        )
+
+    @property
+    def num_codebooks(self) -> int:
+        """Acoustic codebooks; the semantic one is not counted."""
+        return self.acoustic_quantizer.num_codebooks
+
+    @property
+    def max_duration(self) -> int | None:
+        """Most frames a token holds unless a call says otherwise; None for no cap."""
+        return self.config.merging.max_duration if self.config.merging else 1
+
+    def train(self, mode: bool = True) -> "FlexiCodecRooms":
+        """Set train or eval mode of everything but the frozen encoder, which stays in eval mode (no dropout)."""
+        super().train(mode)
+        if isinstance(self.semantic_encoder, nn.Module):
+            self.semantic_encoder.eval()
+        return self
+
+    def frame_counts(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Count frames per item, by the geometry of the config."""
+        if self.config.geometry == "whole":
+            return -(-audio_lengths // self.frame_size)
+        assert isinstance(self.semantic_encoder, SanmEncoder)
+        heard = self.semantic_encoder.front_end.num_frames(self._audible(audio_lengths))
+        return (heard.double() / 1.33333).long()
+
+    @torch.no_grad()
+    def listen(
+        self, audio: Float[Tensor, "batch samples"], audio_lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch semantic_dim frames"]:
+        """Hear what is said: the frozen encoder's features, resized to the grid. Always float32, without gradients."""
+        released = self.config.geometry == "released"
+        audible = self._audible(audio_lengths) if released else frames * self.frame_size
+        with torch.autocast(audio.device.type, enabled=False):
+            heard, heard_lengths = self.semantic_encoder(_pad_to(audio.float(), int(audible.max())), audible)
+            ratio = None if released else self.semantic_encoder.frame_rate / self.base_frame_rate
+            return resize(heard, heard_lengths, frames, ratio)
+
+    def hear(
+        self, audio: Float[Tensor, "batch samples"], audio_lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch acoustic_dim frames"]:
+        """Hear how it sounds: the convolutional encoder on whole frames, the tail padded with zeros."""
+        whole = -(-torch.maximum(audio_lengths, frames * self.frame_size) // self.frame_size) * self.frame_size
+        padded = _pad_to(audio, int(whole.max()))[:, None]
+        encode = self.encoder if torch.is_grad_enabled() else self.encoder.chunked
+        features = encode(padded, whole)[..., : int(frames.max())]
+        valid = torch.arange(features.shape[-1], device=audio.device) < frames[:, None]
+        return features.masked_fill(~valid[:, None], 0.0)
+
+    def quantize(
+        self,
+        features: Features,
+        durations: Int[Tensor, "batch tokens"],
+        num_codebooks: int | Int[Tensor, " batch"] | None = None,
+    ) -> tuple[Quantized, Quantized]:
+        """Merge both streams and quantise: the semantic one, then what the acoustic one has left over it.
+
+        Returns:
+            Semantic result, whose latents [B, acoustic_dim, N] have been through the second ConvNeXt stack, and
+            acoustic result.
+        """
+        lengths = (durations > 0).sum(dim=1)
+        merged = self.semantic_aggregator(features.semantic, durations, features.lengths)
+        semantic = self.semantic_quantizer(self.semantic_encoder_stack(merged, lengths), lengths)
+        meaning = self.semantic_decoder_stack(semantic.latents, lengths)
+        semantic = Quantized(meaning, semantic.codes, semantic.losses)
+        if isinstance(num_codebooks, int) and num_codebooks == 0:
+            blank = torch.zeros_like(meaning)
+            return semantic, self.acoustic_quantizer(blank, lengths, 0)
+        sound = self.acoustic_aggregator(features.acoustic, durations, features.lengths)
+        return semantic, self.acoustic_quantizer(sound - meaning, lengths, num_codebooks)
+
+    def lookup(
+        self,
+        semantic: Int[Tensor, "batch tokens"],
+        acoustic: Int[Tensor, "batch codebooks tokens"],
+        lengths: Int[Tensor, " batch"],
+    ) -> Float[Tensor, "batch dim tokens"]:
+        """Map codes back to latents, both streams added; zero past the valid tokens."""
+        meaning = self.semantic_decoder_stack(self.semantic_quantizer.lookup(semantic[:, None], lengths), lengths)
+        return meaning + self.acoustic_quantizer.lookup(acoustic, lengths)
+
+    def synthesize(
+        self, latents: Float[Tensor, "batch dim tokens"], durations: Int[Tensor, "batch tokens"]
+    ) -> tuple[Float[Tensor, "batch samples"], Int[Tensor, " batch"]]:
+        """Unmerge, smooth and decode; also says how many samples of each item are sound."""
+        frames = unmerge(latents, durations)
+        lengths = durations.sum(dim=1)
+        if self.bottleneck is not None:
+            frames = self.bottleneck(frames, lengths)
+        decode = self.decoder if torch.is_grad_enabled() else self.decoder.chunked
+        audio = decode(frames, lengths)[:, 0]
+        return audio, self.decoder.layers.output_length(lengths)
+
+    def _audible(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Lengths after padding to the shortest clip that still gives a frame in the released geometry."""
+        return audio_lengths.clamp(min=_MIN_RELEASED_SAMPLES)
+
+
+def _check_encoder(encoder: SemanticEncoder, config: FlexiCodecConfig) -> None:
+    """Refuse an encoder that contradicts the config."""
+    if not isinstance(encoder, SanmEncoder):
+        if config.geometry == "released":
+            raise ValueError(
+                f"geometry 'released' counts the frames of SAN-M and cannot go with a {type(encoder).__name__}; "
+                "choose geometry 'whole'"
+            )
+    elif encoder.config != config.semantic_encoder:
+        raise ValueError(
+            f"the encoder was built from {encoder.config}, but the config has semantic_encoder="
+            f"{config.semantic_encoder}; make them the same"
+        )
+
+
+def _aggregator(dim: int, config: TransformerConfig | None) -> nn.Module:
+    return QueryAggregator(dim, config) if config else MeanAggregator()
+
+
+def _pad_to(audio: Float[Tensor, "batch samples"], samples: int) -> Float[Tensor, "batch padded"]:
+    """Cut or zero-pad the last axis to so many samples."""
+    return nn.functional.pad(audio, (0, max(0, samples - audio.shape[-1])))[..., :samples]
