@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import flexicodec
 from flexicodec.calibration import fit_threshold
+from flexicodec.files import replacing
 from flexicodec.merging import token_index
 from flexicodec.training.data import Utterance, read_manifest
 
@@ -54,19 +55,15 @@ def main() -> None:
     }
     for rate in FRAME_RATES:
         results["by_frame_rate"].append(measure(codec, utterances, clips, features, rate, codec.num_codebooks))
-        print(results["by_frame_rate"][-1])
     for rate in (12.5, 6.25):
         for count in counts:
             results["by_codebooks"].append(measure(codec, utterances, clips, features, rate, count))
-            print(results["by_codebooks"][-1])
     results["silence"] = silence_durations(codec, clips, features, 6.25)
-    print(results["silence"])
     results["speed"] = speed(codec, clips)
-    print(results["speed"])
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = arguments.output.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
-    temporary.replace(arguments.output)
+    with replacing(arguments.output) as part:
+        part.write_text(json.dumps(results, indent=2) + "\n")
+    print_tables(results)
 
 
 def measure(codec, utterances: list[Utterance], clips, features, frame_rate: float, num_codebooks: int) -> dict:
@@ -139,6 +136,33 @@ def speed(codec, clips, seconds: float = 10.0, repeats: int = 5) -> dict:
     torch.set_num_threads(threads)
     encode, decode = np.median(encode_times[1:]) / seconds, np.median(decode_times[1:]) / seconds
     return {"encode_rtf": round(float(encode), 4), "decode_rtf": round(float(decode), 4), "threads": 1}
+
+
+def print_tables(results: dict) -> None:
+    """Print the results as Markdown."""
+    print(f"\n{results['clips']} clips, {results['seconds']:.0f} s; model {results['fingerprint']}")
+    corpora = list(results["by_frame_rate"][0]["stoi_by_corpus"])
+    print(f"\n| asked Hz | realised Hz | kbps | mean STOI (standard error) | {' | '.join(corpora)} |")
+    print("|---" * (4 + len(corpora)) + "|")
+    for row in results["by_frame_rate"]:
+        each = " | ".join(f"{row['stoi_by_corpus'][name]:.3f}" for name in corpora)
+        print(
+            f"| {row['frame_rate']:g} | {row['realised_rate']:.2f} | {row['kbps']:.2f} "
+            f"| {row['stoi']:.3f} ({row['sem']:.3f}) | {each} |"
+        )
+    counts = sorted({row["codebooks"] for row in results["by_codebooks"]})
+    print(f"\n| mean STOI, acoustic codebooks: | {' | '.join(map(str, counts))} |")
+    print("|---" * (1 + len(counts)) + "|")
+    for rate in sorted({row["frame_rate"] for row in results["by_codebooks"]}, reverse=True):
+        row = {r["codebooks"]: f"{r['stoi']:.3f}" for r in results["by_codebooks"] if r["frame_rate"] == rate}
+        print(f"| {rate:g} Hz | {' | '.join(row[count] for count in counts)} |")
+    silence, speed = results["silence"], results["speed"]
+    print(
+        f"\nAt tau {silence['threshold']:.3f} ({silence['corpus_rate']:.2f} Hz over all clips) a token lasts "
+        f"{silence['frames_per_token_in_silence']:.2f} frames in silence (n = {silence['silent_tokens']}) and "
+        f"{silence['frames_per_token_in_speech']:.2f} in speech (n = {silence['speech_tokens']})."
+    )
+    print(f"One thread: encoding {speed['encode_rtf']:.4f}, decoding {speed['decode_rtf']:.4f} seconds per second.")
 
 
 def git_commit() -> str:

@@ -1,0 +1,87 @@
+"""The model that ships keeps its promises; what it measures on all held-out speech is in experiments/mini."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from pystoi import stoi
+
+import flexicodec
+
+FOLDER = Path(flexicodec.__file__).parent / "assets" / "flexicodec-mini"
+EXAMPLE = FOLDER.parent / "example.flac"
+SPEECH = [EXAMPLE, *sorted((Path(__file__).parent / "data" / "speech").glob("*.flac"))]
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return flexicodec.load("flexicodec-mini")
+
+
+@pytest.fixture(scope="module")
+def heard(mini):
+    """Every clip with its features."""
+    clips = [flexicodec.read_audio(path, sample_rate=mini.sample_rate) for path in SPEECH]
+    return [(clip, mini.features(clip)) for clip in clips]
+
+
+def mean_stoi(mini, heard, **choice):
+    scores = []
+    for clip, features in heard:
+        decoded = mini.decode(mini.tokenize(features, **choice))
+        scores.append(stoi(clip[0].numpy(), decoded[0].numpy(), mini.sample_rate))
+    return sum(scores) / len(scores)
+
+
+def test_it_is_small_and_has_a_card():
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 40e6
+    card = (FOLDER / "README.md").read_text()
+    for word in ("test-clean", "CC BY 4.0", "speechocean762", "kathleen"):
+        assert word in card
+
+
+def test_its_fingerprint_is_that_of_its_weights(mini):
+    assert mini.fingerprint == mini.compute_fingerprint()
+
+
+def test_it_covers_clips_whole_and_looks_no_further_than_its_window(mini):
+    assert mini.config.geometry == "whole"
+    assert mini.config.semantic_encoder.window is not None
+    assert not mini.config.semantic_encoder.positions
+    assert mini.config.bottleneck.window is not None
+
+
+def test_speech_stays_intelligible_and_less_so_at_lower_rates(mini, heard):
+    scores = [mean_stoi(mini, heard, frame_rate=rate) for rate in (12.5, 6.25, 3.5)]
+    assert scores[0] >= 0.70
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_acoustic_codes_help(mini, heard):
+    none, some, all_ = (mean_stoi(mini, heard, frame_rate=12.5, num_codebooks=n) for n in (0, 4, mini.num_codebooks))
+    assert none < some
+    assert all_ > some - 0.01
+
+
+def test_silence_gets_longer_tokens_than_speech(mini, heard):
+    silent, spoken = [], []
+    for clip, features in heard:
+        durations = mini.tokenize(features, frame_rate=6.25, num_codebooks=0).durations[0]
+        frames = torch.nn.functional.pad(clip[0], (0, -clip.shape[1] % mini.frame_size)).view(-1, mini.frame_size)
+        level = 10 * torch.log10(frames.square().mean(1) + 1e-10)
+        quiet = level < torch.quantile(level, 0.95) - 35
+        for start, end in zip((durations.cumsum(0) - durations).tolist(), durations.cumsum(0).tolist(), strict=True):
+            (silent if quiet[start:end].float().mean() > 0.5 else spoken).append(end - start)
+    assert len(silent) > 3
+    assert sum(silent) / len(silent) > 1.5 * sum(spoken) / len(spoken)
+
+
+def test_thirty_seconds_in_a_batch_are_the_same_as_alone(mini, heard):
+    clips = [clip for clip, _ in heard]
+    audio, lengths = flexicodec.collate(clips)
+    together = mini.encode(audio, lengths, frame_rate=6.25)
+    for index, clip in enumerate(clips):
+        alone = mini.encode(clip, frame_rate=6.25)
+        assert torch.equal(together[index].durations, alone.durations)
+        assert torch.equal(together[index].semantic, alone.semantic)
+        assert (together[index].acoustic == alone.acoustic).float().mean() >= 0.995
