@@ -153,7 +153,11 @@ def _locate(model: str, filename: str | None, revision: str | None) -> tuple[Pat
 def _fetch(repo: str, filename: str | None, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = [filename, "*.yaml", "*.json"] if filename else [CONFIG_NAME, WEIGHTS_NAME, UPSTREAM_WEIGHTS[0], "*.yaml"]
+    wanted = (
+        [filename, "*.yaml", "*.json", "am.mvn"]
+        if filename
+        else [CONFIG_NAME, WEIGHTS_NAME, UPSTREAM_WEIGHTS[0], "*.yaml"]
+    )
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
     except Exception as error:
