@@ -24,6 +24,7 @@ Lengths: TypeAlias = Tensor | np.ndarray | Sequence[int]
 
 # The value that stands for 1.0. 8-bit (offset binary in WAV) and 64-bit samples have no scale that all tools agree on.
 FULL_SCALE = {"int16": 2**15, "int32": 2**31, "float16": 1, "bfloat16": 1, "float32": 1, "float64": 1}
+HIGHEST_RATE = 1_000_000  # Hz
 LOUDEST = 100.0  # far above any sane float recording, far below int16 samples that were only cast to float
 MOST_CHANNELS = 64
 FORMATS = {
@@ -224,7 +225,7 @@ def as_batch(
     *,
     sample_rate: int | None,
     target_sample_rate: int,
-    channels: Channels = "error",
+    channels: Channels | None = None,
     device: torch.device | str | None = None,
 ) -> tuple[Float[Tensor, "batch resampled"], Int[Tensor, " batch"]]:
     """Turn whatever audio a caller has into a clean float32 batch at the codec's rate.
@@ -236,8 +237,9 @@ def as_batch(
             behind them, NaN included, changes nothing.
         sample_rate: Hz of `audio`; None means it is at `target_sample_rate` already.
         target_sample_rate: Hz of the result. Each item is resampled from its own valid part.
-        channels: `"mix"` averages the C of `[B, C, S]`, `"error"` refuses C other than 1. Two dimensions are always
-            `[B, S]`, a batch: give one stereo clip as `[1, 2, S]`.
+        channels: `"mix"` averages the C of `[B, C, S]`, `"error"` (or None) refuses C other than 1. Two dimensions are
+            always `[B, S]`, a batch, so that several rows and a word on channels do not go together: give one stereo
+            clip as `[1, 2, S]`.
         device: Where the result goes; None keeps the audio's own.
 
     Returns:
@@ -248,7 +250,8 @@ def as_batch(
         ValueError: Wrong type or rank, no samples, a rate that is no count of Hz, channels that were not to be mixed,
             lengths outside 1..S, NaN or Inf among the valid samples, or int16 values that were only cast to float.
     """
-    _check_channels(channels)
+    if channels is not None:
+        _check_channels(channels)
     target_sample_rate = check_sample_rate(target_sample_rate, "target_sample_rate")
     sample_rate = target_sample_rate if sample_rate is None else check_sample_rate(sample_rate)
     waves = _with_channels(_as_tensor(audio), channels)
@@ -269,6 +272,8 @@ def check_sample_rate(value: int, name: str = "sample_rate") -> int:
     if value < 1000:
         slip = f"; is it in kHz? {value * 1000} then" if value > 0 else ""
         raise ValueError(f"{name} is {value}; expected at least 1000 Hz{slip}")
+    if value > HIGHEST_RATE:
+        raise ValueError(f"{name} is {value}; expected at most {HIGHEST_RATE} Hz; is it a number of samples?")
     return int(value)
 
 
@@ -331,7 +336,7 @@ def _as_tensor(audio: Tensor | np.ndarray) -> Tensor:
     return torch.from_numpy(audio.astype(audio.dtype.newbyteorder("="), order="C", copy=True))
 
 
-def _with_channels(waves: Tensor, channels: Channels) -> Shaped[Tensor, "batch channels samples"]:
+def _with_channels(waves: Tensor, channels: Channels | None) -> Shaped[Tensor, "batch channels samples"]:
     """View [S], [B, S] or [B, C, S] as [B, C, S], or raise ValueError."""
     shape = list(waves.shape)
     if waves.ndim not in (1, 2, 3):
@@ -342,9 +347,14 @@ def _with_channels(waves: Tensor, channels: Channels) -> Shaped[Tensor, "batch c
         raise ValueError(f"audio has shape {shape}: {len(waves)} clips of {waves.shape[1]} samples? {_TRANSPOSED}")
     if waves.ndim == 3:
         _check_channel_count(waves)
-        if channels == "error" and waves.shape[1] != 1:
+        if channels != "mix" and waves.shape[1] != 1:
             raise ValueError(f'audio has shape {shape}: {waves.shape[1]} channels; pass channels="mix" to average them')
         return waves
+    if channels is not None and waves.ndim == 2 and len(waves) > 1:
+        raise ValueError(
+            f"audio has shape {shape}, {len(waves)} clips without channels, but channels={channels!r} was given; give "
+            f"one clip of {len(waves)} channels as [1, {len(waves)}, {shape[1]}], or leave channels= out"
+        )
     return torch.atleast_2d(waves)[:, None]
 
 

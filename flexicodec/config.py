@@ -274,3 +274,18 @@ def _name(hint: Any) -> str:
 
 def _show(value: object) -> str:
     return "null" if value is None else f"{value!r} ({type(value).__name__})"
+
+
+def non_defaults(config: Any) -> dict[str, Any]:
+    """List the fields of a dataclass that differ from its class's defaults, parts by their own classes' defaults.
+
+    Parts are named with their class, so that a part's absence or another kind of part shows.
+    """
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found[field.name] = {"kind": type(value).__name__} | non_defaults(value)
+        elif value != (field.default_factory() if callable(field.default_factory) else field.default):
+            found[field.name] = to_dict(value) if dataclasses.is_dataclass(value) else value
+    return found

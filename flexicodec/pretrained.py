@@ -48,7 +48,11 @@ def load(
         ValueError: There is no such model, the files do not belong together, or a weight is missing or misshapen.
     """
     folder, name = _locate(str(model), filename, revision)
+    if revision is not None and Path(model).is_dir() | (str(model) in SHIPPED):
+        raise ValueError(f"revision={revision!r} belongs to a hub id, but {model} is here already; leave it out")
     if (folder / CONFIG_NAME).is_file() and filename in (None, WEIGHTS_NAME) and _is_ours(folder / CONFIG_NAME):
+        if sensevoice is not None:
+            raise ValueError(f"sensevoice={str(sensevoice)!r} is of no use to {model}, which brings its own encoder")
         codec = load_pretrained(folder, name)
     else:
         codec = load_upstream(folder, filename=filename, sensevoice=sensevoice, name=name)
@@ -71,12 +75,14 @@ def load_pretrained(folder: str | Path, name: str | None = None) -> Codec:
         raise ValueError(
             f"{folder / CONFIG_NAME} has model_type {held.get('model_type')!r}, known is {FlexiCodec.model_type!r}"
         )
+    if missing := [key for key in ("config", "fingerprint") if key not in held]:
+        raise ValueError(f"{folder / CONFIG_NAME} has no {' and no '.join(missing)}; was it edited by hand?")
     if not (folder / WEIGHTS_NAME).is_file():
         raise ValueError(f"{folder} has a {CONFIG_NAME} but no {WEIGHTS_NAME}; was the copy interrupted?")
     config = from_dict(FlexiCodecConfig, held["config"])
     with torch.device("meta"):
         codec = FlexiCodec(config, name=name)
-    state = load_file(folder / WEIGHTS_NAME)
+    state = read_weights(folder / WEIGHTS_NAME)
     load_exactly(codec, {key: value.float() if value.is_floating_point() else value for key, value in state.items()})
     codec.set_fingerprint(held["fingerprint"])
     return codec.eval()
@@ -169,7 +175,8 @@ def _fetch(repo: str, filename: str | None, revision: str | None) -> Path:
 
 def _is_ours(config: Path) -> bool:
     try:
-        return "model_type" in json.loads(config.read_text())
+        held = json.loads(config.read_text())
+        return isinstance(held, dict) and "model_type" in held
     except json.JSONDecodeError as error:
         raise ValueError(f"{config} is not JSON ({error}); was the copy interrupted?") from error
 

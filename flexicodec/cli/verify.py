@@ -68,7 +68,10 @@ def run(args: argparse.Namespace) -> int:
     differing = print_parameters(codec) + print_buffers(codec)
     print_reconstruction(codec, args.audio)
     if report is None:
-        return 0
+        if codec.fingerprint == codec.compute_fingerprint():
+            return 0
+        print("PROBLEM: the weights are not those that the fingerprint in config.json names")
+        return 1
     for name in differing:
         print(f"PROBLEM: {name} is not that of the released model")
     if report.unexpected_extras:

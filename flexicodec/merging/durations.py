@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+LONGEST = 2**31 - 1  # frames a cap may name
+
 
 def valid_frames(lengths: Int[Tensor, " batch"] | None, like: Tensor) -> Bool[Tensor, "batch frames"]:
     """Mark the frames below each length, for a tensor laid out [batch, frames, ...]; None means every frame."""
@@ -33,6 +35,8 @@ def check_max_duration(max_duration: int | None) -> int | None:
             f"max_duration is {max_duration!r}, but a token holds a whole number of frames, at least 1; "
             "None (not 0) lifts the cap"
         )
+    if max_duration > LONGEST:
+        raise ValueError(f"max_duration is beyond {LONGEST} frames; None lifts the cap")
     return int(max_duration)
 
 

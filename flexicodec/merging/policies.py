@@ -201,7 +201,7 @@ POLICIES: dict[str, type[Threshold] | type[ExactRate] | type[Uniform] | type[Min
     "uniform": Uniform,
     "variance": MinimumVariance,
 }
-"""The names by which configs and command lines choose a policy; each class takes its setting as the only argument."""
+"""The names that `policy=` takes; each class takes its setting as the only argument."""
 
 
 def _starts(cuts: Bool[Tensor, "batch pairs"]) -> Bool[Tensor, "batch frames"]:

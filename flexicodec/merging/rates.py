@@ -3,7 +3,7 @@
 Values may be one number for a whole batch or one per item.
 """
 
-import math
+import sys
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -27,8 +27,9 @@ def settle(value: PerItem, name: str) -> float | tuple[float, ...]:
     numbers: Sequence[Any] = plain if isinstance(plain, (list, tuple)) else [plain]
     if not numbers or any(isinstance(x, bool) or not isinstance(x, Real) for x in numbers):
         raise ValueError(f"{name} is {value!r}; expected a number, or a list or tensor with one number per item")
-    if bad := [x for x in numbers if not math.isfinite(x)]:
-        raise ValueError(f"{name} is {bad[0]}; expected a finite number")
+    if bad := [x for x in numbers if not abs(x) <= sys.float_info.max]:
+        shown = bad[0] if isinstance(bad[0], float) else f"a number of {len(str(bad[0]))} digits"
+        raise ValueError(f"{name} is {shown}; expected a finite number")
     return tuple(map(float, numbers)) if isinstance(plain, (list, tuple)) else float(plain)
 
 

@@ -54,7 +54,7 @@ class Codec(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._fingerprint: str | None = None
+        self._fingerprint: tuple[str, int] | None = None  # and the state of the weights it names
 
     @property
     def base_frame_rate(self) -> float:
@@ -74,6 +74,22 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def encode(self, audio: Any, lengths: Any = None, **choices: Any) -> Tokens:
         """Turn audio into tokens."""
+
+    def features(self, audio: Any, lengths: Any = None, **choices: Any) -> Any:
+        """Run the encoders alone, where a family can make tokens at several rates from what they give."""
+        raise NotImplementedError(f"{type(self).__name__} has one rate only; use encode")
+
+    def tokenize(self, features: Any, **choices: Any) -> Tokens:
+        """Turn `features` into tokens."""
+        raise NotImplementedError(f"{type(self).__name__} has one rate only; use encode")
+
+    def embed(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
+        """Look up one vector per token, zero at padding."""
+        raise NotImplementedError(f"{type(self).__name__} has no vectors per token")
+
+    def num_frames(self, samples: Any) -> Any:
+        """Count the frames of clips of so many samples: what their durations must sum to."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how many frames clips have")
 
     @abstractmethod
     def decode(self, tokens: Tokens) -> Float[Tensor, "batch samples"]:
@@ -96,16 +112,22 @@ class Codec(nn.Module, ABC):
     def fingerprint(self) -> str:
         """Names the weights and settings that give tokens their meaning.
 
-        Read from `config.json` where the model was saved, else computed at first use. Weights are hashed as half
-        precision, so that storing a model in half precision keeps its name.
+        Read from `config.json` where the model was saved, else computed at first use, and again after weights were
+        written to (by training, say). Weights are hashed as half precision, so that storing a model in half precision
+        keeps its name.
         """
-        if self._fingerprint is None:
-            self._fingerprint = self.compute_fingerprint()
-        return self._fingerprint
+        if self._fingerprint is None or self._fingerprint[1] != self._weight_version():
+            self.set_fingerprint(self.compute_fingerprint())
+        assert self._fingerprint is not None
+        return self._fingerprint[0]
 
     def set_fingerprint(self, fingerprint: str) -> None:
         """Take over the name that a saved model's config gives it, instead of hashing its weights again."""
-        self._fingerprint = fingerprint
+        self._fingerprint = (fingerprint, self._weight_version())
+
+    def _weight_version(self) -> int:
+        """Count the writes to the weights, as torch does for autograd."""
+        return sum(tensor._version for tensor in (*self.parameters(), *self.buffers()))
 
     def compute_fingerprint(self) -> str:
         """Hash the weights of `token_modules` and the settings beside them; 16 hexadecimal digits."""
@@ -174,10 +196,9 @@ class Codec(nn.Module, ABC):
         for name, tensor in self.state_dict().items():
             tensor = tensor.detach().cpu().contiguous()
             state[name] = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor.clone()
-        self._fingerprint = self.compute_fingerprint()  # the weights may have changed since it was first asked for
         config = {
             "model_type": self.model_type,
-            "fingerprint": self._fingerprint,
+            "fingerprint": self.compute_fingerprint(),
             "flexicodec_lab_version": flexicodec.__version__,
             "config": self.config_dict(),
         }

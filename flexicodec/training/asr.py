@@ -199,6 +199,18 @@ def learning_rate_factor(step: int, warmup: int, steps: int) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def single_process(mixed_precision: str) -> Accelerator:
+    """Make the accelerator of a run; steps here call a model's rooms one by one, past what would join gradients.
+
+    Raises:
+        ValueError: There are several processes.
+    """
+    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=not torch.cuda.is_available())
+    if accelerator.num_processes > 1:
+        raise ValueError(f"started as {accelerator.num_processes} processes; training runs in one process so far")
+    return accelerator
+
+
 def train(config: ASRTrainingConfig) -> float:
     """Train the encoder and head; writes `asr.safetensors`, `config.json` and `log.jsonl` to `config.output`.
 
@@ -206,7 +218,7 @@ def train(config: ASRTrainingConfig) -> float:
         The character error rate on the eval corpora at the end.
     """
     torch.manual_seed(config.seed)
-    accelerator = Accelerator(mixed_precision="bf16" if config.bf16 else "no", cpu=not torch.cuda.is_available())
+    accelerator = single_process("bf16" if config.bf16 else "no")
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.json").write_text(json.dumps(to_dict(config), indent=2))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,7 +17,7 @@ from flexicodec.files import replacing
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.flexicodec.semantic import SanmEncoder
 from flexicodec.quantize import ResidualVectorQuantizer
-from flexicodec.training.asr import first_blocks, learning_rate_factor
+from flexicodec.training.asr import first_blocks, learning_rate_factor, single_process
 from flexicodec.training.config import CodecTrainingConfig
 from flexicodec.training.data import AudioStore, RandomCrops, read_manifest
 from flexicodec.training.init import init_encoder, init_quantizer
@@ -42,18 +41,6 @@ def build_model(config: CodecTrainingConfig) -> FlexiCodec:
     model.train()
     model.semantic_encoder.eval()
     return model
-
-
-def single_process(mixed_precision: str) -> Accelerator:
-    """Make the accelerator of a run; steps here call the model's rooms one by one, past what would join gradients.
-
-    Raises:
-        ValueError: There are several processes.
-    """
-    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=not torch.cuda.is_available())
-    if accelerator.num_processes > 1:
-        raise ValueError(f"started as {accelerator.num_processes} processes; training runs in one process so far")
-    return accelerator
 
 
 def train(config: CodecTrainingConfig) -> Path:

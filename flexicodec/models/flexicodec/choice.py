@@ -42,15 +42,21 @@ def choose_policy(
     if len(given) > 1:
         every = "both" if len(given) == 2 else "all"
         raise ValueError(f"{' and '.join(given)} were {every} given; choose one, each decides the rate by itself")
-    if merging is None and given and given != ["durations"]:
-        raise ValueError(f"{given[0]} was given, but this model has a fixed rate of {base_frame_rate:g} Hz")
-    if (name is not None and (name not in NAMED or frame_rate is None)) or (own is not None and not callable(own)):
+    if merging is None and given not in ([], ["durations"]):
+        if not _means_unmerged(threshold, 1.0) and not _means_unmerged(frame_rate, base_frame_rate):
+            raise ValueError(
+                f"{given[0]} was given, but this model has a fixed rate of {base_frame_rate:g} Hz: threshold=1, "
+                f"frame_rate={base_frame_rate:g} or neither"
+            )
+        threshold, frame_rate, name = 1.0, None, None
+    fits = callable(own) and not isinstance(own, type)
+    if (name is not None and (name not in NAMED or frame_rate is None)) or (own is not None and not fits):
         names = ", ".join(NAMED)
         raise ValueError(f"policy is {policy!r}; expected one of {names} with frame_rate=, or a MergingPolicy")
     if durations is not None:
         return None, {"policy": "durations"}
     if own is not None:
-        return own, {"policy": type(own).__name__}
+        return own, _describe(own, base_frame_rate, max_duration)
     if frame_rate is not None:
         rate = check_frame_rate(frame_rate, base_frame_rate, max_duration)
         kind = POLICIES[name] if name else ExactRate
@@ -59,6 +65,21 @@ def choose_policy(
         threshold = merging.threshold if merging else 1.0
     rule = Threshold(threshold)
     return rule, {"policy": "threshold", "threshold": _plain(rule.threshold)}
+
+
+def _means_unmerged(value: Any, unmerged: float) -> bool:
+    return isinstance(value, (int, float)) and value == unmerged
+
+
+def _describe(policy: MergingPolicy, base_frame_rate: float, max_duration: int | None) -> dict[str, Any]:
+    """Note a policy object as its name would be noted, and hold its rate to the same range."""
+    names: dict[type, str] = {kind: name for name, kind in POLICIES.items()}
+    info: dict[str, Any] = {"policy": names.get(type(policy), type(policy).__name__)}
+    if hasattr(policy, "frame_rate"):
+        info["frame_rate"] = _plain(check_frame_rate(policy.frame_rate, base_frame_rate, max_duration))
+    if hasattr(policy, "threshold"):
+        info["threshold"] = _plain(policy.threshold)
+    return info
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flexicodec.audio import Channels, as_batch
-from flexicodec.config import to_dict
+from flexicodec.config import non_defaults, to_dict
 from flexicodec.merging import MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
 from flexicodec.models.codec import MODEL_DEFAULT, exactly
@@ -23,6 +23,8 @@ from flexicodec.models.flexicodec.semantic import SanmEncoder
 from flexicodec.tokens import TokenFormat, Tokens
 
 __all__ = ["Features", "FlexiCodec"]
+
+UNRELATED_SETTINGS = {"acoustic": ("decoder_width",), "merging": ("threshold", "threshold_range", "max_duration")}
 
 
 class FlexiCodec(FlexiCodecRooms):
@@ -81,12 +83,14 @@ class FlexiCodec(FlexiCodecRooms):
         return super().save_pretrained(folder, dtype)
 
     def token_settings(self) -> dict[str, Any]:
-        """The config without what concerns decoding alone, and without the threshold that calls start from."""
-        settings = self.config_dict()
-        settings.pop("bottleneck")
-        settings["acoustic"].pop("decoder_width")
-        if settings["merging"]:
-            settings["merging"] = {k: v for k, v in settings["merging"].items() if not k.startswith("threshold")}
+        """What differs from the defaults, without what concerns decoding, limits and starting values alone.
+
+        Defaults are left out so that a field that is added one day does not rename the models there are.
+        """
+        settings = non_defaults(replace(self.config, bottleneck=None))
+        for part, names in UNRELATED_SETTINGS.items():
+            for name in names:
+                (settings.get(part) or {}).pop(name, None)
         return settings
 
     def num_frames(self, samples: int | Int[Tensor, "*clips"]) -> int | Int[Tensor, "*clips"]:
@@ -102,7 +106,7 @@ class FlexiCodec(FlexiCodecRooms):
         return counts if isinstance(samples, Tensor) else int(counts)
 
     @exactly
-    def features(
+    def features(  # type: ignore[override]
         self, audio: Any, lengths: Any = None, *, sample_rate: int | None = None, channels: Channels | None = None
     ) -> Features:
         """Run both encoders once; `tokenize` then makes tokens at any number of rates.
@@ -121,7 +125,7 @@ class FlexiCodec(FlexiCodecRooms):
             lengths,
             sample_rate=sample_rate,
             target_sample_rate=self.sample_rate,
-            channels=channels or "error",
+            channels=channels,
             device=self.device,
         )
         frames = self.frame_counts(audio_lengths)
@@ -130,7 +134,7 @@ class FlexiCodec(FlexiCodecRooms):
         return Features(semantic, acoustic, cosine_similarities(semantic, frames), frames, audio_lengths)
 
     @exactly
-    def tokenize(
+    def tokenize(  # type: ignore[override]
         self,
         features: Features,
         *,

@@ -39,17 +39,19 @@ def _interpolate(
     ratio: float | None,
     num_frames: int,
 ) -> Float[Tensor, "batch dim frames"]:
+    device = features.device
+    source_lengths, target_lengths = source_lengths.cpu(), target_lengths.cpu()  # not every device has float64
     if ratio is None:
         scale = source_lengths.double() / target_lengths.clamp(min=1).double()
     else:
-        scale = torch.full(target_lengths.shape, ratio, dtype=torch.float64, device=features.device)
-    centre = torch.arange(num_frames, device=features.device, dtype=torch.float64) + 0.5
+        scale = torch.full(target_lengths.shape, ratio, dtype=torch.float64)
+    centre = torch.arange(num_frames, dtype=torch.float64) + 0.5
     position = (scale[:, None] * centre - 0.5).clamp(min=0)
     last = (source_lengths - 1)[:, None]
     left = torch.minimum(position.floor().long(), last)
     right = torch.minimum(left + 1, last)
-    weight = (position - left).clamp(0, 1).to(features.dtype)
-    return torch.lerp(_pick(features, left), _pick(features, right), weight[:, None])
+    weight = (position - left).clamp(0, 1).to(device, features.dtype)
+    return torch.lerp(_pick(features, left.to(device)), _pick(features, right.to(device)), weight[:, None])
 
 
 def _average(

@@ -120,7 +120,7 @@ class FlexiCodecRooms(Codec):
             return -(-audio_lengths // self.frame_size)
         assert isinstance(self.semantic_encoder, SanmEncoder)
         heard = self.semantic_encoder.front_end.num_frames(self._audible(audio_lengths))
-        return (heard.double() / 1.33333).long()
+        return (heard.cpu().double() / 1.33333).long().to(heard.device)  # not every device has float64
 
     @torch.no_grad()
     def listen(
