@@ -21,6 +21,7 @@ SHIPPED = ("flexicodec-mini",)
 UPSTREAM_WEIGHTS = ("12hz_v1_half.safetensors", "nartts_flexicodec_only.safetensors")
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 SENSEVOICE_WEIGHTS = "model.pt"
+MODELSCOPE_OWNER = "iic/"  # SenseVoiceSmall's first home is iic/SenseVoiceSmall
 
 
 def load(
@@ -36,7 +37,7 @@ def load(
     Args:
         model: A model that ships with the package ("flexicodec-mini"), a folder, or a hub id ("owner/name").
         sensevoice: For upstream's files without SenseVoice weights of their own: the SenseVoiceSmall folder, its
-            model.pt, or its hub id.
+            model.pt, or its hub id: FunAudioLLM/SenseVoiceSmall, or iic/SenseVoiceSmall on ModelScope (extra funasr).
         filename: Which weights file of the folder or hub repository, where there are several.
         revision: Branch, tag or commit of the hub repository.
         device: Where to put the model; None means the CPU.
@@ -173,6 +174,20 @@ def _fetch(repo: str, filename: str | None, revision: str | None) -> Path:
         ) from error
 
 
+def _fetch_from_modelscope(repo: str, filename: str | None, revision: str | None) -> Path:
+    try:
+        from modelscope import snapshot_download  # comes with funasr
+    except ImportError as error:
+        raise ValueError(f"{repo} lies on ModelScope; install flexicodec-lab[funasr] to fetch from there") from error
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=[filename, "am.mvn"]))
+    except Exception as error:
+        raise ValueError(
+            f"{repo} could not be fetched from ModelScope ({type(error).__name__}: {error}); "
+            "download it elsewhere and pass the folder"
+        ) from error
+
+
 def _is_ours(config: Path) -> bool:
     try:
         held = json.loads(config.read_text())
@@ -219,7 +234,8 @@ def _sensevoice_file(sensevoice: str | Path) -> Path:
         return path / SENSEVOICE_WEIGHTS
     name = str(sensevoice)
     if not path.exists() and name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _fetch(name, SENSEVOICE_WEIGHTS, None) / SENSEVOICE_WEIGHTS
+        fetch = _fetch_from_modelscope if name.startswith(MODELSCOPE_OWNER) else _fetch
+        return fetch(name, SENSEVOICE_WEIGHTS, None) / SENSEVOICE_WEIGHTS
     raise ValueError(
         f"sensevoice={name!r} holds no {SENSEVOICE_WEIGHTS}; expected the SenseVoiceSmall folder or hub id"
     )

@@ -1,12 +1,15 @@
 """What the doors refuse, and names that follow the weights they name."""
 
 import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import flexicodec
+from flexicodec import pretrained
 from flexicodec.cli import main
 from flexicodec.merging import ExactRate, Threshold, Uniform
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
@@ -115,3 +118,19 @@ def test_a_fixed_rate_model_accepts_what_it_does(make_codec):
     for choice in ({"threshold": 0.9}, {"frame_rate": 6.25}):
         with pytest.raises(ValueError, match="fixed rate of 12.5 Hz"):
             codec.encode(audio, **choice)
+
+
+def test_sensevoice_comes_from_modelscope_where_its_name_says_so(tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot_download(repo, revision=None, allow_patterns=None):
+        asked.append((repo, allow_patterns))
+        (tmp_path / "model.pt").write_bytes(b"")
+        return str(tmp_path)
+
+    monkeypatch.setitem(sys.modules, "modelscope", SimpleNamespace(snapshot_download=snapshot_download))
+    assert pretrained._sensevoice_file("iic/SenseVoiceSmall") == tmp_path / "model.pt"
+    assert asked == [("iic/SenseVoiceSmall", ["model.pt", "am.mvn"])]
+    monkeypatch.setitem(sys.modules, "modelscope", None)
+    with pytest.raises(ValueError, match=r"install flexicodec-lab\[funasr\]"):
+        pretrained._sensevoice_file("iic/SenseVoiceSmall")
