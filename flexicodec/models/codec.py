@@ -20,7 +20,15 @@ from flexicodec.tokens import TokenFormat, Tokens
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-MODEL_DEFAULT: Any = object()  # "what the model was trained with", where None already means something
+
+class _ModelDefault:
+    """What the model was trained with, for arguments where None already means something."""
+
+    def __repr__(self) -> str:
+        return "<the model's own>"
+
+
+MODEL_DEFAULT: Any = _ModelDefault()
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"

@@ -193,7 +193,23 @@ class FlexiCodec(FlexiCodecRooms):
         sample_rate: int | None = None,
         channels: Channels | None = None,
     ) -> Tokens:
-        """Turn audio into tokens: `tokenize(features(audio, ...), ...)`, whose arguments these are."""
+        """Turn audio into tokens: `tokenize(features(audio, ...), ...)`.
+
+        Args:
+            audio: As for `features`, with the three that belong to it.
+            lengths: Valid samples of each item; None means all.
+            threshold: As for `tokenize`, with all that follow but two; choose one of threshold, frame_rate, durations.
+            frame_rate: Tokens per second.
+            durations: Frames per token, decided elsewhere.
+            policy: How to spend `frame_rate`, or a `MergingPolicy`.
+            max_duration: Most frames per token; None for no cap.
+            num_codebooks: Acoustic codebooks, 0 for semantic tokens only; None for all.
+            sample_rate: Hz of the audio; None means the codec's.
+            channels: "mix" or "error", for [B, C, S].
+
+        Raises:
+            ValueError: As for `features` and `tokenize`, before any work is done where that can be seen.
+        """
         self._choose(threshold, frame_rate, durations, policy, self._cap(max_duration))  # refuse before the work
         self._count(num_codebooks)
         features = self.features(audio, lengths, sample_rate=sample_rate, channels=channels)
