@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     try:
         codec = flexicodec.load(args.model)
-        audio = flexicodec.read_audio(args.audio, sample_rate=codec.sample_rate)
+        audio = flexicodec.read_audio(args.audio, sample_rate=codec.sample_rate, channels="mix")
         args.output.mkdir(parents=True, exist_ok=True)
         rows = run(codec, audio, args.frame_rates, args.output)
     except (ValueError, OSError) as error:

@@ -41,14 +41,14 @@ _TRANSPOSED = (
 
 
 def read_audio(
-    path: str | os.PathLike[str], sample_rate: int | None = None, channels: Channels = "mix"
+    path: str | os.PathLike[str], sample_rate: int | None = None, channels: Channels = "error"
 ) -> Float[Tensor, "1 samples"]:
     """Read an audio file as mono float32, full scale at 1.
 
     Args:
         path: Anything libsndfile reads: WAV, FLAC, Ogg, Opus, MP3, AIFF, ...
         sample_rate: Hz to resample to; None keeps the file's own rate.
-        channels: `"mix"` averages the channels, `"error"` refuses files with more than one.
+        channels: `"mix"` averages the channels; `"error"`, unless told otherwise, refuses files with more than one.
 
     Raises:
         FileNotFoundError: There is no such file.

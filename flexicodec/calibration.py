@@ -68,7 +68,7 @@ def calibrate(
     similarities, lengths, seconds, skipped = [], [], [], []
     for path in tqdm(paths, desc="calibrate", disable=not progress):
         try:
-            audio = read_audio(path, sample_rate=codec.sample_rate)
+            audio = read_audio(path, sample_rate=codec.sample_rate, channels="mix")
             features = codec.features(audio)
         except (ValueError, OSError) as error:
             skipped.append(f"{path}: {error}")

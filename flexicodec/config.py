@@ -287,5 +287,5 @@ def non_defaults(config: Any) -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             found[field.name] = {"kind": type(value).__name__} | non_defaults(value)
         elif value != (field.default_factory() if callable(field.default_factory) else field.default):
-            found[field.name] = to_dict(value) if dataclasses.is_dataclass(value) else value
+            found[field.name] = value
     return found

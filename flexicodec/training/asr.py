@@ -4,7 +4,6 @@ A 60 ms frame holds up to two characters, so the head gives two outputs per fram
 """
 
 import json
-import math
 import re
 import time
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,6 +20,7 @@ from flexicodec.config import to_dict
 from flexicodec.files import replacing
 from flexicodec.models.flexicodec.semantic import SanmConfig, SanmEncoder
 from flexicodec.training.data import AudioStore, BucketedUtterances, read_manifest
+from flexicodec.training.run import learning_rate_factor, single_process
 
 ALPHABET = " 'abcdefghijklmnopqrstuvwxyz"  # code 0 is CTC's blank
 OUTPUTS_PER_FRAME = 2
@@ -189,26 +188,6 @@ def first_blocks(state: dict[str, Tensor], config: SanmConfig) -> dict[str, Tens
     kept.setdefault(norm + "weight", torch.ones(config.dim))
     kept.setdefault(norm + "bias", torch.zeros(config.dim))
     return kept
-
-
-def learning_rate_factor(step: int, warmup: int, steps: int) -> float:
-    """Linear warm-up, then a cosine from one to a hundredth."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def single_process(mixed_precision: str) -> Accelerator:
-    """Make the accelerator of a run; steps here call a model's rooms one by one, past what would join gradients.
-
-    Raises:
-        ValueError: There are several processes.
-    """
-    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=not torch.cuda.is_available())
-    if accelerator.num_processes > 1:
-        raise ValueError(f"started as {accelerator.num_processes} processes; training runs in one process so far")
-    return accelerator
 
 
 def train(config: ASRTrainingConfig) -> float:

@@ -17,11 +17,12 @@ from flexicodec.files import replacing
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.flexicodec.semantic import SanmEncoder
 from flexicodec.quantize import ResidualVectorQuantizer
-from flexicodec.training.asr import first_blocks, learning_rate_factor, single_process
+from flexicodec.training.asr import first_blocks
 from flexicodec.training.config import CodecTrainingConfig
 from flexicodec.training.data import AudioStore, RandomCrops, read_manifest
 from flexicodec.training.init import init_encoder, init_quantizer
 from flexicodec.training.losses import MultiScaleMelLoss
+from flexicodec.training.run import learning_rate_factor, single_process
 from flexicodec.training.step import draw_choices, generator_losses, weighted_sum
 
 CHECKPOINT = "checkpoint.pt"
@@ -39,7 +40,6 @@ def build_model(config: CodecTrainingConfig) -> FlexiCodec:
     apply_weight_norm(model.encoder)
     apply_weight_norm(model.decoder)
     model.train()
-    model.semantic_encoder.eval()
     return model
 
 

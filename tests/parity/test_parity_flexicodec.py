@@ -115,5 +115,6 @@ def test_every_recorded_tensor_is_compared(case):
         match = PER_THRESHOLD.fullmatch(name)
         if match and (match["rest"] in stages or match["rest"].endswith("decoded")):
             known.add(name)
+    # Skipped and not failed: goldens may come from elsewhere and hold more than this suite knows; ours leave nothing.
     if left := sorted(set(case.names) - known):
         pytest.skip(f"nothing compares {', '.join(left)}")
