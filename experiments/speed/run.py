@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 import flexicodec
 from flexicodec.models.flexicodec.model import FlexiCodec

@@ -97,13 +97,10 @@ class AudioStore:
 
 
 def _decode(utterances: list[Utterance]) -> tuple[np.ndarray, np.ndarray]:
-    clips = [
-        (read_audio(u.path, sample_rate=SAMPLE_RATE, channels="mix")[0].numpy() * 32768.0)
-        .round()
-        .clip(-32768, 32767)
-        .astype(np.int16)
-        for u in tqdm(utterances, desc="decode", disable=None)
-    ]
+    clips = []
+    for utterance in tqdm(utterances, desc="decode", disable=None):
+        audio = read_audio(utterance.path, sample_rate=SAMPLE_RATE, channels="mix")[0].numpy()
+        clips.append((audio * 32768.0).round().clip(-32768, 32767).astype(np.int16))
     return np.concatenate(clips), np.concatenate([[0], np.cumsum([len(c) for c in clips])])
 
 
