@@ -1,7 +1,8 @@
 """Configs: frozen dataclasses to and from plain dicts, JSON and YAML, with errors that name the key and the slip.
 
-A config file holds only what differs from the defaults in code; `base:` names the file it builds on, and `None` in
-place of a part (as in `merging: null`) says that the part is absent.
+A config file holds only what differs from the defaults in code; `base:` names the file it builds on, `None` in place of
+a part (as in `merging: null`) says that the part is absent, and `!replace` before a part that it is to be of another
+kind, with nothing left of the base's.
 """
 
 import copy
@@ -17,6 +18,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
+CLOSE = 0.5  # similarity (difflib's ratio) from which a key counts as a slip for another
+
+
+class Replacement(dict[str, Any]):
+    """A mapping (`!replace` in YAML) that an overlay puts in the place of what was there, instead of merging."""
 
 
 def from_dict(cls: type[Config], mapping: Mapping[str, Any], path: str = "") -> Config:
@@ -70,7 +76,11 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a YAML (or JSON) config and lay it over the file its `base:` key names, if any.
 
     `base` is relative to the file that names it and may have a base of its own. Nested mappings are merged key by key;
-    everything else, lists and null included, replaces what the base had.
+    everything else, lists and null included, replaces what the base had, and so does a mapping tagged `!replace`:
+
+        semantic_encoder: !replace
+          model_type: hubert
+          layer: 9
 
     Raises:
         FileNotFoundError: The file or a base is missing.
@@ -80,11 +90,11 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with the values of `top`: mappings merge key by key, everything else replaces."""
+    """Return `base` with the values of `top`: mappings merge key by key unless tagged, everything else replaces."""
     result = copy.deepcopy(dict(base))
     for key, value in top.items():
         below = result.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping) and not isinstance(value, Replacement)
         result[key] = overlay(below, value) if both else copy.deepcopy(value)  # type: ignore[arg-type]
     return result
 
@@ -151,17 +161,31 @@ def _convert_union(members: Sequence[Any], value: Any, path: str) -> Any:
     members = [member for member in members if member is not type(None)]
     if len(members) > 1:  # first the one that needs no conversion: 3 stays an int in `float | int`
         members = [member for member in members if member is type(value)] or members
-    for member in members[:-1]:
+    for member in members:
         try:
             return _convert(member, value, path)
         except ValueError:
             continue
-    try:
-        return _convert(members[-1], value, path)
-    except ValueError:
-        if len(members) == 1:
-            raise
-        raise ValueError(f"{path} is {_show(value)}; expected {' or '.join(map(_name, members))}") from None
+    if (meant := members[0] if len(members) == 1 else _most_alike(members, value)) is not None:
+        return _convert(meant, value, path)  # once more, for what it says about the slip
+    raise ValueError(f"{path} is {_show(value)}; expected {' or '.join(map(_name, members))}")
+
+
+def _most_alike(members: Sequence[Any], value: Any) -> Any:
+    """Choose the dataclass that a mapping was meant for: it knows most of the keys, or has the most similar ones.
+
+    None where the value is no mapping, or like none of them.
+    """
+    if not isinstance(value, Mapping) or not value:
+        return None
+
+    def likeness(member: Any) -> tuple[int, float]:
+        names = [field.name for field in _init_fields(member)]
+        nearest = [max(difflib.SequenceMatcher(None, str(key), name).ratio() for name in names) for key in value]
+        return sum(key in names for key in value), sum(nearest) / len(nearest)
+
+    best = max(filter(dataclasses.is_dataclass, members), key=likeness, default=None)
+    return best if best is not None and likeness(best)[1] >= CLOSE else None
 
 
 def _convert_items(origin: type, arguments: Sequence[Any], values: Sequence[Any], path: str) -> list[Any]:
@@ -238,6 +262,12 @@ def _yaml_loader() -> Any:
                     raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
             return super().construct_mapping(node, deep)
 
+    def construct_replacement(loader: Any, node: Any) -> Replacement:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "!replace stands before a mapping", node.start_mark)
+        return Replacement(loader.construct_mapping(node, deep=True))
+
+    Loader.add_constructor("!replace", construct_replacement)
     # YAML 1.1, which PyYAML reads, takes 5e-5 and 1e6 for strings.
     number = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
@@ -254,7 +284,7 @@ def _join(path: str, key: object) -> str:
 
 def _did_you_mean(key: object, known: Iterable[object]) -> str:
     names = [str(name) for name in known]
-    nearest = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(str(key), names, n=1, cutoff=CLOSE)
     return f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(names)}"
 
 

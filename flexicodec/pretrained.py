@@ -48,7 +48,7 @@ def load(
     Raises:
         ValueError: There is no such model, the files do not belong together, or a weight is missing or misshapen.
     """
-    folder, name = _locate(str(model), filename, revision)
+    folder, name = locate(str(model), filename, revision)
     if revision is not None and Path(model).is_dir() | (str(model) in SHIPPED):
         raise ValueError(f"revision={revision!r} belongs to a hub id, but {model} is here already; leave it out")
     if (folder / CONFIG_NAME).is_file() and filename in (None, WEIGHTS_NAME) and _is_ours(folder / CONFIG_NAME):
@@ -141,7 +141,7 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
     return held
 
 
-def _locate(model: str, filename: str | None, revision: str | None) -> tuple[Path, str]:
+def locate(model: str, filename: str | None, revision: str | None) -> tuple[Path, str]:
     """Find the folder of a model, fetching it from the hub where a hub id was given; also the model's short name."""
     if model in SHIPPED:
         return Path(str(files("flexicodec") / "assets" / model)), model

@@ -1,7 +1,7 @@
 """What tests share: the --goldens option of the parity suite, tiny codecs with random weights, and a little speech."""
 
 import math
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +9,9 @@ import torch
 
 from flexicodec.audio import read_audio
 from flexicodec.blocks.conv_codec import ResidualUnit
+from flexicodec.blocks.frontend import FrontEndConfig
 from flexicodec.blocks.transformer import TransformerConfig
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
-from flexicodec.models.flexicodec.frontend import FrontEndConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.flexicodec.semantic import SanmConfig
 from flexicodec.quantize import FSQConfig, RVQConfig
@@ -125,10 +125,12 @@ def enliven(codec, seed):
 
 @pytest.fixture(scope="session")
 def make_codec():
-    """Build a tiny codec: a geometry, another semantic encoder, a dither, other settings of `FlexiCodecConfig`."""
+    """Build a tiny codec: a geometry, another semantic encoder or its config, a dither, other settings."""
 
     def make(geometry="whole", semantic_encoder=None, *, dither=1.0, seed=0, **settings):
         config = replace(tiny_config(geometry, dither), **settings)
+        if is_dataclass(semantic_encoder):
+            config, semantic_encoder = replace(config, semantic_encoder=semantic_encoder), None
         with torch.random.fork_rng(devices=[]):
             codec = FlexiCodec(config, semantic_encoder, name=f"tiny-{geometry}")
         return enliven(codec, seed)

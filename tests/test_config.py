@@ -105,6 +105,47 @@ def test_slips_are_named_with_their_path(mapping, message):
         from_dict(Model, mapping)
 
 
+@dataclass(frozen=True)
+class Learned:
+    rate: float
+    horizon: int = 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    part: Merging | Learned = Merging()
+    span: tuple[float, float] | Learned | None = None
+
+
+@pytest.mark.parametrize(
+    ("mapping", "part"),
+    [({"part": {}}, Merging()), ({"part": {"rate": 1}}, Learned(1.0)), ({"part": {"max_duration": 3}}, Merging(3))],
+)
+def test_the_keys_tell_which_part_is_meant(mapping, part):
+    assert from_dict(Choice, mapping).part == part
+    assert from_dict(Choice, to_dict(Choice(part))) == Choice(part)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"part": {"max_durations": 3}}, r"unknown key 'part.max_durations' \(Merging\); did you mean 'max_duration'"),
+        ({"part": {"rates": 3}}, r"unknown key 'part.rates' \(Learned\); did you mean 'rate'"),
+        ({"part": {"rate": 3, "policy": "uniform", "horison": 2}}, "unknown key 'part.policy'"),
+        ({"part": {"horizon": 3}}, "missing required key 'part.rate' of Learned"),
+        ({"part": {"rate": "3"}}, r"part\.rate is '3' .*expected float \(quoted\?\)"),
+        ({"part": {"max_duration": 0}}, "part: max_duration is 0; expected at least 1"),
+        ({"part": {"qqq": 1}}, r"part is \{'qqq': 1\} \(dict\); expected Merging or Learned"),
+        ({"part": 3}, r"part is 3 \(int\); expected Merging or Learned"),
+        ({"span": {"rats": 3}}, r"unknown key 'span.rats' \(Learned\); did you mean 'rate'"),
+        ({"span": [3]}, r"span is \[3\] \(list\); expected tuple\[float, float\] or Learned"),
+    ],
+)
+def test_slips_in_the_part_that_is_meant_are_named(mapping, message):
+    with pytest.raises(ValueError, match=message):
+        from_dict(Choice, mapping)
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [({"a": {1, 2}}, r"extra\.a is .*JSON cannot hold"), ([float("nan")], r"extra\[0\] is nan"), (Model, "extra is")],
@@ -136,6 +177,18 @@ def test_overlays_merge_parts_and_replace_the_rest(tmp_path):
     merging = {"max_duration": 4, "threshold": 0.9, "policy": "uniform"}
     assert load_yaml(tmp_path / "top.yaml") == {"name": "mid", "strides": [2], "merging": merging, "extra": {"b": 2}}
     assert load_yaml(tmp_path / "mid" / "mid.yaml")["extra"] is None
+
+
+def test_a_part_may_be_replaced_by_one_of_another_kind(tmp_path):
+    write(
+        tmp_path,
+        base="part: {max_duration: 8, policy: uniform}\nother: {a: {b: 1}}",
+        mid="base: base.yaml\npart: !replace\n  rate: 2.0\nother: {a: !replace {c: 2}}",
+        top="base: mid.yaml\npart: {horizon: 3}",
+    )
+    assert load_yaml(tmp_path / "mid.yaml") == {"part": {"rate": 2.0}, "other": {"a": {"c": 2}}}
+    assert load_yaml(tmp_path / "top.yaml")["part"] == {"rate": 2.0, "horizon": 3}
+    assert from_dict(Choice, {"part": load_yaml(tmp_path / "top.yaml")["part"]}).part == Learned(2.0, 3)
 
 
 def test_overlay_leaves_both_alone():
@@ -240,3 +293,14 @@ def test_overrides_set_one_value_each_and_leave_the_mapping_alone():
 def test_overrides_that_make_no_sense(overrides, message):
     with pytest.raises(ValueError, match=message):
         apply_overrides({"optim": {"lr": 0.1}}, overrides)
+
+
+def test_a_marked_mapping_replaces_what_the_base_had(tmp_path):
+    (tmp_path / "base.yaml").write_text("part: {a: 1, b: {c: 2}}\n")
+    (tmp_path / "top.yaml").write_text("base: base.yaml\npart: !replace {d: 3}\n")
+    assert load_yaml(tmp_path / "top.yaml") == {"part": {"d": 3}}
+    (tmp_path / "deep.yaml").write_text("base: base.yaml\npart: {b: !replace {d: 3}}\n")
+    assert load_yaml(tmp_path / "deep.yaml") == {"part": {"a": 1, "b": {"d": 3}}}
+    (tmp_path / "wrong.yaml").write_text("part: !replace 3\n")
+    with pytest.raises(ValueError, match="mapping"):
+        load_yaml(tmp_path / "wrong.yaml")

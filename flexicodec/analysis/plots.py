@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from flexicodec.analysis.thresholds import boundaries, effective_threshold
 from flexicodec.audio import resample
-from flexicodec.models.flexicodec.frontend import FrontEnd, FrontEndConfig
+from flexicodec.blocks.frontend import FrontEnd, FrontEndConfig
 from flexicodec.tokens import Tokens
 
 if TYPE_CHECKING:

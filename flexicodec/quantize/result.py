@@ -23,13 +23,13 @@ class Quantized:
         latents: [B, D, N] float32, what `lookup` gives for the codes; zero past the lengths. Gradients
             pass straight through to the quantizer's input.
         codes: [B, K, N] int64; zero past the lengths and in codebooks an item does not use.
-        losses: name -> scalar, mean over the valid tokens of the batch, summed over codebooks. Empty for
+        losses: name -> one value per item, mean over its valid tokens, summed over codebooks. Empty for
             quantizers that need none.
     """
 
     latents: Float[Tensor, "batch dim tokens"]
     codes: Int[Tensor, "batch codebooks tokens"]
-    losses: dict[str, Float[Tensor, ""]]
+    losses: dict[str, Float[Tensor, " batch"]]
 
 
 class FlatQuantized(NamedTuple):
@@ -99,8 +99,10 @@ class Quantizer(nn.Module, ABC):
         with torch.autocast(latents.device.type, enabled=False):
             features = latents.float().transpose(1, 2).masked_fill(~valid.unsqueeze(-1), 0.0)
             flat = self.quantize_tokens(features.flatten(0, 1), active.flatten(0, 1))
-            weights = active.flatten(0, 1) / valid.sum().clamp(min=1)
-            losses = {name: (loss * weights).sum() for name, loss in flat.losses.items()}
+            weights = active / valid.sum(dim=1).clamp(min=1)[:, None, None]
+            losses = {
+                name: (loss.unflatten(0, valid.shape) * weights).sum(dim=(1, 2)) for name, loss in flat.losses.items()
+            }
         codes = flat.codes.unflatten(0, valid.shape).masked_fill(~active, 0)
         return Quantized(
             latents=flat.latents.unflatten(0, valid.shape).transpose(1, 2).contiguous(),

@@ -1,85 +1,296 @@
-"""What a training run is: model, data, losses and schedule, each with the defaults of the CPU-sized recipe."""
+"""What a training run is: model, data, rates, losses, adversary, optimiser and the run itself.
+
+One frozen dataclass a question; a YAML file says what differs from the defaults (`flexicodec.config.load_yaml` follows
+its `base:`). A part that is None is absent.
+"""
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
+
+Policy = Literal["threshold", "rate", "uniform", "variance"]
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """What is done to a clip before the codec hears it; the codec has to reproduce the result. All off by default.
+
+    Attributes:
+        gain_db: Range of a random gain, in dB; (0, 0) for none.
+        loudness_dbfs: Bring every clip to this RMS level before the gain; None leaves it.
+        noise_manifest: JSONL manifest of noise to add; None for none.
+        noise_share: Probability that a clip gets noise.
+        noise_snr_db: Range of the signal-to-noise ratio.
+        codec_share: Probability that a clip goes through a lossy codec of libsndfile first.
+        codecs: Which ones.
+    """
+
+    gain_db: tuple[float, float] = (0.0, 0.0)
+    loudness_dbfs: float | None = None
+    noise_manifest: str | None = None
+    noise_share: float = 0.0
+    noise_snr_db: tuple[float, float] = (5.0, 30.0)
+    codec_share: float = 0.0
+    codecs: tuple[Literal["opus", "vorbis", "mp3"], ...] = ("opus", "vorbis", "mp3")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where speech comes from.
+    """Where speech comes from, and in which pieces.
 
     Attributes:
-        manifest: JSONL manifest (see `flexicodec.training.data.read_manifest`).
-        audio_cache: File that keeps the decoded audio between runs; None decodes anew.
-        batch_size: Crops per step and process.
-        crop_seconds: Length of a crop.
+        manifest: JSONL manifests, or lhotse cuts; see `flexicodec.training.data.manifest`.
+        shards: Tar shards in WebDataset layout instead, as paths or glob patterns, read as a stream.
+        validation: Manifest of the speech to validate on; None for no validation.
+        validation_clips: Clips of it to use, spread evenly; their first `validation_seconds` count.
+        validation_seconds: Longest stretch of a validation clip.
+        batch_size: Crops per forward pass and process.
+        crop_seconds: Length of a crop; None trains on whole utterances, bucketed by duration.
+        batch_seconds: For whole utterances: audio per forward pass and process, padding included.
+        min_seconds: Shorter utterances are left out (and counted).
+        max_seconds: Longer ones are left out where whole utterances are asked for.
+        audio_cache: File that keeps decoded audio between runs; None reads the files every time.
+        workers: Processes that read audio, per training process; 0 reads in the training process itself.
+        shuffle_buffer: Clips held for shuffling a stream of shards.
+        augmentation: What is done to clips.
     """
 
-    manifest: str
-    audio_cache: str | None = None
+    manifest: tuple[str, ...] = ()
+    shards: tuple[str, ...] = ()
+    validation: str | None = None
+    validation_clips: int = 32
+    validation_seconds: float = 6.0
     batch_size: int = 6
-    crop_seconds: float = 1.6
+    crop_seconds: float | None = 1.6
+    batch_seconds: float = 60.0
+    min_seconds: float = 0.2
+    max_seconds: float = 30.0
+    audio_cache: str | None = None
+    workers: int = 0
+    shuffle_buffer: int = 1000
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
 
 @dataclass(frozen=True)
-class LossWeights:
-    """Factors of the losses; the names are those of the curves."""
+class CalibratedRange:
+    """A range of tau found from the frozen encoder at hand: the thresholds that give these rates.
 
-    mel: float = 1.0
-    commitment: float = 0.25
-    codebook: float = 1.0
-    alignment: float = 1.0
+    Attributes:
+        frame_rates: Hz, slowest and fastest.
+        clips: Clips of the training data to measure on.
+    """
+
+    frame_rates: tuple[float, float] = (4.0, 12.0)
+    clips: int = 64
 
 
 @dataclass(frozen=True)
 class RateConfig:
-    """How merging and quantiser depth vary from item to item.
+    """How merging varies from item to item (arXiv 2510.00981, section 3.2: tau drawn from 0.7 to 1).
 
     Attributes:
-        threshold_range: tau is drawn uniformly from here for every item.
+        threshold_range: tau is drawn uniformly from here for every item; or how to find the range.
+        frame_rate_range: Hz; a target rate is drawn uniformly from here by the policies that spend a rate.
+        policies: Shares of the policies items are merged by; "threshold" uses tau, the others a rate.
         unmerged_share: Probability that an item is not merged at all.
-        semantic_only_share: Probability that an item uses no acoustic codebook.
-        all_codebooks_share: Probability that an item uses all of them; else 1 .. all, uniformly.
     """
 
-    threshold_range: tuple[float, float] = (0.8, 1.0)
-    unmerged_share: float = 0.2
+    threshold_range: tuple[float, float] | CalibratedRange = (0.7, 1.0)
+    frame_rate_range: tuple[float, float] = (3.0, 12.5)
+    policies: dict[str, float] = field(default_factory=lambda: {"threshold": 1.0})
+    unmerged_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        unknown = set(self.policies) - set(get_args(Policy))
+        if unknown:
+            raise ValueError(f"policies names {sorted(unknown)}, expected {', '.join(get_args(Policy))}")
+        if not self.policies or min(self.policies.values()) < 0 or sum(self.policies.values()) <= 0:
+            raise ValueError(f"policies is {self.policies}, expected shares of at least 0 that are not all 0")
+
+
+@dataclass(frozen=True)
+class DropoutConfig:
+    """Which codes an item is decoded from.
+
+    Attributes:
+        semantic_only_share: Probability that an item uses no acoustic codebook.
+        all_codebooks_share: Probability that an item uses all of them; else 1 .. all, uniformly.
+        semantic_dropout: Probability that an item's semantic latents are dropped.
+    """
+
     semantic_only_share: float = 0.125
-    all_codebooks_share: float = 0.25
+    all_codebooks_share: float = 0.0
+    semantic_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("semantic_only_share", "all_codebooks_share", "semantic_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a probability")
+        if self.semantic_only_share + self.all_codebooks_share > 1:
+            raise ValueError(
+                f"semantic_only_share {self.semantic_only_share} and all_codebooks_share {self.all_codebooks_share} "
+                "add up to more than 1"
+            )
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Factors of the losses; the names are those of the curves, and a weight of 0 leaves the loss out.
+
+    The defaults are upstream's (specs: 15 mel, 1 adversarial, 2 feature matching, 0.25 commitment, 1 codebook, 15
+    alignment, 1 REPA); its mel loss is twice the sum of L1 distances, so 15 there is 30 here.
+    """
+
+    mel: float = 30.0
+    adversarial: float = 1.0
+    feature_matching: float = 2.0
+    commitment: float = 0.25
+    codebook: float = 1.0
+    alignment: float = 15.0
+    repa: float = 0.0
+
+
+@dataclass(frozen=True)
+class PeriodDiscriminatorConfig:
+    """HiFi-GAN's multi-period discriminator (arXiv 2010.05646, in DAC's form).
+
+    Attributes:
+        periods: One discriminator each.
+        channels: Of the convolutions.
+    """
+
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
+
+
+@dataclass(frozen=True)
+class BandDiscriminatorConfig:
+    """DAC's multi-resolution complex STFT discriminator over frequency bands (arXiv 2306.06546).
+
+    Attributes:
+        windows: STFT windows in samples, one discriminator each; the hop is a quarter.
+        channels: Of the convolutions; DAC has 32, upstream FlexiCodec 64.
+        bands: Edges as shares of the spectrum, each band with convolutions of its own.
+    """
+
+    windows: tuple[int, ...] = (2048, 1024, 512)
+    channels: int = 64
+    bands: tuple[tuple[float, float], ...] = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
+
+
+@dataclass(frozen=True)
+class AdversarialConfig:
+    """The discriminators and their game.
+
+    Attributes:
+        period: Multi-period discriminator.
+        band: Multi-resolution band discriminator.
+        loss: "lsgan" (least squares) or "hinge".
+        start_step: Step from which there is an adversary.
+        every: The discriminators learn in every so-many-th step.
+        learning_rate: Peak of the discriminators' rate; None takes the generator's.
+    """
+
+    period: PeriodDiscriminatorConfig | None = field(default_factory=PeriodDiscriminatorConfig)
+    band: BandDiscriminatorConfig | None = field(default_factory=BandDiscriminatorConfig)
+    loss: Literal["lsgan", "hinge"] = "lsgan"
+    start_step: int = 0
+    every: int = 1
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with warm-up and a cosine down to a hundredth of the peak."""
+    """AdamW for both networks, its schedule, and what keeps it steady.
 
-    learning_rate: float = 5e-4
+    Attributes:
+        learning_rate: Peak.
+        betas: AdamW's.
+        weight_decay: AdamW's.
+        warmup_steps: Linear warm-up, of both networks.
+        schedule: "cosine" down to `final_share` of the peak at the last step, or "exponential".
+        final_share: Where the cosine ends.
+        decay: Factor per step of the exponential.
+        grad_clip: Largest gradient norm, of each network.
+        ema_decay: Of the running mean of the generator's weights, which is what gets validated and exported; None for
+            no mean.
+        accumulation: Forward passes per step.
+        reseed_every: Steps after which codebook rows that nobody used since are put onto features at hand; None never.
+    """
+
+    learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.8, 0.99)
     weight_decay: float = 0.01
-    warmup_steps: int = 300
-    grad_clip: float = 10.0
+    warmup_steps: int = 1000
+    schedule: Literal["cosine", "exponential"] = "cosine"
+    final_share: float = 0.1
+    decay: float = 0.999996
+    grad_clip: float = 1.0
+    ema_decay: float | None = 0.999
+    accumulation: int = 1
+    reseed_every: int | None = None
 
 
 @dataclass(frozen=True)
-class CodecTrainingConfig:
+class InitConfig:
+    """Weights to start from.
+
+    Attributes:
+        source: A model's name or folder, a training checkpoint, a recogniser's folder, a SenseVoice or SSL folder, or
+            the peer's released file.
+        parts: Parts of the codec to take (names of its modules, "encoder" and "decoder", say); () takes all it has.
+        allow_missing: Shell patterns of keys that the source may lack; they keep their fresh values.
+        allow_extra: Shell patterns of keys of the source that may go unused.
+    """
+
+    source: str
+    parts: tuple[str, ...] = ()
+    allow_missing: tuple[str, ...] = ()
+    allow_extra: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
     """A whole run.
 
     Attributes:
-        output: Folder for checkpoints, the log and the finished model.
-        asr_weights: Encoder weights from `flexicodec.training.asr`, frozen here.
+        output: Folder for checkpoints, curves, samples and the finished model.
+        init_from: Weights to start from, applied in order.
         steps: Optimiser steps.
-        mixed_precision: "no" or "bf16" (Accelerate's names); the frozen encoder and the quantisers stay in float32.
+        mixed_precision: "no" or "bf16" (Accelerate's names); frozen encoder, quantisers and discriminators stay in
+            float32.
+        compile: `torch.compile` the convolutional encoder, the decoder and the discriminators.
+        trackers: Where curves go: names that Accelerate knows; "jsonl" writes `curves.jsonl`.
+        log_every: Steps between rows of the curves.
+        sample_every: Steps between audio samples and pictures; None for none.
+        validate_every: Steps between validations.
+        save_every: Steps between checkpoints.
+        keep_last: Checkpoints kept.
+        keep_best: Best checkpoints kept besides, by validation loss.
+        export_half: Store the finished model in half precision.
+        max_bad_steps: Steps in a row with a loss or gradient that is not finite after which the run stops.
     """
 
     output: str
-    asr_weights: str
     model: FlexiCodecConfig
     data: DataConfig
-    losses: LossWeights = field(default_factory=LossWeights)
+    init_from: tuple[InitConfig, ...] = ()
     rates: RateConfig = field(default_factory=RateConfig)
+    dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    losses: LossWeights = field(default_factory=LossWeights)
+    adversarial: AdversarialConfig | None = field(default_factory=AdversarialConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    steps: int = 8000
-    mixed_precision: str = "no"
+    steps: int = 800_000
+    mixed_precision: Literal["no", "bf16"] = "no"
+    compile: bool = False
     seed: int = 0
+    trackers: tuple[str, ...] = ("tensorboard", "jsonl")
     log_every: int = 50
-    save_every: int = 500
+    sample_every: int | None = 5000
+    validate_every: int = 5000
+    save_every: int = 1000
+    keep_last: int = 2
+    keep_best: int = 1
+    export_half: bool = False
+    max_bad_steps: int = 10

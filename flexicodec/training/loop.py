@@ -1,136 +1,288 @@
 """Count, log, save and resume: everything around the step."""
 
-import json
-import time
-from collections import defaultdict
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from flexicodec.blocks.conv import apply_weight_norm, remove_weight_norm
 from flexicodec.config import to_dict
-from flexicodec.files import replacing
-from flexicodec.models.flexicodec.model import FlexiCodec
-from flexicodec.models.flexicodec.semantic import SanmEncoder
-from flexicodec.quantize import ResidualVectorQuantizer
-from flexicodec.training.asr import first_blocks
-from flexicodec.training.config import CodecTrainingConfig
-from flexicodec.training.data import AudioStore, RandomCrops, read_manifest
-from flexicodec.training.init import init_encoder, init_quantizer
-from flexicodec.training.losses import MultiScaleMelLoss
-from flexicodec.training.run import learning_rate_factor, single_process
-from flexicodec.training.step import draw_choices, generator_losses, weighted_sum
+from flexicodec.training.checkpoints import CheckpointFolder, restore_random_state, save_random_state
+from flexicodec.training.config import AdversarialConfig, CalibratedRange, RateConfig, TrainingConfig
+from flexicodec.training.data import Batch, training_batches, validation_clips
+from flexicodec.training.draws import Draws, calibrated_range, draw
+from flexicodec.training.monitor import Curves, Progress, log_histogram, make_accelerator
+from flexicodec.training.networks import Learner, Networks
+from flexicodec.training.step import Generated, generator_losses, weighted_sum
+from flexicodec.training.validation import sample, validate
 
-CHECKPOINT = "checkpoint.pt"
+log = logging.getLogger(__name__)
 
-
-def build_model(config: CodecTrainingConfig) -> FlexiCodec:
-    """Make the codec around its frozen encoder, with the convolutions weight-normalised for training."""
-    torch.manual_seed(config.seed)
-    model = FlexiCodec(config.model)
-    assert isinstance(model.semantic_encoder, SanmEncoder)
-    model.semantic_encoder.load_state_dict(first_blocks(load_file(config.asr_weights), model.semantic_encoder.config))
-    init_encoder(model.encoder)
-    if isinstance(model.acoustic_quantizer, ResidualVectorQuantizer):
-        init_quantizer(model.acoustic_quantizer)
-    apply_weight_norm(model.encoder)
-    apply_weight_norm(model.decoder)
-    model.train()
-    return model
+UNMERGED = RateConfig(threshold_range=(1.0, 1.0))  # where the model has nothing to merge with
+FREE_KEYS = (  # may differ between a run and its continuation without a word
+    *("output", "steps", "trackers", "log_every", "sample_every", "validate_every", "save_every"),
+    *("keep_last", "keep_best", "max_bad_steps", "compile", "init_from"),
+)
 
 
-def train(config: CodecTrainingConfig) -> Path:
-    """Train until `config.steps`, going on from the checkpoint in `config.output` where there is one.
+def train(config: TrainingConfig) -> Path:
+    """Train until `config.steps`, going on from the newest whole checkpoint in `config.output` where there is one.
 
     Returns:
         The folder of the finished model, which `flexicodec.load` opens.
+
+    Raises:
+        ValueError: The config, the data or the weights to start from do not go together, or a checkpoint there is
+            of another model.
+        FloatingPointError: Losses or gradients stopped being finite.
     """
-    output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
-    accelerator = single_process(config.mixed_precision)
-    model = build_model(config)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optim = config.optim
-    optimizer = torch.optim.AdamW(trained, lr=optim.learning_rate, betas=optim.betas, weight_decay=optim.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, optim.warmup_steps, config.steps)
-    )
-    start = _resume(output / CHECKPOINT, model, optimizer, schedule)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    bare: FlexiCodec = accelerator.unwrap_model(model)
-
-    store = AudioStore(read_manifest(config.data.manifest), config.data.audio_cache)
-    crops = RandomCrops(store, config.data.batch_size, config.data.crop_seconds, config.seed)
-    mel_loss = MultiScaleMelLoss(bare.sample_rate)
-    seen: dict[str, list[float]] = defaultdict(list)
-    started, seconds = time.monotonic(), 0.0
-    with (output / "log.jsonl").open("a") as log:
-        for step in range(start, config.steps):
-            batch = crops.batch(step).to(accelerator.device)
-            choices = draw_choices(config.rates, bare.num_codebooks, len(batch.lengths), config.seed, step)
-            with accelerator.autocast():
-                losses, _, durations = generator_losses(bare, batch, choices, mel_loss)
-            total = weighted_sum(losses, config.losses)
-            accelerator.backward(total)
-            norm = accelerator.clip_grad_norm_(trained, optim.grad_clip)
-            if torch.isfinite(norm):
-                optimizer.step()
-            else:
-                seen["skipped"].append(1.0)
-            schedule.step()
-            optimizer.zero_grad()
-
-            seconds += float(batch.lengths.sum()) / bare.sample_rate
-            for name, value in losses.items():
-                seen[name].append(value.item())
-            seen["grad_norm"].append(float(norm))
-            seen["frames_per_token"].append(float(durations.sum()) / float((durations > 0).sum()))
-            if (step + 1) % config.log_every == 0:
-                elapsed = time.monotonic() - started
-                row = {name: round(float(np.mean(values)), 4) for name, values in seen.items()}
-                row |= {"step": step + 1, "minutes": round(elapsed / 60, 2), "speed": round(seconds / elapsed, 2)}
-                log.write(json.dumps(row) + "\n")
-                log.flush()
-                accelerator.print(row)
-                seen.clear()
-            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-                _save(output / CHECKPOINT, bare, optimizer, schedule, step + 1, config)
-    return export(config)
+    trainer = Trainer(config)
+    trainer.run()
+    folder = Path(config.output) / "model"
+    if trainer.accelerator.is_main_process:
+        trainer.networks.export(folder, config.export_half)
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    return folder
 
 
-def export(config: CodecTrainingConfig) -> Path:
-    """Write the model of the latest checkpoint, weight norm folded, in half precision."""
-    model = build_model(config)
-    held = torch.load(Path(config.output) / CHECKPOINT, weights_only=True)
-    model.load_state_dict(held["model"])
-    remove_weight_norm(model.encoder)
-    remove_weight_norm(model.decoder)
-    return model.save_pretrained(Path(config.output) / "model", dtype=torch.float16)
+class Trainer:
+    """A run: networks, data and counters.
+
+    Args:
+        config: Of the run.
+    """
+
+    def __init__(self, config: TrainingConfig):
+        self.config = config
+        self.checkpoints = CheckpointFolder(Path(config.output) / "checkpoints", config.keep_last, config.keep_best)
+        found = self.checkpoints.newest()
+        if found is not None:
+            compare_configs(found.config(), to_dict(config))
+        self.step, self.bad_steps = found.step if found else 0, 0
+        self.accelerator = make_accelerator(config, self.step)
+        self.device = self.accelerator.device
+        self.networks = Networks(config, self.accelerator, fresh=found is None)
+        self.codec = self.networks.codec
+        self.rates = config.rates if config.model.merging else UNMERGED
+        if found is not None:
+            self.networks.load(found, self.device)
+            low, high = found.state()["threshold_range"]
+            self.threshold_range = (low, high)
+        else:
+            self.threshold_range = self._threshold_range()
+        self.networks.prepare(self.accelerator)
+        self.validation = validation_clips(config.data, self.codec.sample_rate) if config.data.validation else []
+        if found is not None:
+            restore_random_state(found.folder, self.accelerator.process_index)
+        self.accelerator.wait_for_everyone()
+
+    def run(self) -> None:
+        """Train to the end."""
+        config, accelerator = self.config, self.accelerator
+        passes = config.optim.accumulation
+        batches = training_batches(
+            config.data,
+            sample_rate=self.codec.sample_rate,
+            seed=config.seed,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            start=self.step * passes,
+        )
+        curves = Curves(
+            self.codec.num_codebooks,
+            self.codec.acoustic_quantizer.codebook_size,
+            self.codec.semantic_quantizer.codebook_size,
+            self.codec.max_duration,
+            self.codec.base_frame_rate,
+        )
+        with Progress(accelerator, config.steps, self.step) as progress:
+            while self.step < config.steps:
+                taken = [next(batches) for _ in range(passes)]
+                self.update([batch.to(self.device) for batch in taken], curves)
+                self.step += 1
+                progress.advance(sum(int(batch.lengths.sum()) for batch in taken) / self.codec.sample_rate)
+                self._look(curves, progress)
+
+    # ------------------------------------------------------------------------------------------------------ the step
+
+    def update(self, batches: Sequence[Batch], curves: Curves) -> None:
+        """Do one optimiser step: the discriminators learn first, then the generator hears their judgement.
+
+        With several batches (accumulation) the discriminators learn from all of them before the generator hears
+        anything, so that the step equals that of one larger batch; audio is then decoded twice.
+        """
+        config, networks = self.config, self.networks
+        scale = self.accelerator.num_processes / sum(batch.global_items for batch in batches)
+        draws = [self._draw(batch) for batch in batches]
+        made = networks.generator.module(batches[0].audio, batches[0].lengths, draws[0]) if len(batches) == 1 else None
+        game = self._game()
+        finite = True
+        if networks.judge is not None and game is not None and (self.step - game.start_step) % game.every == 0:
+            finite = self._teach_discriminators(networks.judge, batches, draws, made, scale, curves)
+        for index, (batch, drawn) in enumerate(zip(batches, draws, strict=True)):
+            with self._exchange(networks.generator, index == len(batches) - 1):
+                result = made or networks.generator.module(batch.audio, batch.lengths, drawn)
+                losses = generator_losses(result, batch.audio, networks.discriminators if game else None, game)
+                losses = {name: loss for name, loss in losses.items() if getattr(config.losses, name)}
+                losses["total"] = weighted_sum(losses, config.losses)
+                self.accelerator.backward(losses["total"].sum() * scale)
+            _count(curves, batch, drawn, result, losses)
+        norm = networks.generator.clip(self.accelerator)
+        curves.add_value("grad_norm/generator", norm)
+        finite = finite and norm < float("inf")
+        networks.generator.move(finite)
+        for learner in (networks.generator, networks.judge):
+            if learner is not None:
+                learner.schedule.step()
+        if finite and networks.average is not None:
+            networks.average.update_parameters(self.codec)
+        if config.optim.reseed_every and (self.step + 1) % config.optim.reseed_every == 0:
+            curves.add_value("codebook/reseeded", float(networks.reseed(self.step, self.accelerator)))
+        self._mind(finite, curves)
+
+    def _teach_discriminators(
+        self,
+        judge: Learner,
+        batches: Sequence[Batch],
+        draws: Sequence[Draws],
+        made: Generated | None,
+        scale: float,
+        curves: Curves,
+    ) -> bool:
+        """Do the discriminators' step; says whether all of it was finite."""
+        for index, (batch, drawn) in enumerate(zip(batches, draws, strict=True)):
+            with self._exchange(judge, index == len(batches) - 1):
+                if made is None:
+                    with torch.no_grad():
+                        fake = self.networks.generator.module(batch.audio, batch.lengths, drawn).audio
+                else:
+                    fake = made.audio
+                loss, scores = judge.module(batch.audio, fake)
+                self.accelerator.backward(loss.sum() * scale)
+            curves.add_losses({"discriminator": loss.detach().sum()}, len(batch.lengths))
+            sums = {name: score.sum() for name, score in scores.items()}
+            curves.add_losses(sums, len(batch.lengths), group="balance")
+        norm = judge.clip(self.accelerator)
+        curves.add_value("grad_norm/discriminator", norm)
+        judge.move(norm < float("inf"))
+        return norm < float("inf")
+
+    def _game(self) -> AdversarialConfig | None:
+        """Give the adversary's config where there is an adversary by now."""
+        game = self.config.adversarial
+        return game if game is not None and self.step >= game.start_step else None
+
+    def _exchange(self, learner: Learner, last: bool) -> AbstractContextManager[Any]:
+        """Let processes exchange gradients in the last pass only."""
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(learner.module)
+
+    def _draw(self, batch: Batch) -> Draws:
+        config = self.config
+        drawn = draw(
+            self.rates,
+            config.dropout,
+            self.threshold_range,
+            self.codec.num_codebooks,
+            batch.items.tolist(),
+            seed=config.seed,
+            step=self.step,
+        )
+        return drawn.to(self.device)
+
+    def _mind(self, finite: bool, curves: Curves) -> None:
+        """Count steps that were not finite, and stop after too many in a row."""
+        curves.add_value("skipped", float(not finite))
+        self.bad_steps = 0 if finite else self.bad_steps + 1
+        if not finite:
+            log.warning("step %d: a loss or gradient is not finite; the step is skipped", self.step + 1)
+        if self.bad_steps >= self.config.max_bad_steps:
+            here = self.checkpoints.all()
+            good = f"the last good checkpoint is {here[-1].folder}" if here else "there is no checkpoint yet"
+            raise FloatingPointError(
+                f"losses or gradients were not finite in {self.bad_steps} steps in a row, up to step {self.step + 1}; "
+                f"{good}; lower optim.learning_rate or optim.grad_clip, or look at the data of these steps"
+            )
+
+    def _threshold_range(self) -> tuple[float, float]:
+        """Settle the range of tau, from the frozen encoder at hand where the config asks for that."""
+        wanted = self.rates.threshold_range
+        if not isinstance(wanted, CalibratedRange):
+            return wanted
+        found = calibrated_range(self.codec, self._some_clips(wanted.clips), wanted)
+        log.info("tau is drawn from %.3f to %.3f, which gives %s Hz", *found, wanted.frame_rates)
+        return found
+
+    def _some_clips(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        batches = training_batches(self.config.data, sample_rate=self.codec.sample_rate, seed=self.config.seed)
+        while count > 0:
+            batch = next(batches).to(self.device)
+            yield batch.audio, batch.lengths
+            count -= len(batch.lengths)
+
+    # ------------------------------------------------------------------------------------------------ what is kept
+
+    def _look(self, curves: Curves, progress: Progress) -> None:
+        """Log, validate, sample and save where it is time to."""
+        config, step = self.config, self.step
+        last = step == config.steps
+        if step % config.log_every == 0 or last:
+            rate = self.networks.generator.optimizer.param_groups[0]["lr"]
+            progress.log(curves.row(self.accelerator) | {"learning_rate": rate}, step)
+            log_histogram(self.accelerator, step, "duration", curves.duration_histogram)
+        with progress.paused():
+            validation = None
+            if self.validation and (step % config.validate_every == 0 or last):
+                scores = validate(self.accelerator, self.networks.averaged(), self.validation)
+                validation = scores["validation/mel"]
+                progress.log(scores, step)
+            if self.validation and config.sample_every and (step % config.sample_every == 0 or last):
+                if self.accelerator.is_main_process:
+                    sample(self.accelerator, self.networks.averaged(), self.validation, step, config.output)
+                self.accelerator.wait_for_everyone()
+            self.codec.train()
+            if step % config.save_every == 0 or validation is not None or last:
+                self.save(validation)
+
+    def save(self, validation: float | None = None) -> None:
+        """Write a checkpoint; every process keeps its own random state in it."""
+        accelerator = self.accelerator
+        if accelerator.is_main_process:
+            self.checkpoints.begin(self.step)
+        accelerator.wait_for_everyone()
+        save_random_state(self.checkpoints.part(self.step), accelerator.process_index)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            self.checkpoints.finish(
+                self.step,
+                config=to_dict(self.config),
+                weights=self.networks.weights(),
+                state=self.networks.state() | {"threshold_range": list(self.threshold_range)},
+                validation=validation,
+            )
+        accelerator.wait_for_everyone()
 
 
-def _save(
-    path: Path, model: FlexiCodec, optimizer: Optimizer, schedule: LRScheduler, step: int, config: CodecTrainingConfig
-) -> None:
-    held = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "step": step,
-        "config": json.dumps(to_dict(config)),
-    }
-    with replacing(path) as part:
-        torch.save(held, part)
+def compare_configs(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Say in the log what changed since a checkpoint was written.
+
+    Raises:
+        ValueError: The model changed.
+    """
+    changed = sorted(key for key in now if key not in FREE_KEYS and before.get(key) != now[key])
+    if "model" in changed:
+        raise ValueError(
+            "the checkpoint in this output folder is of another model; choose another output, and name the checkpoint "
+            "in init_from to start from its weights"
+        )
+    if changed:
+        log.warning("going on with other settings than the checkpoint was made with: %s", ", ".join(changed))
 
 
-def _resume(path: Path, model: FlexiCodec, optimizer: Optimizer, schedule: LRScheduler) -> int:
-    if not path.exists():
-        return 0
-    held = torch.load(path, weights_only=True)
-    model.load_state_dict(held["model"])
-    optimizer.load_state_dict(held["optimizer"])
-    schedule.load_state_dict(held["schedule"])
-    return int(held["step"])
+def _count(curves: Curves, batch: Batch, drawn: Draws, made: Generated, losses: dict[str, torch.Tensor]) -> None:
+    curves.add_losses({name: loss.detach().sum() for name, loss in losses.items()}, len(batch.lengths))
+    curves.add_tokens(made.semantic, made.acoustic, made.durations, drawn.num_codebooks)
+    curves.add_value("data/replaced", float(batch.skipped))

@@ -1,15 +1,15 @@
-"""Reconstruction losses of the generator.
+"""Losses of the generator that need no adversary, each one value per item.
 
-The mel filters are built for the sample rate at hand (upstream's are those of 24 kHz, on 16 kHz audio).
+An item's loss is the mean over its own valid frames or tokens, whatever it is batched with; the step averages over the
+items of all processes. The mel filters are built for the sample rate at hand (upstream's are those of 24 kHz, on 16 kHz
+audio).
 """
 
-from functools import lru_cache
-
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from flexicodec.training.mel import slaney_mel_filters
 
 WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 NUM_MELS = (5, 10, 20, 40, 80, 160, 320)
@@ -37,58 +37,43 @@ class MultiScaleMelLoss(nn.Module):
         estimate: Float[Tensor, "batch samples"],
         reference: Float[Tensor, "batch samples"],
         lengths: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, ""]:
-        """Compare audio of the same length; what lies past `lengths` is compared as silence, which it should be."""
-        if lengths is not None:
-            inside = torch.arange(estimate.shape[1], device=estimate.device) < lengths[:, None]
-            estimate = estimate.masked_fill(~inside, 0.0)
-        total = estimate.new_zeros(())
+    ) -> Float[Tensor, " batch"]:
+        """Compare audio of the same length, item by item; what lies past `lengths` does not count."""
+        if lengths is None:
+            lengths = torch.full((len(estimate),), estimate.shape[1], device=estimate.device)
+        inside = torch.arange(estimate.shape[1], device=estimate.device) < lengths[:, None]
+        estimate, reference = estimate.masked_fill(~inside, 0.0), reference.masked_fill(~inside, 0.0)
+        total = estimate.new_zeros(len(estimate), dtype=torch.float32)
         for window, num_mels in zip(self.windows, self.num_mels, strict=True):
             with torch.no_grad():
                 target = self.log_mel(reference, window, num_mels)
-            total = total + F.l1_loss(self.log_mel(estimate, window, num_mels), target)
+            distance = (self.log_mel(estimate, window, num_mels) - target).abs().mean(dim=1)
+            total = total + mean_of_valid(distance, 1 + lengths // (window // 4))
         return total
 
     def log_mel(
         self, audio: Float[Tensor, "batch samples"], window: int, num_mels: int
     ) -> Float[Tensor, "batch mels frames"]:
-        """Take log10 of mel magnitudes, floored at 1e-5."""
+        """Take log10 of mel magnitudes, floored at 1e-5; beyond its ends the audio is silent."""
         taper = torch.hann_window(window, device=audio.device)
         spectrum = torch.stft(
-            audio.float(), window, window // 4, window=taper, center=True, pad_mode="reflect", return_complex=True
+            audio.float(), window, window // 4, window=taper, center=True, pad_mode="constant", return_complex=True
         )
         magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-14).sqrt()
         filters = torch.from_numpy(slaney_mel_filters(self.sample_rate, window, num_mels)).to(audio.device)
         return torch.log10(torch.clamp(filters @ magnitude, min=1e-5))
 
 
-@lru_cache(maxsize=32)
-def slaney_mel_filters(sample_rate: int, window: int, num_mels: int) -> np.ndarray:
-    """Triangular filters of unit area on Slaney's mel scale (librosa's default), [num_mels, window // 2 + 1]."""
-    low_step, corner, log_step = 200.0 / 3, 1000.0, np.log(6.4) / 27.0
-
-    def to_mel(hertz: float | np.ndarray) -> np.ndarray:
-        hertz = np.asarray(hertz, dtype=np.float64)
-        logarithmic = corner / low_step + np.log(np.maximum(hertz, corner) / corner) / log_step
-        return np.where(hertz < corner, hertz / low_step, logarithmic)
-
-    def to_hertz(mel: np.ndarray) -> np.ndarray:
-        return np.where(mel < corner / low_step, mel * low_step, corner * np.exp(log_step * (mel - corner / low_step)))
-
-    edges = to_hertz(np.linspace(to_mel(0.0), to_mel(sample_rate / 2), num_mels + 2))
-    bins = np.arange(window // 2 + 1) * sample_rate / window
-    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
-    triangles = np.maximum(0.0, np.minimum(rising, falling))
-    return (triangles * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
-
-
 def feature_alignment_loss(
     meaning: Float[Tensor, "batch dim tokens"],
     target: Float[Tensor, "batch dim tokens"],
     lengths: Int[Tensor, " batch"],
-) -> Float[Tensor, ""]:
-    """Mean squared distance of the semantic stream to the frozen features' mean in each token, over valid tokens."""
-    valid = torch.arange(meaning.shape[-1], device=meaning.device) < lengths[:, None]
-    distance = (meaning - target.detach()).square().mean(dim=1)
-    return (distance * valid).sum() / valid.sum()
+) -> Float[Tensor, " batch"]:
+    """Mean squared distance of the semantic stream to the frozen features' mean in each token (arXiv 2510.00981)."""
+    return mean_of_valid((meaning - target.detach()).square().mean(dim=1), lengths)
+
+
+def mean_of_valid(values: Float[Tensor, "batch steps"], lengths: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Average each item over its first `lengths` steps; 0 where it has none."""
+    valid = torch.arange(values.shape[1], device=values.device) < lengths[:, None]
+    return values.masked_fill(~valid, 0.0).sum(dim=1) / lengths.clamp(min=1)

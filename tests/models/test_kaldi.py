@@ -4,7 +4,7 @@ import kaldi_native_fbank
 import pytest
 import torch
 
-from flexicodec.models.flexicodec.frontend import FrontEnd, FrontEndConfig
+from flexicodec.blocks.frontend import FrontEnd, FrontEndConfig
 
 
 def kaldi_fbank(audio):

@@ -15,9 +15,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from flexicodec.blocks.frontend import stack_frames
 from flexicodec.merging import unmerge
 from flexicodec.models.flexicodec.checkpoint import from_upstream
-from flexicodec.models.flexicodec.frontend import stack_frames
 
 TOLERANCE = 1e-4  # max |difference| / max |reference|
 WEIGHTS, GOLDEN, FRONT_END = ".weights.safetensors", ".golden.safetensors", "frontend"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from golden_cases import disagreements
 
+from flexicodec.blocks.frontend import FrontEnd, FrontEndConfig, stack_frames
 from flexicodec.models.flexicodec.checkpoint import sensevoice_cmvn
-from flexicodec.models.flexicodec.frontend import FrontEnd, FrontEndConfig, stack_frames
 
 
 def test_signal(front_end_case, signal):

@@ -71,10 +71,10 @@ def test_losses_compare_projected_features_with_rows_and_teach_one_side_each(lat
     out = stage(latents)
     encoded, rows = stage.in_proj(latents.transpose(1, 2)), stage.codebook(out.codes[:, 0])
     for name in ("commitment", "codebook"):
-        torch.testing.assert_close(out.losses[name], F.mse_loss(encoded, rows))
+        torch.testing.assert_close(out.losses[name], (encoded - rows).square().mean(dim=(1, 2)))
     for name, learners in {"commitment": stage.in_proj, "codebook": stage.codebook}.items():
         weights = [stage.in_proj.weight, stage.codebook.weight]
-        gradients = torch.autograd.grad(out.losses[name], weights, allow_unused=True, retain_graph=True)
+        gradients = torch.autograd.grad(out.losses[name].sum(), weights, allow_unused=True, retain_graph=True)
         taught = [weight for weight, gradient in zip(weights, gradients, strict=True) if gradient is not None]
         assert len(taught) == 1
         assert taught[0] is learners.weight
@@ -83,7 +83,7 @@ def test_losses_compare_projected_features_with_rows_and_teach_one_side_each(lat
 def test_losses_sum_over_the_stages(quantizer: ResidualVectorQuantizer, latents: torch.Tensor) -> None:
     last = {"commitment": 0.0, "codebook": 0.0}
     for count in range(quantizer.num_codebooks + 1):
-        losses = {name: loss.item() for name, loss in quantizer(latents, num_codebooks=count).losses.items()}
+        losses = {name: loss.mean().item() for name, loss in quantizer(latents, num_codebooks=count).losses.items()}
         assert losses.keys() == last.keys()
         assert all(losses[name] > last[name] or count == 0 for name in losses)
         last = losses
@@ -98,7 +98,7 @@ def test_training_brings_the_codebooks_to_the_data() -> None:
     for _ in range(60):
         out = quantizer(latents)
         error = (out.latents - latents).square().mean()
-        (error + 0.25 * out.losses["commitment"] + out.losses["codebook"]).backward()
+        (error + (0.25 * out.losses["commitment"] + out.losses["codebook"]).mean()).backward()
         optimizer.step()
         optimizer.zero_grad()
         errors.append(error.item())

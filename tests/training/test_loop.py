@@ -1,129 +1,178 @@
-"""The whole recipe at toy size: a recogniser, a codec around its first blocks, resume, export."""
+"""Runs from beginning to end at toy size: both stages, exact resume, accumulation, what goes wrong and what is said."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 import flexicodec
-from flexicodec.blocks.transformer import TransformerConfig
-from flexicodec.config import from_dict, load_yaml
-from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
-from flexicodec.models.flexicodec.semantic import SanmConfig
-from flexicodec.quantize import FSQConfig, RVQConfig
-from flexicodec.training import asr, loop
-from flexicodec.training.config import CodecTrainingConfig, DataConfig, OptimConfig, RateConfig
-from flexicodec.training.step import draw_choices
-
-SANM = SanmConfig(num_layers=2, dim=16, num_heads=2, feedforward_dim=32, prompt=(), positions=False, window=4)
-SMALL = TransformerConfig(num_layers=1, dim=16, num_heads=2, feedforward_dim=32, window=4)
+from flexicodec.config import to_dict
+from flexicodec.training import loop
+from flexicodec.training.config import CalibratedRange, InitConfig, RateConfig
+from tests.training.recipes import MODEL, make_recogniser, recipe
 
 
-@pytest.fixture
-def recogniser(manifest, tmp_path):
-    config = asr.ASRTrainingConfig(
-        manifest=str(manifest),
-        eval_manifest=str(manifest),
-        output=str(tmp_path / "asr"),
-        encoder=SANM,
-        eval_corpora=("noise",),
-        steps=2,
-        batch_seconds=3.0,
-        bf16=False,  # Accelerate keeps one precision per process, and the codec below wants float32
-        log_every=1,
-        eval_every=2,
-    )
-    rate = asr.train(config)
-    assert rate > 0
-    return tmp_path / "asr" / "asr.safetensors"
+@pytest.fixture(scope="module")
+def recogniser(tmp_path_factory):
+    return make_recogniser(tmp_path_factory.mktemp("recogniser"))
 
 
-@pytest.fixture
-def config(manifest, tmp_path, recogniser):
-    model = FlexiCodecConfig(
-        geometry="whole",
-        semantic_encoder=replace(SANM, num_layers=1),
-        acoustic=AcousticConfig(width=2, latent_dim=16, decoder_width=32),
-        merging=MergingConfig(0.5, (0.0, 1.0), 8, SMALL, SMALL),
-        semantic=SemanticConfig(FSQConfig((4, 4)), dim=16, hidden_dim=32, num_layers=1),
-        acoustic_quantizer=RVQConfig(num_codebooks=3, codebook_size=16, codebook_dim=4),
-        bottleneck=SMALL,
-    )
-    return CodecTrainingConfig(
-        output=str(tmp_path / "codec"),
-        asr_weights=str(recogniser),
-        model=model,
-        data=DataConfig(manifest=str(manifest), batch_size=2, crop_seconds=0.5),
-        rates=RateConfig(threshold_range=(0.0, 1.0)),
-        optim=OptimConfig(warmup_steps=1),
-        steps=4,
-        log_every=1,
-        save_every=2,
-    )
+def curves(output):
+    return [json.loads(line) for line in (Path(output) / "curves.jsonl").read_text().splitlines()]
 
 
-def losses(folder):
-    return [json.loads(line)["mel"] for line in (folder / "log.jsonl").read_text().splitlines()]
+def losses(output, names=("loss/total", "loss/mel", "loss/adversarial", "loss/discriminator", "grad_norm/generator")):
+    return np.array([[row.get(name, np.nan) for name in names] for row in curves(output) if "loss/total" in row])
 
 
-def test_a_codec_is_trained_resumed_and_opened(config, tmp_path, monkeypatch):
-    folder = loop.train(config)
-    codec = flexicodec.load(folder)
+def weights(folder):
+    return flexicodec.load(folder).state_dict()
+
+
+def test_both_stages_give_a_codec_that_opens(manifest, tmp_path, recogniser):
+    fixed = recipe(manifest, tmp_path / "fixed", recogniser, model=replace(MODEL, merging=None, bottleneck=None))
+    fixed = replace(fixed, adversarial=None, losses=replace(fixed.losses, repa=0.0))
+    first = loop.train(fixed)
+    unmerged = flexicodec.load(first)
     audio = torch.randn(1, 5000, generator=torch.Generator().manual_seed(0)) * 0.1
+    assert unmerged.encode(audio).durations.tolist() == [[1] * 4]
+
+    new = ("semantic_aggregator.*", "acoustic_aggregator.*", "bottleneck.*")
+    dynamic = recipe(manifest, tmp_path / "dynamic", recogniser, init_from=(InitConfig(str(first), (), new),))
+    codec = flexicodec.load(loop.train(dynamic))
     assert codec.decode(codec.encode(audio, frame_rate=6.25)).shape == audio.shape
-    frozen = codec.semantic_encoder.state_dict()
-    trained = loop.first_blocks(loop.load_file(config.asr_weights), config.model.semantic_encoder)
-    assert all(torch.allclose(frozen[name], trained[name].half().float()) for name in frozen)
-
-    # the same run, broken off after two steps and taken up again
-    halves = replace(config, output=str(tmp_path / "halves"))
-    save = loop._save
-
-    def save_and_stop(path, model, optimizer, schedule, step, config):
-        save(path, model, optimizer, schedule, step, config)
-        if step == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "_save", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(halves)
-    monkeypatch.setattr(loop, "_save", save)
-    loop.train(halves)
-    np.testing.assert_allclose(losses(tmp_path / "halves"), losses(tmp_path / "codec"), rtol=1e-6)
+    rows = curves(tmp_path / "dynamic")
+    assert [row["step"] for row in rows if "loss/total" in row] == [1, 2, 3, 4]
+    assert {"loss/mel", "loss/adversarial", "loss/feature_matching", "loss/alignment", "loss/repa"} <= rows[0].keys()
+    assert {"codebook/semantic/perplexity", "codebook/acoustic_01/use", "rate/frame_rate"} <= rows[0].keys()
+    assert {"balance/real_score", "grad_norm/discriminator", "learning_rate", "duration/mean"} <= rows[0].keys()
+    assert "validation/mel_6.25hz" in rows[-1]
+    frozen = {name: value for name, value in codec.state_dict().items() if name.startswith("semantic_encoder.")}
+    assert all(torch.equal(value, unmerged.state_dict()[name]) for name, value in frozen.items())
 
 
-def test_choices_depend_on_seed_and_step_alone():
-    rates = RateConfig(threshold_range=(0.3, 0.6), unmerged_share=0.5)
-    first, second = (draw_choices(rates, 8, 64, seed=0, step=3) for _ in range(2))
-    assert first.thresholds == second.thresholds
-    assert torch.equal(first.num_codebooks, second.num_codebooks)
-    assert draw_choices(rates, 8, 64, seed=0, step=4).thresholds != first.thresholds
-    assert all(t == 1.0 or 0.3 <= t <= 0.6 for t in first.thresholds)
-    assert 0.2 < sum(t == 1.0 for t in first.thresholds) / 64 < 0.8
-    assert set(first.num_codebooks.tolist()) <= set(range(9))
-    assert draw_choices(rates, 8, 2, seed=0, step=3).thresholds == first.thresholds[:2]  # batch size does not matter
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(manifest, tmp_path, recogniser):
+    straight = recipe(manifest, tmp_path / "straight", recogniser, steps=20, save_every=5)
+    loop.train(straight)
+    broken = replace(straight, output=str(tmp_path / "broken"))
+    (tmp_path / "broken.json").write_text(json.dumps(to_dict(broken)))
+    command = [sys.executable, "-m", "flexicodec.training", str(tmp_path / "broken.json")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(flexicodec.__file__).parents[1])}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        log, deadline = tmp_path / "broken" / "curves.jsonl", time.monotonic() + 120
+        while not log.exists() or len(log.read_text().splitlines()) < 7:
+            assert process.poll() is None, process.stderr.read().decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    loop.train(broken)
+    assert [row["step"] for row in curves(broken.output) if "loss/total" in row] == list(range(1, 21))
+    np.testing.assert_allclose(losses(broken.output), losses(straight.output), rtol=1e-6, atol=1e-9)
+    one, other = (weights(Path(output) / "model") for output in (straight.output, broken.output))
+    assert all(torch.allclose(value, other[name], rtol=1e-6, atol=1e-7) for name, value in one.items())
 
 
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [("configs/asr/mini.yaml", asr.ASRTrainingConfig), ("configs/flexicodec/mini.yaml", CodecTrainingConfig)],
-)
-def test_shipped_configs_are_read(path, kind, pytestconfig):
-    assert isinstance(from_dict(kind, load_yaml(pytestconfig.rootpath / path)), kind)
+def test_accumulation_equals_a_larger_batch(manifest, tmp_path, recogniser):
+    whole = recipe(manifest, tmp_path / "whole", recogniser)
+    whole = replace(whole, data=replace(whole.data, batch_size=4), optim=replace(whole.optim, reseed_every=None))
+    parts = replace(whole, output=str(tmp_path / "parts"), data=replace(whole.data, batch_size=2))
+    parts = replace(parts, optim=replace(whole.optim, accumulation=2))
+    for config in (whole, parts):
+        loop.train(config)
+    np.testing.assert_allclose(losses(parts.output), losses(whole.output), rtol=2e-4)
 
 
-def test_edit_distance():
-    assert asr.character_errors("kitten", "sitting") == 3
-    assert asr.character_errors("abc", "") == 3
-    assert asr.character_errors("", "ab") == 2
-    assert asr.character_errors("same", "same") == 0
+def test_two_processes_equal_one_with_twice_the_batch(manifest, tmp_path, recogniser):
+    one = recipe(manifest, tmp_path / "one", recogniser)
+    one = replace(one, data=replace(one.data, batch_size=4), optim=replace(one.optim, reseed_every=None))
+    two = replace(one, output=str(tmp_path / "two"), data=replace(one.data, batch_size=2))
+    loop.train(one)
+    (tmp_path / "two.json").write_text(json.dumps(to_dict(two)))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]  # as accelerate's launcher does
+    launch += ["-m", "flexicodec.training", str(tmp_path / "two.json")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(flexicodec.__file__).parents[1])}
+    done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    np.testing.assert_allclose(losses(two.output), losses(one.output), rtol=2e-4)
+    last = [row for row in curves(two.output) if "validation/mel" in row][-1]["validation/mel"]
+    assert last == pytest.approx([row for row in curves(one.output) if "validation/mel" in row][-1]["validation/mel"], rel=2e-4)
 
 
-def test_greedy_ctc_drops_blanks_and_repeats(monkeypatch):
-    model = asr.CTCModel(SANM)
-    symbols = [1 + asr.ALPHABET.index(c) for c in "hhel"] + [0] + [1 + asr.ALPHABET.index(c) for c in "lo"] + [0]
-    scores = torch.nn.functional.one_hot(torch.tensor([symbols]), len(asr.ALPHABET) + 1).float()
-    monkeypatch.setattr(asr.CTCModel, "forward", lambda self, features, lengths: (scores, torch.tensor([8])))
-    assert model.transcribe(torch.zeros(1, 4000), torch.tensor([4000])) == ["hello"]
+def test_samples_and_pictures_are_kept(manifest, tmp_path, recogniser):
+    loop.train(recipe(manifest, tmp_path / "run", recogniser, steps=2, sample_every=2, trackers=("tensorboard", "jsonl")))
+    kept = {path.suffix for path in (tmp_path / "run" / "samples" / "step-0000002").iterdir()}
+    assert kept == {".flac", ".png"}
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
+def test_steps_that_are_not_finite_are_skipped_counted_and_ended(manifest, tmp_path, recogniser, monkeypatch):
+    config = recipe(manifest, tmp_path / "run", recogniser, steps=6, max_bad_steps=3)
+    genuine, bad = loop.generator_losses, {2}
+
+    def sometimes_infinite(made, *rest):
+        found = genuine(made, *rest)
+        if trainer.step in bad:
+            found["mel"] = found["mel"] * float("inf")
+        return found
+
+    monkeypatch.setattr(loop, "generator_losses", sometimes_infinite)
+    trainer = loop.Trainer(config)
+    trainer.run()
+    assert [row["skipped"] for row in curves(config.output) if "skipped" in row] == [0, 0, 1, 0, 0, 0]
+    assert all(value.isfinite().all() for value in trainer.codec.state_dict().values())
+
+    bad |= set(range(3, 9))
+    trainer = loop.Trainer(replace(config, output=str(tmp_path / "doomed"), steps=9))
+    with pytest.raises(FloatingPointError, match=r"3 steps in a row, up to step 5.*step-0000004"):
+        trainer.run()
+
+
+def test_a_checkpoint_of_another_model_is_refused_and_other_changes_are_said(manifest, tmp_path, recogniser, caplog):
+    config = recipe(manifest, tmp_path / "run", recogniser, steps=2)
+    loop.train(config)
+    with pytest.raises(ValueError, match="another model.*init_from"):
+        loop.Trainer(replace(config, model=replace(MODEL, bottleneck=None)))
+    loop.train(replace(config, steps=3, optim=replace(config.optim, learning_rate=1e-4)))
+    assert "other settings" in caplog.text
+    assert "optim" in caplog.text
+
+
+def test_a_range_of_rates_is_calibrated_and_kept(manifest, tmp_path, recogniser):
+    rates = RateConfig(threshold_range=CalibratedRange((4.0, 11.0), clips=6))
+    config = recipe(manifest, tmp_path / "run", recogniser, rates=rates, steps=2)
+    trainer = loop.Trainer(config)
+    low, high = trainer.threshold_range
+    assert -1 < low < high <= 1
+    trainer.run()
+    assert loop.Trainer(replace(config, steps=3)).threshold_range == (low, high)
+
+
+def test_no_frozen_encoder_no_training(manifest, tmp_path, recogniser):
+    with pytest.raises(ValueError, match="train-asr"):
+        loop.Trainer(recipe(manifest, tmp_path / "run", recogniser, init_from=()))
+
+
+def test_the_frozen_encoder_stays_frozen_and_in_float32(manifest, tmp_path, recogniser):
+    config = recipe(manifest, tmp_path / "run", recogniser, steps=1, mixed_precision="bf16")
+    AcceleratorState._reset_state()  # Accelerate keeps one precision per process
+    trainer = loop.Trainer(config)
+    seen = []
+    trainer.codec.semantic_encoder.register_forward_hook(
+        lambda module, inputs, output: seen.append((module.training, output[0].dtype, torch.is_grad_enabled()))
+    )
+    before = {name: value.clone() for name, value in trainer.codec.semantic_encoder.state_dict().items()}
+    trainer.run()
+    assert seen
+    AcceleratorState._reset_state()
+    assert set(seen) == {(False, torch.float32, False)}
+    assert all(torch.equal(value, before[name]) for name, value in trainer.codec.semantic_encoder.state_dict().items())

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flexicodec.blocks.conv import fold_weight_norm
+from flexicodec.blocks.frontend import FrontEndConfig
 from flexicodec.blocks.transformer import TransformerConfig
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
-from flexicodec.models.flexicodec.frontend import FrontEndConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.flexicodec.semantic import SanmConfig
 from flexicodec.models.flexicodec.upstream_names import WEIGHT_NORMED, upstream_name
@@ -157,7 +157,7 @@ def from_upstream(
         )
     load_exactly(model, {**converted, **dict(zip(front_end, cmvn.float().clone(), strict=True))})
     parts = {key.split(".")[0] for key in state.keys() - left}
-    expected = {key for key in left if EXPECTED_EXTRAS.match(key) or key.split(".")[0] in OPTIONAL_PARTS - parts}
+    expected = {key for key in left if is_needless(key, OPTIONAL_PARTS - parts)}
     model.load_report = LoadReport(
         expected_extras=tuple(sorted(expected)),
         unexpected_extras=tuple(sorted(left - expected)),
@@ -343,6 +343,11 @@ def convert(wanted: Mapping[str, tuple[int, ...]], state: State, num_convnext_la
             tensor = tensor.chunk(3)["qkv".index(name.split(".")[-2][0])]
         converted[name] = tensor.reshape(wanted[name])
     return converted, left
+
+
+def is_needless(key: str, idle_parts: set[str]) -> bool:
+    """Tell whether an upstream key is known to carry nothing we need, given the parts that the config leaves idle."""
+    return bool(EXPECTED_EXTRAS.match(key)) or key.split(".")[0] in idle_parts
 
 
 def _unnumbered(key: str) -> str:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from flexicodec.blocks.transformer import TransformerConfig
 from flexicodec.models.flexicodec.semantic import SanmConfig
+from flexicodec.models.flexicodec.ssl import SSLConfig
 from flexicodec.quantize import FSQConfig, ResidualFSQConfig, RVQConfig, VQConfig
 
 Geometry = Literal["released", "whole"]
@@ -74,8 +75,9 @@ class FlexiCodecConfig:
     Attributes:
         geometry: "released" counts frames as upstream does: a clip-dependent resize of the semantic features, up to
             86 ms of tail not covered, 1280 T - 16 samples decoded. "whole" covers every sample: T = ceil(S / 1280), a
-            fixed 4/3 resize, 1280 T samples decoded.
-        semantic_encoder: The frozen ASR encoder; its weights come with the model.
+            fixed resize (4/3 for SAN-M, the mean of 4 frames at 50 Hz), 1280 T samples decoded.
+        semantic_encoder: The frozen encoder, whose weights come with the model: SAN-M taught by transcripts, or one
+            that learnt from speech alone (geometry "whole" only).
         acoustic: Convolutional encoder and decoder.
         merging: None for a fixed-rate model.
         semantic: The semantic stream.
@@ -84,7 +86,7 @@ class FlexiCodecConfig:
     """
 
     geometry: Geometry = "released"
-    semantic_encoder: SanmConfig = field(default_factory=SanmConfig)
+    semantic_encoder: SanmConfig | SSLConfig = field(default_factory=SanmConfig)
     acoustic: AcousticConfig = field(default_factory=AcousticConfig)
     merging: MergingConfig | None = field(default_factory=MergingConfig)
     semantic: SemanticConfig = field(default_factory=SemanticConfig)
@@ -94,6 +96,11 @@ class FlexiCodecConfig:
     def __post_init__(self) -> None:
         if self.geometry not in get_args(Geometry):
             raise ValueError(f"geometry is {self.geometry!r}, expected one of {', '.join(get_args(Geometry))}")
+        if self.geometry == "released" and isinstance(self.semantic_encoder, SSLConfig):
+            raise ValueError(
+                "geometry 'released' counts the frames of SAN-M and cannot go with an SSLConfig for semantic_encoder; "
+                "choose geometry 'whole'"
+            )
 
     @property
     def frame_size(self) -> int:

@@ -20,6 +20,7 @@ from flexicodec.models.codec import MODEL_DEFAULT, exactly
 from flexicodec.models.flexicodec.choice import choose_policy
 from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
 from flexicodec.models.flexicodec.semantic import SanmEncoder
+from flexicodec.models.flexicodec.ssl import SSLEncoder
 from flexicodec.tokens import TokenFormat, Tokens
 
 __all__ = ["Features", "FlexiCodec"]
@@ -32,7 +33,7 @@ class FlexiCodec(FlexiCodecRooms):
 
     Args:
         config: What to build; the default is the released architecture with random weights.
-        semantic_encoder: Takes the place of the SAN-M encoder of the config: another frozen encoder, or a fake.
+        semantic_encoder: Takes the place of the config's: another frozen encoder, or a fake.
         name: What to call the model in token files.
 
     Raises:
@@ -75,7 +76,7 @@ class FlexiCodec(FlexiCodecRooms):
         Raises:
             ValueError: The semantic encoder came from outside, so no config could build it again.
         """
-        if not isinstance(self.semantic_encoder, SanmEncoder):
+        if not isinstance(self.semantic_encoder, SanmEncoder | SSLEncoder):
             raise ValueError(
                 f"this model listens with a {type(self.semantic_encoder).__name__} that was passed in, which a config "
                 "cannot describe; save its state_dict() instead"

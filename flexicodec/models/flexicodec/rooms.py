@@ -7,7 +7,7 @@ these, and so does the public model on top of them.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from flexicodec.blocks.conv_codec import ConvDecoder, ConvEncoder
@@ -19,6 +19,7 @@ from flexicodec.models.codec import Codec
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.resize import resize
 from flexicodec.models.flexicodec.semantic import SanmEncoder, SemanticEncoder
+from flexicodec.models.flexicodec.ssl import SSLEncoder
 from flexicodec.quantize import Quantized
 
 _MIN_RELEASED_SAMPLES = 1360  # upstream's resize gives no frame below this
@@ -48,7 +49,7 @@ class FlexiCodecRooms(Codec):
 
     Args:
         config: What to build.
-        semantic_encoder: Takes the place of the SAN-M encoder of the config: another frozen encoder, or a fake.
+        semantic_encoder: Takes the place of the config's: another frozen encoder, or a fake.
         name: What to call the model in token files.
 
     Raises:
@@ -71,7 +72,7 @@ class FlexiCodecRooms(Codec):
         dim = acoustic.latent_dim
 
         if semantic_encoder is None:
-            semantic_encoder = SanmEncoder(config.semantic_encoder)
+            semantic_encoder = config.semantic_encoder.build()
         _check_encoder(semantic_encoder, config)
         self.semantic_encoder = semantic_encoder
         if isinstance(semantic_encoder, nn.Module):
@@ -150,8 +151,16 @@ class FlexiCodecRooms(Codec):
         features: Features,
         durations: Int[Tensor, "batch tokens"],
         num_codebooks: int | Int[Tensor, " batch"] | None = None,
+        keeps_semantic: Bool[Tensor, " batch"] | None = None,
     ) -> tuple[Quantized, Quantized]:
         """Merge both streams and quantise: the semantic one, then what the acoustic one has left over it.
+
+        Args:
+            features: From both encoders.
+            durations: Frames per token.
+            num_codebooks: See `Quantizer.forward`.
+            keeps_semantic: Items whose acoustic stream codes the rest over the semantic one; the others' codes all
+                (semantic dropout). None means every item.
 
         Returns:
             Semantic result, whose latents [B, acoustic_dim, N] have been through the second ConvNeXt stack, and
@@ -166,7 +175,8 @@ class FlexiCodecRooms(Codec):
             blank = torch.zeros_like(meaning)
             return semantic, self.acoustic_quantizer(blank, lengths, 0)
         sound = self.acoustic_aggregator(features.acoustic, durations, features.lengths)
-        return semantic, self.acoustic_quantizer(sound - meaning, lengths, num_codebooks)
+        known = meaning if keeps_semantic is None else meaning * keeps_semantic[:, None, None]
+        return semantic, self.acoustic_quantizer(sound - known, lengths, num_codebooks)
 
     def lookup(
         self,
@@ -178,17 +188,25 @@ class FlexiCodecRooms(Codec):
         meaning = self.semantic_decoder_stack(self.semantic_quantizer.lookup(semantic[:, None], lengths), lengths)
         return meaning + self.acoustic_quantizer.lookup(acoustic, lengths)
 
+    def smooth(
+        self, latents: Float[Tensor, "batch dim tokens"], durations: Int[Tensor, "batch tokens"]
+    ) -> tuple[Float[Tensor, "batch dim frames"], Int[Tensor, " batch"]]:
+        """Unmerge and smooth: one vector per frame, and how many frames of each item count."""
+        frames, lengths = unmerge(latents, durations), durations.sum(dim=1)
+        return (frames if self.bottleneck is None else self.bottleneck(frames, lengths)), lengths
+
+    def sound(
+        self, frames: Float[Tensor, "batch dim frames"], lengths: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch samples"], Int[Tensor, " batch"]]:
+        """Decode smoothed frames; also says how many samples of each item are sound."""
+        decode = self.decoder if torch.is_grad_enabled() else self.decoder.chunked
+        return decode(frames, lengths)[:, 0], self.decoder.layers.output_length(lengths)
+
     def synthesize(
         self, latents: Float[Tensor, "batch dim tokens"], durations: Int[Tensor, "batch tokens"]
     ) -> tuple[Float[Tensor, "batch samples"], Int[Tensor, " batch"]]:
-        """Unmerge, smooth and decode; also says how many samples of each item are sound."""
-        frames = unmerge(latents, durations)
-        lengths = durations.sum(dim=1)
-        if self.bottleneck is not None:
-            frames = self.bottleneck(frames, lengths)
-        decode = self.decoder if torch.is_grad_enabled() else self.decoder.chunked
-        audio = decode(frames, lengths)[:, 0]
-        return audio, self.decoder.layers.output_length(lengths)
+        """Unmerge, smooth and decode."""
+        return self.sound(*self.smooth(latents, durations))
 
     def _audible(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Lengths after padding to the shortest clip that still gives a frame in the released geometry."""
@@ -197,13 +215,12 @@ class FlexiCodecRooms(Codec):
 
 def _check_encoder(encoder: SemanticEncoder, config: FlexiCodecConfig) -> None:
     """Refuse an encoder that contradicts the config."""
-    if not isinstance(encoder, SanmEncoder):
-        if config.geometry == "released":
-            raise ValueError(
-                f"geometry 'released' counts the frames of SAN-M and cannot go with a {type(encoder).__name__}; "
-                "choose geometry 'whole'"
-            )
-    elif encoder.config != config.semantic_encoder:
+    if config.geometry == "released" and not isinstance(encoder, SanmEncoder):
+        raise ValueError(
+            f"geometry 'released' counts the frames of SAN-M and cannot go with a {type(encoder).__name__}; "
+            "choose geometry 'whole'"
+        )
+    if isinstance(encoder, SanmEncoder | SSLEncoder) and encoder.config != config.semantic_encoder:
         raise ValueError(
             f"the encoder was built from {encoder.config}, but the config has semantic_encoder="
             f"{config.semantic_encoder}; make them the same"

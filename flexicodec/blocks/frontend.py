@@ -1,4 +1,4 @@
-"""The ASR encoder's ears: Kaldi log-mel filterbanks, low-frame-rate stacking and mean/variance normalisation.
+"""Ears for speech encoders: Kaldi log-mel filterbanks, low-frame-rate stacking and mean/variance normalisation.
 
 Batched and in plain torch, so that it runs wherever the model runs; each item sees only its own samples.
 """

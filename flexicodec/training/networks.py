@@ -1,0 +1,192 @@
+"""Both networks of a run with all that moves them: made, put into checkpoints, taken out again, exported."""
+
+import copy
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from flexicodec.blocks.conv import apply_weight_norm, remove_weight_norm
+from flexicodec.models.flexicodec.model import FlexiCodec
+from flexicodec.quantize import ResidualVectorQuantizer
+from flexicodec.training.checkpoints import Checkpoint
+from flexicodec.training.config import TrainingConfig
+from flexicodec.training.discriminators import Discriminators
+from flexicodec.training.init import init_encoder, init_quantizer
+from flexicodec.training.init_from import init_from
+from flexicodec.training.optim import Reseeder, forget_rows, make_average, make_optimizer, make_schedule
+from flexicodec.training.step import Generator, Judge
+
+log = logging.getLogger(__name__)
+
+
+def build_codec(config: TrainingConfig, fresh: bool = True) -> FlexiCodec:
+    """Make the codec as it is trained: with its starting weights, and the convolutions weight-normalised.
+
+    Args:
+        config: Of the run.
+        fresh: Whether to fill the weights; a checkpoint brings its own.
+    """
+    torch.manual_seed(config.seed)
+    codec = FlexiCodec(config.model)
+    if fresh:
+        init_encoder(codec.encoder)
+        if isinstance(codec.acoustic_quantizer, ResidualVectorQuantizer):
+            init_quantizer(codec.acoustic_quantizer)
+        init_from(codec, config.init_from)
+    apply_weight_norm(codec.encoder)
+    apply_weight_norm(codec.decoder)
+    return codec.train()
+
+
+class Learner:
+    """A network, its optimiser and its schedule.
+
+    Args:
+        module: The network.
+        config: Of the run.
+        learning_rate: Peak; None takes the config's.
+    """
+
+    def __init__(self, module: nn.Module, config: TrainingConfig, learning_rate: float | None = None):
+        self.bare = self.module = module
+        self.grad_clip = config.optim.grad_clip
+        self.optimizer: AdamW = make_optimizer(module, config.optim, learning_rate)
+        self.schedule: LambdaLR = make_schedule(self.optimizer, config.optim, config.steps)
+
+    def clip(self, accelerator: Accelerator) -> float:
+        """Clip the gradients' norm and say what it was."""
+        return float(accelerator.clip_grad_norm_(self.bare.parameters(), self.grad_clip))
+
+    def move(self, finite: bool) -> None:
+        """Take the step, if it is finite, and forget the gradients."""
+        if finite:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Any]:
+        """What resuming needs beside the weights."""
+        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take it up again."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+
+
+class Networks:
+    """The codec, its discriminators where there are any, and what belongs to them.
+
+    Attributes:
+        codec: The model in training.
+        average: Running mean of its weights, or None.
+        generator: The codec and its losses, as a learner.
+        judge: The discriminators and their loss, as a learner, or None.
+        reseeder: Watches the acoustic codebooks, or None.
+    """
+
+    def __init__(self, config: TrainingConfig, accelerator: Accelerator, fresh: bool = True):
+        self.config = config
+        self.codec = build_codec(config, fresh).to(accelerator.device)
+        self.generator = Learner(Generator(self.codec, config).to(accelerator.device), config)
+        self.average = make_average(self.codec, config.optim.ema_decay)
+        quantizer = self.codec.acoustic_quantizer
+        self.reseeder: Reseeder | None = None
+        if config.optim.reseed_every and isinstance(quantizer, ResidualVectorQuantizer):
+            self.reseeder = Reseeder(quantizer, config.seed)
+        self.discriminators: Discriminators | None = None
+        self.judge: Learner | None = None
+        if config.adversarial is not None:
+            torch.manual_seed(config.seed + 1)
+            self.discriminators = Discriminators(config.adversarial, self.codec.sample_rate).to(accelerator.device)
+            judge = Judge(self.discriminators, config.adversarial.loss)
+            self.judge = Learner(judge, config, config.adversarial.learning_rate)
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Hand the networks to Accelerate: data parallelism, autocast, compilation."""
+        if self.config.compile:
+            for part in (self.codec.encoder, self.codec.decoder, self.discriminators):
+                if part is not None:
+                    part.compile()
+        for learner in (self.generator, self.judge):
+            if learner is not None:
+                learner.module = accelerator.prepare_model(learner.bare)
+
+    def reseed(self, step: int, accelerator: Accelerator) -> int:
+        """Put codebook rows that nobody used onto features at hand, in the running mean too; says how many."""
+        if self.reseeder is None:
+            return 0
+        moved = self.reseeder.reseed(step, accelerator.gather, lambda tensor: accelerator.reduce(tensor, "sum"))
+        for stage, rows in enumerate(moved):
+            weight = self.reseeder.quantizer.stages[stage].codebook.weight
+            forget_rows(self.generator.optimizer, weight, rows)
+            if self.average is not None:
+                mean = self.average.module.acoustic_quantizer.stages[stage].codebook.weight
+                mean.data[rows] = weight.data[rows]
+        return sum(len(rows) for rows in moved)
+
+    def averaged(self) -> FlexiCodec:
+        """Give the codec with the weights that count, the running mean where there is one, in eval mode."""
+        codec = self.codec if self.average is None else self.average.module
+        return codec.eval()
+
+    def weights(self) -> dict[str, Mapping[str, Tensor]]:
+        """All weights by the names of checkpoint files."""
+        found: dict[str, Mapping[str, Tensor]] = {"generator": self.codec.state_dict()}
+        if self.generator.bare.repa is not None:
+            found["repa"] = self.generator.bare.repa.state_dict()
+        if self.average is not None:
+            found["average"] = self.average.state_dict()
+        if self.discriminators is not None:
+            found["discriminators"] = self.discriminators.state_dict()
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """What resuming needs beside the weights."""
+        return {
+            "generator": self.generator.state(),
+            "judge": self.judge.state() if self.judge else None,
+            "reseeder": self.reseeder.state_dict() if self.reseeder else None,
+        }
+
+    def load(self, checkpoint: Checkpoint, device: torch.device) -> None:
+        """Take up a checkpoint, exactly.
+
+        Raises:
+            ValueError: It lacks something that the config asks for.
+        """
+        modules: dict[str, nn.Module | None] = {
+            "generator": self.codec,
+            "repa": self.generator.bare.repa,
+            "average": self.average,
+            "discriminators": self.discriminators,
+        }
+        for name, module in modules.items():
+            if module is None:
+                continue
+            weights = checkpoint.weights(name)
+            if weights is None:
+                raise ValueError(
+                    f"{checkpoint.folder} holds no {name}, which this config has; to begin something new from its "
+                    "weights, name it in init_from and choose another output"
+                )
+            module.load_state_dict(weights)
+        state = checkpoint.state(device)
+        self.generator.load_state(state["generator"])
+        if self.judge is not None:
+            self.judge.load_state(state["judge"])
+        if self.reseeder is not None and state["reseeder"] is not None:
+            self.reseeder.load_state_dict(state["reseeder"])
+
+    def export(self, folder: str | Path, half: bool) -> Path:
+        """Write the model that counts for `flexicodec.load`, weight norm folded."""
+        codec = copy.deepcopy(self.averaged())
+        remove_weight_norm(codec.encoder)
+        remove_weight_norm(codec.decoder)
+        return codec.save_pretrained(folder, dtype=torch.float16 if half else None)

@@ -1,0 +1,69 @@
+"""The real recipe at toy size: a recogniser's folder, and configs of both stages."""
+
+from dataclasses import replace
+
+import torch
+
+from flexicodec.blocks.sanm import SanmConfig
+from flexicodec.blocks.transformer import TransformerConfig
+from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
+from flexicodec.models.recognizer import Recognizer, RecognizerConfig
+from flexicodec.quantize import FSQConfig, RVQConfig
+from flexicodec.training.config import (
+    AdversarialConfig,
+    BandDiscriminatorConfig,
+    DataConfig,
+    DropoutConfig,
+    InitConfig,
+    LossWeights,
+    OptimConfig,
+    PeriodDiscriminatorConfig,
+    RateConfig,
+    TrainingConfig,
+)
+
+SANM = SanmConfig(num_layers=2, dim=16, num_heads=2, feedforward_dim=32, prompt=(), positions=False, window=4)
+SMALL = TransformerConfig(num_layers=1, dim=16, num_heads=2, feedforward_dim=32, window=4)
+MODEL = FlexiCodecConfig(
+    geometry="whole",
+    semantic_encoder=replace(SANM, num_layers=1),
+    acoustic=AcousticConfig(width=2, latent_dim=16, decoder_width=32),
+    merging=MergingConfig(0.5, (0.0, 1.0), 8, SMALL, SMALL),
+    semantic=SemanticConfig(FSQConfig((4, 4)), dim=16, hidden_dim=32, num_layers=1),
+    acoustic_quantizer=RVQConfig(num_codebooks=3, codebook_size=16, codebook_dim=4),
+    bottleneck=SMALL,
+)
+ADVERSARY = AdversarialConfig(
+    PeriodDiscriminatorConfig(periods=(2, 3), channels=(4, 4, 8)), BandDiscriminatorConfig(windows=(256,), channels=4)
+)
+
+
+def make_recogniser(folder):
+    """Save a recogniser with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Recognizer(RecognizerConfig(SANM)).save(folder)
+
+
+def recipe(manifest, output, recogniser, **settings):
+    """Make the config of a run with everything switched on."""
+    config = TrainingConfig(
+        output=str(output),
+        model=MODEL,
+        data=DataConfig(
+            manifest=(str(manifest),), validation=str(manifest), validation_clips=2, batch_size=2, crop_seconds=0.5
+        ),
+        init_from=(InitConfig(str(recogniser)),),
+        rates=RateConfig(threshold_range=(0.0, 1.0), policies={"threshold": 0.5, "rate": 0.5}),
+        dropout=DropoutConfig(semantic_dropout=0.1),
+        losses=LossWeights(repa=1.0),
+        adversarial=ADVERSARY,
+        optim=OptimConfig(warmup_steps=2, learning_rate=1e-3, reseed_every=3, ema_decay=0.9),
+        steps=4,
+        trackers=("jsonl",),
+        log_every=1,
+        sample_every=None,
+        validate_every=1000,
+        save_every=2,
+    )
+    return replace(config, **settings)

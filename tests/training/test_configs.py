@@ -1,0 +1,117 @@
+"""Every config that ships is read; every ablation trains for a step, at toy size."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from flexicodec.config import from_dict, load_yaml, to_dict
+from flexicodec.models.flexicodec.ssl import SSLConfig
+from flexicodec.quantize import ResidualFSQConfig, VQConfig
+from flexicodec.training import loop
+from flexicodec.training.config import InitConfig, TrainingConfig
+from tests.training.recipes import ADVERSARY, MODEL, SMALL, make_recogniser
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "flexicodec"
+ABLATIONS = sorted(path.stem for path in (CONFIGS / "ablations").glob("*.yaml"))
+HUBERT = {
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": [8] * 7,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+}
+
+
+def read(name):
+    return from_dict(TrainingConfig, load_yaml(CONFIGS / f"{name}.yaml"))
+
+
+@pytest.mark.parametrize("name", ["fixed_rate", "dynamic", "mini_fixed", "mini", "mini_cpu"])
+def test_shipped_configs_are_read(name):
+    config = read(name)
+    assert config.init_from or name in ("fixed_rate", "dynamic")  # whose sources depend on the machine
+    assert from_dict(TrainingConfig, to_dict(config)) == config
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_is_an_overlay_of_a_few_lines(name):
+    lines = (CONFIGS / "ablations" / f"{name}.yaml").read_text().splitlines()
+    assert 3 <= len([line for line in lines if not line.startswith("#")]) <= 12
+    assert lines[0].startswith("# ")
+    assert read(f"ablations/{name}") != read("mini")
+
+
+@pytest.fixture(scope="module")
+def hubert(tmp_path_factory):
+    """A HuBERT with random weights, as transformers saves it."""
+    from transformers import HubertConfig, HubertModel
+
+    folder = tmp_path_factory.mktemp("hubert")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        HubertModel(HubertConfig(num_hidden_layers=10, **HUBERT)).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False}))
+    return folder
+
+
+def shrink(config, manifest, output, source):
+    """Make a shipped config tiny, and leave what it asks."""
+    model = config.model
+    encoder = MODEL.semantic_encoder
+    if isinstance(model.semantic_encoder, SSLConfig):
+        encoder = SSLConfig.from_folder(source, model.semantic_encoder.layer)
+    merging, quantizer = model.merging, model.semantic.quantizer
+    if merging is not None:
+        small = {
+            name: part and replace(SMALL, window=part.window)
+            for name in ("semantic_aggregator", "acoustic_aggregator")
+            for part in [getattr(merging, name)]
+        }
+        merging = replace(merging, **small)
+    acoustic = model.acoustic_quantizer
+    model = replace(
+        model,
+        semantic_encoder=encoder,
+        acoustic=MODEL.acoustic,
+        merging=merging,
+        semantic=replace(MODEL.semantic, quantizer=replace(quantizer, codebook_size=64) if isinstance(quantizer, VQConfig) else MODEL.semantic.quantizer),
+        acoustic_quantizer=acoustic if isinstance(acoustic, ResidualFSQConfig) else MODEL.acoustic_quantizer,
+        bottleneck=model.bottleneck and replace(SMALL, window=model.bottleneck.window),
+    )
+    data = replace(config.data, manifest=(str(manifest),), batch_size=2, crop_seconds=0.5, workers=0, audio_cache=None)
+    return replace(
+        config,
+        output=str(output),
+        model=model,
+        data=data,
+        adversarial=config.adversarial and ADVERSARY,
+        init_from=(InitConfig(str(source)),),
+        trackers=("jsonl",),
+        mixed_precision="no",
+        steps=1,
+        log_every=1,
+    )
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_trains_for_a_step(name, manifest, tmp_path, hubert):
+    source = hubert if name == "ssl" else make_recogniser(tmp_path / "recogniser")
+    config = shrink(read(f"ablations/{name}"), manifest, tmp_path / "run", source)
+    trainer = loop.Trainer(config)
+    before = {key: value.clone() for key, value in trainer.codec.named_parameters()}
+    trainer.run()
+    row = json.loads((tmp_path / "run" / "curves.jsonl").read_text().splitlines()[0])
+    assert row["skipped"] == 0
+    assert row["loss/mel"] > 0
+    changed = {key.split(".")[0] for key, value in trainer.codec.named_parameters() if not torch.equal(value, before[key])}
+    assert {"decoder", "semantic_encoder_stack"} <= changed
+    assert ("encoder" in changed) == (name != "semantic_only")
+    assert "semantic_encoder" not in changed
+    assert ("semantic_aggregator" in changed) == (name not in ("fixed_rate", "mean_pooling"))
+    if name == "semantic_only":
+        assert "codebook/acoustic_01/use" not in row

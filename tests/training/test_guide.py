@@ -1,0 +1,29 @@
+"""What docs/training.md shows is what the code takes and gives."""
+
+import re
+
+import pytest
+import yaml
+
+from flexicodec.config import from_dict, load_yaml, overlay
+from flexicodec.training.config import TrainingConfig
+
+
+@pytest.fixture
+def guide(pytestconfig):
+    return (pytestconfig.rootpath / "docs/training.md").read_text()
+
+
+def test_every_overlay_is_a_config(guide, pytestconfig):
+    base = load_yaml(pytestconfig.rootpath / "configs/flexicodec/mini.yaml")
+    blocks = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    assert len(blocks) > 4
+    for block in blocks:
+        settings = yaml.safe_load(block)
+        settings.pop("base", None)
+        assert from_dict(TrainingConfig, overlay(base, settings))
+
+
+def test_links_lead_somewhere(guide, pytestconfig):
+    for target in re.findall(r"\]\(([^)#]+)", guide):
+        assert (pytestconfig.rootpath / "docs" / target).exists(), target
