@@ -1,11 +1,11 @@
 """Which block of the recogniser gives token boundaries that follow speech best?
 
-For every block of a `CTCModel`: cut clips with known phone boundaries at an exact rate by the similarity of that
+For every block of a recogniser: cut clips with known phone boundaries at an exact rate by the similarity of that
 block's features (normalised without gain, as a codec that ends there would have them), and count how many token
 boundaries lie near a phone boundary, how many phone boundaries are found, and how long tokens last in silence and in
 speech.
 
-    python experiments/mini/boundaries.py runs/asr-mini ../shared/speech/aligned.jsonl --output results/boundaries.json
+    python experiments/mini/boundaries.py runs/asr-mini/model DIR/aligned.jsonl --output results/boundaries.json
 """
 
 import argparse
@@ -16,15 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from flexicodec.audio import read_audio
-from flexicodec.config import from_dict
 from flexicodec.merging import ExactRate, cosine_similarities, token_index
 from flexicodec.models.flexicodec.resize import resize
-from flexicodec.models.flexicodec.semantic import SanmConfig
-from flexicodec.training.asr import CTCModel
+from flexicodec.models.recognizer import Recognizer
 
 FRAME = 1280
 TOLERANCE_SECONDS = 0.03
@@ -34,16 +31,14 @@ INTERVAL = re.compile(r'xmin = ([\d.]+)\s+xmax = ([\d.]+)\s+text = "(.*?)"')
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recogniser", type=Path, help="output folder of `python -m flexicodec.training asr`")
+    parser.add_argument("recogniser", type=Path, help="folder of a recogniser that `flexicodec train-asr` made")
     parser.add_argument("manifest", type=Path, help="JSONL with `path` and `alignment` (TextGrid with a tier `phones`)")
     parser.add_argument("--frame-rates", type=float, nargs="+", default=[4.0, 6.25, 8.33])
     parser.add_argument("--limit", type=int, default=80)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
-    config = from_dict(SanmConfig, json.loads((arguments.recogniser / "config.json").read_text())["encoder"])
-    model = CTCModel(config).eval()
-    model.load_state_dict(load_file(arguments.recogniser / "asr.safetensors"))
+    model = Recognizer.load(arguments.recogniser)
     rows = [json.loads(line) for line in arguments.manifest.read_text().splitlines()][: arguments.limit]
     scores: dict[tuple[int, float], list[tuple[float, ...]]] = defaultdict(list)
     for row in rows:
@@ -73,7 +68,7 @@ def read_phones(path: Path) -> list[tuple[float, float, str]]:
 
 
 @torch.no_grad()
-def block_similarities(model: CTCModel, audio: torch.Tensor) -> list[torch.Tensor]:
+def block_similarities(model: Recognizer, audio: torch.Tensor) -> list[torch.Tensor]:
     """Similarities [1, T-1] on the 12.5 Hz grid, from the features of every block."""
     frames = torch.tensor([-(-audio.shape[1] // FRAME)])
     padded = F.pad(audio, (0, int(frames) * FRAME - audio.shape[1]))

@@ -38,7 +38,7 @@ from flexicodec.training.data import (
     utterance_batches,
 )
 from flexicodec.training.monitor import Progress, make_accelerator
-from flexicodec.training.optim import make_optimizer, make_schedule
+from flexicodec.training.optim import learning_rate_factor, make_optimizer
 from flexicodec.training.spec_augment import MaskingConfig, mask_features
 
 log = logging.getLogger(__name__)
@@ -167,6 +167,7 @@ def train(config: ASRTrainingConfig) -> Path:
         if trainer.accelerator.is_main_process:
             trainer.recognizer.save(folder)
         trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
     return folder
 
 
@@ -194,20 +195,17 @@ class ASRTrainer:
             clips = (row[:length] for batch in first for row, length in zip(batch.audio, batch.lengths, strict=True))
             fit_normalisation(self.recognizer, islice(clips, config.normalisation_clips))
         self.recognizer.to(self.device).train()
-        optim = OptimConfig(
+        self.optim = OptimConfig(
             learning_rate=config.learning_rate,
             betas=(0.9, 0.98),
             weight_decay=config.weight_decay,
             warmup_steps=config.warmup_steps,
             final_share=0.01,
         )
-        self.optimizer = make_optimizer(self.recognizer, optim)
-        self.schedule = make_schedule(self.optimizer, optim, config.steps)
+        self.optimizer = make_optimizer(self.recognizer, self.optim)
         if found is not None:
             self.recognizer.load_state_dict(found.weights("recognizer") or {})
-            state = found.state(self.device)
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
+            self.optimizer.load_state_dict(found.state()["optimizer"])
         self.loss = self.accelerator.prepare_model(CTCLoss(self.recognizer))
         self.heard = self._validation()
         self._forget()
@@ -228,7 +226,6 @@ class ASRTrainer:
                 self.step += 1
                 progress.advance(sum(int(batch.lengths.sum()) for batch in taken) / self.recognizer.sample_rate)
                 self._look(progress)
-        accelerator.end_training()
 
     def lesson(self, batch: Batch) -> Lesson:
         """Turn a batch's speech into features with holes, and spell its texts."""
@@ -264,8 +261,9 @@ class ASRTrainer:
         norm = float(accelerator.clip_grad_norm_(self.recognizer.parameters(), config.grad_clip))
         self.norms.append(norm)
         if finite := math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.learning_rate * learning_rate_factor(self.optim, self.step, config.steps)
             self.optimizer.step()
-            self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._mind(finite)
 
@@ -333,7 +331,7 @@ class ASRTrainer:
                 self.step,
                 config=to_dict(self.config),
                 weights={"recognizer": self.recognizer.state_dict()},
-                state={"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()},
+                state={"optimizer": self.optimizer.state_dict()},
                 validation=validation,
             )
         self.accelerator.wait_for_everyone()

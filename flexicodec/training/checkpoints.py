@@ -1,13 +1,13 @@
 """Checkpoints: folders that appear at once, are checked before they are trusted, and make way for newer ones.
 
-    output/checkpoints/step-0001000/
-        checkpoint.json            step, validation loss, size and checksum of every other file
-        config.json                the resolved config of the run
-        generator.safetensors      weights as they are trained (weight-normed where they are)
-        average.safetensors        their running mean, where one is kept
-        discriminators.safetensors
-        training.pt                optimisers, schedules, counters
-        random-0.pt                random states of process 0; one file a process
+output/checkpoints/step-0001000/
+    checkpoint.json            step, validation loss, size and checksum of every other file
+    config.json                the resolved config of the run
+    generator.safetensors      weights as they are trained (weight-normed where they are)
+    average.safetensors        their running mean, where one is kept
+    discriminators.safetensors
+    training.pt                optimisers and what else a step depends on
+    random-0.pt                random states of process 0; one file a process
 """
 
 import json

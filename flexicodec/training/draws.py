@@ -72,7 +72,9 @@ def merge_items(
 ) -> Int[Tensor, "batch tokens"]:
     """Let every item be merged by its own policy; thresholds run as one batch."""
     tau = [i for i, policy in enumerate(policies) if isinstance(policy, Threshold)]
-    groups = [(Threshold([_value(policies[i]) for i in tau]), tau)] if tau else []
+    groups: list[tuple[MergingPolicy, list[int]]] = []
+    if tau:
+        groups.append((Threshold([_value(policies[i]) for i in tau]), tau))
     groups += [(policy, [i]) for i, policy in enumerate(policies) if not isinstance(policy, Threshold)]
     seconds = features.audio_lengths.cpu().double() / sample_rate
     found: dict[int, Int[Tensor, " tokens"]] = {}

@@ -1,6 +1,7 @@
 """Weights to start from: our models and checkpoints, recognisers, SSL and SenseVoice folders, the peer's released file.
 
-What a source lacks of the parts asked of it, and what it holds beside them, is printed and must be allowed by the config.
+What a source lacks of the parts asked of it, and what it holds beside them, is printed and must be allowed by the
+config.
 """
 
 import json
@@ -68,7 +69,9 @@ def _fill(model: FlexiCodecRooms, source: InitConfig) -> set[str]:
         if state[name].shape != wanted[name].shape
     ]
     if misshapen:
-        raise ValueError(f"{source.source} does not fit the model: {_some(misshapen)}; leave these parts out, or fit it")
+        raise ValueError(
+            f"{source.source} does not fit the model: {_some(misshapen)}; leave these parts out, or fit it"
+        )
     missing, extra = sorted(asked - state.keys()), sorted(state.keys() - asked)
     for label, keys, allowed, option in (
         ("lacks", missing, source.allow_missing, "allow_missing"),

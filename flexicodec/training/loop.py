@@ -117,6 +117,9 @@ class Trainer:
         """
         config, networks = self.config, self.networks
         scale = self.accelerator.num_processes / sum(batch.global_items for batch in batches)
+        for learner in (networks.generator, networks.judge):
+            if learner is not None:
+                learner.set_rate(self.step)
         draws = [self._draw(batch) for batch in batches]
         made = networks.generator.module(batches[0].audio, batches[0].lengths, draws[0]) if len(batches) == 1 else None
         game = self._game()
@@ -135,9 +138,6 @@ class Trainer:
         curves.add_value("grad_norm/generator", norm)
         finite = finite and norm < float("inf")
         networks.generator.move(finite)
-        for learner in (networks.generator, networks.judge):
-            if learner is not None:
-                learner.schedule.step()
         if finite and networks.average is not None:
             networks.average.update_parameters(self.codec)
         if config.optim.reseed_every and (self.step + 1) % config.optim.reseed_every == 0:

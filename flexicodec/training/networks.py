@@ -4,13 +4,13 @@ import copy
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
 
 from flexicodec.blocks.conv import apply_weight_norm, remove_weight_norm
 from flexicodec.models.flexicodec.model import FlexiCodec
@@ -20,7 +20,7 @@ from flexicodec.training.config import TrainingConfig
 from flexicodec.training.discriminators import Discriminators
 from flexicodec.training.init import init_encoder, init_quantizer
 from flexicodec.training.init_from import init_from
-from flexicodec.training.optim import Reseeder, forget_rows, make_average, make_optimizer, make_schedule
+from flexicodec.training.optim import Reseeder, forget_rows, learning_rate_factor, make_average, make_optimizer
 from flexicodec.training.step import Generator, Judge
 
 log = logging.getLogger(__name__)
@@ -42,11 +42,12 @@ def build_codec(config: TrainingConfig, fresh: bool = True) -> FlexiCodec:
         init_from(codec, config.init_from)
     apply_weight_norm(codec.encoder)
     apply_weight_norm(codec.decoder)
-    return codec.train()
+    codec.train()
+    return codec
 
 
 class Learner:
-    """A network, its optimiser and its schedule.
+    """A network, its optimiser and its learning rate.
 
     Args:
         module: The network.
@@ -56,28 +57,24 @@ class Learner:
 
     def __init__(self, module: nn.Module, config: TrainingConfig, learning_rate: float | None = None):
         self.bare = self.module = module
-        self.grad_clip = config.optim.grad_clip
-        self.optimizer: AdamW = make_optimizer(module, config.optim, learning_rate)
-        self.schedule: LambdaLR = make_schedule(self.optimizer, config.optim, config.steps)
+        self.config = config
+        self.peak = learning_rate or config.optim.learning_rate
+        self.optimizer: AdamW = make_optimizer(module, config.optim, self.peak)
+
+    def set_rate(self, step: int) -> None:
+        """Set the learning rate of a step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.peak * learning_rate_factor(self.config.optim, step, self.config.steps)
 
     def clip(self, accelerator: Accelerator) -> float:
         """Clip the gradients' norm and say what it was."""
-        return float(accelerator.clip_grad_norm_(self.bare.parameters(), self.grad_clip))
+        return float(accelerator.clip_grad_norm_(self.bare.parameters(), self.config.optim.grad_clip))
 
     def move(self, finite: bool) -> None:
         """Take the step, if it is finite, and forget the gradients."""
         if finite:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-
-    def state(self) -> dict[str, Any]:
-        """What resuming needs beside the weights."""
-        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take it up again."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
 
 
 class Networks:
@@ -94,7 +91,8 @@ class Networks:
     def __init__(self, config: TrainingConfig, accelerator: Accelerator, fresh: bool = True):
         self.config = config
         self.codec = build_codec(config, fresh).to(accelerator.device)
-        self.generator = Learner(Generator(self.codec, config).to(accelerator.device), config)
+        generator = Generator(self.codec, config).to(accelerator.device)
+        self.generator, self.repa = Learner(generator, config), generator.repa
         self.average = make_average(self.codec, config.optim.ema_decay)
         quantizer = self.codec.acoustic_quantizer
         self.reseeder: Reseeder | None = None
@@ -127,20 +125,26 @@ class Networks:
             weight = self.reseeder.quantizer.stages[stage].codebook.weight
             forget_rows(self.generator.optimizer, weight, rows)
             if self.average is not None:
-                mean = self.average.module.acoustic_quantizer.stages[stage].codebook.weight
-                mean.data[rows] = weight.data[rows]
+                mean = cast(ResidualVectorQuantizer, self.mean_codec(self.average).acoustic_quantizer)
+                mean.stages[stage].codebook.weight.data[rows] = weight.data[rows]
         return sum(len(rows) for rows in moved)
 
     def averaged(self) -> FlexiCodec:
         """Give the codec with the weights that count, the running mean where there is one, in eval mode."""
-        codec = self.codec if self.average is None else self.average.module
-        return codec.eval()
+        codec = self.codec if self.average is None else self.mean_codec(self.average)
+        codec.eval()
+        return codec
+
+    @staticmethod
+    def mean_codec(average: AveragedModel) -> FlexiCodec:
+        """Give the codec that holds the running mean."""
+        return cast(FlexiCodec, average.module)
 
     def weights(self) -> dict[str, Mapping[str, Tensor]]:
         """All weights by the names of checkpoint files."""
         found: dict[str, Mapping[str, Tensor]] = {"generator": self.codec.state_dict()}
-        if self.generator.bare.repa is not None:
-            found["repa"] = self.generator.bare.repa.state_dict()
+        if self.repa is not None:
+            found["repa"] = self.repa.state_dict()
         if self.average is not None:
             found["average"] = self.average.state_dict()
         if self.discriminators is not None:
@@ -150,8 +154,8 @@ class Networks:
     def state(self) -> dict[str, Any]:
         """What resuming needs beside the weights."""
         return {
-            "generator": self.generator.state(),
-            "judge": self.judge.state() if self.judge else None,
+            "generator": self.generator.optimizer.state_dict(),
+            "judge": self.judge.optimizer.state_dict() if self.judge else None,
             "reseeder": self.reseeder.state_dict() if self.reseeder else None,
         }
 
@@ -163,7 +167,7 @@ class Networks:
         """
         modules: dict[str, nn.Module | None] = {
             "generator": self.codec,
-            "repa": self.generator.bare.repa,
+            "repa": self.repa,
             "average": self.average,
             "discriminators": self.discriminators,
         }
@@ -178,9 +182,9 @@ class Networks:
                 )
             module.load_state_dict(weights)
         state = checkpoint.state(device)
-        self.generator.load_state(state["generator"])
+        self.generator.optimizer.load_state_dict(state["generator"])
         if self.judge is not None:
-            self.judge.load_state(state["judge"])
+            self.judge.optimizer.load_state_dict(state["judge"])
         if self.reseeder is not None and state["reseeder"] is not None:
             self.reseeder.load_state_dict(state["reseeder"])
 

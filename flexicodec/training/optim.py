@@ -1,4 +1,4 @@
-"""What moves the weights and keeps them steady: optimisers, schedules, running means, and codebook rows that nobody uses."""
+"""What moves the weights and keeps them steady: optimisers, schedules, running means, reseeded codebooks."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flexicodec.quantize import Quantized, ResidualVectorQuantizer
@@ -25,13 +24,11 @@ def make_optimizer(module: nn.Module, config: OptimConfig, learning_rate: float 
     )
 
 
-def make_schedule(optimizer: Optimizer, config: OptimConfig, steps: int) -> LambdaLR:
-    """Make the schedule of one optimiser, stepped once per optimiser step."""
-    return LambdaLR(optimizer, lambda step: learning_rate_factor(config, step, steps))
-
-
 def learning_rate_factor(config: OptimConfig, step: int, steps: int) -> float:
-    """Share of the peak learning rate at a step: linear warm-up, whose first step is not lost, then the schedule."""
+    """Share of the peak learning rate at a step: linear warm-up, whose first step is not lost, then the schedule.
+
+    A function of the step, so that nothing has to be kept of it when a run is resumed.
+    """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     after = step - config.warmup_steps
@@ -130,7 +127,7 @@ class Reseeder:
 
 
 @torch.no_grad()
-def forget_rows(optimizer: Optimizer, weight: nn.Parameter, rows: Int[Tensor, " rows"]) -> None:
+def forget_rows(optimizer: Optimizer, weight: Tensor, rows: Int[Tensor, " rows"]) -> None:
     """Reset an Adam's memory of some rows of a weight, which now stand elsewhere."""
     state = optimizer.state.get(weight)
     if state and len(rows):

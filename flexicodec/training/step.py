@@ -1,5 +1,6 @@
-"""One training step, readable beside the paper (arXiv 2510.00981, section 3): what the generator makes of a batch and how
-far off it was, and what the discriminators think of it.
+"""One training step, readable beside the paper (arXiv 2510.00981, section 3).
+
+What the generator makes of a batch and how far off it was, and what the discriminators think of it.
 
 Every loss is one value per item. `TrainingConfig.losses` weighs them, in `weighted_sum` and nowhere else.
 """

@@ -1,6 +1,7 @@
 """What is measured on held-out clips while a codec trains, and kept to listen to."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ SAMPLES = 4  # clips to listen to
 Clips = list[Float[Tensor, " samples"]]
 
 
-def validation_rates(codec: FlexiCodec) -> dict[str, dict[str, float]]:
+def validation_rates(codec: FlexiCodec) -> dict[str, dict[str, Any]]:
     """Say at which rates a codec is validated, as arguments of `encode`."""
-    rates: dict[str, dict[str, float]] = {f"{codec.base_frame_rate:g}hz": {}}
+    rates: dict[str, dict[str, Any]] = {f"{codec.base_frame_rate:g}hz": {}}
     if codec.config.merging is not None:
         rates = {f"{codec.base_frame_rate:g}hz": {"threshold": 1.0}, f"{MERGED_RATE:g}hz": {"frame_rate": MERGED_RATE}}
     return rates

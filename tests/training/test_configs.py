@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from flexicodec.config import from_dict, load_yaml, to_dict
 from flexicodec.models.flexicodec.ssl import SSLConfig
@@ -79,7 +78,12 @@ def shrink(config, manifest, output, source):
         semantic_encoder=encoder,
         acoustic=MODEL.acoustic,
         merging=merging,
-        semantic=replace(MODEL.semantic, quantizer=replace(quantizer, codebook_size=64) if isinstance(quantizer, VQConfig) else MODEL.semantic.quantizer),
+        semantic=replace(
+            MODEL.semantic,
+            quantizer=replace(quantizer, codebook_size=64)
+            if isinstance(quantizer, VQConfig)
+            else MODEL.semantic.quantizer,
+        ),
         acoustic_quantizer=acoustic if isinstance(acoustic, ResidualFSQConfig) else MODEL.acoustic_quantizer,
         bottleneck=model.bottleneck and replace(SMALL, window=model.bottleneck.window),
     )
@@ -108,7 +112,9 @@ def test_an_ablation_trains_for_a_step(name, manifest, tmp_path, hubert):
     row = json.loads((tmp_path / "run" / "curves.jsonl").read_text().splitlines()[0])
     assert row["skipped"] == 0
     assert row["loss/mel"] > 0
-    changed = {key.split(".")[0] for key, value in trainer.codec.named_parameters() if not torch.equal(value, before[key])}
+    changed = {
+        key.split(".")[0] for key, value in trainer.codec.named_parameters() if not torch.equal(value, before[key])
+    }
     assert {"decoder", "semantic_encoder_stack"} <= changed
     assert ("encoder" in changed) == (name != "semantic_only")
     assert "semantic_encoder" not in changed

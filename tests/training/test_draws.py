@@ -30,7 +30,9 @@ def test_an_items_draws_are_its_own(items, split):
 
 
 def test_seed_and_step_change_what_is_drawn():
-    taus = [[policy.threshold for policy in drawn(range(8), seed=s, step=k).policies] for s, k in ((0, 3), (1, 3), (0, 4))]
+    taus = [
+        [policy.threshold for policy in drawn(range(8), seed=s, step=k).policies] for s, k in ((0, 3), (1, 3), (0, 4))
+    ]
     assert len({tuple(row) for row in taus}) == 3
 
 

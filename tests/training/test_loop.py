@@ -18,6 +18,7 @@ import flexicodec
 from flexicodec.config import to_dict
 from flexicodec.training import loop
 from flexicodec.training.config import CalibratedRange, InitConfig, RateConfig
+from flexicodec.training.optim import learning_rate_factor
 from tests.training.recipes import MODEL, make_recogniser, recipe
 
 
@@ -105,11 +106,26 @@ def test_two_processes_equal_one_with_twice_the_batch(manifest, tmp_path, recogn
     assert done.returncode == 0, done.stderr[-3000:]
     np.testing.assert_allclose(losses(two.output), losses(one.output), rtol=2e-4)
     last = [row for row in curves(two.output) if "validation/mel" in row][-1]["validation/mel"]
-    assert last == pytest.approx([row for row in curves(one.output) if "validation/mel" in row][-1]["validation/mel"], rel=2e-4)
+    assert last == pytest.approx(
+        [row for row in curves(one.output) if "validation/mel" in row][-1]["validation/mel"], rel=2e-4
+    )
+
+
+def test_both_networks_follow_the_schedule_whenever_the_adversary_joins(manifest, tmp_path, recogniser):
+    config = recipe(manifest, tmp_path / "run", recogniser, steps=4)
+    trainer = loop.Trainer(replace(config, adversarial=replace(config.adversarial, start_step=2, learning_rate=0.5)))
+    trainer.run()
+    rows = [row for row in curves(config.output) if "loss/total" in row]
+    assert ["loss/adversarial" in row for row in rows] == [False, False, True, True]
+    for learner, peak in ((trainer.networks.generator, 1e-3), (trainer.networks.judge, 0.5)):
+        factor = learning_rate_factor(config.optim, 3, 4)
+        assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(peak * factor)
 
 
 def test_samples_and_pictures_are_kept(manifest, tmp_path, recogniser):
-    loop.train(recipe(manifest, tmp_path / "run", recogniser, steps=2, sample_every=2, trackers=("tensorboard", "jsonl")))
+    loop.train(
+        recipe(manifest, tmp_path / "run", recogniser, steps=2, sample_every=2, trackers=("tensorboard", "jsonl"))
+    )
     kept = {path.suffix for path in (tmp_path / "run" / "samples" / "step-0000002").iterdir()}
     assert kept == {".flac", ".png"}
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))

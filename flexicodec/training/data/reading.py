@@ -1,7 +1,7 @@
 """Audio out of files: the stretch that is wanted and no more, at the rate that is wanted.
 
 A part of a clip is the same as that part of the whole clip: exactly at the file's own rate, to within what a resampling
-filter sees past its margin at another, and to 1e-3 where a lossy decoder starts in the middle.
+filter sees past its margin at another, and to 1e-3 where an Opus decoder starts in the middle.
 """
 
 import io
@@ -22,7 +22,9 @@ AudioFile: TypeAlias = Path | io.IOBase
 UNREADABLE = (ValueError, OSError)  # what a bad clip raises here
 TOLERANCE = 0.1  # seconds that a manifest may promise beyond a file's end: rounding, and estimates of MP3 headers
 MARGIN = 0.05  # seconds read on both sides for the resampling filter
-MP3_SECONDS = 60.0  # MP3s are decoded from their start up to here; a jump would miss earlier frames' bits
+# MP3 and Vorbis are decoded from the file's start up to here. libsndfile 1.2 jumps to a place in them imperfectly: MP3
+# misses bits of earlier frames, and the last page of Vorbis comes some hundred samples early.
+JUMP_SECONDS = 60.0
 
 
 def read_utterance(
@@ -72,7 +74,7 @@ def read_stretch(
             end_read = min(end, begin - (-(last + margin) * down // up))
             audio = _frames(opened, begin_read, end_read - begin_read)
     except (soundfile.SoundFileError, TypeError, MemoryError, ValueError) as error:
-        raise ValueError(f"cannot read {file}: {error}") from error
+        raise ValueError(f"cannot read {file}: {getattr(error, 'error_string', error)}") from error
     audio = resample(torch.from_numpy(audio), rate, sample_rate).numpy()
     return audio[first - block * up : last - block * up]
 
@@ -87,7 +89,7 @@ def header(file: AudioFile) -> tuple[int, int]:
         with soundfile.SoundFile(file) as opened:
             rate, frames = opened.samplerate, opened.frames
     except (soundfile.SoundFileError, TypeError) as error:
-        raise ValueError(f"cannot read {file}: {error}") from error
+        raise ValueError(f"cannot read {file}: {getattr(error, 'error_string', error)}") from error
     if not 0 < frames < 2**62:  # libsndfile's word for an unknown number is the largest there is
         raise ValueError(f"cannot read {file}: it holds {'0' if frames <= 0 else 'an unknown number of'} samples")
     return rate, frames
@@ -113,7 +115,8 @@ def _bounds(opened: soundfile.SoundFile, start: float, duration: float | None) -
 
 def _frames(opened: soundfile.SoundFile, begin: int, count: int) -> Float[np.ndarray, " frames"]:
     """Read frames and average their channels."""
-    ahead = begin if opened.format == "MP3" and begin < MP3_SECONDS * opened.samplerate else 0
+    unsteady = opened.format == "MP3" or opened.subtype == "VORBIS"
+    ahead = begin if unsteady and begin < JUMP_SECONDS * opened.samplerate else 0
     if begin > ahead:
         opened.seek(begin)
     frames = opened.read(ahead + count, dtype="float32", always_2d=True)

@@ -1,4 +1,4 @@
-"""Batches from manifests: the same for any number of processes, workers and any start; bad clips replaced and counted."""
+"""Batches from manifests: the same for any number of processes and workers and any start; bad clips are replaced."""
 
 import logging
 from dataclasses import replace
@@ -102,12 +102,12 @@ def test_workers_leave_the_global_random_state_alone(speech_manifest):
 
 def test_crops_are_pieces_of_the_clips_padded_to_a_crop(clips, speech_manifest):
     batches = take(DataConfig((str(speech_manifest),), batch_size=4, crop_seconds=0.4), 12)
-    pieces = [np.lib.stride_tricks.sliding_window_view(c, min(6400, len(c))).astype(np.float32) for c in clips[1]]
+    whole = [clip.astype(np.float32).tobytes() for clip in clips[1]]
     for batch in batches:
         assert batch.audio.shape == (4, 6400)
         for row, length in zip(batch.audio.numpy(), batch.lengths.tolist(), strict=True):
             assert not row[length:].any()
-            assert any(len(p[0]) == length and (p == row[:length]).all(axis=1).any() for p in pieces)
+            assert any(row[:length].tobytes() in clip for clip in whole)
     assert {int(length) for batch in batches for length in batch.lengths} == {4800, 6400}
 
 

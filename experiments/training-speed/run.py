@@ -1,0 +1,363 @@
+"""How fast a codec trains, by audio seconds a step, with and without the adversary, and which part of a step takes how long.
+
+    python experiments/training-speed/run.py MANIFEST --output experiments/training-speed/results.json [key=value ...]
+
+The trainer's own loop runs: some steps to warm up, then steps that are timed, then as many again in which the parts are
+told apart (each boundary then waits for the device, so that the timed steps stay undisturbed). Where the config's
+`init_from` is not at hand, the frozen encoder gets random weights and tau is calibrated to them: speed depends on how
+many tokens there are, and not on what they mean.
+"""
+
+import argparse
+import functools
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from flexicodec.blocks.sanm import SanmConfig
+from flexicodec.config import apply_overrides, from_dict, load_yaml
+from flexicodec.files import replacing
+from flexicodec.models.recognizer import Recognizer, RecognizerConfig
+from flexicodec.training import loop
+from flexicodec.training.config import CalibratedRange, InitConfig, TrainingConfig
+
+CONFIG = Path(__file__).parents[2] / "configs" / "flexicodec" / "mini_cpu.yaml"
+PARTS = (
+    *("loader", "frozen encoder", "generator forward", "generator backward", "discriminators", "optimisers"),
+    "other",
+)
+CALIBRATION_CLIPS = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", help="JSONL manifest of speech")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. mixed_precision=bf16 compile=true")
+    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--batch-seconds", type=float, nargs="+", default=[4.8, 9.6, 19.2], help="audio a step")
+    parser.add_argument("--adversary", choices=("without", "with", "both"), default="both")
+    parser.add_argument("--threads", type=int, nargs="+", help="threads of torch (default: as many as it takes)")
+    parser.add_argument("--steps", type=int, default=20, help="steps to time, and again to tell parts apart")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before; compiling wants some more")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_intermixed_args()
+    if arguments.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here")
+
+    overrides = [f"data.manifest=[{json.dumps(arguments.manifest)}]", "data.validation=null", *arguments.overrides]
+    config = from_dict(TrainingConfig, apply_overrides(load_yaml(arguments.config), overrides))
+    result: dict[str, Any] = {
+        "config": os.path.relpath(arguments.config, Path(__file__).parents[2]),
+        "overrides": arguments.overrides,
+        "machine": machine(),
+        "torch": torch.__version__,
+        "commit": git_commit(),
+        "runs": [],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        config = with_encoder(config, Path(folder))
+        result["frozen_encoder"] = "random weights" if config.init_from[0].source.startswith(folder) else "trained"
+        for threads in arguments.threads or [torch.get_num_threads()]:
+            torch.set_num_threads(threads)
+            for seconds in arguments.batch_seconds:
+                for game in adversaries(config, arguments.adversary):
+                    sized = replace(config, data=with_batch(config, seconds), adversarial=game)
+                    run = measure(sized, Path(folder), arguments.warmup, arguments.steps)
+                    found = {"threads": threads, "batch_seconds": seconds, "adversary": game is not None} | run
+                    result["runs"].append(found)
+                    print(json.dumps(found), file=sys.stderr)
+                    if arguments.output:  # every time, so that a run that ends early leaves what it found
+                        with replacing(arguments.output) as part:
+                            part.write_text(json.dumps(result, indent=2) + "\n")
+    print_tables(result["runs"])
+
+
+# ------------------------------------------------------------------------------------------------------- what is run
+
+
+def with_encoder(config: TrainingConfig, folder: Path) -> TrainingConfig:
+    """Give the config weights for its frozen encoder: its own, or random ones that lie in `folder`."""
+    missing = [source.source for source in config.init_from if not Path(source.source).exists()]
+    if config.init_from and not missing:
+        return config
+    encoder = config.model.semantic_encoder
+    if not isinstance(encoder, SanmConfig):
+        raise ValueError(f"random weights are for SAN-M; name those of {encoder} in init_from")
+    print(f"no {' or '.join(missing) or 'init_from'}: the frozen encoder gets random weights", file=sys.stderr)
+    torch.manual_seed(0)
+    source = InitConfig(str(Recognizer(RecognizerConfig(encoder)).save(folder / "recogniser")))
+    rates = replace(config.rates, threshold_range=CalibratedRange(clips=CALIBRATION_CLIPS))
+    return replace(config, init_from=(source,), rates=rates)
+
+
+def adversaries(config: TrainingConfig, which: str) -> list[Any]:
+    """List the adversaries to train against: none, the config's from the first step on, or both."""
+    there = [replace(config.adversarial, start_step=0)] if config.adversarial is not None else []
+    if which == "with" and not there:
+        raise ValueError("the config has no adversary")
+    return {"without": [None], "with": there, "both": [None, *there]}[which]
+
+
+def with_batch(config: TrainingConfig, seconds: float) -> Any:
+    """Size a forward pass so that a step takes in so many seconds of audio.
+
+    Raises:
+        ValueError: They are no whole number of crops.
+    """
+    data, share = config.data, seconds / config.optim.accumulation
+    if data.crop_seconds is None:
+        return replace(data, batch_seconds=share)
+    crops = round(share / data.crop_seconds)
+    if crops < 1 or abs(crops * data.crop_seconds - share) > 1e-6:
+        raise ValueError(f"{seconds} s a step are no whole number of crops of {data.crop_seconds} s in each pass")
+    return replace(data, batch_size=crops)
+
+
+class Watched(loop.Trainer):
+    """The trainer, with a look at the clock after every step in place of curves, validation and checkpoints."""
+
+    def run(self) -> None:
+        """Train, and note when each step ended, how much CPU time was spent by then, and how much audio it took in."""
+        self.ends: list[float] = []
+        self.cpu: list[float] = []
+        self.audio: list[float] = []
+        super().run()
+
+    def update(self, batches: Any, curves: Any) -> None:
+        """Do one optimiser step."""
+        super().update(batches, curves)
+        self.audio.append(sum(int(batch.lengths.sum()) for batch in batches) / self.codec.sample_rate)
+
+    def _look(self, curves: Any, progress: Any) -> None:
+        settle(self.device)
+        self.ends.append(time.perf_counter())
+        self.cpu.append(time.process_time())
+        self.curves = curves
+
+
+def measure(config: TrainingConfig, folder: Path, warmup: int, steps: int) -> dict[str, Any]:
+    """Train with one config: time the steps, then tell their parts apart."""
+    with tempfile.TemporaryDirectory(dir=folder) as output:
+        config = replace(config, output=output, trackers=(), steps=warmup + steps)
+        torch.compiler.reset()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        trainer = Watched(config)
+        trainer.run()
+        times, cpu = np.diff(trainer.ends)[-steps:], np.diff(trainer.cpu)[-steps:]
+        audio = np.array(trainer.audio[-steps:])
+        row = trainer.curves.row(trainer.accelerator)
+        found = {
+            "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else "cpu",
+            "batch_size": config.data.batch_size if config.data.crop_seconds else None,
+            "steps": steps,
+            "frame_rate": round(row["rate/frame_rate"], 2),
+            "step_seconds": spread(times),
+            "steps_per_second": spread(1 / times),
+            "audio_seconds_per_second": spread(audio / times),
+            "cpu_seconds_per_audio_second": spread(cpu / audio),
+        }
+        if trainer.device.type == "cuda":
+            found["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        trainer.config = replace(config, steps=config.steps + 1 + steps)  # the first one starts the loader
+        watch = Stopwatch(trainer.device)
+        with instrumented(trainer, watch):
+            trainer.run()
+    seconds = {part: float(np.sum([lap[part] for lap in watch.laps[1:]])) for part in PARTS}
+    total = sum(seconds.values())
+    shares = {part: round(value / total, 4) for part, value in seconds.items()}
+    return found | {"shares": shares, "step_seconds_while_told_apart": round(total / steps, 4)}
+
+
+# ------------------------------------------------------------------------------------------ where a step's time goes
+
+
+class Stopwatch:
+    """Charges time to the part that is going on. Parts nest, and the innermost one pays.
+
+    Args:
+        device: What to wait for at every boundary.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.laps: list[dict[str, float]] = []
+        self._parts = ["other"]
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._since = time.perf_counter()
+
+    def enter(self, part: str) -> None:
+        """Begin a part."""
+        self._charge()
+        self._parts.append(part)
+
+    def leave(self) -> None:
+        """End it; the one around it goes on."""
+        self._charge()
+        self._parts.pop()
+
+    def turn_into(self, part: str) -> None:
+        """End a part and begin another one in its place."""
+        self._charge()
+        self._parts[-1] = part
+
+    def lap(self) -> None:
+        """End a step."""
+        self._charge()
+        self.laps.append(self._seconds)
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Charge what happens inside to a part."""
+        self.enter(name)
+        yield
+        self.leave()
+
+    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Charge every call of a function to a part."""
+
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.part(name):
+                return function(*args, **kwargs)
+
+        return timed
+
+    def _charge(self) -> None:
+        settle(self.device)
+        now = time.perf_counter()
+        self._seconds[self._parts[-1]] += now - self._since
+        self._since = now
+
+
+@contextmanager
+def instrumented(trainer: Watched, watch: Stopwatch) -> Iterator[None]:
+    """Let a stopwatch follow a trainer's steps."""
+    networks, backward = trainer.networks, trainer.accelerator.backward
+    generator, learners = networks.generator.module, [networks.generator, networks.judge]
+
+    def batches(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        made = training_batches(*args, **kwargs)
+        while True:
+            with watch.part("loader"):
+                batch = next(made)
+            yield batch
+
+    def judged(made: Any, real: Any, discriminators: Any, game: Any) -> Any:
+        if discriminators is None:
+            return generator_losses(made, real, discriminators, game)
+        # The discriminators came last, so the backward pass is through with them once it reaches their input.
+        heard = made.audio.view_as(made.audio)
+        heard.register_hook(lambda _: watch.turn_into("generator backward"))
+        with watch.part("discriminators"):
+            return generator_losses(replace(made, audio=heard), real, discriminators, game)
+
+    def through(loss: Any) -> None:
+        with watch.part("generator backward" if trainer._game() is None else "discriminators"):
+            backward(loss)
+
+    training_batches, generator_losses = loop.training_batches, loop.generator_losses
+    with ExitStack() as stack:
+        for owner, name, replacement in (
+            (loop, "training_batches", batches),
+            (loop, "generator_losses", judged),
+            (trainer.accelerator, "backward", through),
+            (trainer.codec, "listen", watch.around("frozen encoder", trainer.codec.listen)),
+            (trainer, "_teach_discriminators", watch.around("discriminators", trainer._teach_discriminators)),
+            (networks, "reseed", watch.around("optimisers", networks.reseed)),
+            *(
+                (each, name, watch.around("optimisers", getattr(each, name)))
+                for each in learners
+                if each
+                for name in ("clip", "move")
+            ),
+        ):
+            stack.enter_context(patch.object(owner, name, replacement))
+        if networks.average is not None:
+            update = watch.around("optimisers", networks.average.update_parameters)
+            stack.enter_context(patch.object(networks.average, "update_parameters", update))
+        looked = trainer._look
+        stack.enter_context(patch.object(trainer, "_look", lambda *args: (looked(*args), watch.lap())))
+        before = generator.register_forward_pre_hook(lambda *_: watch.enter("generator forward"))
+        after = generator.register_forward_hook(lambda *_: watch.leave())
+        stack.callback(before.remove)
+        stack.callback(after.remove)
+        yield
+
+
+def settle(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# --------------------------------------------------------------------------------------------------- what comes of it
+
+
+def spread(values: np.ndarray) -> dict[str, float]:
+    """Median and quartiles, to four digits."""
+    quartiles = np.percentile(values, [50, 25, 75])
+    return {name: float(f"{value:.4g}") for name, value in zip(("median", "q25", "q75"), quartiles, strict=True)}
+
+
+def print_tables(runs: list[dict[str, Any]]) -> None:
+    """Print the runs as Markdown."""
+    print(
+        "\n| threads | audio a step | adversary | steps/s | seconds of audio/s (quartiles) | CPU seconds a second of audio |"
+    )
+    print("|---|---|---|---|---|---|")
+    for run in runs:
+        pace, cpu = run["audio_seconds_per_second"], run["cpu_seconds_per_audio_second"]
+        print(
+            f"| {name(run)} | {run['steps_per_second']['median']:.3g} "
+            f"| {pace['median']:.3g} ({pace['q25']:.3g} to {pace['q75']:.3g}) | {cpu['median']:.3g} |"
+        )
+    print(f"\n| threads | audio a step | adversary | {' | '.join(PARTS)} |\n" + "|---" * (3 + len(PARTS)) + "|")
+    for run in runs:
+        print(f"| {name(run)} | " + " | ".join(f"{100 * run['shares'][part]:.1f} %" for part in PARTS) + " |")
+
+
+def name(run: dict[str, Any]) -> str:
+    return f"{run['threads']} | {run['batch_seconds']:g} s | {'with' if run['adversary'] else 'without'}"
+
+
+def machine() -> str:
+    """Name the processor and how much of it is ours."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model or platform.machine()}, {ours} of {os.cpu_count()} cores"
+
+
+def git_commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    )
+    return done.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()
