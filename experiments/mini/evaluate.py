@@ -1,6 +1,8 @@
-"""Measure a codec on a manifest: STOI by frame rate and by codebooks, token durations in silence and speech, and speed.
+"""Measure a codec on a manifest: STOI, PESQ and what a recogniser makes of it, by frame rate and by codebooks; token
+durations in silence and speech; and speed.
 
-python experiments/mini/evaluate.py ../shared/speech/eval.jsonl --output experiments/mini/results/v0.json
+python experiments/mini/evaluate.py ../shared/speech/eval.jsonl --output experiments/mini/results/v1.json \\
+    --recogniser runs/asr-mini/model
 """
 
 import argparse
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jiwer import cer
+from pesq import NoUtterancesError, pesq
 from pystoi import stoi
 from tqdm import tqdm
 
@@ -20,10 +24,12 @@ import flexicodec
 from flexicodec.calibration import fit_threshold
 from flexicodec.files import replacing
 from flexicodec.merging import token_index
+from flexicodec.models.recognizer import Recognizer
 from flexicodec.training.data import Utterance, read_manifest
 
 FRAME_RATES = (12.5, 8.33, 6.25, 4.0)
 CODEBOOKS = (0, 1, 2, 4, 8, 16, 24)
+NOT_ENGLISH = ("rhasspy_nathalie",)
 SILENCE_DB = 35.0  # frames this far below the clip's loud frames (95th percentile) count as silence
 
 
@@ -32,6 +38,7 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--model", default="flexicodec-mini")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--recogniser", type=Path, help="folder of a recogniser, for character error rates")
     parser.add_argument("--limit", type=int, help="clips to measure, evenly spread over the manifest")
     arguments = parser.parse_args()
 
@@ -50,14 +57,16 @@ def main() -> None:
         "seconds": round(sum(clip.shape[1] for clip in clips) / codec.sample_rate, 1),
         "commit": git_commit(),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
-        "by_frame_rate": [],
-        "by_codebooks": [],
     }
+    ears = Recognizer.load(arguments.recogniser) if arguments.recogniser else None
+    if ears is not None:
+        results["recogniser"] = {"original_cer": round(error_rate(ears, utterances, [c[0] for c in clips]), 4)}
+    measured = {}
     for rate in FRAME_RATES:
-        results["by_frame_rate"].append(measure(codec, utterances, clips, features, rate, codec.num_codebooks))
-    for rate in (12.5, 6.25):
-        for count in counts:
-            results["by_codebooks"].append(measure(codec, utterances, clips, features, rate, count))
+        for count in counts if rate in (12.5, 6.25) else (codec.num_codebooks,):
+            measured[rate, count] = measure(codec, utterances, clips, features, rate, count, ears)
+    results["by_frame_rate"] = [measured[rate, codec.num_codebooks] for rate in FRAME_RATES]
+    results["by_codebooks"] = [measured[rate, count] for rate in (12.5, 6.25) for count in counts]
     results["silence"] = silence_durations(codec, clips, features, 6.25)
     results["speed"] = speed(codec, clips)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -66,25 +75,61 @@ def main() -> None:
     print_tables(results)
 
 
-def measure(codec, utterances: list[Utterance], clips, features, frame_rate: float, num_codebooks: int) -> dict:
-    """Mean STOI, realised rate and bitrate over all clips, and STOI by corpus; `sem` is the standard error."""
-    scores, rates, bitrates, corpora = [], [], [], {}
+def measure(codec, utterances: list[Utterance], clips, features, frame_rate: float, num_codebooks: int, ears) -> dict:
+    """Means over all clips, and over the English ones and each corpus; `sem` is the standard error."""
+    rows, decoded = [], []
     for utterance, clip, feature in zip(utterances, clips, features, strict=True):
         tokens = codec.tokenize(feature, frame_rate=frame_rate, num_codebooks=num_codebooks)
-        score = float(stoi(clip[0].numpy(), codec.decode(tokens)[0].numpy(), codec.sample_rate))
-        scores.append(score)
-        rates.append(float(tokens.frame_rates[0]))
-        bitrates.append(float(tokens.bitrates_kbps[0]))
-        corpora.setdefault(utterance.corpus, []).append(score)
-    return {
+        reference, estimate = clip[0].numpy(), codec.decode(tokens)[0].numpy()
+        row = {
+            "corpus": utterance.corpus,
+            "stoi": float(stoi(reference, estimate, codec.sample_rate)),
+            "pesq_wb": wideband_pesq(reference, estimate, codec.sample_rate),
+            "rate": float(tokens.frame_rates[0]),
+            "kbps": float(tokens.bitrates_kbps[0]),
+        }
+        rows.append(row)
+        decoded.append(torch.from_numpy(estimate))
+    english = [row for row in rows if row["corpus"] not in NOT_ENGLISH]
+
+    def mean(name: str, of: list[dict]) -> float:
+        return round(float(np.nanmean([row[name] for row in of])), 4)
+
+    corpora = list(dict.fromkeys(row["corpus"] for row in rows))
+    result = {
         "frame_rate": frame_rate,
         "codebooks": num_codebooks,
-        "stoi": round(float(np.mean(scores)), 4),
-        "sem": round(float(np.std(scores) / np.sqrt(len(scores))), 4),
-        "realised_rate": round(float(np.mean(rates)), 3),
-        "kbps": round(float(np.mean(bitrates)), 3),
-        "stoi_by_corpus": {name: round(float(np.mean(values)), 4) for name, values in corpora.items()},
+        "stoi": mean("stoi", rows),
+        "sem": round(float(np.std([row["stoi"] for row in rows]) / np.sqrt(len(rows))), 4),
+        "stoi_english": mean("stoi", english),
+        "pesq_wb": mean("pesq_wb", rows),
+        "pesq_wb_english": mean("pesq_wb", english),
+        "pesq_failed": int(sum(np.isnan(row["pesq_wb"]) for row in rows)),
+        "realised_rate": mean("rate", rows),
+        "kbps": mean("kbps", rows),
+        "stoi_by_corpus": {name: mean("stoi", [r for r in rows if r["corpus"] == name]) for name in corpora},
     }
+    if ears is not None:
+        result["cer"] = round(error_rate(ears, utterances, decoded), 4)
+    return result
+
+
+def wideband_pesq(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    """PESQ-WB, or NaN where it finds no speech."""
+    try:
+        return float(pesq(sample_rate, reference, estimate, "wb"))
+    except NoUtterancesError:
+        return float("nan")
+
+
+def error_rate(ears: Recognizer, utterances: list[Utterance], audio: list[torch.Tensor]) -> float:
+    """Character error rate over all English clips with a text."""
+    pairs = [
+        (utterance.text, ears.transcribe(clip[None], torch.tensor([len(clip)]))[0])
+        for utterance, clip in zip(utterances, audio, strict=True)
+        if utterance.text and utterance.corpus not in NOT_ENGLISH
+    ]
+    return float(cer([text for text, _ in pairs], [heard for _, heard in pairs]))
 
 
 def silence_durations(codec, clips, features, frame_rate: float) -> dict:
@@ -142,13 +187,15 @@ def print_tables(results: dict) -> None:
     """Print the results as Markdown."""
     print(f"\n{results['clips']} clips, {results['seconds']:.0f} s; model {results['fingerprint']}")
     corpora = list(results["by_frame_rate"][0]["stoi_by_corpus"])
-    print(f"\n| asked Hz | realised Hz | kbps | mean STOI (standard error) | {' | '.join(corpora)} |")
-    print("|---" * (4 + len(corpora)) + "|")
+    head = "asked Hz | realised Hz | kbps | STOI (standard error) | STOI, English | PESQ-WB, English | CER"
+    print(f"\n| {head} | {' | '.join(corpora)} |")
+    print("|---" * (7 + len(corpora)) + "|")
     for row in results["by_frame_rate"]:
         each = " | ".join(f"{row['stoi_by_corpus'][name]:.3f}" for name in corpora)
         print(
             f"| {row['frame_rate']:g} | {row['realised_rate']:.2f} | {row['kbps']:.2f} "
-            f"| {row['stoi']:.3f} ({row['sem']:.3f}) | {each} |"
+            f"| {row['stoi']:.3f} ({row['sem']:.3f}) | {row['stoi_english']:.3f} | {row['pesq_wb_english']:.2f} "
+            f"| {row.get('cer', float('nan')):.3f} | {each} |"
         )
     counts = sorted({row["codebooks"] for row in results["by_codebooks"]})
     print(f"\n| mean STOI, acoustic codebooks: | {' | '.join(map(str, counts))} |")
@@ -156,6 +203,8 @@ def print_tables(results: dict) -> None:
     for rate in sorted({row["frame_rate"] for row in results["by_codebooks"]}, reverse=True):
         row = {r["codebooks"]: f"{r['stoi']:.3f}" for r in results["by_codebooks"] if r["frame_rate"] == rate}
         print(f"| {rate:g} Hz | {' | '.join(row[count] for count in counts)} |")
+    if "recogniser" in results:
+        print(f"\nThe recogniser's character error rate on the originals: {results['recogniser']['original_cer']:.3f}.")
     silence, speed = results["silence"], results["speed"]
     print(
         f"\nAt tau {silence['threshold']:.3f} ({silence['corpus_rate']:.2f} Hz over all clips) a token lasts "

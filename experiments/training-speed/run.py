@@ -1,4 +1,4 @@
-"""How fast a codec trains, by audio seconds a step, with and without the adversary, and which part of a step takes how long.
+"""How fast a codec trains, by audio seconds a step, and which part of a step takes how long.
 
     python experiments/training-speed/run.py MANIFEST --output experiments/training-speed/results.json [key=value ...]
 
@@ -35,10 +35,8 @@ from flexicodec.training import loop
 from flexicodec.training.config import CalibratedRange, InitConfig, TrainingConfig
 
 CONFIG = Path(__file__).parents[2] / "configs" / "flexicodec" / "mini_cpu.yaml"
-PARTS = (
-    *("loader", "frozen encoder", "generator forward", "generator backward", "discriminators", "optimisers"),
-    "other",
-)
+FORWARD, BACKWARD = "generator forward", "generator backward"
+PARTS = ("loader", "frozen encoder", FORWARD, BACKWARD, "discriminators", "optimisers", "other")
 CALIBRATION_CLIPS = 16
 
 
@@ -251,8 +249,8 @@ class Stopwatch:
 @contextmanager
 def instrumented(trainer: Watched, watch: Stopwatch) -> Iterator[None]:
     """Let a stopwatch follow a trainer's steps."""
-    networks, backward = trainer.networks, trainer.accelerator.backward
-    generator, learners = networks.generator.module, [networks.generator, networks.judge]
+    networks, backward, looked = trainer.networks, trainer.accelerator.backward, trainer._look
+    training_batches, generator_losses = loop.training_batches, loop.generator_losses
 
     def batches(*args: Any, **kwargs: Any) -> Iterator[Any]:
         made = training_batches(*args, **kwargs)
@@ -266,37 +264,33 @@ def instrumented(trainer: Watched, watch: Stopwatch) -> Iterator[None]:
             return generator_losses(made, real, discriminators, game)
         # The discriminators came last, so the backward pass is through with them once it reaches their input.
         heard = made.audio.view_as(made.audio)
-        heard.register_hook(lambda _: watch.turn_into("generator backward"))
+        heard.register_hook(lambda _: watch.turn_into(BACKWARD))
         with watch.part("discriminators"):
             return generator_losses(replace(made, audio=heard), real, discriminators, game)
 
     def through(loss: Any) -> None:
-        with watch.part("generator backward" if trainer._game() is None else "discriminators"):
+        with watch.part(BACKWARD if trainer._game() is None else "discriminators"):
             backward(loss)
 
-    training_batches, generator_losses = loop.training_batches, loop.generator_losses
+    def look(*args: Any) -> None:
+        looked(*args)
+        watch.lap()
+
+    timed = [(trainer.codec, "listen", "frozen encoder"), (trainer, "_teach_discriminators", "discriminators")]
+    moved = [
+        (learner, name) for learner in (networks.generator, networks.judge) if learner for name in ("clip", "move")
+    ]
+    if networks.average is not None:
+        moved.append((networks.average, "update_parameters"))
+    timed += [(owner, name, "optimisers") for owner, name in [*moved, (networks, "reseed")]]
+    replaced = [(owner, name, watch.around(part, getattr(owner, name))) for owner, name, part in timed]
+    replaced += [(loop, "training_batches", batches), (loop, "generator_losses", judged)]
+    replaced += [(trainer.accelerator, "backward", through), (trainer, "_look", look)]
     with ExitStack() as stack:
-        for owner, name, replacement in (
-            (loop, "training_batches", batches),
-            (loop, "generator_losses", judged),
-            (trainer.accelerator, "backward", through),
-            (trainer.codec, "listen", watch.around("frozen encoder", trainer.codec.listen)),
-            (trainer, "_teach_discriminators", watch.around("discriminators", trainer._teach_discriminators)),
-            (networks, "reseed", watch.around("optimisers", networks.reseed)),
-            *(
-                (each, name, watch.around("optimisers", getattr(each, name)))
-                for each in learners
-                if each
-                for name in ("clip", "move")
-            ),
-        ):
+        for owner, name, replacement in replaced:
             stack.enter_context(patch.object(owner, name, replacement))
-        if networks.average is not None:
-            update = watch.around("optimisers", networks.average.update_parameters)
-            stack.enter_context(patch.object(networks.average, "update_parameters", update))
-        looked = trainer._look
-        stack.enter_context(patch.object(trainer, "_look", lambda *args: (looked(*args), watch.lap())))
-        before = generator.register_forward_pre_hook(lambda *_: watch.enter("generator forward"))
+        generator = networks.generator.module
+        before = generator.register_forward_pre_hook(lambda *_: watch.enter(FORWARD))
         after = generator.register_forward_hook(lambda *_: watch.leave())
         stack.callback(before.remove)
         stack.callback(after.remove)
@@ -320,9 +314,8 @@ def spread(values: np.ndarray) -> dict[str, float]:
 
 def print_tables(runs: list[dict[str, Any]]) -> None:
     """Print the runs as Markdown."""
-    print(
-        "\n| threads | audio a step | adversary | steps/s | seconds of audio/s (quartiles) | CPU seconds a second of audio |"
-    )
+    columns = "steps/s | seconds of audio/s (quartiles) | CPU seconds a second of audio"
+    print(f"\n| threads | audio a step | adversary | {columns} |")
     print("|---|---|---|---|---|---|")
     for run in runs:
         pace, cpu = run["audio_seconds_per_second"], run["cpu_seconds_per_audio_second"]

@@ -51,9 +51,9 @@ class Checkpoint:
         path = self.folder / f"{name}.safetensors"
         return load_file(path) if path.is_file() else None
 
-    def state(self, device: torch.device | str = "cpu") -> dict[str, Any]:
-        """Read the rest of the training's state."""
-        return torch.load(self.folder / "training.pt", map_location=device, weights_only=True)
+    def state(self) -> dict[str, Any]:
+        """Read the rest of the training's state, onto the CPU."""
+        return torch.load(self.folder / "training.pt", map_location="cpu", weights_only=True)
 
     def config(self) -> dict[str, Any]:
         """Read the run's resolved config."""

@@ -260,7 +260,7 @@ class TrainingConfig:
         steps: Optimiser steps.
         mixed_precision: "no" or "bf16" (Accelerate's names); frozen encoder, quantisers and discriminators stay in
             float32.
-        compile: `torch.compile` the convolutional encoder, the decoder and the discriminators.
+        compile: `torch.compile` the convolutional encoder and decoder; their first step then takes minutes.
         trackers: Where curves go: names that Accelerate knows; "jsonl" writes `curves.jsonl`.
         log_every: Steps between rows of the curves.
         sample_every: Steps between audio samples and pictures; None for none.

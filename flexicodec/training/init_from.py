@@ -1,39 +1,59 @@
 """Weights to start from: our models and checkpoints, recognisers, SSL and SenseVoice folders, the peer's released file.
 
-What a source lacks of the parts asked of it, and what it holds beside them, is printed and must be allowed by the
-config.
+What a source lacks of the parts asked of it, and what it holds beside them, is printed, and the config must allow it.
 """
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from flexicodec.blocks.conv import fold_weight_norm
+from flexicodec.config import from_dict
 from flexicodec.models.codec import CONFIG_NAME, WEIGHTS_NAME
 from flexicodec.models.flexicodec.checkpoint import (
-    OPTIONAL_PARTS,
+    check_statistics,
     convert,
     is_needless,
     read_cmvn,
     sensevoice_cmvn,
     strip_wrapping,
 )
+from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.rooms import FlexiCodecRooms
 from flexicodec.models.flexicodec.semantic import SanmConfig
 from flexicodec.models.flexicodec.ssl import SSLConfig, ssl_state
 from flexicodec.models.flexicodec.upstream_names import upstream_name
 from flexicodec.models.recognizer import encoder_state, is_recognizer
-from flexicodec.pretrained import SENSEVOICE_WEIGHTS, SHIPPED, locate, read_weights
+from flexicodec.models.recognizer.folder import HABITS
+from flexicodec.pretrained import SENSEVOICE_WEIGHTS, SHIPPED, UPSTREAM_WEIGHTS, locate, read_weights
 from flexicodec.training.checkpoints import MARK, read_checkpoint
 from flexicodec.training.config import InitConfig
 
 log = logging.getLogger(__name__)
 FROZEN = "semantic_encoder"
+FRONT_END = "semantic_encoder.front_end."
 _GAIN, _DIRECTION = ".parametrizations.weight.original0", ".parametrizations.weight.original1"
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a source holds.
+
+    Attributes:
+        state: Weights by our names; what has no name of ours keeps that of its file.
+        scope: Parts that this kind of source can bring; all if empty.
+        config: Of the model the weights are from, where the source says so.
+    """
+
+    state: Mapping[str, Tensor]
+    scope: frozenset[str] = frozenset()
+    config: Mapping[str, Any] | None = None
 
 
 def init_from(model: FlexiCodecRooms, sources: Iterable[InitConfig]) -> None:
@@ -41,12 +61,11 @@ def init_from(model: FlexiCodecRooms, sources: Iterable[InitConfig]) -> None:
 
     Raises:
         ValueError: A source is nothing known, has misshapen weights, or lacks or holds keys that the config does not
-            allow; or no source brings the frozen encoder.
+            allow; a frozen encoder is of other settings; or no source brings one.
     """
     heard = False
     for source in sources:
-        names = _fill(model, source)
-        heard |= any(name.startswith(FROZEN + ".") for name in names)
+        heard |= any(_part(name) == FROZEN for name in _fill(model, source))
     if not heard:
         raise ValueError(
             "no entry of init_from brings weights for the frozen semantic encoder, and similarities of random features "
@@ -55,23 +74,20 @@ def init_from(model: FlexiCodecRooms, sources: Iterable[InitConfig]) -> None:
 
 
 def _fill(model: FlexiCodecRooms, source: InitConfig) -> set[str]:
-    state, scope = _read(source.source, model)
     wanted = model.state_dict()
-    known = {name.split(".")[0] for name in wanted}
+    known = {_part(name) for name in wanted}
     if unknown := set(source.parts) - known:
         raise ValueError(f"init_from has no parts {sorted(unknown)}; the model's are {', '.join(sorted(known))}")
-    parts = set(source.parts) or scope or known
-    asked = {name for name in wanted if name.split(".")[0] in parts}
-    state = {name: value for name, value in state.items() if not source.parts or name.split(".")[0] in parts}
+    found = _read(source, model)
+    state, parts = found.state, set(source.parts) or found.scope or known
+    asked = {name for name in wanted if _part(name) in parts}
     misshapen = [
         f"{name} is {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
         for name in sorted(asked & state.keys())
         if state[name].shape != wanted[name].shape
     ]
     if misshapen:
-        raise ValueError(
-            f"{source.source} does not fit the model: {_some(misshapen)}; leave these parts out, or fit it"
-        )
+        raise ValueError(f"{source.source} does not fit the model: {_some(misshapen)}; leave these parts out?")
     missing, extra = sorted(asked - state.keys()), sorted(state.keys() - asked)
     for label, keys, allowed, option in (
         ("lacks", missing, source.allow_missing, "allow_missing"),
@@ -82,59 +98,88 @@ def _fill(model: FlexiCodecRooms, source: InitConfig) -> set[str]:
         if refused := [key for key in keys if not any(fnmatch(key, pattern) for pattern in allowed)]:
             raise ValueError(f"{source.source} {label} {_some(refused)}; if that is meant, say so in {option}")
     taken = {name: state[name].float() for name in asked & state.keys()}
+    if found.config is not None and any(_part(name) == FROZEN for name in taken):
+        _check_frozen(source.source, found.config, model.config)
     model.load_state_dict({**wanted, **taken})
     log.info("took %d tensors from %s", len(taken), source.source)
     return set(taken)
 
 
-def _read(source: str, model: FlexiCodecRooms) -> tuple[dict[str, Tensor], set[str]]:
-    """Read a source's weights by our names, and the parts that this kind of source can bring (all if empty)."""
+def _read(source: InitConfig, model: FlexiCodecRooms) -> _Found:
+    """Read a source; of its parts those asked for by name, where some are."""
+    path = Path(source.source)
+    for file in (path, *(path / name for name in (SENSEVOICE_WEIGHTS, *UPSTREAM_WEIGHTS))):
+        if file.is_file():
+            return _read_upstream(file, model, source.parts)
+    found = _read_folder(source.source, model)
+    state = {name: value for name, value in found.state.items() if not source.parts or _part(name) in source.parts}
+    return replace(found, state=state)
+
+
+def _read_folder(source: str, model: FlexiCodecRooms) -> _Found:
+    """Read a folder, or a model by its name, by our names."""
     path, encoder = Path(source), model.config.semantic_encoder
     if (path / MARK).is_file():
         checkpoint = read_checkpoint(path)
         if checkpoint is None:
             raise ValueError(f"the checkpoint {path} is damaged")
-        return fold_names(checkpoint.weights("average") or checkpoint.weights("generator") or {}), set()
+        weights = checkpoint.weights("average") or checkpoint.weights("generator") or {}
+        return _Found(fold_names(weights), config=checkpoint.config()["model"])
     if is_recognizer(path):
         if not isinstance(encoder, SanmConfig):
             raise ValueError(f"{path} is a SAN-M recogniser, but the model's semantic encoder is {encoder}")
-        return _under(FROZEN, encoder_state(path, encoder)), {FROZEN}
-    if isinstance(encoder, SSLConfig) and (path / CONFIG_NAME).is_file() and not _is_ours(path):
-        return _under(FROZEN, ssl_state(path, encoder)), {FROZEN}
-    if path.is_file() or (path / SENSEVOICE_WEIGHTS).is_file():
-        return _read_upstream(path, model)
+        return _Found(_under(FROZEN, encoder_state(path, encoder)), frozenset({FROZEN}))
     if source in SHIPPED or path.is_dir() or source.count("/") == 1:
         folder, _ = locate(source, None, None)
-        if _is_ours(folder):
-            return dict(read_weights(folder / WEIGHTS_NAME)), set()
+        if (held := _our_config(folder)) is not None:
+            return _Found(read_weights(folder / WEIGHTS_NAME), config=held)
+    if (path / CONFIG_NAME).is_file() and isinstance(encoder, SSLConfig):
+        return _Found(_under(FROZEN, ssl_state(path, encoder)), frozenset({FROZEN}))
     raise ValueError(
-        f"init_from knows no source {source!r}: expected a model's name or folder, a checkpoint's folder, a "
-        "recogniser's, an SSL or SenseVoice folder, or a weights file of upstream's"
+        f"init_from knows no source {source!r}: expected a model's name or folder, a checkpoint (.../step-0001000), a "
+        "recogniser's folder, an SSL or SenseVoice folder that suits the model, or upstream's weights file"
     )
 
 
-def _read_upstream(path: Path, model: FlexiCodecRooms) -> tuple[dict[str, Tensor], set[str]]:
-    """Find our weights among upstream's (or SenseVoice's alone), as many as the file has."""
-    frozen_only = path.is_dir()
-    state = strip_wrapping(read_weights(path / SENSEVOICE_WEIGHTS if frozen_only else path))
-    if frozen_only:
+def _read_upstream(path: Path, model: FlexiCodecRooms, parts: Collection[str]) -> _Found:
+    """Find our weights among upstream's (or SenseVoice's alone), as many as the file has; the rest keeps its names."""
+    state = strip_wrapping(read_weights(path))
+    if sensevoice := any(key.startswith("encoder.encoders0.") for key in state):
         state = {f"semantic_model.{key}": value for key, value in state.items()}
-    layers = model.config.semantic.num_layers
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    front_end = {name: wanted.pop(name) for name in list(wanted) if name.startswith(f"{FROZEN}.front_end.")}
-    there = {name: shape for name, shape in wanted.items() if _has(state, upstream_name(name, layers))}
+    check_statistics(state)
+    layers, encoder = model.config.semantic.num_layers, model.config.semantic_encoder
+    wanted = {name: tuple(v.shape) for name, v in model.state_dict().items() if not parts or _part(name) in parts}
+    if not isinstance(encoder, SanmConfig):  # upstream has no other
+        wanted = {name: shape for name, shape in wanted.items() if _part(name) != FROZEN}
+    theirs = {name: upstream_name(name, layers) for name in wanted if not name.startswith(FRONT_END)}
+    there = {name: wanted[name] for name, key in theirs.items() if key in state or key + "_v" in state}
     if not there:
-        raise ValueError(f"{path} holds no weight of a FlexiCodec by upstream's names; is it another model's file?")
-    converted, left = convert(there, state, layers)
+        sought = ", ".join(parts) or "the model"
+        raise ValueError(f"{path} holds nothing for {sought} by upstream's names; is it another model's file?")
+    try:
+        converted, left = convert(there, state, layers)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     found = dict(converted)
-    if any(name.startswith(FROZEN + ".") for name in there):
-        statistics = path / "am.mvn"
+    if any(_part(name) == FROZEN for name in there):
+        statistics = path.parent / "am.mvn"
         cmvn = read_cmvn(statistics) if statistics.is_file() else sensevoice_cmvn()
-        rows = (name for leaf in ("shift", "scale") for name in front_end if name.endswith(leaf))
-        found.update(zip(rows, cmvn, strict=True))
-    idle = OPTIONAL_PARTS - {name.split(".")[0] for name in there}
-    found |= {f"upstream.{key}": state[key] for key in left if not is_needless(key, idle)}
-    return found, {FROZEN} if frozen_only else set()
+        found |= {FRONT_END + leaf: row for leaf, row in zip(("shift", "scale"), cmvn, strict=True)}
+    asked = {_stem(key) for key in theirs.values()}
+    extra = {key for key in left if not is_needless(key, set()) and (not parts or _stem(key) in asked)}
+    return _Found(found | {key: state[key] for key in extra}, frozenset({FROZEN} if sensevoice else ()))
+
+
+def _check_frozen(source: str, held: Mapping[str, Any], config: FlexiCodecConfig) -> None:
+    """Refuse a frozen encoder that was trained with other settings: heads, say, cannot be seen in a weight's shape."""
+    theirs, ours = from_dict(FlexiCodecConfig, held).semantic_encoder, config.semantic_encoder
+    if isinstance(theirs, SanmConfig) and isinstance(ours, SanmConfig):
+        theirs = replace(theirs, **{name: getattr(ours, name) for name in HABITS})
+    if theirs != ours:
+        raise ValueError(
+            f"the frozen encoder in {source} is {theirs}, and the model's is to be {ours}; nothing would train the one "
+            "to be the other: make model.semantic_encoder the same, or name the other parts alone"
+        )
 
 
 def fold_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -150,19 +195,27 @@ def fold_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return folded
 
 
-def _has(state: Mapping[str, Tensor], name: str) -> bool:
-    return name in state or name + "_v" in state
+def _part(name: str) -> str:
+    """The part of the model that a weight belongs to."""
+    return name.split(".")[0]
+
+
+def _stem(key: str) -> str:
+    """As much of upstream's name as tells the part: `dac.encoder`, `semantic_model.encoder`."""
+    return ".".join(key.split(".")[:2])
 
 
 def _under(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{part}.{name}": value for name, value in state.items()}
 
 
-def _is_ours(folder: Path) -> bool:
+def _our_config(folder: Path) -> Mapping[str, Any] | None:
+    """Read the config of a model's folder that `save_pretrained` wrote; None where it did not."""
     try:
-        return "fingerprint" in json.loads((folder / CONFIG_NAME).read_text()) and (folder / WEIGHTS_NAME).is_file()
+        held = json.loads((folder / CONFIG_NAME).read_text())
     except (OSError, ValueError):
-        return False
+        return None
+    return held.get("config") if isinstance(held, dict) and "fingerprint" in held else None
 
 
 def _some(keys: list[str], limit: int = 8) -> str:

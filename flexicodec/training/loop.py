@@ -69,7 +69,7 @@ class Trainer:
         self.codec = self.networks.codec
         self.rates = config.rates if config.model.merging else UNMERGED
         if found is not None:
-            self.networks.load(found, self.device)
+            self.networks.load(found)
             low, high = found.state()["threshold_range"]
             self.threshold_range = (low, high)
         else:
@@ -84,14 +84,15 @@ class Trainer:
         """Train to the end."""
         config, accelerator = self.config, self.accelerator
         passes = config.optim.accumulation
-        batches = training_batches(
-            config.data,
-            sample_rate=self.codec.sample_rate,
-            seed=config.seed,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            start=self.step * passes,
-        )
+        with accelerator.main_process_first():  # it makes the cache of decoded audio, where there is one
+            batches = training_batches(
+                config.data,
+                sample_rate=self.codec.sample_rate,
+                seed=config.seed,
+                rank=accelerator.process_index,
+                world=accelerator.num_processes,
+                start=self.step * passes,
+            )
         curves = Curves(
             self.codec.num_codebooks,
             self.codec.acoustic_quantizer.codebook_size,
@@ -217,7 +218,8 @@ class Trainer:
         return found
 
     def _some_clips(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        batches = training_batches(self.config.data, sample_rate=self.codec.sample_rate, seed=self.config.seed)
+        with self.accelerator.main_process_first():
+            batches = training_batches(self.config.data, sample_rate=self.codec.sample_rate, seed=self.config.seed)
         while count > 0:
             batch = next(batches).to(self.device)
             yield batch.audio, batch.lengths

@@ -109,9 +109,8 @@ class Networks:
     def prepare(self, accelerator: Accelerator) -> None:
         """Hand the networks to Accelerate: data parallelism, autocast, compilation."""
         if self.config.compile:
-            for part in (self.codec.encoder, self.codec.decoder, self.discriminators):
-                if part is not None:
-                    part.compile()
+            self.codec.encoder.compile()
+            self.codec.decoder.compile()
         for learner in (self.generator, self.judge):
             if learner is not None:
                 learner.module = accelerator.prepare_model(learner.bare)
@@ -159,7 +158,7 @@ class Networks:
             "reseeder": self.reseeder.state_dict() if self.reseeder else None,
         }
 
-    def load(self, checkpoint: Checkpoint, device: torch.device) -> None:
+    def load(self, checkpoint: Checkpoint) -> None:
         """Take up a checkpoint, exactly.
 
         Raises:
@@ -181,7 +180,7 @@ class Networks:
                     "weights, name it in init_from and choose another output"
                 )
             module.load_state_dict(weights)
-        state = checkpoint.state(device)
+        state = checkpoint.state()
         self.generator.optimizer.load_state_dict(state["generator"])
         if self.judge is not None:
             self.judge.optimizer.load_state_dict(state["judge"])

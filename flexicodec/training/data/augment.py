@@ -1,6 +1,7 @@
 """What is done to a clip before it is heard: a lossy codec, another level, noise; in this order.
 
-Every draw comes from the generator passed in. The codec to be trained has to reproduce the result, noise included.
+Every draw comes from the generator passed in. Levels are those of the piece that is heard, a crop or an utterance. The
+codec to be trained has to reproduce the result, noise included.
 """
 
 import io

@@ -94,7 +94,7 @@ class ItemMaker:
             return Slot(slot.item, slot.clips, int(np.searchsorted(ends, random.uniform(0, ends[-1]), side="right")))
         order = np.argsort(seconds, kind="stable")
         place = int(np.flatnonzero(order == slot.clip)[0])
-        nearest = order[max(0, place - 2 * MOST_ATTEMPTS) : place] if place else order[1:]
+        nearest = order[max(0, place - 2 * MOST_ATTEMPTS) : place] if place else order[1 : 1 + 2 * MOST_ATTEMPTS]
         return Slot(slot.item, slot.clips, int(random.choice(nearest)) if len(nearest) else slot.clip)
 
 

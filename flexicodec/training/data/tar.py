@@ -10,6 +10,7 @@ Beside a shard that `write_shards` made lies an index, `shard-000000.index.jsonl
 import io
 import json
 import logging
+import math
 import os
 import tarfile
 from collections.abc import Iterator
@@ -168,5 +169,8 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
 
 def _member(shard: Path, name: str, offset: int, size: int, known: dict[str, Any]) -> Member:
     text, speaker, corpus = known.get("text"), known.get("speaker"), known.get("corpus")
-    utterance = Utterance(shard / name, float(known["duration"]), text=text, speaker=speaker, corpus=corpus)
+    duration = float(known["duration"])
+    if not (math.isfinite(duration) and duration > 0):
+        raise ValueError(f"its duration is {duration}; expected seconds above 0")
+    utterance = Utterance(shard / name, duration, text=text, speaker=speaker, corpus=corpus)
     return Member(shard, utterance, offset, size)

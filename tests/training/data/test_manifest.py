@@ -6,10 +6,12 @@ import logging
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexicodec.training.data import Filter, Utterance, read_manifest, read_manifests, write_manifest
+
+law = settings(derandomize=True, deadline=None, max_examples=40)
 
 WORDS = st.none() | st.text(st.characters(exclude_categories=["Cs"]))
 SECONDS = st.floats(0.001, 1e5).map(lambda seconds: round(seconds, 6))
@@ -18,6 +20,7 @@ UTTERANCES = st.builds(
 )
 
 
+@law
 @given(st.lists(UTTERANCES, min_size=1, max_size=5))
 def test_what_is_written_is_read(tmp_path_factory, utterances):
     folder = tmp_path_factory.mktemp("manifest")

@@ -5,10 +5,12 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexicodec.training.data.order import bucket_units, buckets, crop_start, crop_units, slots_per_clip
+
+law = settings(derandomize=True, deadline=None, max_examples=60)
 
 BLOCKS = st.lists(st.lists(st.floats(0.2, 20.0), min_size=1, max_size=12), min_size=1, max_size=3)
 
@@ -42,6 +44,7 @@ def take_slots(units, count):
     return slots
 
 
+@law
 @given(BLOCKS, st.floats(0.3, 5.0), st.integers(1, 5), st.integers(0, 3))
 def test_every_slot_of_a_clip_comes_once_an_epoch(seconds, crop, batch_size, seed):
     source = FakeSource(seconds)
@@ -55,6 +58,7 @@ def test_every_slot_of_a_clip_comes_once_an_epoch(seconds, crop, batch_size, see
         assert Counter(map(key, taken[epoch * total : (epoch + 1) * total])) == Counter(slots)
 
 
+@law
 @given(BLOCKS, st.floats(1.0, 40.0), st.integers(0, 3))
 def test_every_utterance_comes_once_an_epoch_in_buckets_within_the_bound(seconds, batch_seconds, seed):
     source = FakeSource(seconds)
@@ -71,6 +75,7 @@ def test_every_utterance_comes_once_an_epoch_in_buckets_within_the_bound(seconds
         assert len({key(slot) for slot in taken[epoch * total : (epoch + 1) * total]}) == total
 
 
+@law
 @given(BLOCKS, st.integers(0, 40), st.integers(1, 4), st.booleans())
 def test_starting_later_is_skipping(seconds, start, batch_size, whole):
     source = FakeSource(seconds)
@@ -89,6 +94,7 @@ def test_epochs_and_seeds_differ():
     assert clips[:50] != [slot.clip for slot in second][:50]
 
 
+@law
 @given(st.integers(1, 50_000), st.integers(1, 8000), st.floats(0, 1, exclude_max=True), st.data())
 def test_crops_lie_in_the_clip(samples, crop, draw, data):
     parts = int(slots_per_clip(np.array([samples / 100]), crop / 100)[0])
@@ -112,6 +118,7 @@ def test_an_epoch_hears_all_of_a_clip_about_equally(samples):
     assert (heard[:crop].mean() + heard[-crop:].mean()) / 2 == pytest.approx(1.0, abs=0.15)
 
 
+@law
 @given(st.lists(st.floats(0.1, 30.0), min_size=1, max_size=60), st.floats(1.0, 60.0))
 def test_buckets_without_randomness_are_sorted(seconds, batch_seconds):
     found = buckets(np.array(seconds), batch_seconds)

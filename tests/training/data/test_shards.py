@@ -143,6 +143,8 @@ def test_shards_made_by_others(tmp_path, caplog):
         add(tar, "part/a.b.npy", b"other things")
         add(tar, "readme.md", b"no clip")
         add(tar, "part/b.flac", b"no audio")
+        add(tar, "part/bb.json", b'{"duration": NaN}')
+        add(tar, "part/bb.flac", flac(speech))
         add(tar, "part/c.json", b'{"duration": 0.25, "text": "first"}')
         add(tar, "part/c.FLAC", flac(speech, 32_000))
     found = members(tmp_path / "x.tar")
@@ -150,7 +152,8 @@ def test_shards_made_by_others(tmp_path, caplog):
         ("a.flac", 0.5, "some words"),
         ("c.FLAC", 0.25, "first"),
     ]
-    assert "b.flac" in caplog.text
+    assert "part/b.flac" in caplog.text
+    assert "part/bb.flac: its duration is nan" in caplog.text
     batch = take(DataConfig(shards=(str(tmp_path / "x.tar"),), crop_seconds=None), 1)[0]
     assert sorted(batch.lengths.tolist()) == [4000, 8000]
 
