@@ -50,7 +50,7 @@ stop() {
 
 data=("data.manifest=[\"$speech/train.jsonl\"]" "data.validation=\"$speech/eval.jsonl\"")
 data+=("data.audio_cache=\"$out/audio.cache\"" "data.workers=${WORKERS:-8}")
-settings=("mixed_precision=${PRECISION:-bf16}" "save_every=${SAVE_EVERY:-500}")
+settings=("mixed_precision=\"${PRECISION:-bf16}\"" "save_every=${SAVE_EVERY:-500}")
 codec=("data.batch_size=${BATCH:-64}" "compile=${COMPILE:-false}")
 grown='["semantic_aggregator.*", "acoustic_aggregator.*", "bottleneck.*"]'
 

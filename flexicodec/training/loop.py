@@ -16,6 +16,7 @@ from flexicodec.training.data import Batch, training_batches, validation_clips
 from flexicodec.training.draws import Draws, calibrated_range, draw
 from flexicodec.training.monitor import Curves, Progress, log_histogram, make_accelerator
 from flexicodec.training.networks import Learner, Networks
+from flexicodec.training.optim import update_average
 from flexicodec.training.step import Generated, generator_losses, weighted_sum
 from flexicodec.training.validation import sample, validate
 
@@ -140,7 +141,7 @@ class Trainer:
         finite = finite and norm < float("inf")
         networks.generator.move(finite)
         if finite and networks.average is not None:
-            networks.average.update_parameters(self.codec)
+            update_average(networks.average, self.codec)
         if config.optim.reseed_every and (self.step + 1) % config.optim.reseed_every == 0:
             curves.add_value("codebook/reseeded", float(networks.reseed(self.step, self.accelerator)))
         self._mind(finite, curves)

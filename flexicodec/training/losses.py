@@ -41,9 +41,18 @@ class MultiScaleMelLoss(nn.Module):
         """Compare audio of the same length, item by item; what lies past `lengths` does not count."""
         if lengths is None:
             lengths = torch.full((len(estimate),), estimate.shape[1], device=estimate.device)
+        with torch.autocast(estimate.device.type, enabled=False):
+            return self._compare(estimate.float(), reference.float(), lengths)
+
+    def _compare(
+        self,
+        estimate: Float[Tensor, "batch samples"],
+        reference: Float[Tensor, "batch samples"],
+        lengths: Int[Tensor, " batch"],
+    ) -> Float[Tensor, " batch"]:
         inside = torch.arange(estimate.shape[1], device=estimate.device) < lengths[:, None]
         estimate, reference = estimate.masked_fill(~inside, 0.0), reference.masked_fill(~inside, 0.0)
-        total = estimate.new_zeros(len(estimate), dtype=torch.float32)
+        total = estimate.new_zeros(len(estimate))
         for window, num_mels in zip(self.windows, self.num_mels, strict=True):
             with torch.no_grad():
                 target = self.log_mel(reference, window, num_mels)

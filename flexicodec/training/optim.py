@@ -45,6 +45,14 @@ def make_average(module: nn.Module, decay: float | None) -> AveragedModel | None
     return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
+@torch.no_grad()
+def update_average(average: AveragedModel, module: nn.Module) -> None:
+    """Take a module's weights into their running mean; buffers (a VQ's codebook, say) are means already, and copied."""
+    average.update_parameters(module)
+    for mean, value in zip(average.module.buffers(), module.buffers(), strict=True):
+        mean.copy_(value)
+
+
 class Reseeder:
     """Watches a residual quantiser at work and puts rows that nobody used onto features at hand.
 

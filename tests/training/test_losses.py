@@ -59,6 +59,13 @@ def test_alignment_counts_valid_tokens_only():
     assert feature_alignment_loss(meaning, target, torch.tensor([4, 2])).tolist() == pytest.approx([1.0, 1.0])
 
 
+def test_autocast_does_not_reach_the_mel_loss(noise):
+    loss, other = MultiScaleMelLoss(16_000), noise.roll(100, dims=1)
+    exact = loss(other, noise)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(loss(other, noise), exact)
+
+
 def test_windows_and_mels_must_pair():
     with pytest.raises(ValueError, match="2 windows but 1 numbers"):
         MultiScaleMelLoss(16_000, (256, 512), (20,))

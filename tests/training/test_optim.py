@@ -13,6 +13,7 @@ from flexicodec.training.optim import (
     learning_rate_factor,
     make_average,
     make_optimizer,
+    update_average,
 )
 
 
@@ -43,12 +44,15 @@ def test_an_optimiser_takes_what_is_trained():
 
 def test_the_running_mean_follows():
     module = torch.nn.Linear(1, 1, bias=False)
+    module.register_buffer("learnt_otherwise", torch.zeros(2))
     torch.nn.init.zeros_(module.weight)
     average = make_average(module, 0.9)
-    average.update_parameters(module)  # the first time it starts from what is there
+    update_average(average, module)  # the first time it starts from what is there
     torch.nn.init.ones_(module.weight)
     for step in range(1, 4):
-        average.update_parameters(module)
+        module.learnt_otherwise += 1
+        update_average(average, module)
+        assert torch.equal(average.module.learnt_otherwise, module.learnt_otherwise)
         assert float(average.module.weight.detach()) == pytest.approx(1 - 0.9**step)
     assert make_average(module, None) is None
 
