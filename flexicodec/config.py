@@ -249,7 +249,7 @@ def _parse_yaml(text: str, source: str) -> Any:
 
 @cache
 def _yaml_loader() -> Any:
-    """Return PyYAML's safe loader, with numbers as YAML 1.2 has them and without silently doubled keys."""
+    """Return PyYAML's safe loader, with numbers and booleans as YAML 1.2 has them and without silently doubled keys."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -268,7 +268,13 @@ def _yaml_loader() -> Any:
         return Replacement(loader.construct_mapping(node, deep=True))
 
     Loader.add_constructor("!replace", construct_replacement)
-    # YAML 1.1, which PyYAML reads, takes 5e-5 and 1e6 for strings.
+    # YAML 1.1, which PyYAML reads, takes `no` and `on` for booleans, and 5e-5 and 1e6 for strings.
+    boolean = "tag:yaml.org,2002:bool"
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != boolean]
+        for first, resolvers in Loader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver(boolean, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
     number = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
     return Loader

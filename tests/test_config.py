@@ -304,3 +304,8 @@ def test_a_marked_mapping_replaces_what_the_base_had(tmp_path):
     (tmp_path / "wrong.yaml").write_text("part: !replace 3\n")
     with pytest.raises(ValueError, match="mapping"):
         load_yaml(tmp_path / "wrong.yaml")
+
+
+@pytest.mark.parametrize(("text", "value"), [("no", "no"), ("on", "on"), ("yes", "yes"), ("true", True), ("False", False)])
+def test_only_true_and_false_are_booleans(text, value):
+    assert apply_overrides({}, [f"key={text}"]) == {"key": value}

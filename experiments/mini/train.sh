@@ -63,14 +63,14 @@ part "fixed rate" "$python" -m flexicodec.training configs/flexicodec/mini_fixed
   "steps=${FIXED_STEPS:-${STEPS:-20000}}" "${codec_options[@]}"
 
 part "dynamic rate" "$python" -m flexicodec.training configs/flexicodec/mini.yaml "output=\"$out/dynamic\"" \
-  "init_from=[{source: \"$out/fixed/model\", allow_missing: $grown}]" 'rates.threshold_range={frame_rates: [4.0, 12.0]}' \
-  "${data[@]}" "${settings[@]}" "${codec[@]}" \
+  "init_from=[{source: \"$out/fixed/model\", allow_missing: $grown}]" \
+  'rates.threshold_range={frame_rates: [4.0, 12.0]}' "${data[@]}" "${settings[@]}" "${codec[@]}" \
   "steps=${DYNAMIC_STEPS:-${STEPS:-20000}}" "${codec_options[@]}"
 
 part thresholds "$python" experiments/mini/calibrate.py "$out/dynamic/model" "$speech/train.jsonl" \
   --every "${CALIBRATE_EVERY:-15}" --output "$out/model"
 
-part figures "$python" experiments/mini/evaluate.py "$speech/eval.jsonl" --model "$out/model" --recogniser "$out/asr/model" \
-  --output "$out/figures.json" ${EVAL_CLIPS:+--limit "$EVAL_CLIPS"}
+part figures "$python" experiments/mini/evaluate.py "$speech/eval.jsonl" --model "$out/model" \
+  --recogniser "$out/asr/model" --output "$out/figures.json" ${EVAL_CLIPS:+--limit "$EVAL_CLIPS"}
 
 echo "== done: the model is $out/model, its figures are $out/figures.json"

@@ -32,7 +32,7 @@ from flexicodec.config import apply_overrides, from_dict, load_yaml
 from flexicodec.files import replacing
 from flexicodec.models.recognizer import Recognizer, RecognizerConfig
 from flexicodec.training import loop
-from flexicodec.training.config import CalibratedRange, InitConfig, TrainingConfig
+from flexicodec.training.config import AdversarialConfig, CalibratedRange, DataConfig, InitConfig, TrainingConfig
 
 CONFIG = Path(__file__).parents[2] / "configs" / "flexicodec" / "mini_cpu.yaml"
 FORWARD, BACKWARD = "generator forward", "generator backward"
@@ -43,7 +43,9 @@ CALIBRATION_CLIPS = 16
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", help="JSONL manifest of speech")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. mixed_precision=bf16 compile=true")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as compile=true; not after an option with a list"
+    )
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--batch-seconds", type=float, nargs="+", default=[4.8, 9.6, 19.2], help="audio a step")
@@ -53,6 +55,8 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=3, help="steps before; compiling wants some more")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_intermixed_args()
+    if min(arguments.steps, arguments.warmup) < 1:
+        parser.error("--steps and --warmup are 1 at least")
     if arguments.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -104,7 +108,7 @@ def with_encoder(config: TrainingConfig, folder: Path) -> TrainingConfig:
     return replace(config, init_from=(source,), rates=rates)
 
 
-def adversaries(config: TrainingConfig, which: str) -> list[Any]:
+def adversaries(config: TrainingConfig, which: str) -> list[AdversarialConfig | None]:
     """List the adversaries to train against: none, the config's from the first step on, or both."""
     there = [replace(config.adversarial, start_step=0)] if config.adversarial is not None else []
     if which == "with" and not there:
@@ -112,7 +116,7 @@ def adversaries(config: TrainingConfig, which: str) -> list[Any]:
     return {"without": [None], "with": there, "both": [None, *there]}[which]
 
 
-def with_batch(config: TrainingConfig, seconds: float) -> Any:
+def with_batch(config: TrainingConfig, seconds: float) -> DataConfig:
     """Size a forward pass so that a step takes in so many seconds of audio.
 
     Raises:
@@ -320,15 +324,16 @@ def print_tables(runs: list[dict[str, Any]]) -> None:
     for run in runs:
         pace, cpu = run["audio_seconds_per_second"], run["cpu_seconds_per_audio_second"]
         print(
-            f"| {name(run)} | {run['steps_per_second']['median']:.3g} "
+            f"| {label(run)} | {run['steps_per_second']['median']:.3g} "
             f"| {pace['median']:.3g} ({pace['q25']:.3g} to {pace['q75']:.3g}) | {cpu['median']:.3g} |"
         )
     print(f"\n| threads | audio a step | adversary | {' | '.join(PARTS)} |\n" + "|---" * (3 + len(PARTS)) + "|")
     for run in runs:
-        print(f"| {name(run)} | " + " | ".join(f"{100 * run['shares'][part]:.1f} %" for part in PARTS) + " |")
+        print(f"| {label(run)} | " + " | ".join(f"{100 * run['shares'][part]:.1f} %" for part in PARTS) + " |")
 
 
-def name(run: dict[str, Any]) -> str:
+def label(run: dict[str, Any]) -> str:
+    """Name a run in the tables' first columns."""
     return f"{run['threads']} | {run['batch_seconds']:g} s | {'with' if run['adversary'] else 'without'}"
 
 
@@ -342,13 +347,8 @@ def machine() -> str:
 
 
 def git_commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    )
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 
