@@ -306,6 +306,8 @@ def test_a_marked_mapping_replaces_what_the_base_had(tmp_path):
         load_yaml(tmp_path / "wrong.yaml")
 
 
-@pytest.mark.parametrize(("text", "value"), [("no", "no"), ("on", "on"), ("yes", "yes"), ("true", True), ("False", False)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("no", "no"), ("on", "on"), ("yes", "yes"), ("true", True), ("False", False)]
+)
 def test_only_true_and_false_are_booleans(text, value):
     assert apply_overrides({}, [f"key={text}"]) == {"key": value}

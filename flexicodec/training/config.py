@@ -216,7 +216,8 @@ class OptimConfig:
         ema_decay: Of the running mean of the generator's weights, which is what gets validated and exported; None for
             no mean.
         accumulation: Forward passes per step.
-        reseed_every: Steps after which codebook rows that nobody used since are put onto features at hand; None never.
+        reseed_every: Steps between looks for codebook rows that nobody uses, which are put onto features at hand; None
+            for no look.
     """
 
     learning_rate: float = 1e-4

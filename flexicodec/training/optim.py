@@ -14,6 +14,9 @@ from flexicodec.quantize import Quantized, ResidualVectorQuantizer
 from flexicodec.training.config import OptimConfig
 
 RESEED_TOKENS = 4096  # features kept for rows that need a new place
+RESEED_EVIDENCE = (
+    4  # tokens a stage must have coded, per row, before a row counts as unused: by chance 1 in 50 would be
+)
 
 
 def make_optimizer(module: nn.Module, config: OptimConfig, learning_rate: float | None = None) -> AdamW:
@@ -90,7 +93,7 @@ class Reseeder:
 
     @torch.no_grad()
     def reseed(self, step: int, gather: Callable[[Tensor], Tensor], reduce: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """Move the rows that no process used since the last time.
+        """Move the rows that no process used since their stage was last looked at; stages with little to go by wait.
 
         Args:
             step: Keys the choice.
@@ -105,7 +108,8 @@ class Reseeder:
         random = torch.Generator().manual_seed(int(np.random.default_rng([self.seed, step, 2]).integers(2**62)))
         for stage, quantizer in enumerate(self.quantizer.stages):
             dead = (use[stage] == 0).nonzero()[:, 0]
-            if len(features) and use[stage].sum() >= self.quantizer.codebook_size:
+            if len(features) and use[stage].sum() >= RESEED_EVIDENCE * self.quantizer.codebook_size:
+                self.use[stage] = 0.0
                 encoded = nn.functional.linear(features, quantizer.in_proj.weight, quantizer.in_proj.bias)
                 order = torch.randperm(len(encoded), generator=random).to(encoded.device)[: len(dead)]
                 dead = dead[torch.randperm(len(dead), generator=random).to(dead.device)[: len(order)]]
@@ -116,7 +120,6 @@ class Reseeder:
             if len(features):
                 active = torch.ones(len(features), 1, dtype=torch.bool, device=features.device)
                 features = features - quantizer.quantize_tokens(features, active).latents
-        self.use.zero_()
         return moved
 
     def _together(self, gather: Callable[[Tensor], Tensor]) -> Float[Tensor, "tokens dim"]:
