@@ -62,7 +62,7 @@ def test_shards_from_end_to_end(folder, tmp_path, capsys, through_a_manifest):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: [str(folder)], "say where to write: -o OUT.jsonl"),
+        (lambda folder: [str(next(p for p in folder.rglob("*") if p.is_file()))], "say where to write: -o OUT.jsonl"),
         (lambda folder: [str(folder / "none"), "-o", "m.jsonl"], "is not a folder"),
         (lambda folder: [str(folder), "--layout", "kaldi", "-o", "m.jsonl"], "wav.scp"),
         (lambda folder: [str(folder), "-o", str(folder / "none" / "m.jsonl")], "No such file"),

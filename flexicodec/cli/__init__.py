@@ -54,7 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         return args.verb.run(args)
-    except (ValueError, OSError, ImportError) as error:  # what the library raises for bad input and missing files
+    except (
+        ValueError,
+        OSError,
+        ImportError,
+        FloatingPointError,
+    ) as error:  # what the library raises for bad input and missing files
         print(f"flexicodec: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

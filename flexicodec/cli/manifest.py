@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Kaldi data directory, LibriSpeech-like tree or any folder of audio; or a manifest (.jsonl, lhotse cuts "
         "too) to write anew or pack",
     )
-    parser.add_argument("-o", "--output", metavar="OUT", type=Path, help="JSONL manifest to write")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", type=Path, help="JSONL manifest to write (default: FOLDER.jsonl)"
+    )
     parser.add_argument("--shards", metavar="DIR", type=Path, help="folder to write tar shards (WebDataset layout) to")
     parser.add_argument(
         "--clips-per-shard", type=int, metavar="N", default=500, help="clips per shard (default: %(default)s)"
@@ -40,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List, write, and return 1 if something could not be read."""
     if args.output is None and args.shards is None:
-        raise ValueError("say where to write: -o OUT.jsonl for a manifest, --shards DIR for tar shards")
+        if not args.folder.is_dir():
+            raise ValueError("say where to write: -o OUT.jsonl for a manifest, --shards DIR for tar shards")
+        args.output = args.folder.with_name(f"{args.folder.resolve().name}.jsonl")
     from flexicodec.training.data import write_manifest, write_shards
 
     listing = _listing(args)

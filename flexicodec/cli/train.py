@@ -8,7 +8,9 @@ HELP = "train or fine-tune a codec from a YAML config, or go on where a run stop
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("config", help="YAML file; its base: names the file it builds on")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optim.learning_rate=1e-4 merging=null")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="e.g. optim.learning_rate=1e-4 model.merging=null"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and do nothing")
 
 

@@ -117,9 +117,9 @@ class PlainVQ(Quantizer):
         self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
     ) -> FlatQuantized:
         """See `Quantizer.quantize_tokens`; the loss is "commitment", the codebook needs none."""
-        used = active.any(dim=1)
+        used = active.any(dim=1) & features.detach().isfinite().all(dim=1)  # the codebook would not get over a NaN
         encoded = F.normalize(project(self.project_in, features), dim=-1)
-        rows, codes = self._search(encoded.detach(), used)
+        rows, codes = self._search(encoded.detach().masked_fill(~used.unsqueeze(1), 0.0), used)
         latents = project(self.project_out, straight_through(encoded, rows)).masked_fill(~used.unsqueeze(1), 0.0)
         losses = {"commitment": (encoded - rows).square().mean(dim=-1, keepdim=True)}
         return FlatQuantized(latents, codes.unsqueeze(1)[:, : active.shape[1]], losses)

@@ -1,5 +1,7 @@
 """The game between codec and discriminators: what each side minimises, one value per item.
 
+An item's scores cover its padding too, which is silent in both recordings: train on crops where that matters.
+
 Least squares as in LSGAN (arXiv 1611.04076); hinge as in SoundStream (arXiv 2107.03312), EnCodec and NeMo, where the
 generator gains nothing from scores above 1. Feature matching is HiFi-GAN's (arXiv 2010.05646).
 """

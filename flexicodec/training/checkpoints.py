@@ -12,6 +12,7 @@ output/checkpoints/step-0001000/
 
 import json
 import logging
+import math
 import os
 import random
 import shutil
@@ -75,7 +76,8 @@ class CheckpointFolder:
     def begin(self, step: int) -> Path:
         """Make the folder that a checkpoint is written to before it has a name; every process writes its part there."""
         part = self.part(step)
-        shutil.rmtree(part, ignore_errors=True)
+        for leftover in self._unfinished():
+            shutil.rmtree(leftover, ignore_errors=True)
         part.mkdir(parents=True)
         return part
 
@@ -111,12 +113,15 @@ class CheckpointFolder:
 
     def newest(self) -> Checkpoint | None:
         """Find the newest checkpoint that is whole; others are skipped with a message."""
-        for folder in sorted(self.folder.glob(".step-*" + PART)):
+        for folder in self._unfinished():
             log.warning("%s was not finished and is left out", folder)
         for folder in sorted(self.folder.glob("step-*"), reverse=True):
             if (found := read_checkpoint(folder)) is not None:
                 return found
         return None
+
+    def _unfinished(self) -> list[Path]:
+        return sorted(self.folder.glob(".step-*" + PART))
 
     def all(self) -> list[Checkpoint]:
         """List what is here, oldest first, without checking contents."""
@@ -125,7 +130,8 @@ class CheckpointFolder:
 
     def _prune(self) -> None:
         here = self.all()
-        best = sorted((c for c in here if c.validation is not None), key=lambda c: c.validation or 0.0)
+        measured = [c for c in here if c.validation is not None and math.isfinite(c.validation)]
+        best = sorted(measured, key=lambda c: c.validation or 0.0)
         kept = {c.folder for c in here[-self.keep_last :]} | {c.folder for c in best[: self.keep_best]}
         for checkpoint in here:
             if checkpoint.folder not in kept:
@@ -154,7 +160,7 @@ def save_random_state(part: Path, rank: int) -> None:
     version, internal, gauss_next = random.getstate()
     held = {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         "numpy": [str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
         "python": [version, list(internal), gauss_next],
     }
@@ -169,8 +175,8 @@ def restore_random_state(folder: Path, rank: int) -> None:
         return
     held = torch.load(path, weights_only=True)
     torch.set_rng_state(held["torch"])
-    if held["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(held["cuda"])
+    if held["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(held["cuda"])
     name, keys, position, has_gauss, gauss = held["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
     version, internal, gauss_next = held["python"]

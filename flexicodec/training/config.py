@@ -102,6 +102,15 @@ class RateConfig:
     unmerged_share: float = 0.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.threshold_range, tuple):
+            low, high = self.threshold_range
+            if not -1 <= low <= high <= 1:
+                raise ValueError(
+                    f"threshold_range is {self.threshold_range}, expected two cosines, the lower one first"
+                )
+        if not 0 < self.frame_rate_range[0] <= self.frame_rate_range[1]:
+            raise ValueError(f"frame_rate_range is {self.frame_rate_range}, expected two rates in Hz, the lower first")
+        _check_share("unmerged_share", self.unmerged_share)
         unknown = set(self.policies) - set(get_args(Policy))
         if unknown:
             raise ValueError(f"policies names {sorted(unknown)}, expected {', '.join(get_args(Policy))}")
@@ -116,7 +125,7 @@ class DropoutConfig:
     Attributes:
         semantic_only_share: Probability that an item uses no acoustic codebook.
         all_codebooks_share: Probability that an item uses all of them; else 1 .. all, uniformly.
-        semantic_dropout: Probability that an item's semantic latents are dropped.
+        semantic_dropout: Probability that the semantic latents of an item with acoustic codes are dropped.
     """
 
     semantic_only_share: float = 0.125
@@ -125,8 +134,7 @@ class DropoutConfig:
 
     def __post_init__(self) -> None:
         for name in ("semantic_only_share", "all_codebooks_share", "semantic_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a probability")
+            _check_share(name, getattr(self, name))
         if self.semantic_only_share + self.all_codebooks_share > 1:
             raise ValueError(
                 f"semantic_only_share {self.semantic_only_share} and all_codebooks_share {self.all_codebooks_share} "
@@ -199,6 +207,10 @@ class AdversarialConfig:
     every: int = 1
     learning_rate: float | None = None
 
+    def __post_init__(self) -> None:
+        _check_counts(self, 1, "every")
+        _check_counts(self, 0, "start_step")
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -231,6 +243,16 @@ class OptimConfig:
     ema_decay: float | None = 0.999
     accumulation: int = 1
     reseed_every: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_counts(self, 1, "accumulation", "reseed_every")
+        _check_counts(self, 0, "warmup_steps")
+        if not self.learning_rate > 0 or not self.grad_clip > 0:
+            raise ValueError(
+                f"learning_rate is {self.learning_rate} and grad_clip {self.grad_clip}, expected both above 0"
+            )
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}, expected a number from 0 to below 1, or null for no mean")
 
 
 @dataclass(frozen=True)
@@ -295,3 +317,18 @@ class TrainingConfig:
     keep_best: int = 1
     export_half: bool = False
     max_bad_steps: int = 10
+
+    def __post_init__(self) -> None:
+        _check_counts(self, 1, "steps", "log_every", "validate_every", "save_every", "sample_every", "max_bad_steps")
+
+
+def _check_counts(config: object, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}, expected {least} or more")
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}, expected a probability")

@@ -63,7 +63,7 @@ def draw(
         random = np.random.default_rng([seed, step, int(item), 1])
         policies.append(_policy(rates, threshold_range, random))
         counts.append(_count(dropout, num_codebooks, random))
-        kept.append(random.random() >= dropout.semantic_dropout)
+        kept.append(counts[-1] == 0 or random.random() >= dropout.semantic_dropout)
     return Draws(policies, torch.tensor(counts), torch.tensor(kept))
 
 

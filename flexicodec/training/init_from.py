@@ -108,6 +108,8 @@ def _fill(model: FlexiCodecRooms, source: InitConfig) -> set[str]:
 def _read(source: InitConfig, model: FlexiCodecRooms) -> _Found:
     """Read a source; of its parts those asked for by name, where some are."""
     path = Path(source.source)
+    if not (path / CONFIG_NAME).is_file() and (path / "model" / CONFIG_NAME).is_file():  # the output folder of a run
+        source, path = replace(source, source=str(path / "model")), path / "model"
     for file in (path, *(path / name for name in (SENSEVOICE_WEIGHTS, *UPSTREAM_WEIGHTS))):
         if file.is_file():
             return _read_upstream(file, model, source.parts)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from flexicodec.config import to_dict
-from flexicodec.training.checkpoints import CheckpointFolder, restore_random_state, save_random_state
+from flexicodec.training.checkpoints import Checkpoint, CheckpointFolder, restore_random_state, save_random_state
 from flexicodec.training.config import AdversarialConfig, CalibratedRange, RateConfig, TrainingConfig
 from flexicodec.training.data import Batch, training_batches, validation_clips
 from flexicodec.training.draws import Draws, calibrated_range, draw
@@ -24,8 +25,8 @@ log = logging.getLogger(__name__)
 
 UNMERGED = RateConfig(threshold_range=(1.0, 1.0))  # where the model has nothing to merge with
 FREE_KEYS = (  # may differ between a run and its continuation without a word
-    *("output", "steps", "trackers", "log_every", "sample_every", "validate_every", "save_every"),
-    *("keep_last", "keep_best", "max_bad_steps", "compile", "init_from"),
+    *("output", "trackers", "log_every", "sample_every", "validate_every", "save_every"),
+    *("keep_last", "keep_best", "export_half", "max_bad_steps", "compile"),
 )
 
 
@@ -44,8 +45,9 @@ def train(config: TrainingConfig) -> Path:
     trainer.run()
     folder = Path(config.output) / "model"
     if trainer.accelerator.is_main_process:
-        trainer.networks.export(folder, config.export_half)
+        trainer.networks.export(folder, trainer.threshold_range, config.export_half)
     trainer.accelerator.wait_for_everyone()
+    trainer.networks.release(trainer.accelerator)
     trainer.accelerator.end_training()
     return folder
 
@@ -62,6 +64,7 @@ class Trainer:
         self.checkpoints = CheckpointFolder(Path(config.output) / "checkpoints", config.keep_last, config.keep_best)
         found = self.checkpoints.newest()
         if found is not None:
+            log.info("going on from step %d of %s", found.step, found.folder)
             compare_configs(found.config(), to_dict(config))
         self.step, self.bad_steps = found.step if found else 0, 0
         self.accelerator = make_accelerator(config, self.step)
@@ -70,11 +73,8 @@ class Trainer:
         self.codec = self.networks.codec
         self.rates = config.rates if config.model.merging else UNMERGED
         if found is not None:
-            self.networks.load(found)
-            low, high = found.state()["threshold_range"]
-            self.threshold_range = (low, high)
-        else:
-            self.threshold_range = self._threshold_range()
+            self.networks.load(found, self.accelerator)
+        self.threshold_range = self._threshold_range(found)
         self.networks.prepare(self.accelerator)
         self.validation = validation_clips(config.data, self.codec.sample_rate) if config.data.validation else []
         if found is not None:
@@ -123,26 +123,27 @@ class Trainer:
             if learner is not None:
                 learner.set_rate(self.step)
         draws = [self._draw(batch) for batch in batches]
-        made = networks.generator.module(batches[0].audio, batches[0].lengths, draws[0]) if len(batches) == 1 else None
+        made = self._generate(batches[0], draws[0]) if len(batches) == 1 else None
         game = self._game()
         finite = True
         if networks.judge is not None and game is not None and (self.step - game.start_step) % game.every == 0:
             finite = self._teach_discriminators(networks.judge, batches, draws, made, scale, curves)
         for index, (batch, drawn) in enumerate(zip(batches, draws, strict=True)):
             with self._exchange(networks.generator, index == len(batches) - 1):
-                result = made or networks.generator.module(batch.audio, batch.lengths, drawn)
-                losses = generator_losses(result, batch.audio, networks.discriminators if game else None, game)
-                losses = {name: loss for name, loss in losses.items() if getattr(config.losses, name)}
-                losses["total"] = weighted_sum(losses, config.losses)
-                self.accelerator.backward(losses["total"].sum() * scale)
-            _count(curves, batch, drawn, result, losses)
+                result = made or self._generate(batch, drawn)
+                losses = generator_losses(result, networks.discriminators if game else None, game)
+                total = weighted_sum(losses, config.losses)
+                self.accelerator.backward(total.sum() * scale)
+            finite = finite and bool(total.isfinite().all())
+            shown = {name: loss for name, loss in losses.items() if getattr(config.losses, name)}
+            _count(curves, batch, drawn, result, shown | {"total": total})
         norm = networks.generator.clip(self.accelerator)
         curves.add_value("grad_norm/generator", norm)
-        finite = finite and norm < float("inf")
+        finite = self._agree(finite and math.isfinite(norm))
         networks.generator.move(finite)
         if finite and networks.average is not None:
             update_average(networks.average, self.codec)
-        if config.optim.reseed_every and (self.step + 1) % config.optim.reseed_every == 0:
+        if finite and config.optim.reseed_every and (self.step + 1) % config.optim.reseed_every == 0:
             curves.add_value("codebook/reseeded", float(networks.reseed(self.step, self.accelerator)))
         self._mind(finite, curves)
 
@@ -156,22 +157,37 @@ class Trainer:
         curves: Curves,
     ) -> bool:
         """Do the discriminators' step; says whether all of it was finite."""
+        finite = True
         for index, (batch, drawn) in enumerate(zip(batches, draws, strict=True)):
             with self._exchange(judge, index == len(batches) - 1):
-                if made is None:
+                result = made
+                if result is None:
                     with torch.no_grad():
-                        fake = self.networks.generator.module(batch.audio, batch.lengths, drawn).audio
-                else:
-                    fake = made.audio
-                loss, scores = judge.module(batch.audio, fake)
+                        result = self._generate(batch, drawn)
+                loss, scores = judge.module(result.reference, result.audio)
                 self.accelerator.backward(loss.sum() * scale)
+            finite = finite and bool(loss.isfinite().all())
             curves.add_losses({"discriminator": loss.detach().sum()}, len(batch.lengths))
             sums = {name: score.sum() for name, score in scores.items()}
             curves.add_losses(sums, len(batch.lengths), group="balance")
         norm = judge.clip(self.accelerator)
         curves.add_value("grad_norm/discriminator", norm)
-        judge.move(norm < float("inf"))
-        return norm < float("inf")
+        finite = self._agree(finite and math.isfinite(norm))
+        judge.move(finite)
+        return finite
+
+    def _generate(self, batch: Batch, drawn: Draws) -> Generated:
+        """Let the generator make audio of a batch."""
+        if self.networks.reseeder is not None:
+            self.networks.reseeder.items = batch.items
+        return self.networks.generator.module(batch.audio, batch.lengths, drawn)
+
+    def _agree(self, finite: bool) -> bool:
+        """Say whether a step was finite in all processes."""
+        if self.accelerator.num_processes == 1:
+            return finite
+        flag = torch.tensor(float(finite), device=self.device)
+        return float(self.accelerator.reduce(flag, "sum")) == self.accelerator.num_processes
 
     def _game(self) -> AdversarialConfig | None:
         """Give the adversary's config where there is an adversary by now."""
@@ -209,14 +225,17 @@ class Trainer:
                 f"{good}; lower optim.learning_rate or optim.grad_clip, or look at the data of these steps"
             )
 
-    def _threshold_range(self) -> tuple[float, float]:
-        """Settle the range of tau, from the frozen encoder at hand where the config asks for that."""
+    def _threshold_range(self, found: Checkpoint | None) -> tuple[float, float]:
+        """Settle the range of tau, from the frozen encoder at hand where the config asks for that, and only once."""
         wanted = self.rates.threshold_range
         if not isinstance(wanted, CalibratedRange):
             return wanted
-        found = calibrated_range(self.codec, self._some_clips(wanted.clips), wanted)
-        log.info("tau is drawn from %.3f to %.3f, which gives %s Hz", *found, wanted.frame_rates)
-        return found
+        if found is not None and found.config()["rates"]["threshold_range"] == to_dict(wanted):
+            low, high = found.state()["threshold_range"]
+            return low, high
+        low, high = calibrated_range(self.codec, self._some_clips(wanted.clips), wanted)
+        log.info("tau is drawn from %.3f to %.3f, which gives %s Hz", low, high, wanted.frame_rates)
+        return low, high
 
     def _some_clips(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         with self.accelerator.main_process_first():
@@ -247,12 +266,14 @@ class Trainer:
                     sample(self.accelerator, self.networks.averaged(), self.validation, step, config.output)
                 self.accelerator.wait_for_everyone()
             self.codec.train()
-            if step % config.save_every == 0 or validation is not None or last:
+            due = step % config.save_every == 0 or validation is not None or last
+            if due and self.bad_steps == 0:  # so that the newest checkpoint is a good one
                 self.save(validation)
 
     def save(self, validation: float | None = None) -> None:
         """Write a checkpoint; every process keeps its own random state in it."""
         accelerator = self.accelerator
+        state = self.networks.state(accelerator) | {"threshold_range": list(self.threshold_range)}
         if accelerator.is_main_process:
             self.checkpoints.begin(self.step)
         accelerator.wait_for_everyone()
@@ -263,7 +284,7 @@ class Trainer:
                 self.step,
                 config=to_dict(self.config),
                 weights=self.networks.weights(),
-                state=self.networks.state() | {"threshold_range": list(self.threshold_range)},
+                state=state,
                 validation=validation,
             )
         accelerator.wait_for_everyone()
@@ -287,5 +308,6 @@ def compare_configs(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 def _count(curves: Curves, batch: Batch, drawn: Draws, made: Generated, losses: dict[str, torch.Tensor]) -> None:
     curves.add_losses({name: loss.detach().sum() for name, loss in losses.items()}, len(batch.lengths))
-    curves.add_tokens(made.semantic, made.acoustic, made.durations, drawn.num_codebooks)
-    curves.add_value("data/replaced", float(batch.skipped))
+    if bool(losses["total"].isfinite().all()):  # codes of what is no number are none
+        curves.add_tokens(made.semantic, made.acoustic, made.durations, drawn.num_codebooks)
+    curves.add_count("data/replaced", batch.skipped)

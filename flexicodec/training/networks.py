@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,8 @@ from flexicodec.training.config import TrainingConfig
 from flexicodec.training.discriminators import Discriminators
 from flexicodec.training.init import init_encoder, init_quantizer
 from flexicodec.training.init_from import init_from
-from flexicodec.training.optim import Reseeder, forget_rows, learning_rate_factor, make_average, make_optimizer
+from flexicodec.training.optim import learning_rate_factor, make_average, make_optimizer
+from flexicodec.training.reseed import Reseeder, forget_rows
 from flexicodec.training.step import Generator, Judge
 
 log = logging.getLogger(__name__)
@@ -119,7 +121,7 @@ class Networks:
         """Put codebook rows that nobody used onto features at hand, in the running mean too; says how many."""
         if self.reseeder is None:
             return 0
-        moved = self.reseeder.reseed(step, accelerator.gather, lambda tensor: accelerator.reduce(tensor, "sum"))
+        moved = self.reseeder.reseed(step, accelerator)
         for stage, rows in enumerate(moved):
             weight = self.reseeder.quantizer.stages[stage].codebook.weight
             forget_rows(self.generator.optimizer, weight, rows)
@@ -150,15 +152,15 @@ class Networks:
             found["discriminators"] = self.discriminators.state_dict()
         return found
 
-    def state(self) -> dict[str, Any]:
-        """What resuming needs beside the weights."""
+    def state(self, accelerator: Accelerator) -> dict[str, Any]:
+        """What resuming needs beside the weights; all processes have to ask for it."""
         return {
             "generator": self.generator.optimizer.state_dict(),
             "judge": self.judge.optimizer.state_dict() if self.judge else None,
-            "reseeder": self.reseeder.state_dict() if self.reseeder else None,
+            "reseeder": self.reseeder.state_dict(accelerator) if self.reseeder else None,
         }
 
-    def load(self, checkpoint: Checkpoint) -> None:
+    def load(self, checkpoint: Checkpoint, accelerator: Accelerator) -> None:
         """Take up a checkpoint, exactly.
 
         Raises:
@@ -185,11 +187,27 @@ class Networks:
         if self.judge is not None:
             self.judge.optimizer.load_state_dict(state["judge"])
         if self.reseeder is not None and state["reseeder"] is not None:
-            self.reseeder.load_state_dict(state["reseeder"])
+            self.reseeder.load_state_dict(state["reseeder"], accelerator)
 
-    def export(self, folder: str | Path, half: bool) -> Path:
-        """Write the model that counts for `flexicodec.load`, weight norm folded."""
+    def release(self, accelerator: Accelerator) -> None:
+        """Take the networks back from Accelerate, so that nothing of theirs is alive when its processes part."""
+        for learner in (self.generator, self.judge):
+            if learner is not None:
+                learner.module = learner.bare
+        accelerator.free_memory()
+
+    def export(self, folder: str | Path, threshold_range: tuple[float, float], half: bool) -> Path:
+        """Write the model that counts for `flexicodec.load`, weight norm folded.
+
+        Args:
+            folder: Where to.
+            threshold_range: Range of tau it was trained with, which its config then tells.
+            half: Store it in half precision.
+        """
         codec = copy.deepcopy(self.averaged())
+        if codec.config.merging is not None:
+            merging = replace(codec.config.merging, threshold_range=threshold_range)
+            codec.config = replace(codec.config, merging=merging)
         remove_weight_norm(codec.encoder)
         remove_weight_norm(codec.decoder)
         return codec.save_pretrained(folder, dtype=torch.float16 if half else None)

@@ -29,6 +29,7 @@ class Generated:
 
     Attributes:
         audio: Decoded, as long as what it was made from; zero past each item's length.
+        reference: What it was made from, zero past the same lengths: the released geometry leaves out some of the end.
         losses: Named like the curves and the weights.
         semantic: Semantic codes.
         acoustic: Acoustic codes, 0 in codebooks that an item does not use.
@@ -36,6 +37,7 @@ class Generated:
     """
 
     audio: Float[Tensor, "batch samples"]
+    reference: Float[Tensor, "batch samples"]
     losses: Losses
     semantic: Int[Tensor, "batch tokens"]
     acoustic: Int[Tensor, "batch codebooks tokens"]
@@ -82,7 +84,8 @@ class Generator(nn.Module):
         smoothed, _ = codec.smooth(latents, durations)
         decoded, decoded_lengths = codec.sound(smoothed, frames)
 
-        decoded, lengths = _fit(decoded, torch.minimum(lengths, decoded_lengths), audio.shape[1])
+        lengths = torch.minimum(lengths, decoded_lengths)
+        decoded, audio = (_fit(sound, lengths, audio.shape[1]) for sound in (decoded, audio))
         losses = {"mel": self.mel_loss(decoded, audio, lengths), **meaning.losses}
         if self.align:
             losses["alignment"] = feature_alignment_loss(meaning.latents, merge(semantic, durations), tokens)
@@ -90,7 +93,7 @@ class Generator(nn.Module):
             losses[name] = losses.get(name, 0.0) + loss
         if self.repa is not None:
             losses["repa"] = self.repa(smoothed, semantic, acoustic, frames, draws)
-        return Generated(decoded, losses, meaning.codes[:, 0], sound.codes, durations)
+        return Generated(decoded, audio, losses, meaning.codes[:, 0], sound.codes, durations)
 
 
 class RepaHead(nn.Module):
@@ -127,7 +130,6 @@ class RepaHead(nn.Module):
 
 def generator_losses(
     made: Generated,
-    real: Float[Tensor, "batch samples"],
     discriminators: Discriminators | None,
     game: AdversarialConfig | None,
 ) -> Losses:
@@ -140,7 +142,7 @@ def generator_losses(
     with frozen(discriminators):
         fake = discriminators(made.audio)
         with torch.no_grad():
-            truth = discriminators(real)
+            truth = discriminators(made.reference)
     return made.losses | {
         "adversarial": adversarial_loss(fake, game.loss),
         "feature_matching": feature_matching_loss(truth, fake),
@@ -148,7 +150,7 @@ def generator_losses(
 
 
 def weighted_sum(losses: Losses, weights: LossWeights) -> Float[Tensor, " batch"]:
-    """Add the losses up, each by its weight."""
+    """Add the losses up, each by its weight; one of weight 0 is added too, so that what it hangs on has gradients."""
     return torch.stack([getattr(weights, name) * value for name, value in losses.items()]).sum(dim=0)
 
 
@@ -194,7 +196,7 @@ def _items(judgement: Judgement, items: slice) -> Judgement:
 
 def _fit(
     audio: Float[Tensor, "batch made"], lengths: Int[Tensor, " batch"], samples: int
-) -> tuple[Float[Tensor, "batch samples"], Int[Tensor, " batch"]]:
+) -> Float[Tensor, "batch samples"]:
     """Cut or pad to so many samples, silent past the lengths."""
     audio = nn.functional.pad(audio.float(), (0, max(0, samples - audio.shape[1])))[:, :samples]
-    return audio.masked_fill(torch.arange(samples, device=audio.device) >= lengths[:, None], 0.0), lengths
+    return audio.masked_fill(torch.arange(samples, device=audio.device) >= lengths[:, None], 0.0)

@@ -21,9 +21,12 @@ Clips = list[Float[Tensor, " samples"]]
 
 def validation_rates(codec: FlexiCodec) -> dict[str, dict[str, Any]]:
     """Say at which rates a codec is validated, as arguments of `encode`."""
-    rates: dict[str, dict[str, Any]] = {f"{codec.base_frame_rate:g}hz": {}}
-    if codec.config.merging is not None:
-        rates = {f"{codec.base_frame_rate:g}hz": {"threshold": 1.0}, f"{MERGED_RATE:g}hz": {"frame_rate": MERGED_RATE}}
+    full = f"{codec.base_frame_rate:g}hz"
+    if codec.config.merging is None:
+        return {full: {}}
+    rates: dict[str, dict[str, Any]] = {full: {"threshold": 1.0}}
+    if codec.max_duration is None or codec.base_frame_rate / codec.max_duration <= MERGED_RATE:
+        rates[f"{MERGED_RATE:g}hz"] = {"frame_rate": MERGED_RATE}
     return rates
 
 

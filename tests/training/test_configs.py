@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from flexicodec.config import from_dict, load_yaml, to_dict
 from flexicodec.models.flexicodec.ssl import SSLConfig
 from flexicodec.quantize import ResidualFSQConfig, VQConfig
 from flexicodec.training import loop
-from flexicodec.training.config import InitConfig, TrainingConfig
+from flexicodec.training.config import TrainingConfig
+from flexicodec.training.networks import Networks
 from tests.training.recipes import ADVERSARY, MODEL, SMALL, make_recogniser
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "flexicodec"
@@ -58,12 +60,9 @@ def hubert(tmp_path_factory):
     return folder
 
 
-def shrink(config, manifest, output, source):
+def shrink(config, manifest, output, source, encoder):
     """Make a shipped config tiny, and leave what it asks."""
     model = config.model
-    encoder = MODEL.semantic_encoder
-    if isinstance(model.semantic_encoder, SSLConfig):
-        encoder = SSLConfig.from_folder(source, model.semantic_encoder.layer)
     merging, quantizer = model.merging, model.semantic.quantizer
     if merging is not None:
         small = {
@@ -94,7 +93,7 @@ def shrink(config, manifest, output, source):
         model=model,
         data=data,
         adversarial=config.adversarial and ADVERSARY,
-        init_from=(InitConfig(str(source)),),
+        init_from=tuple(replace(each, source=str(source)) for each in config.init_from),
         trackers=("jsonl",),
         mixed_precision="no",
         steps=1,
@@ -102,10 +101,21 @@ def shrink(config, manifest, output, source):
     )
 
 
+@pytest.fixture(scope="module")
+def stage_one(tmp_path_factory):
+    """A codec at its fixed rate, of the toy's size, for the ablations to start from."""
+    folder = tmp_path_factory.mktemp("stage-one")
+    config = shrink(read("mini_fixed"), "none", folder, make_recogniser(folder / "recogniser"), MODEL.semantic_encoder)
+    networks = Networks(config, Accelerator(cpu=True))
+    return networks.export(folder / "model", (1.0, 1.0), half=False)
+
+
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_trains_for_a_step(name, manifest, tmp_path, hubert):
-    source = hubert if name == "ssl" else make_recogniser(tmp_path / "recogniser")
-    config = shrink(read(f"ablations/{name}"), manifest, tmp_path / "run", source)
+def test_an_ablation_trains_for_a_step(name, manifest, tmp_path, hubert, stage_one):
+    config, encoder = read(f"ablations/{name}"), MODEL.semantic_encoder
+    if name == "ssl":
+        encoder = SSLConfig.from_folder(hubert, config.model.semantic_encoder.layer)
+    config = shrink(config, manifest, tmp_path / "run", hubert if name == "ssl" else stage_one, encoder)
     trainer = loop.Trainer(config)
     before = {key: value.clone() for key, value in trainer.codec.named_parameters()}
     trainer.run()

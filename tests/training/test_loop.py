@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,14 @@ from accelerate.state import AcceleratorState
 
 import flexicodec
 from flexicodec.config import to_dict
+from flexicodec.models.flexicodec.config import SemanticConfig
+from flexicodec.quantize import RVQConfig, VQConfig
 from flexicodec.training import loop
-from flexicodec.training.config import CalibratedRange, InitConfig, RateConfig
+from flexicodec.training.config import CalibratedRange, DropoutConfig, InitConfig, RateConfig
 from flexicodec.training.optim import learning_rate_factor
 from tests.training.recipes import MODEL, make_recogniser, recipe
+
+VQ = SemanticConfig(VQConfig(codebook_size=16, codebook_dim=4), dim=16, hidden_dim=32, num_layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +90,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(manifest, tmp_path, rec
 
 def test_accumulation_equals_a_larger_batch(manifest, tmp_path, recogniser):
     whole = recipe(manifest, tmp_path / "whole", recogniser)
-    whole = replace(whole, data=replace(whole.data, batch_size=4), optim=replace(whole.optim, reseed_every=None))
+    whole = replace(whole, data=replace(whole.data, batch_size=4))
     parts = replace(whole, output=str(tmp_path / "parts"), data=replace(whole.data, batch_size=2))
     parts = replace(parts, optim=replace(whole.optim, accumulation=2))
     for config in (whole, parts):
@@ -95,20 +100,32 @@ def test_accumulation_equals_a_larger_batch(manifest, tmp_path, recogniser):
 
 def test_two_processes_equal_one_with_twice_the_batch(manifest, tmp_path, recogniser):
     one = recipe(manifest, tmp_path / "one", recogniser)
-    one = replace(one, data=replace(one.data, batch_size=4), optim=replace(one.optim, reseed_every=None))
+    one = replace(one, data=replace(one.data, batch_size=4), optim=replace(one.optim, reseed_every=4), steps=8)
+    one = replace(one, model=replace(MODEL, acoustic_quantizer=RVQConfig(3, 24, 4)))
+    one = replace(one, dropout=DropoutConfig(0.0, 0.5), rates=RateConfig((0.0, 1.0), unmerged_share=0.7))
     two = replace(one, output=str(tmp_path / "two"), data=replace(one.data, batch_size=2))
     loop.train(one)
     (tmp_path / "two.json").write_text(json.dumps(to_dict(two)))
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]  # as accelerate's launcher does
     launch += ["-m", "flexicodec.training", str(tmp_path / "two.json")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(flexicodec.__file__).parents[1])}
-    done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+
+    def launch_two():
+        done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    launch_two()
     np.testing.assert_allclose(losses(two.output), losses(one.output), rtol=2e-4)
     last = [row for row in curves(two.output) if "validation/mel" in row][-1]["validation/mel"]
     assert last == pytest.approx(
         [row for row in curves(one.output) if "validation/mel" in row][-1]["validation/mel"], rel=2e-4
     )
+    assert max(row.get("codebook/reseeded", 0) for row in curves(one.output)) > 0
+
+    first = losses(two.output)
+    shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-0000008")
+    launch_two()  # goes on from step 6, with what both processes had seen
+    np.testing.assert_allclose(losses(two.output), first, rtol=1e-6)
 
 
 def test_both_networks_follow_the_schedule_whenever_the_adversary_joins(manifest, tmp_path, recogniser):
@@ -131,14 +148,15 @@ def test_samples_and_pictures_are_kept(manifest, tmp_path, recogniser):
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
 
 
-def test_steps_that_are_not_finite_are_skipped_counted_and_ended(manifest, tmp_path, recogniser, monkeypatch):
+@pytest.mark.parametrize("spoil", [lambda loss: loss * float("inf"), lambda loss: loss + float("nan")])
+def test_steps_that_are_not_finite_are_skipped_counted_and_ended(manifest, tmp_path, recogniser, monkeypatch, spoil):
     config = recipe(manifest, tmp_path / "run", recogniser, steps=6, max_bad_steps=3)
     genuine, bad = loop.generator_losses, {2}
 
     def sometimes_infinite(made, *rest):
         found = genuine(made, *rest)
         if trainer.step in bad:
-            found["mel"] = found["mel"] * float("inf")
+            found["mel"] = spoil(found["mel"])
         return found
 
     monkeypatch.setattr(loop, "generator_losses", sometimes_infinite)
@@ -149,8 +167,32 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_ended(manifest, tmp_p
 
     bad |= set(range(3, 9))
     trainer = loop.Trainer(replace(config, output=str(tmp_path / "doomed"), steps=9))
-    with pytest.raises(FloatingPointError, match=r"3 steps in a row, up to step 5.*step-0000004"):
+    with pytest.raises(FloatingPointError, match=r"3 steps in a row, up to step 5.*step-0000002"):
         trainer.run()
+
+
+def test_features_that_are_not_finite_leave_no_trace(manifest, tmp_path, recogniser, monkeypatch):
+    config = recipe(manifest, tmp_path / "run", recogniser, steps=4, model=replace(MODEL, semantic=VQ))
+    config = replace(config, optim=replace(config.optim, reseed_every=1), data=replace(config.data, batch_size=6))
+    trainer = loop.Trainer(config)
+    hear = trainer.codec.hear
+    monkeypatch.setattr(
+        trainer.codec, "hear", lambda *given: hear(*given) * (float("nan") if trainer.step == 1 else 1.0)
+    )
+    listen = trainer.codec.listen
+    monkeypatch.setattr(
+        trainer.codec, "listen", lambda *given: listen(*given) * (float("nan") if trainer.step == 2 else 1.0)
+    )
+    trainer.run()
+    assert [row["skipped"] for row in curves(config.output) if "skipped" in row] == [0, 1, 1, 0]
+    assert all(value.isfinite().all() for value in trainer.codec.state_dict().values())
+    assert all(value.isfinite().all() for value in trainer.networks.average.state_dict().values())
+
+
+def test_a_weight_of_zero_leaves_a_loss_out(manifest, tmp_path, recogniser):
+    config = recipe(manifest, tmp_path / "run", recogniser, steps=1)
+    loop.train(replace(config, losses=replace(config.losses, codebook=0.0)))
+    assert "loss/codebook" not in curves(config.output)[0]
 
 
 def test_a_checkpoint_of_another_model_is_refused_and_other_changes_are_said(manifest, tmp_path, recogniser, caplog):
@@ -171,6 +213,7 @@ def test_a_range_of_rates_is_calibrated_and_kept(manifest, tmp_path, recogniser)
     assert -1 < low < high <= 1
     trainer.run()
     assert loop.Trainer(replace(config, steps=3)).threshold_range == (low, high)
+    assert loop.Trainer(replace(config, steps=3, rates=RateConfig((0.5, 0.6)))).threshold_range == (0.5, 0.6)
 
 
 def test_no_frozen_encoder_no_training(manifest, tmp_path, recogniser):

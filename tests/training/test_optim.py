@@ -1,20 +1,12 @@
-"""Schedules, running means, and codebook rows that come back to life."""
+"""Schedules and running means."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexicodec.quantize import RVQConfig
 from flexicodec.training.config import OptimConfig
-from flexicodec.training.optim import (
-    Reseeder,
-    forget_rows,
-    learning_rate_factor,
-    make_average,
-    make_optimizer,
-    update_average,
-)
+from flexicodec.training.optim import learning_rate_factor, make_average, make_optimizer, update_average
 
 
 @given(st.integers(1, 50), st.integers(60, 500), st.floats(0, 1))
@@ -55,92 +47,3 @@ def test_the_running_mean_follows():
         assert torch.equal(average.module.learnt_otherwise, module.learnt_otherwise)
         assert float(average.module.weight.detach()) == pytest.approx(1 - 0.9**step)
     assert make_average(module, None) is None
-
-
-@pytest.fixture
-def quantizer():
-    torch.manual_seed(0)
-    quantizer = RVQConfig(num_codebooks=3, codebook_size=32, codebook_dim=4).build(8)
-    for stage in quantizer.stages:
-        stage.codebook.weight.data[16:] = -stage.codebook.weight.data[0] * 100 + 0.01 * torch.randn(16, 4)
-    return quantizer
-
-
-def alone(tensor):
-    return tensor
-
-
-def watch(quantizer, tokens, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn(4, 8, tokens, generator=generator) + 2.0
-    counts = torch.tensor([3, 3, 1, 0])
-    return quantizer(latents, torch.full((4,), tokens), counts)
-
-
-def test_rows_nobody_used_move_onto_features_and_used_ones_stay(quantizer):
-    reseeder = Reseeder(quantizer, seed=0)
-    quantizer.train()
-    out = watch(quantizer, 70)
-    before = [stage.codebook.weight.detach().clone() for stage in quantizer.stages]
-    used = [set(out.codes[: 2 if k else 3, k].flatten().tolist()) for k in range(3)]
-    moved = reseeder.reseed(5, alone, alone)
-    for k, (stage, rows) in enumerate(zip(quantizer.stages, moved, strict=True)):
-        assert rows.tolist()
-        assert not used[k] & set(rows.tolist())
-        kept = sorted(set(range(32)) - set(rows.tolist()))
-        assert torch.equal(stage.codebook.weight.detach()[kept], before[k][kept])
-    again = watch(quantizer, 70)
-    for k in range(3):
-        assert len(set(again.codes[:2, k].flatten().tolist())) > len(used[k])
-    assert reseeder.use.sum() == 70 * (3 + 2 + 2)  # it goes on watching, from nothing
-    reseeder.close()
-    total = reseeder.use.sum()
-    watch(quantizer, 70)
-    assert reseeder.use.sum() == total
-
-
-def test_too_little_evidence_moves_nothing(quantizer):
-    reseeder = Reseeder(quantizer, seed=0)
-    quantizer.train()
-    watch(quantizer, 40)
-    assert not any(len(rows) for rows in reseeder.reseed(0, alone, alone))
-    watch(quantizer, 40, seed=1)  # but it adds up
-    assert all(len(rows) for rows in reseeder.reseed(1, alone, alone))
-
-
-def test_a_reseeder_is_taken_up_where_it_was(quantizer):
-    first = Reseeder(quantizer, seed=0)
-    quantizer.train()
-    watch(quantizer, 70)
-    state = {name: tensor.clone() for name, tensor in first.state_dict().items()}
-    weights = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
-    first.reseed(7, alone, alone)
-    expected = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
-    first.close()
-    quantizer.load_state_dict(weights)
-    second = Reseeder(quantizer, seed=0)
-    second.load_state_dict(state)
-    second.reseed(7, alone, alone)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in quantizer.state_dict().items())
-
-
-def test_evaluation_is_not_watched(quantizer):
-    reseeder = Reseeder(quantizer, seed=0)
-    with torch.no_grad():
-        watch(quantizer.eval(), 60)
-    assert not reseeder.use.any()
-    assert not len(reseeder.features)
-
-
-def test_an_optimisers_memory_of_moved_rows_is_cleared():
-    weight = torch.nn.Parameter(torch.randn(5, 2))
-    optimizer = torch.optim.AdamW([weight])
-    weight.square().sum().backward()
-    forget_rows(optimizer, weight, torch.tensor([1]))  # nothing yet to forget
-    optimizer.step()
-    kept = optimizer.state[weight]["exp_avg"].clone()
-    forget_rows(optimizer, weight, torch.tensor([1, 4]))
-    state = optimizer.state[weight]
-    assert not state["exp_avg"][[1, 4]].any()
-    assert torch.equal(state["exp_avg"][[0, 2, 3]], kept[[0, 2, 3]])
-    assert (state["exp_avg_sq"] > 0).all()

@@ -55,6 +55,7 @@ class Curves:
         self._clear()
 
     def _clear(self) -> None:
+        self._events: dict[str, int] = defaultdict(int)
         self._sums: dict[str, list[tuple[Tensor | float, float]]] = defaultdict(list)  # name: sums and their weights
         shapes = {
             "semantic": (1, self.semantic_size),
@@ -80,6 +81,10 @@ class Curves:
     def add_value(self, name: str, value: Tensor | float) -> None:
         """Add one value, such as a gradient norm; a row has the mean of those that were added."""
         self._sums[name].append((value.detach() if isinstance(value, Tensor) else value, 1))
+
+    def add_count(self, name: str, count: int) -> None:
+        """Count events; a row has how many there were in all processes."""
+        self._events[name] += count
 
     @torch.no_grad()
     def add_tokens(
@@ -133,12 +138,15 @@ class Curves:
         return self._histogram
 
     def _means(self, accelerator: Accelerator) -> dict[str, float]:
-        names = list(self._sums)
+        names = [*self._sums, *self._events]
         if accelerator.num_processes > 1:  # an event may have happened in one process only
             names = gather_object(names)
         names = sorted(set(names))
         rows, left_out = [], 0
         for name in names:
+            if name in self._events:
+                rows.append([self._events[name], 1 / accelerator.num_processes])
+                continue
             entries = [(float(value), weight) for value, weight in self._sums.get(name, [])]
             finite = [entry for entry in entries if math.isfinite(entry[0])]
             left_out += len(entries) - len(finite)
