@@ -198,6 +198,8 @@ class AdversarialConfig:
         start_step: Step from which there is an adversary.
         every: The discriminators learn in every so-many-th step.
         learning_rate: Peak of the discriminators' rate; None takes the generator's.
+        init_from: Weights of discriminators of these settings to start from: a training checkpoint, or the
+            `discriminators.safetensors` of one; None starts them anew.
     """
 
     period: PeriodDiscriminatorConfig | None = field(default_factory=PeriodDiscriminatorConfig)
@@ -206,6 +208,7 @@ class AdversarialConfig:
     start_step: int = 0
     every: int = 1
     learning_rate: float | None = None
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
         _check_counts(self, 1, "every")

@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from flexicodec.blocks.conv import fold_weight_norm
 from flexicodec.config import from_dict
@@ -71,6 +71,22 @@ def init_from(model: FlexiCodecRooms, sources: Iterable[InitConfig]) -> None:
             "no entry of init_from brings weights for the frozen semantic encoder, and similarities of random features "
             "mean nothing; name a recogniser's folder (flexicodec train-asr), SenseVoiceSmall's, or a codec's"
         )
+
+
+def init_discriminators(discriminators: nn.Module, source: str | Path) -> None:
+    """Fill discriminators from a training checkpoint or its `discriminators.safetensors`; everything has to fit.
+
+    Raises:
+        ValueError: It holds no discriminators, or others.
+    """
+    path = Path(source)
+    path = path / "discriminators.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"adversarial.init_from is {str(source)!r}, which holds no discriminators.safetensors")
+    try:
+        discriminators.load_state_dict(dict(read_weights(path)))
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds discriminators of other settings: {error}") from error
 
 
 def _fill(model: FlexiCodecRooms, source: InitConfig) -> set[str]:

@@ -20,7 +20,7 @@ from flexicodec.training.checkpoints import Checkpoint
 from flexicodec.training.config import TrainingConfig
 from flexicodec.training.discriminators import Discriminators
 from flexicodec.training.init import init_encoder, init_quantizer
-from flexicodec.training.init_from import init_from
+from flexicodec.training.init_from import init_discriminators, init_from
 from flexicodec.training.optim import learning_rate_factor, make_average, make_optimizer
 from flexicodec.training.reseed import Reseeder, forget_rows
 from flexicodec.training.step import Generator, Judge
@@ -105,6 +105,8 @@ class Networks:
         if config.adversarial is not None:
             torch.manual_seed(config.seed + 1)
             self.discriminators = Discriminators(config.adversarial, self.codec.sample_rate).to(accelerator.device)
+            if fresh and config.adversarial.init_from is not None:
+                init_discriminators(self.discriminators, config.adversarial.init_from)
             judge = Judge(self.discriminators, config.adversarial.loss)
             self.judge = Learner(judge, config, config.adversarial.learning_rate)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
 import flexicodec
 from flexicodec.config import to_dict
@@ -22,7 +23,7 @@ from flexicodec.quantize import RVQConfig, VQConfig
 from flexicodec.training import loop
 from flexicodec.training.config import CalibratedRange, DropoutConfig, InitConfig, RateConfig
 from flexicodec.training.optim import learning_rate_factor
-from tests.training.recipes import MODEL, make_recogniser, recipe
+from tests.training.recipes import ADVERSARY, MODEL, make_recogniser, recipe
 
 VQ = SemanticConfig(VQConfig(codebook_size=16, codebook_dim=4), dim=16, hidden_dim=32, num_layers=1)
 
@@ -214,6 +215,23 @@ def test_a_range_of_rates_is_calibrated_and_kept(manifest, tmp_path, recogniser)
     trainer.run()
     assert loop.Trainer(replace(config, steps=3)).threshold_range == (low, high)
     assert loop.Trainer(replace(config, steps=3, rates=RateConfig((0.5, 0.6)))).threshold_range == (0.5, 0.6)
+
+
+def test_discriminators_go_on_where_others_stopped(manifest, tmp_path, recogniser):
+    config = recipe(manifest, tmp_path / "first", recogniser, steps=2)
+    loop.train(config)
+    (checkpoint,) = (tmp_path / "first" / "checkpoints").glob("step-0000002")
+    expected = load_file(checkpoint / "discriminators.safetensors")
+    for source in (checkpoint, checkpoint / "discriminators.safetensors"):
+        second = replace(config, output=str(tmp_path / "second"), adversarial=replace(ADVERSARY, init_from=str(source)))
+        found = loop.Trainer(second).networks.discriminators.state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    for game, message in (
+        (replace(ADVERSARY, init_from=str(tmp_path)), "no discriminators.safetensors"),
+        (replace(ADVERSARY, init_from=str(checkpoint), band=None), "other settings"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loop.Trainer(replace(second, adversarial=game))
 
 
 def test_no_frozen_encoder_no_training(manifest, tmp_path, recogniser):
