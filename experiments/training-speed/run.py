@@ -263,14 +263,14 @@ def instrumented(trainer: Watched, watch: Stopwatch) -> Iterator[None]:
                 batch = next(made)
             yield batch
 
-    def judged(made: Any, real: Any, discriminators: Any, game: Any) -> Any:
+    def judged(made: Any, discriminators: Any, game: Any) -> Any:
         if discriminators is None:
-            return generator_losses(made, real, discriminators, game)
+            return generator_losses(made, discriminators, game)
         # The discriminators came last, so the backward pass is through with them once it reaches their input.
         heard = made.audio.view_as(made.audio)
         heard.register_hook(lambda _: watch.turn_into(BACKWARD))
         with watch.part("discriminators"):
-            return generator_losses(replace(made, audio=heard), real, discriminators, game)
+            return generator_losses(replace(made, audio=heard), discriminators, game)
 
     def through(loss: Any) -> None:
         with watch.part(BACKWARD if trainer._game() is None else "discriminators"):
