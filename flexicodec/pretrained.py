@@ -1,6 +1,6 @@
 """From a name, a folder or a hub id to a codec, strictly: what is missing or misshapen is an error.
 
-Three layouts are understood: ours (`config.json` + `model.safetensors`), the files that FlexiCodec's authors released (a
+Three layouts are understood: ours (`config.json` + `model.safetensors`), what FlexiCodec's authors released (a
 safetensors or torch file + a yaml), and NeMo's archives of LFSC and NanoCodec (one `.nemo` file). Nothing is downloaded
 unless a hub id is asked for.
 """
@@ -54,16 +54,16 @@ def load(
     folder, name = locate(str(model), filename, revision)
     if revision is not None and Path(model).exists() | (str(model) in SHIPPED):
         raise ValueError(f"revision={revision!r} belongs to a hub id, but {model} is here already; leave it out")
-    if archive := _nemo_archive(folder, filename):
-        if sensevoice is not None:
-            raise ValueError(f"sensevoice={str(sensevoice)!r} is of no use to {model}, which has no such encoder")
+    ours = (folder / CONFIG_NAME).is_file() and filename in (None, WEIGHTS_NAME) and _is_ours(folder / CONFIG_NAME)
+    archive = None if ours else _nemo_archive(folder, filename)
+    if sensevoice is not None and (ours or archive):
+        raise ValueError(f"sensevoice={str(sensevoice)!r} is of no use to {model}, which brings its own encoder")
+    if ours:
+        codec = load_pretrained(folder, name)
+    elif archive is not None:
         from flexicodec.models.nanocodec.checkpoint import load_nemo
 
-        codec: Codec = load_nemo(archive, name)
-    elif (folder / CONFIG_NAME).is_file() and filename in (None, WEIGHTS_NAME) and _is_ours(folder / CONFIG_NAME):
-        if sensevoice is not None:
-            raise ValueError(f"sensevoice={str(sensevoice)!r} is of no use to {model}, which brings what it needs")
-        codec = load_pretrained(folder, name)
+        codec = load_nemo(archive, name)
     else:
         codec = load_upstream(folder, filename=filename, sensevoice=sensevoice, name=name)
     return codec.to(device or "cpu").eval()
@@ -95,7 +95,7 @@ def load_pretrained(folder: str | Path, name: str | None = None) -> Codec:
     if not (folder / WEIGHTS_NAME).is_file():
         raise ValueError(f"{folder} has a {CONFIG_NAME} but no {WEIGHTS_NAME}; was the copy interrupted?")
     config_class, codec_class = families[held["model_type"]]
-    config = from_dict(config_class, held["config"])
+    config: Any = from_dict(config_class, held["config"])
     with torch.device("meta"):
         codec: Codec = codec_class(config, name=name)
     state = read_weights(folder / WEIGHTS_NAME)
@@ -157,7 +157,7 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
 
 
 def locate(model: str, filename: str | None, revision: str | None) -> tuple[Path, str]:
-    """Find the folder (or archive) of a model, fetching it from the hub where it has to; also the model's short name."""
+    """Find a model's folder or archive, fetching it from the hub where a hub id was given; also its short name."""
     if model in SHIPPED:
         return Path(str(files("flexicodec") / "assets" / model)), model
     path = Path(model)
@@ -207,17 +207,15 @@ def _fetch_from_modelscope(repo: str, filename: str | None, revision: str | None
 
 
 def _nemo_archive(path: Path, filename: str | None) -> Path | None:
-    """Find the archive where a `.nemo` file was given, or a folder that holds one and nothing of ours."""
+    """Find the archive where a `.nemo` file was given or named, or a folder that holds one."""
     if path.is_file():
         return path
     if filename is not None:
         return path / filename if filename.endswith(NEMO_SUFFIX) and (path / filename).is_file() else None
     found = sorted(path.glob("*" + NEMO_SUFFIX))
-    if not found or (path / CONFIG_NAME).is_file():
-        return None
     if len(found) > 1:
         raise ValueError(f"{path} holds several archives ({', '.join(p.name for p in found)}); choose with filename=")
-    return found[0]
+    return found[0] if found else None
 
 
 def _is_ours(config: Path) -> bool:

@@ -1,12 +1,12 @@
 """Layers one after the other, around one another and side by side, over whole clips and over streams.
 
-Everything here has the interface of the convolutions in `conv`: `forward` for whole clips, `initial_state` and `step` for
-their chunks, `output_length` and `accepts` for lengths.
+Everything here has the interface of the convolutions in `conv`: `forward` for whole clips, `initial_state` and `step`
+for their chunks, `output_length` and `accepts` for lengths.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -114,7 +114,7 @@ class Residual(Chain):
         return super().forward(x, lengths).add_(x)  # in place: autograd needs no convolution's output
 
     def _step(self, x: Tensor, state: ChainState, last: bool) -> tuple[Tensor, ChainState]:
-        # A convolution that looks ahead gives outputs that belong to earlier inputs than those that just came: queue them.
+        # A convolution that looks ahead gives outputs that belong to earlier inputs than those that just came: queue.
         y, state = super()._step(x, state, last)
         skipped = x if state.skipped is None else torch.cat([state.skipped, x], dim=-1)
         y += skipped[..., : y.shape[-1]]
@@ -135,31 +135,43 @@ class AverageState:
 
 
 class Average(nn.ModuleList):
-    """Chains side by side on one input, whose outputs, equally many, are averaged."""
+    """Chains side by side on one input, whose outputs, equally many, are averaged.
+
+    Args:
+        chains: one or more.
+    """
+
+    def __init__(self, chains: Iterable[Chain]) -> None:
+        super().__init__(chains)
+
+    @property
+    def chains(self) -> list[Chain]:
+        """The chains, with their type."""
+        return cast(list[Chain], list(self))
 
     def output_length(self, length: Any) -> Any:
         """Count the outputs of a clip of `length` inputs (an int, or a tensor of them)."""
-        return self[0].output_length(length)
+        return self.chains[0].output_length(length)
 
     def accepts(self, length: int) -> bool:
         """Tell whether a clip of `length` inputs is long enough for every chain."""
-        return all(chain.accepts(length) for chain in self)
+        return all(chain.accepts(length) for chain in self.chains)
 
     def forward(
         self, x: Float[Tensor, "batch in_channels time"], lengths: RaggedLengths | None = None
     ) -> Float[Tensor, "batch out_channels out_time"]:
         """Run whole clips; `lengths` are those of the input, whose padding is zero."""
-        return _average([chain(x, lengths) for chain in self])
+        return _average([chain(x, lengths) for chain in self.chains])
 
     def initial_state(self, lengths: RaggedLengths | None) -> AverageState:
         """Stand before the first chunk of clips with these input lengths."""
-        return AverageState(tuple(chain.initial_state(lengths) for chain in self))
+        return AverageState(tuple(chain.initial_state(lengths) for chain in self.chains))
 
     def step(
         self, x: Float[Tensor, "batch in_channels time"], state: AverageState, last: bool
     ) -> tuple[Float[Tensor, "batch out_channels out_time"], AverageState]:
         """Run the next chunk of any size, also 0; gives the outputs whose inputs are all there."""
-        steps = [chain.step(x, before, last) for chain, before in zip(self, state.chains, strict=True)]
+        steps = [chain.step(x, before, last) for chain, before in zip(self.chains, state.chains, strict=True)]
         outputs = [y for y, _ in steps]
         if state.queued is not None:
             outputs = [torch.cat(pair, dim=-1) for pair in zip(state.queued, outputs, strict=True)]

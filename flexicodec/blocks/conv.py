@@ -73,7 +73,7 @@ class ConvState:
         input_lengths: of its input.
         buffer: the latest inputs, which coming outputs still need; None before the first chunk.
         position: how many outputs it has given.
-        started: whether the buffer begins with the padding at the clip's start; a reflection has to wait for its inputs.
+        started: whether the buffer begins with the padding at the clip's start; a reflection waits for its inputs.
     """
 
     lengths: RaggedLengths | None
@@ -115,7 +115,7 @@ class Conv(nn.Conv1d):
         ValueError: a causal convolution with a padding of its own.
     """
 
-    padding_mode: PaddingMode  # type: ignore[assignment]
+    padding_mode: PaddingMode
 
     def __init__(
         self,
@@ -135,7 +135,13 @@ class Conv(nn.Conv1d):
         reach = dilation * (kernel_size - 1)
         padding = reach // 2 if padding is None else padding
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, 0 if causal else padding, dilation, padding_mode=padding_mode
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            0 if causal else padding,
+            dilation,
+            padding_mode=padding_mode,
         )
         self.left = reach + 1 - stride if causal else padding  # steps before the clip
         self.right = 0 if causal else padding  # steps behind it

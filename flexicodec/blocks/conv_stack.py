@@ -160,9 +160,7 @@ class ConvStack(nn.Module):
     def _fill_frames(self, length: Any) -> Any:
         return -(-length // self.inputs_per_frame) * self.inputs_per_frame
 
-    def _ragged(
-        self, lengths: Tensor | None, x: Tensor | None = None, own_ends: bool = True
-    ) -> RaggedLengths | None:
+    def _ragged(self, lengths: Tensor | None, x: Tensor | None = None, own_ends: bool = True) -> RaggedLengths | None:
         if lengths is None:
             return None
         if lengths.ndim != 1 or lengths.is_floating_point() or (x is not None and len(lengths) != len(x)):

@@ -182,8 +182,8 @@ class Codec(nn.Module, ABC):
             )
         if ours.parallel_codebooks and tokens.num_codebooks < self.num_codebooks:
             raise ValueError(
-                f"tokens hold {tokens.num_codebooks} of this model's {self.num_codebooks} parallel codebooks, which only "
-                "mean something together"
+                f"tokens hold {tokens.num_codebooks} of this model's {self.num_codebooks} parallel codebooks, which "
+                "only mean something together"
             )
         for name, codes, size in (
             ("semantic", tokens.semantic, ours.semantic_codebook_size),

@@ -1,4 +1,4 @@
-"""NeMo's `.nemo` archives: a tar that holds a config and weights, read member by member, never extracted or unpickled."""
+"""NeMo's `.nemo` archives: a tar with a config and weights, read member by member, never extracted or unpickled."""
 
 import tarfile
 from collections.abc import Mapping

@@ -36,7 +36,10 @@ EXPECTED_EXTRAS = (
 )
 SECTIONS = ("audio_encoder", "audio_decoder", "vector_quantizer")
 SETTINGS = ("sample_rate", "samples_per_frame", *SECTIONS)
-NORM_SUFFIXES = ((".parametrizations.weight.original0", ".parametrizations.weight.original1"), (".weight_g", ".weight_v"))
+NORM_SUFFIXES = (
+    (".parametrizations.weight.original0", ".parametrizations.weight.original1"),
+    (".weight_g", ".weight_v"),
+)
 QUANTIZER = "GroupFiniteScalarQuantizer"
 EPSILON = 1e-3  # of the quantizer's bound; no other was ever released
 
@@ -144,7 +147,7 @@ def _read_quantizer(section: Mapping[str, Any]) -> GroupedFSQConfig:
 
 
 def _read_part(config: Mapping[str, Any], part: Literal["encoder", "decoder"], dim: int) -> dict[str, Any]:
-    """Read the settings of encoder or decoder, NeMo's defaults filled in, and hold the width of its latents against `dim`."""
+    """Read the settings of encoder or decoder, NeMo's defaults filled in; its latents have to be `dim` wide."""
     section, kind = config[f"audio_{part}"], _class_name(config[f"audio_{part}"])
     known = {"HiFiGAN" + part.capitalize(): False, "CausalHiFiGAN" + part.capitalize(): True}
     if kind not in known:
@@ -152,7 +155,9 @@ def _read_part(config: Mapping[str, Any], part: Literal["encoder", "decoder"], d
     causal, fields, width_key = known[kind], nemo_names.FIELDS[part], nemo_names.LATENT_WIDTH[part]
     _check_keys(f"audio_{part}", section, {"_target_", width_key, *fields})
     if section.get(width_key) != dim:
-        raise ValueError(f"the config's audio_{part} has {width_key}={section.get(width_key)}, but its groups need {dim}")
+        raise ValueError(
+            f"the config's audio_{part} has {width_key}={section.get(width_key)}, but its groups need {dim}"
+        )
     settings = {**nemo_names.DEFAULTS[part], **section}
     settings.setdefault("n_groups_equal_to_out_channels", causal)
     if causal:

@@ -1,4 +1,4 @@
-"""What encoder and decoder have in common: convolutions padded as their config says, activations, averaged residuals."""
+"""What encoder and decoder have in common: convolutions padded as the config says, activations, residuals."""
 
 from torch import nn
 

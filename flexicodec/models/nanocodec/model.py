@@ -232,7 +232,7 @@ class NanoCodec(Codec):
             return
         names = names_at(float(frame_rate)) if isinstance(frame_rate, int | float) and frame_rate > 0 else []
         raise ValueError(
-            f"frame_rate is {frame_rate!r}, but this model has a fixed rate of {self.base_frame_rate:g} Hz; "
+            f"frame_rate is {frame_rate} Hz, but this model has a fixed rate of {self.base_frame_rate:g} Hz; "
             + (f"configs that have it: {', '.join(names)}" if names else f"published are {_rates()}")
         )
 

@@ -72,7 +72,9 @@ def nemo_name(name: str, config: NanoCodecConfig) -> str:
 
 
 def _stage_name(part: str, stage: int, inner: list[str]) -> str:
-    order = ("residuals", "activation", "resampling") if part == "encoder" else ("activation", "resampling", "residuals")
+    order = (
+        ("residuals", "activation", "resampling") if part == "encoder" else ("activation", "resampling", "residuals")
+    )
     kind = order[int(inner[0])]
     if kind == "residuals":
         _, chain, unit, layer = inner
