@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from flexicodec.calibration import calibrate
     from flexicodec.models.codec import Codec
     from flexicodec.models.flexicodec.checkpoint import from_upstream
+    from flexicodec.models.nanocodec.checkpoint import from_nemo
     from flexicodec.pretrained import load
     from flexicodec.tokens import TokenFormat, Tokens
 
@@ -23,6 +24,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "collate",
+    "from_nemo",
     "from_upstream",
     "load",
     "read_audio",
@@ -36,6 +38,7 @@ _HOMES = {
     "Tokens": "flexicodec.tokens",
     "calibrate": "flexicodec.calibration",
     "collate": "flexicodec.audio",
+    "from_nemo": "flexicodec.models.nanocodec.checkpoint",
     "from_upstream": "flexicodec.models.flexicodec.checkpoint",
     "load": "flexicodec.pretrained",
     "read_audio": "flexicodec.audio",

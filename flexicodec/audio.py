@@ -219,6 +219,22 @@ def split(audio: Shaped[Tensor, "batch samples"], lengths: Lengths | None = None
     return [audio[index : index + 1, :length] for index, length in enumerate(valid.tolist())]
 
 
+def fit_lengths(
+    audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], wanted: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch wanted"]:
+    """Cut or fill up decoded clips so that each has the samples it is to have: as wide as the longest, zeros behind.
+
+    Args:
+        audio: Decoded clips side by side.
+        lengths: How many samples of each are sound.
+        wanted: How many samples each is to have; silence fills up what is missing.
+    """
+    samples = int(wanted.max())
+    audio = pad(audio, (0, max(0, samples - audio.shape[1])))[:, :samples]
+    inside = torch.arange(samples, device=audio.device) < torch.minimum(wanted, lengths)[:, None]
+    return audio.masked_fill(~inside, 0.0)
+
+
 def as_batch(
     audio: Tensor | np.ndarray,
     lengths: Lengths | None = None,

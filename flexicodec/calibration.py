@@ -58,8 +58,10 @@ def calibrate(
         progress: Show a bar.
 
     Raises:
-        ValueError: No file could be read, or the rate is out of range.
+        ValueError: No file could be read, the rate is out of range, or the codec has one rate only.
     """
+    if codec.format.max_duration == 1:
+        raise ValueError(f"this model has a fixed rate of {codec.base_frame_rate:g} Hz; there is no threshold to find")
     given = [speech] if isinstance(speech, (str, Path)) else list(speech)
     paths = [file for path in given for file in find(Path(path))]
     cap = codec.max_duration if max_duration is MODEL_DEFAULT else max_duration

@@ -1,7 +1,8 @@
 """From a name, a folder or a hub id to a codec, strictly: what is missing or misshapen is an error.
 
-Two layouts are understood: ours (`config.json` + `model.safetensors`) and upstream's released files (a safetensors or
-torch file + a yaml). Nothing is downloaded unless a hub id is asked for.
+Three layouts are understood: ours (`config.json` + `model.safetensors`), what FlexiCodec's authors released (a
+safetensors or torch file + a yaml), and NeMo's archives of LFSC and NanoCodec (one `.nemo` file). Nothing is downloaded
+unless a hub id is asked for.
 """
 
 import json
@@ -20,6 +21,7 @@ from flexicodec.models.codec import CONFIG_NAME, WEIGHTS_NAME, Codec
 SHIPPED = ("flexicodec-mini",)
 UPSTREAM_WEIGHTS = ("12hz_v1_half.safetensors", "nartts_flexicodec_only.safetensors")
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+NEMO_SUFFIX = ".nemo"
 SENSEVOICE_WEIGHTS = "model.pt"
 MODELSCOPE_OWNER = "iic/"  # SenseVoiceSmall's first home is iic/SenseVoiceSmall
 
@@ -35,7 +37,8 @@ def load(
     """Open a codec.
 
     Args:
-        model: A model that ships with the package ("flexicodec-mini"), a folder, or a hub id ("owner/name").
+        model: A model that ships with the package ("flexicodec-mini"), a folder, a `.nemo` file, or a hub id
+            ("owner/name").
         sensevoice: For upstream's files without SenseVoice weights of their own: the SenseVoiceSmall folder, its
             model.pt, or its hub id: FunAudioLLM/SenseVoiceSmall, or iic/SenseVoiceSmall on ModelScope (extra funasr).
         filename: Which weights file of the folder or hub repository, where there are several.
@@ -49,12 +52,18 @@ def load(
         ValueError: There is no such model, the files do not belong together, or a weight is missing or misshapen.
     """
     folder, name = locate(str(model), filename, revision)
-    if revision is not None and Path(model).is_dir() | (str(model) in SHIPPED):
+    if revision is not None and Path(model).exists() | (str(model) in SHIPPED):
         raise ValueError(f"revision={revision!r} belongs to a hub id, but {model} is here already; leave it out")
-    if (folder / CONFIG_NAME).is_file() and filename in (None, WEIGHTS_NAME) and _is_ours(folder / CONFIG_NAME):
-        if sensevoice is not None:
-            raise ValueError(f"sensevoice={str(sensevoice)!r} is of no use to {model}, which brings its own encoder")
+    ours = (folder / CONFIG_NAME).is_file() and filename in (None, WEIGHTS_NAME) and _is_ours(folder / CONFIG_NAME)
+    archive = None if ours else _nemo_archive(folder, filename)
+    if sensevoice is not None and (ours or archive):
+        raise ValueError(f"sensevoice={str(sensevoice)!r} is of no use to {model}, which brings its own encoder")
+    if ours:
         codec = load_pretrained(folder, name)
+    elif archive is not None:
+        from flexicodec.models.nanocodec.checkpoint import load_nemo
+
+        codec = load_nemo(archive, name)
     else:
         codec = load_upstream(folder, filename=filename, sensevoice=sensevoice, name=name)
     return codec.to(device or "cpu").eval()
@@ -66,23 +75,29 @@ def load_pretrained(folder: str | Path, name: str | None = None) -> Codec:
     Raises:
         ValueError: The folder lacks a file, or its weights do not fit its config.
     """
-    from flexicodec.models.flexicodec.checkpoint import load_exactly
     from flexicodec.models.flexicodec.config import FlexiCodecConfig
     from flexicodec.models.flexicodec.model import FlexiCodec
+    from flexicodec.models.nanocodec.config import NanoCodecConfig
+    from flexicodec.models.nanocodec.model import NanoCodec
+    from flexicodec.models.weights import load_exactly
 
+    families: dict[str, tuple[type, Any]] = {
+        FlexiCodec.model_type: (FlexiCodecConfig, FlexiCodec),
+        NanoCodec.model_type: (NanoCodecConfig, NanoCodec),
+    }
     folder = Path(folder)
     held = json.loads((folder / CONFIG_NAME).read_text())
-    if held.get("model_type") != FlexiCodec.model_type:
-        raise ValueError(
-            f"{folder / CONFIG_NAME} has model_type {held.get('model_type')!r}, known is {FlexiCodec.model_type!r}"
-        )
+    if held.get("model_type") not in families:
+        known = ", ".join(map(repr, families))
+        raise ValueError(f"{folder / CONFIG_NAME} has model_type {held.get('model_type')!r}, known are {known}")
     if missing := [key for key in ("config", "fingerprint") if key not in held]:
         raise ValueError(f"{folder / CONFIG_NAME} has no {' and no '.join(missing)}; was it edited by hand?")
     if not (folder / WEIGHTS_NAME).is_file():
         raise ValueError(f"{folder} has a {CONFIG_NAME} but no {WEIGHTS_NAME}; was the copy interrupted?")
-    config = from_dict(FlexiCodecConfig, held["config"])
+    config_class, codec_class = families[held["model_type"]]
+    config: Any = from_dict(config_class, held["config"])
     with torch.device("meta"):
-        codec = FlexiCodec(config, name=name)
+        codec: Codec = codec_class(config, name=name)
     state = read_weights(folder / WEIGHTS_NAME)
     load_exactly(codec, {key: value.float() if value.is_floating_point() else value for key, value in state.items()})
     codec.set_fingerprint(held["fingerprint"])
@@ -142,10 +157,12 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
 
 
 def locate(model: str, filename: str | None, revision: str | None) -> tuple[Path, str]:
-    """Find the folder of a model, fetching it from the hub where a hub id was given; also the model's short name."""
+    """Find a model's folder or archive, fetching it from the hub where a hub id was given; also its short name."""
     if model in SHIPPED:
         return Path(str(files("flexicodec") / "assets" / model)), model
     path = Path(model)
+    if path.is_file() and path.suffix == NEMO_SUFFIX:
+        return path, path.stem
     if path.is_file():
         raise ValueError(f"{model} is a file; give its folder, and filename={path.name!r} if it holds several models")
     if path.is_dir():
@@ -153,7 +170,8 @@ def locate(model: str, filename: str | None, revision: str | None) -> tuple[Path
     if model.count("/") == 1 and not model.startswith((".", "/", "~")):
         return _fetch(model, filename, revision), model
     raise ValueError(
-        f"there is no model {model!r}: expected {', '.join(SHIPPED)}, an existing folder, or a hub id like owner/name"
+        f"there is no model {model!r}: expected {', '.join(SHIPPED)}, an existing folder or .nemo file, or a hub id "
+        "like owner/name"
     )
 
 
@@ -163,7 +181,7 @@ def _fetch(repo: str, filename: str | None, revision: str | None) -> Path:
     wanted = (
         [filename, "*.yaml", "*.json", "am.mvn"]
         if filename
-        else [CONFIG_NAME, WEIGHTS_NAME, UPSTREAM_WEIGHTS[0], "*.yaml"]
+        else [CONFIG_NAME, WEIGHTS_NAME, UPSTREAM_WEIGHTS[0], "*.yaml", "*" + NEMO_SUFFIX]
     )
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
@@ -186,6 +204,18 @@ def _fetch_from_modelscope(repo: str, filename: str | None, revision: str | None
             f"{repo} could not be fetched from ModelScope ({type(error).__name__}: {error}); "
             "download it elsewhere and pass the folder"
         ) from error
+
+
+def _nemo_archive(path: Path, filename: str | None) -> Path | None:
+    """Find the archive where a `.nemo` file was given or named, or a folder that holds one."""
+    if path.is_file():
+        return path
+    if filename is not None:
+        return path / filename if filename.endswith(NEMO_SUFFIX) and (path / filename).is_file() else None
+    found = sorted(path.glob("*" + NEMO_SUFFIX))
+    if len(found) > 1:
+        raise ValueError(f"{path} holds several archives ({', '.join(p.name for p in found)}); choose with filename=")
+    return found[0] if found else None
 
 
 def _is_ours(config: Path) -> bool:

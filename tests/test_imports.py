@@ -21,6 +21,7 @@ FLOORS = {
     **dict.fromkeys(("calibration", "streaming", "training", "evaluation", "analysis", "serving"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }
+SHARED = ("codec", "weights")  # of models, beside the families
 USES = [name for name, floor in FLOORS.items() if floor == 3]  # never look at one another, with one exception:
 ALLOWED = {("training", other) for other in ("evaluation", "analysis", "calibration")}  # a run measures and draws
 
@@ -111,7 +112,7 @@ def is_upward(name, imported):
     if FLOORS[there] > FLOORS[here]:
         return True
     if here == there == "models":
-        families = [parts[2] for parts in (name, imported) if len(parts) > 2 and parts[2] != "codec"]
+        families = [parts[2] for parts in (name, imported) if len(parts) > 2 and parts[2] not in SHARED]
         return len(set(families)) > 1
     return here in USES and there in USES and here != there and (here, there) not in ALLOWED
 

@@ -1,12 +1,13 @@
 """Convolutions over time that give the same numbers for a whole clip and for any stream of its chunks.
 
 A whole clip goes through `forward`, which training uses; a stream goes through `step`, which hands back the state for
-the next chunk. Both put zeros beyond the two ends of every clip at every layer, also inside a padded batch.
+the next chunk. Both put the same beyond the two ends of every clip at every layer, also inside a padded batch: zeros,
+or for convolutions that ask for it the clip itself, reflected or its last value repeated.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -14,22 +15,29 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from flexicodec.blocks.padding import zero_padding
+from flexicodec.blocks.padding import mirror_ends, zero_padding
+
+PaddingMode = Literal["zeros", "reflect", "replicate"]
 
 
 @dataclass(frozen=True)
 class RaggedLengths:
     """How much of each item of a padded batch is real, at one rate; the layers keep everything behind it at zero.
 
-    `shortest` is the smallest of `values` as a plain number: whatever ends before it needs no mask.
+    Attributes:
+        values: lengths of the items.
+        shortest: the smallest of `values` as a plain number: whatever ends before it needs no mask.
+        own_ends: padding that reflects or repeats starts at each item's own end, as it does for the item alone. False:
+            at the end of the batch only; items that end before it see the zeros behind them.
     """
 
     values: Int[Tensor, " batch"]
     shortest: int
+    own_ends: bool = True
 
     def map(self, convert: Callable[[Any], Any]) -> "RaggedLengths":
         """Carry the lengths to another rate; `convert` must never fall as lengths grow."""
-        return RaggedLengths(convert(self.values), convert(self.shortest))
+        return RaggedLengths(convert(self.values), convert(self.shortest), self.own_ends)
 
     def mask_(self, x: Float[Tensor, "batch dim time"], start: int = 0) -> Float[Tensor, "batch dim time"]:
         """Zero the finite padding of `x` in place; it begins at time `start` of the clip."""
@@ -62,18 +70,22 @@ class ConvState:
 
     Attributes:
         lengths: of its output, None when no item ends early.
+        input_lengths: of its input.
         buffer: the latest inputs, which coming outputs still need; None before the first chunk.
         position: how many outputs it has given.
+        started: whether the buffer begins with the padding at the clip's start; a reflection waits for its inputs.
     """
 
     lengths: RaggedLengths | None
+    input_lengths: RaggedLengths | None = None
     buffer: Tensor | None = None
     position: int = 0
+    started: bool = False
 
-    def extend(self, x: Tensor, padding: int, last: bool) -> Tensor:
-        """Put the buffered inputs before `x`: the zero padding at the first chunk; also behind it at the last."""
-        zeros = x.new_zeros(*x.shape[:-1], padding)
-        parts = [zeros if self.buffer is None else self.buffer, x, *([zeros] if last else [])]
+    def extend(self, x: Tensor, left: int, right: int, last: bool) -> Tensor:
+        """Put the buffered inputs before `x`: `left` zeros at the first chunk; and `right` behind it at the last."""
+        before = x.new_zeros(*x.shape[:-1], left) if self.buffer is None else self.buffer
+        parts = [before, x, *([x.new_zeros(*x.shape[:-1], right)] if last else [])]
         parts = [part for part in parts if part.shape[-1]] or [x]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
@@ -81,11 +93,11 @@ class ConvState:
         """Give out `y`, masked, and remember the inputs that are not used up (a copy: they are a view of many more)."""
         if self.lengths is not None:
             self.lengths.mask_(y, self.position)
-        return y, replace(self, buffer=unused.clone(), position=self.position + y.shape[-1])
+        return y, replace(self, buffer=unused.clone(), position=self.position + y.shape[-1], started=True)
 
 
 class Conv(nn.Conv1d):
-    """Convolution over time with zeros beyond both ends.
+    """Convolution over time; what it sees beyond both ends of a clip is zero unless told otherwise.
 
     Args:
         in_channels: channels that come in.
@@ -93,8 +105,17 @@ class Conv(nn.Conv1d):
         kernel_size: steps it sees, `dilation` apart.
         stride: inputs per output.
         dilation: distance between the steps it sees.
-        padding: zeros at each end; default: as many outputs as inputs (odd kernels without stride).
+        padding: steps beyond each end; default: as many outputs as inputs (odd kernels without stride).
+        causal: see no later input than the last of the `stride` ones that an output stands for: all padding is at the
+            start of the clip, and is zero.
+        padding_mode: what lies beyond the ends: "zeros", "reflect" (the clip backwards, without its last value; clips
+            have to be longer than the padding) or "replicate" (its last value).
+
+    Raises:
+        ValueError: a causal convolution with a padding of its own.
     """
+
+    padding_mode: PaddingMode
 
     def __init__(
         self,
@@ -104,11 +125,27 @@ class Conv(nn.Conv1d):
         stride: int = 1,
         dilation: int = 1,
         padding: int | None = None,
+        causal: bool = False,
+        padding_mode: PaddingMode = "zeros",
     ) -> None:
-        padding = dilation * (kernel_size - 1) // 2 if padding is None else padding
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation)
-        self.margin = padding  # zeros at each end
-        self.reach = dilation * (kernel_size - 1)  # inputs from the first to the last that one output sees
+        if causal and (padding is not None or padding_mode != "zeros"):
+            raise ValueError(
+                f"a causal convolution pads with zeros at the start alone, got {padding=}, {padding_mode=}"
+            )
+        reach = dilation * (kernel_size - 1)
+        padding = reach // 2 if padding is None else padding
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            0 if causal else padding,
+            dilation,
+            padding_mode=padding_mode,
+        )
+        self.left = reach + 1 - stride if causal else padding  # steps before the clip
+        self.right = 0 if causal else padding  # steps behind it
+        self.reach = reach  # inputs from the first to the last that one output sees
 
     def reset_parameters(self) -> None:
         """Start as DAC does: a truncated normal of standard deviation 0.02, no bias."""
@@ -118,27 +155,61 @@ class Conv(nn.Conv1d):
 
     def output_length(self, length: Any) -> Any:
         """Count the outputs of a clip of `length` inputs (an int, or a tensor of them)."""
-        return (length + 2 * self.margin - self.reach - 1) // self.stride[0] + 1
+        return (length + self.left + self.right - self.reach - 1) // self.stride[0] + 1
+
+    def accepts(self, length: int) -> bool:
+        """Tell whether a clip of `length` inputs is long enough to be padded with itself."""
+        return length > (max(self.left, self.right) if self.padding_mode == "reflect" else 0)
 
     def forward(
         self, x: Float[Tensor, "batch in_channels time"], lengths: RaggedLengths | None = None
     ) -> Float[Tensor, "batch out_channels out_time"]:
         """Convolve whole clips; `lengths` are those of the input, whose padding is zero."""
-        y = self._convolve(x, self.margin)
+        if self.padding_mode != "zeros":
+            y = self._convolve(self._pad(x, lengths), 0)
+        elif self.left == self.right:
+            y = self._convolve(x, self.left)
+        else:
+            y = self._convolve(F.pad(x, (self.left, self.right)), 0)
         return y if lengths is None else lengths_after(self, lengths).mask_(y)
 
     def initial_state(self, lengths: RaggedLengths | None) -> ConvState:
         """Stand before the first chunk of clips with these input lengths."""
-        return ConvState(lengths_after(self, lengths))
+        return ConvState(lengths_after(self, lengths), lengths)
 
     def step(
         self, x: Float[Tensor, "batch in_channels time"], state: ConvState, last: bool
     ) -> tuple[Float[Tensor, "batch out_channels out_time"], ConvState]:
         """Convolve the next chunk of any size, also 0; gives the outputs whose inputs are all there."""
-        x = state.extend(x, self.margin, last)
+        if self.padding_mode == "zeros":
+            x = state.extend(x, self.left, self.right, last)
+        else:
+            x = state.extend(x, 0, 0, last)
+            if not state.started and not self.accepts(x.shape[-1]) and not last:  # nothing yet to pad with
+                return x.new_empty(x.shape[0], self.out_channels, 0), replace(state, buffer=x.clone())
+            x = self._pad_chunk(x, state, last)
         count = max(0, (x.shape[-1] - self.reach - 1) // self.stride[0] + 1)
         y = self._convolve(x, 0) if count else x.new_empty(x.shape[0], self.out_channels, 0)
         return state.advance(y, x[..., count * self.stride[0] :])
+
+    def _pad(self, x: Tensor, lengths: RaggedLengths | None) -> Tensor:
+        """Reflect or repeat whole clips at their ends."""
+        time = x.shape[-1]
+        x = F.pad(x, (self.left, self.right), mode=self.padding_mode)
+        if lengths is not None and lengths.own_ends and lengths.shortest < time:
+            mirror_ends(x, self.left + lengths.values, self.right, repeat=self.padding_mode == "replicate")
+        return x
+
+    def _pad_chunk(self, x: Tensor, state: ConvState, last: bool) -> Tensor:
+        """Do to a chunk, with the buffered inputs before it, what `_pad` does to whole clips."""
+        if not state.started:
+            x = F.pad(x, (self.left, 0), mode=self.padding_mode)
+        if last:
+            x = F.pad(x, (0, self.right), mode=self.padding_mode)
+        lengths, first = state.input_lengths, state.position * self.stride[0] - self.left  # input that x begins with
+        if lengths is not None and lengths.own_ends and lengths.shortest < first + x.shape[-1]:
+            mirror_ends(x, lengths.values - first, self.right, repeat=self.padding_mode == "replicate")
+        return x
 
     def _convolve(self, x: Tensor, padding: int) -> Tensor:
         dilation = self.dilation[0]
@@ -158,22 +229,51 @@ class ConvTranspose(nn.ConvTranspose1d):
         stride: outputs per input, at least 2.
         exact_length: give exactly `stride` outputs per input. False is DAC's geometry, which loses the last sample of
             an odd stride.
+        causal: an input reaches over the `stride` outputs that it stands for and the next ones, instead of half as many
+            on either side.
+        groups: outputs of a group of channels come from as many inputs' channels alone; divides both counts.
+
+    Raises:
+        ValueError: a causal one that is not to keep its length.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, exact_length: bool = True) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        exact_length: bool = True,
+        causal: bool = False,
+        groups: int = 1,
+    ) -> None:
+        if causal and not exact_length:
+            raise ValueError("a causal transposed convolution gives exactly `stride` outputs per input")
         margin, output_padding = (stride + 1) // 2, stride % 2 if exact_length else 0
-        super().__init__(in_channels, out_channels, 2 * stride, stride, margin, output_padding)
+        if causal:
+            margin, output_padding = 0, 0
+        super().__init__(in_channels, out_channels, 2 * stride, stride, margin, output_padding, groups)
         self.margin = margin  # outputs of the first block that do not belong to the clip
+        self.causal = causal
 
     def output_length(self, length: Any) -> Any:
         """Count the outputs of a clip of `length` inputs (an int, or a tensor of them)."""
+        if self.causal:
+            return length * self.stride[0]
         return (length + 1) * self.stride[0] - 2 * self.margin + self.output_padding[0]
+
+    def accepts(self, length: int) -> bool:
+        """Tell whether a clip of `length` inputs is long enough."""
+        return length > 0
 
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "batch in_channels time"], lengths: RaggedLengths | None = None
     ) -> Float[Tensor, "batch out_channels out_time"]:
         """Convolve whole clips; `lengths` are those of the input, whose padding is zero."""
-        y = F.conv_transpose1d(x, self.weight, self.bias, self.stride, self.margin, self.output_padding)
+        y = F.conv_transpose1d(
+            x, self.weight, self.bias, self.stride, self.margin, self.output_padding, groups=self.groups
+        )
+        if self.causal:
+            y = y[..., : self.output_length(x.shape[-1])]
         return y if lengths is None else lengths_after(self, lengths).mask_(y)
 
     def initial_state(self, lengths: RaggedLengths | None) -> ConvState:
@@ -186,11 +286,12 @@ class ConvTranspose(nn.ConvTranspose1d):
         """Convolve the next chunk of any size, also 0; gives the outputs whose inputs are all there."""
         # inputs        0   a   b   c   0      each reaches over two blocks of `stride` outputs:
         # blocks          |ab0|ab |bc |c  |    with one input (or zeros) on each side, all blocks between are whole.
-        # The clip gets neither `margin` outputs of its first block nor `margin - output_padding` of its last.
-        if not x.shape[-1] and not last:
+        # The clip gets neither `margin` outputs of its first block nor `margin - output_padding` of its last; a causal
+        # one gets its first blocks whole, and not the last.
+        if not x.shape[-1] and (self.causal or not last):
             return x.new_empty(x.shape[0], self.out_channels, 0), state
-        x = state.extend(x, 1, last)
-        y = F.conv_transpose1d(x, self.weight, self.bias, self.stride, padding=self.stride)
+        x = state.extend(x, 1, 0 if self.causal else 1, last)
+        y = F.conv_transpose1d(x, self.weight, self.bias, self.stride, padding=self.stride, groups=self.groups)
         begin = self.margin if state.buffer is None else 0
         end = y.shape[-1] - (self.margin - self.output_padding[0] if last else 0)
         return state.advance(y[..., begin:end], x[..., -1:])

@@ -1,11 +1,13 @@
-"""Chains of convolutions, and the stack that runs one over whole clips, streams and chunks.
+"""The stack that encoders and decoders are: a chain of convolutions over whole clips, streams and chunks.
 
 Chunks with carried state equal the whole clip to float noise; memory then depends on the chunk and not on the clip, and
 the buffers stay in the processor's cache.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
 from math import prod
 from typing import Any
 
@@ -13,86 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flexicodec.blocks.conv import Conv, ConvTranspose, RaggedLengths, lengths_after
-
-
-@dataclass(frozen=True)
-class ChainState:
-    """Where a chain of layers stands in a stream.
-
-    Attributes:
-        layers: a state per layer, None for those that work value by value.
-        skipped: inputs that a residual unit has yet to add to its output; None before the first chunk.
-    """
-
-    layers: tuple[Any, ...]
-    skipped: Tensor | None = None
-
-
-class Chain(nn.ModuleList):
-    """Layers one after the other: convolutions, chains, and modules that map each value on its own and 0 to 0.
-
-    Args:
-        layers: in order.
-        tile: a chunk's inputs are taken this many values (batch times time) at once, so that the buffers between
-            the layers stay in the processor's cache; None: all at once.
-    """
-
-    def __init__(self, layers: Iterable[nn.Module], tile: int | None = None) -> None:
-        super().__init__(layers)
-        self.tile = tile
-
-    def output_length(self, length: Any) -> Any:
-        """Count the outputs of a clip of `length` inputs (an int, or a tensor of them)."""
-        for layer in self:
-            length = layer.output_length(length) if isinstance(layer, TIME_LAYERS) else length
-        return length
-
-    def forward(
-        self, x: Float[Tensor, "batch in_channels time"], lengths: RaggedLengths | None = None
-    ) -> Float[Tensor, "batch out_channels out_time"]:
-        """Run whole clips; `lengths` are those of the input, whose padding is zero."""
-        for layer in self:
-            if isinstance(layer, TIME_LAYERS):
-                x, lengths = layer(x, lengths), lengths_after(layer, lengths)
-            else:
-                x = layer(x)
-        return x
-
-    def initial_state(self, lengths: RaggedLengths | None) -> ChainState:
-        """Stand before the first chunk of clips with these input lengths."""
-        states: list[Any] = []
-        for layer in self:
-            if isinstance(layer, TIME_LAYERS):
-                states.append(layer.initial_state(lengths))
-                lengths = lengths_after(layer, lengths)
-            else:
-                states.append(None)
-        return ChainState(tuple(states))
-
-    def step(
-        self, x: Float[Tensor, "batch in_channels time"], state: ChainState, last: bool
-    ) -> tuple[Float[Tensor, "batch out_channels out_time"], ChainState]:
-        """Run the next chunk of any size, also 0; gives the outputs whose inputs are all there."""
-        tiles = x.split(max(1, (self.tile or x.numel()) // x.shape[0]), dim=-1)
-        outputs = []
-        for index, tile in enumerate(tiles):
-            y, state = self._step(tile, state, last and index == len(tiles) - 1)
-            outputs.append(y)
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1), state
-
-    def _step(self, x: Tensor, state: ChainState, last: bool) -> tuple[Tensor, ChainState]:
-        states = []
-        for layer, layer_state in zip(self, state.layers, strict=True):
-            if isinstance(layer, TIME_LAYERS):
-                x, layer_state = layer.step(x, layer_state, last)
-            else:
-                x = layer(x)
-            states.append(layer_state)
-        return x, replace(state, layers=tuple(states))
-
-
-TIME_LAYERS = (Conv, ConvTranspose, Chain)
+from flexicodec.blocks.chain import Chain, ChainState
+from flexicodec.blocks.conv import RaggedLengths
 
 
 @dataclass(frozen=True)
@@ -138,8 +62,16 @@ class ConvStack(nn.Module):
         """Count the outputs (frames or samples) of a clip of `length` inputs (samples or frames)."""
         return self.layers.output_length(length)
 
+    @cached_property
+    def min_frames(self) -> int:
+        """Frames of the shortest clip: more than 1 where padding reflects the clip and needs enough of it."""
+        return next(frames for frames in count(1) if self.layers.accepts(frames * self.inputs_per_frame))
+
     def forward(
-        self, x: Float[Tensor, "batch in_channels time"], lengths: Int[Tensor, " batch"] | None = None
+        self,
+        x: Float[Tensor, "batch in_channels time"],
+        lengths: Int[Tensor, " batch"] | None = None,
+        own_ends: bool = True,
     ) -> Float[Tensor, "batch out_channels out_time"]:
         """Run whole clips, for training; inference wants `chunked`.
 
@@ -147,12 +79,13 @@ class ConvStack(nn.Module):
             x: a whole number of frames: samples for an encoder, frames for a decoder.
             lengths: valid samples (or frames) per item; anything may lie behind them, and outputs are zero there.
                 None: all valid. An encoder takes a frame that is partly valid as filled up with zeros.
+            own_ends: what padding other than zeros reflects or repeats; see `RaggedLengths`.
 
         Raises:
             ValueError: a shape or length does not fit.
         """
         self._check_clips(x)
-        ragged = self._ragged(lengths, x)
+        ragged = self._ragged(lengths, x, own_ends)
         if ragged is None:
             return self.layers(x)
         return self.layers(ragged.cut(x), ragged.map(self._fill_frames))
@@ -191,6 +124,7 @@ class ConvStack(nn.Module):
         self,
         x: Float[Tensor, "batch in_channels time"],
         lengths: Int[Tensor, " batch"] | None = None,
+        own_ends: bool = True,
         chunk_frames: int = 64,
     ) -> Float[Tensor, "batch out_channels out_time"]:
         """Run whole clips chunk by chunk, without gradients: what `forward` gives, in little memory that is reused.
@@ -198,6 +132,7 @@ class ConvStack(nn.Module):
         Args:
             x: as in `forward`.
             lengths: as in `forward`.
+            own_ends: as in `forward`.
             chunk_frames: frames per chunk; changes the result by no more than float noise.
 
         Raises:
@@ -207,9 +142,9 @@ class ConvStack(nn.Module):
             raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
         self._check_clips(x)
         if len(x) * x.shape[-1] <= chunk_frames * self.inputs_per_frame:
-            return self(x, lengths)  # no larger than one chunk of one clip
+            return self(x, lengths, own_ends)  # no larger than one chunk of one clip
         output = x.new_empty(x.shape[0], self.out_channels, self.output_length(x.shape[-1]))
-        state, done = self._start(self._ragged(lengths, x)), 0
+        state, done = self._start(self._ragged(lengths, x, own_ends)), 0
         chunks = x.split(chunk_frames * self.inputs_per_frame, dim=-1)
         for index, chunk in enumerate(chunks):
             y, state = self.step(chunk, state, last=index == len(chunks) - 1)
@@ -225,7 +160,7 @@ class ConvStack(nn.Module):
     def _fill_frames(self, length: Any) -> Any:
         return -(-length // self.inputs_per_frame) * self.inputs_per_frame
 
-    def _ragged(self, lengths: Tensor | None, x: Tensor | None = None) -> RaggedLengths | None:
+    def _ragged(self, lengths: Tensor | None, x: Tensor | None = None, own_ends: bool = True) -> RaggedLengths | None:
         if lengths is None:
             return None
         if lengths.ndim != 1 or lengths.is_floating_point() or (x is not None and len(lengths) != len(x)):
@@ -235,7 +170,13 @@ class ConvStack(nn.Module):
         if min(values) < 0 or (x is not None and max(values) > x.shape[-1]):
             limit = "" if x is None else f" and at most the {x.shape[-1]} steps of the input"
             raise ValueError(f"lengths must be at least 0{limit}, got {values}; are they in another unit?")
-        return RaggedLengths(lengths, min(values))
+        least = self.min_frames * self.inputs_per_frame if own_ends else 0
+        if self._fill_frames(min(values)) < least and self.min_frames > 1:
+            raise ValueError(
+                f"{type(self).__name__} reflects clips at their ends and takes {self.min_frames} frames or more, which "
+                f"is {least} steps; got lengths {values}"
+            )
+        return RaggedLengths(lengths, min(values), own_ends)
 
     def _check_clips(self, x: Tensor) -> None:
         self._check_input(x)
@@ -253,4 +194,9 @@ class ConvStack(nn.Module):
             raise ValueError(
                 f"{type(self).__name__} takes a whole number of frames, one or more, of {self.inputs_per_frame} steps "
                 f"each, got {length} steps; was the clip padded?"
+            )
+        if length < self.min_frames * self.inputs_per_frame:
+            raise ValueError(
+                f"{type(self).__name__} reflects clips at their ends and takes {self.min_frames} frames or more, got "
+                f"{length // self.inputs_per_frame}"
             )

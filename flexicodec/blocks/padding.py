@@ -1,6 +1,6 @@
-"""Which steps of a padded batch are real, and zeros for the rest.
+"""Which steps of a padded batch are real, and what stands for the rest.
 
-Every part that mixes time stands on these two lines, so that a clip in a batch gives what it gives alone.
+Every part that mixes time stands on these lines, so that a clip in a batch gives what it gives alone.
 """
 
 import torch
@@ -20,3 +20,23 @@ def zero_padding(
 ) -> Float[Tensor, "batch dim steps"]:
     """Put zeros wherever `valid` is False, whatever stood there; change nothing when it is None."""
     return x if valid is None else x.masked_fill(~valid[:, None], 0)
+
+
+def mirror_ends(
+    x: Float[Tensor, "batch dim steps"], ends: Int[Tensor, " batch"], width: int, repeat: bool
+) -> Float[Tensor, "batch dim steps"]:
+    """Continue each item in place behind its end, for `width` steps at most: backwards, or repeating its last step.
+
+    Args:
+        x: Items side by side.
+        ends: Steps of `x` that belong to each item; a window of a stream may begin or stop anywhere, so they may be
+            negative or more than there are. What would be continued from a step outside the window is left as it is.
+        width: Steps to write.
+        repeat: Repeat the last step; else go backwards from the one before it.
+    """
+    steps = torch.arange(width, device=x.device)
+    targets = ends.to(x.device)[:, None] + steps
+    sources = targets - 1 - steps if repeat else targets - 2 * (steps + 1)
+    items, places = ((sources >= 0) & (targets < x.shape[-1])).nonzero(as_tuple=True)
+    x[items, :, targets[items, places]] = x[items, :, sources[items, places]]
+    return x

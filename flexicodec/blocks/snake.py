@@ -1,9 +1,10 @@
-"""Snake, the periodic activation between the convolutions of the acoustic encoder and decoder.
+"""Snake, the periodic activation between the convolutions of encoders and decoders, and its half-price sibling.
 
 A sine per value costs more than its few bytes of traffic, so the inference path works in one buffer, in place.
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -35,3 +36,24 @@ class Snake(nn.Module):
         alpha = self.alpha.to(torch.promote_types(self.alpha.dtype, torch.float32))
         limit = torch.finfo(dtype).max
         return (alpha + 1e-9).reciprocal().clamp(-limit, limit).to(dtype)
+
+
+class HalfSnake(nn.Module):
+    """Snake on the first half of the channels, a leaky ReLU on the rest, of which there is one more if they are odd.
+
+    It maps 0 to 0, so padding that is zero stays zero.
+
+    Args:
+        channels: number of channels.
+        slope: of the leaky ReLU below 0.
+    """
+
+    def __init__(self, channels: int, slope: float = 0.01) -> None:
+        super().__init__()
+        self.snake = Snake(channels // 2)
+        self.slope = slope
+
+    def forward(self, x: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch channels time"]:
+        """Bend every value of `x`, in the precision of `x`."""
+        half = x.shape[1] // 2
+        return torch.cat([self.snake(x[:, :half]), F.leaky_relu(x[:, half:], self.slope)], dim=1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import flexicodec
 from flexicodec.cli import jobs, options
-from flexicodec.cli.tables import Row, describe_model, print_rows
+from flexicodec.cli.tables import Row, describe_load, describe_model, print_rows
 from flexicodec.files import AUDIO_SUFFIXES
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ HELP = "show a token file's header and rates, or a model's config, size and fing
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("model", metavar="FILE_OR_MODEL", help="a .flxc file, or name, folder or hub id of a model")
+    parser.add_argument(
+        "model", metavar="FILE_OR_MODEL", help="a .flxc or .nemo file, or name, folder or hub id of a model"
+    )
     options.add_placement(parser)
 
 
@@ -54,6 +56,8 @@ def describe_file(path: Path, tokens: "Tokens") -> list[Row]:
 
 
 def _cap(max_duration: int | None) -> str:
+    if max_duration == 1:
+        return "one frame each"
     return "any number of frames" if max_duration is None else f"1 to {max_duration} frames"
 
 
@@ -64,7 +68,9 @@ def print_model(name: str, codec: "Codec") -> None:
     from flexicodec.pretrained import parameter_counts
 
     parts = [(f"  {part}", f"{count:,}") for part, count in parameter_counts(codec).items() if part != "total"]
-    print_rows([*describe_model(name, codec), *parts])
+    report = getattr(codec, "load_report", None)
+    loaded = [] if report is None else describe_load(report)
+    print_rows([*describe_model(name, codec), *parts, *loaded])
     print("config")
     text = yaml.safe_dump(codec.config_dict(), sort_keys=False, default_flow_style=None, width=100)
     print("".join(f"  {line}\n" for line in text.splitlines()), end="")

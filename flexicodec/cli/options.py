@@ -21,7 +21,9 @@ class Rate(TypedDict):
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add --model and what goes with it."""
     parser.add_argument(
-        "--model", default="flexicodec-mini", help="name, folder or hub id of the model (default: %(default)s)"
+        "--model",
+        default="flexicodec-mini",
+        help="name, folder, .nemo file or hub id of the model (default: %(default)s)",
     )
     add_placement(parser)
 

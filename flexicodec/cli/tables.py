@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flexicodec import Codec
+    from flexicodec.models.weights import LoadReport
 
 Row = tuple[str, object]
 
@@ -29,3 +30,23 @@ def describe_model(name: str, codec: "Codec") -> list[Row]:
         ("codebooks", codec.num_codebooks),
         ("parameters", f"{parameter_counts(codec)['total']:,}"),
     ]
+
+
+def describe_load(report: "LoadReport | None") -> list[Row]:
+    """List what was there and not needed; a missing or misshapen weight does not get this far."""
+    if report is None:
+        return [("weights", "all there, none left over")]
+    source = report.semantic_source
+    return [
+        ("weights", f"all there; the recogniser's from {source}" if source else "all there"),
+        ("not needed", _summary(report.expected_extras)),
+        ("unknown", _summary(report.unexpected_extras)),
+        ("unused settings", ", ".join(report.ignored_settings) or "none"),
+    ]
+
+
+def _summary(names: Iterable[str]) -> str:
+    """Count names, and list the parts they belong to."""
+    names = list(names)
+    parts = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
+    return f"{len(names)} ({', '.join(parts)})" if names else "none"

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import flexicodec
 from flexicodec.cli import options
-from flexicodec.cli.tables import Row, describe_model, print_rows
+from flexicodec.cli.tables import describe_load, describe_model, print_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from flexicodec import Codec
-    from flexicodec.models.flexicodec.checkpoint import LoadReport
+    from flexicodec.models.weights import LoadReport
 
 HELP = "check a model's weights: strict load report, parameter counts, a reconstruction with its quality"
 
@@ -48,7 +48,7 @@ EXAMPLE = Path(flexicodec.__file__).parent / "assets" / "example.flac"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="name, folder or hub id of the model")
+    parser.add_argument("model", metavar="MODEL", help="name, folder, .nemo file or hub id of the model")
     parser.add_argument(
         "--audio",
         nargs="+",
@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     codec = options.load_codec(args)
     report: LoadReport | None = getattr(codec, "load_report", None)  # only models in the original layout have one
     print_rows([*describe_model(args.model, codec), *describe_load(report)])
+    if codec.format.parallel_codebooks:  # LFSC and NanoCodec: sizes follow from the config, and no scores were reported
+        return verify_parallel(codec, report, args.audio)
     differing = print_parameters(codec) + print_buffers(codec)
     print_reconstruction(codec, args.audio)
     if report is None:
@@ -79,23 +81,26 @@ def run(args: argparse.Namespace) -> int:
     return 1 if differing or report.unexpected_extras else 0
 
 
-def describe_load(report: "LoadReport | None") -> list[Row]:
-    """List what was there and not needed; a missing or misshapen weight does not get this far."""
-    if report is None:
-        return [("weights", "all there, none left over")]
-    return [
-        ("weights", f"all there; the recogniser's from {report.semantic_source}"),
-        ("not needed", _summary(report.expected_extras)),
-        ("unknown", _summary(report.unexpected_extras)),
-        ("unused settings", ", ".join(report.ignored_settings) or "none"),
-    ]
+def verify_parallel(codec: "Codec", report: "LoadReport | None", paths: Iterable[Path]) -> int:
+    """Print the size of each part and the quality of each recording at the model's one rate."""
+    from flexicodec.pretrained import parameter_counts
 
-
-def _summary(names: Iterable[str]) -> str:
-    """Count names, and list the parts they belong to."""
-    names = list(names)
-    parts = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
-    return f"{len(names)} ({', '.join(parts)})" if names else "none"
+    print("\nparameters")
+    print_rows((part, f"{count:>14,}") for part, count in parameter_counts(codec).items())
+    print(f"\nreconstruction, {codec.num_codebooks} codebooks\n{'Hz':>8}{'PESQ':>7}{'STOI':>7}")
+    for path in paths:
+        print(path.name)
+        audio = flexicodec.read_audio(path, sample_rate=codec.sample_rate, channels="mix")
+        tokens = codec.encode(audio)
+        pesq, stoi = quality(audio, codec.decode(tokens), codec.sample_rate)
+        print(f"{float(tokens.frame_rates[0]):>8.2f}{_score(pesq)}{_score(stoi)}")
+    if report is not None and report.unexpected_extras:
+        print("PROBLEM: the file holds weights that nobody knows")
+        return 1
+    if report is None and codec.fingerprint != codec.compute_fingerprint():
+        print("PROBLEM: the weights are not those that the fingerprint in config.json names")
+        return 1
+    return 0
 
 
 def print_parameters(codec: "Codec") -> list[str]:

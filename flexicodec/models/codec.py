@@ -180,6 +180,11 @@ class Codec(nn.Module, ABC):
                 f"tokens hold {tokens.num_codebooks} acoustic codebooks and the model has {self.num_codebooks}; "
                 "the semantic codebook is not counted here"
             )
+        if ours.parallel_codebooks and tokens.num_codebooks < self.num_codebooks:
+            raise ValueError(
+                f"tokens hold {tokens.num_codebooks} of this model's {self.num_codebooks} parallel codebooks, which "
+                "only mean something together"
+            )
         for name, codes, size in (
             ("semantic", tokens.semantic, ours.semantic_codebook_size),
             ("acoustic", tokens.acoustic, ours.acoustic_codebook_size),

@@ -5,14 +5,17 @@ Each has a small frozen config whose `build(dim)` makes it, so that a model's co
 
 from flexicodec.quantize.alternatives import PlainVQ, ResidualFSQ, ResidualFSQConfig, VQConfig
 from flexicodec.quantize.fsq import FSQ, FSQConfig, fsq_bound, fsq_decode, fsq_encode
+from flexicodec.quantize.grouped_fsq import GroupedFSQ, GroupedFSQConfig
 from flexicodec.quantize.result import Quantized, Quantizer
 from flexicodec.quantize.rvq import ResidualVectorQuantizer, RVQConfig, VectorQuantizer
 
-QuantizerConfig = FSQConfig | RVQConfig | VQConfig | ResidualFSQConfig
+QuantizerConfig = FSQConfig | GroupedFSQConfig | RVQConfig | VQConfig | ResidualFSQConfig
 
 __all__ = [
     "FSQ",
     "FSQConfig",
+    "GroupedFSQ",
+    "GroupedFSQConfig",
     "PlainVQ",
     "Quantized",
     "Quantizer",

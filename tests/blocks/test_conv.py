@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from flexicodec.blocks.conv import (
     Conv,
     ConvTranspose,
+    PaddingMode,
     RaggedLengths,
     apply_weight_norm,
     fold_weight_norm,
@@ -65,8 +66,110 @@ def test_transposed_chunks_equal_the_whole_clip(sizes: list[int], rest: int, str
     torch.testing.assert_close(streamed(layer, x, sizes), whole)
 
 
+MODES = ["zeros", "reflect", "replicate"]
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    sizes=chunk_sizes,
+    rest=st.integers(14, 20),  # a reflection needs more inputs than it pads
+    mode=st.sampled_from(MODES[1:]),
+    shape=st.sampled_from([(3, 1, 2), (7, 1, 1), (7, 1, 4), (4, 2, 1), (10, 5, 1), (1, 1, 1)]),
+)
+def test_chunks_are_padded_as_the_whole_clip_is(
+    sizes: list[int], rest: int, mode: PaddingMode, shape: tuple[int, int, int]
+) -> None:
+    kernel, stride, dilation = shape
+    padding = (stride + 1) // 2 if stride > 1 else None
+    layer = Conv(2, 3, kernel, stride, dilation, padding, padding_mode=mode).double()
+    x = random(1, 2, sum(sizes) + rest)
+    x = F.pad(x, (0, -x.shape[-1] % stride))
+    whole = layer(x)
+    theirs = nn.Conv1d(2, 3, kernel, stride, layer.padding, dilation, padding_mode=mode).double()
+    theirs.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(whole, theirs(x))
+    assert whole.shape[-1] == layer.output_length(x.shape[-1]) == x.shape[-1] // stride
+    torch.testing.assert_close(streamed(layer, x, sizes), whole)
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    sizes=chunk_sizes,
+    rest=st.integers(1, 9),
+    shape=st.sampled_from([(3, 1, 2), (7, 1, 1), (7, 1, 4), (4, 2, 1), (10, 5, 1)]),
+)
+def test_a_causal_convolution_gives_an_output_as_soon_as_its_inputs_are_there(
+    sizes: list[int], rest: int, shape: tuple[int, int, int]
+) -> None:
+    kernel, stride, dilation = shape
+    layer = Conv(2, 3, kernel, stride, dilation, causal=True).double()
+    x = random(1, 2, stride * (sum(sizes) + rest))
+    whole = layer(x)
+    assert whole.shape[-1] == layer.output_length(x.shape[-1]) == sum(sizes) + rest
+    seen = 0
+    state = layer.initial_state(None)
+    for size in sizes:
+        y, state = layer.step(x[..., stride * seen : stride * (seen + size)], state, last=False)
+        torch.testing.assert_close(y, whole[..., seen : seen + size])
+        later = x.clone()
+        later[..., stride * (seen + size) :] = 9.0
+        torch.testing.assert_close(layer(later)[..., : seen + size], whole[..., : seen + size])
+        seen += size
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(sizes=chunk_sizes, rest=st.integers(1, 9), stride=st.sampled_from([2, 3, 8]), groups=st.sampled_from([1, 3]))
+def test_a_causal_transposed_convolution_is_the_plain_one_without_its_last_block(
+    sizes: list[int], rest: int, stride: int, groups: int
+) -> None:
+    layer = ConvTranspose(6, 3, stride, causal=True, groups=groups).double()
+    plain = nn.ConvTranspose1d(6, 3, 2 * stride, stride, groups=groups).double()
+    plain.load_state_dict(layer.state_dict())
+    x = random(1, 6, sum(sizes) + rest)
+    whole = layer(x)
+    assert whole.shape[-1] == layer.output_length(x.shape[-1]) == stride * x.shape[-1]
+    torch.testing.assert_close(whole, plain(x)[..., :-stride])
+    torch.testing.assert_close(streamed(layer, x, sizes), whole)
+    first, _ = layer.step(x[..., :1], layer.initial_state(None), last=False)
+    torch.testing.assert_close(first, whole[..., :stride])
+
+
+def test_items_that_end_early_see_the_zeros_of_the_batch_where_asked() -> None:
+    values = torch.tensor([10, 40])
+    x = random(2, 2, 40) * (torch.arange(40) < values[:, None])[:, None]
+    for mode in MODES[1:]:
+        layer = Conv(2, 3, 7, padding_mode=mode).double()
+        own, batch = (layer(x, RaggedLengths(values, 10, own_ends)) for own_ends in (True, False))
+        plain = layer(x)
+        torch.testing.assert_close(batch[0, :, :10], plain[0, :, :10])
+        torch.testing.assert_close(own[1], plain[1])
+        assert torch.equal(own[0, :, :7], batch[0, :, :7])
+        assert not torch.isclose(own[0, :, 7:10], batch[0, :, 7:10]).any()
+        streams = streamed(layer, x, [7, 11, 0, 1], RaggedLengths(values, 10, own_ends=False))
+        torch.testing.assert_close(streams, batch)
+
+
+def test_a_causal_convolution_has_no_padding_of_its_own() -> None:
+    for choice in ({"padding": 1}, {"padding_mode": "reflect"}):
+        with pytest.raises(ValueError, match="pads with zeros at the start alone"):
+            Conv(1, 1, 3, causal=True, **choice)
+    with pytest.raises(ValueError, match="exactly `stride` outputs"):
+        ConvTranspose(1, 1, 3, exact_length=False, causal=True)
+
+
 @pytest.mark.parametrize(
-    "layer", [Conv(2, 3, 7, dilation=3), Conv(2, 3, 10, 5, padding=3), Conv(2, 3, 1), ConvTranspose(2, 3, 5, False)]
+    "layer",
+    [
+        Conv(2, 3, 7, dilation=3),
+        Conv(2, 3, 10, 5, padding=3),
+        Conv(2, 3, 1),
+        ConvTranspose(2, 3, 5, False),
+        Conv(2, 3, 7, dilation=3, causal=True),
+        Conv(2, 3, 10, 5, causal=True),
+        ConvTranspose(2, 1, 5, causal=True, groups=1),
+        *(Conv(2, 3, 7, dilation=dilation, padding_mode=mode) for mode in MODES for dilation in (1, 3)),
+        *(Conv(2, 3, 10, 5, padding=3, padding_mode=mode) for mode in MODES),
+    ],
 )
 def test_item_of_a_padded_batch_equals_the_item_alone(layer: Conv | ConvTranspose) -> None:
     layer = layer.double()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flexicodec.blocks.snake import Snake
+from flexicodec.blocks.snake import HalfSnake, Snake
 
 
 def snake_with(alpha: list[float], dtype: torch.dtype = torch.float32) -> Snake:
@@ -52,3 +52,16 @@ def test_gradients_are_those_of_the_formula() -> None:
     assert torch.autograd.gradcheck(
         lambda x, alpha: torch.func.functional_call(snake, {"alpha": alpha}, x), (x, snake.alpha)
     )
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5, 6])
+def test_half_of_the_channels_are_leaky_and_one_more_if_they_are_odd(channels: int) -> None:
+    layer, x = HalfSnake(channels), torch.randn(2, channels, 30)
+    layer.snake.alpha.data.uniform_(0.5, 2.0)
+    half = channels // 2
+    assert layer.snake.alpha.shape == (1, half, 1)
+    bent = torch.cat([layer.snake(x[:, :half]), torch.where(x < 0, 0.01 * x, x)[:, half:]], dim=1)
+    torch.testing.assert_close(layer(x), bent)
+    with torch.no_grad():
+        assert torch.equal(layer(x), bent.detach())
+    assert not layer(torch.zeros(1, channels, 3)).any()

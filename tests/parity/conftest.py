@@ -1,9 +1,14 @@
 """Parametrise the parity suite over the golden cases below --goldens: one test per case, utterance and threshold."""
 
 import pytest
-from golden_cases import FlexiCodecCase, FrontEndCase, OtherCase, find_cases
+from golden_cases import FlexiCodecCase, FrontEndCase, NanoCase, OtherCase, find_cases
 
-ARGUMENTS = ("case", "tag", "threshold", "audio_name", "whole_audio_name", "front_end_case", "signal", "other_case")
+ARGUMENTS = (
+    *("case", "tag", "threshold", "audio_name", "whole_audio_name"),
+    *("front_end_case", "signal"),
+    *("nano_case", "archive"),
+    "other_case",
+)
 
 
 def pytest_generate_tests(metafunc):
@@ -15,6 +20,7 @@ def pytest_generate_tests(metafunc):
         raise pytest.UsageError(f"--goldens {folder}: {error}") from error
     codecs = [case for case in cases if isinstance(case, FlexiCodecCase)]
     front_ends = [case for case in cases if isinstance(case, FrontEndCase)]
+    nanos = [case for case in cases if isinstance(case, NanoCase)]
     others = [case for case in cases if isinstance(case, OtherCase)]
     rows = {
         "case": [(case,) for case in codecs],
@@ -25,6 +31,8 @@ def pytest_generate_tests(metafunc):
         "case,whole_audio_name": [(case, name) for case in codecs for name in case.audio_names if name.count("/") == 2],
         "front_end_case": [(case,) for case in front_ends],
         "front_end_case,signal": [(case, signal) for case in front_ends for signal in case.signals],
+        "nano_case": [(case,) for case in nanos],
+        "nano_case,archive": [(case, name) for case in nanos for name in case.archives],
         "other_case": [(case,) for case in others],
     }
     wanted = ",".join(name for name in metafunc.fixturenames if name in ARGUMENTS)

@@ -18,9 +18,11 @@ from safetensors.torch import load_file
 from flexicodec.blocks.frontend import stack_frames
 from flexicodec.merging import unmerge
 from flexicodec.models.flexicodec.checkpoint import from_upstream
+from flexicodec.models.nanocodec.checkpoint import from_nemo
 
 TOLERANCE = 1e-4  # max |difference| / max |reference|
 WEIGHTS, GOLDEN, FRONT_END = ".weights.safetensors", ".golden.safetensors", "frontend"
+NEMO_CONFIG, NEMO_WEIGHTS, NEMO_TENSORS = "config.json", "weights.safetensors", "io.safetensors"
 PER_THRESHOLD = re.compile(r"(?P<tag>[^/]+)/thr(?P<threshold>-?[\d.]+)/(?P<rest>.+)")
 
 
@@ -124,6 +126,34 @@ class FrontEndCase:
         return sorted(name.removesuffix("/audio") for name in long_enough)
 
 
+@dataclass(frozen=True, eq=False)
+class NanoCase:
+    """An LFSC or NanoCodec of NeMo's: one clip, a batch of two, and what single parts made of other inputs."""
+
+    folder: Path
+    name: str
+
+    @cached_property
+    def config(self):
+        return json.loads((self.folder / NEMO_CONFIG).read_text())
+
+    @cached_property
+    def codec(self):
+        return from_nemo(self.config, self.weights)
+
+    @cached_property
+    def weights(self):
+        return load_file(self.folder / NEMO_WEIGHTS)
+
+    @cached_property
+    def tensors(self):
+        return load_file(self.folder / NEMO_TENSORS)
+
+    @cached_property
+    def archives(self):
+        return sorted(path.name for path in self.folder.glob("*.nemo"))
+
+
 @dataclass(frozen=True)
 class OtherCase:
     """A folder of tensors that no test here reads."""
@@ -148,15 +178,25 @@ def find_cases(folder):
                 raise ValueError(f"{path} has no {' and no '.join(missing)} beside it")
             claimed |= set(parts)
             cases.append(FlexiCodecCase(path, str(path.relative_to(folder).with_suffix(""))))
+        elif isinstance(held, dict) and "audio_encoder" in held and path.name == NEMO_CONFIG:
+            parts = [path.with_name(name) for name in (NEMO_WEIGHTS, NEMO_TENSORS)]
+            missing = [part.name for part in parts if not part.is_file()]
+            if missing:
+                raise ValueError(f"{path} has no {' and no '.join(missing)} beside it")
+            claimed |= set(parts)
+            cases.append(NanoCase(path.parent, str(path.parent.relative_to(folder))))
     others = set()
     for path in sorted(folder.rglob("*.safetensors")):
         if path.stem.startswith(FRONT_END):
             cases.append(FrontEndCase(path, str(path.relative_to(folder).with_suffix(""))))
-        elif path not in claimed:
+        elif path not in claimed and not (path.parent / "losses.json").is_file():  # which test_parity_losses reads
             others.add(str(path.parent.relative_to(folder)))
     cases += [OtherCase(name) for name in sorted(others)]
     if not cases:
-        raise ValueError(f"no golden case below {folder}; expected NAME.json, NAME{WEIGHTS} and NAME{GOLDEN}")
+        raise ValueError(
+            f"no golden case below {folder}; expected NAME.json, NAME{WEIGHTS} and NAME{GOLDEN}, or a folder with "
+            f"{NEMO_CONFIG}, {NEMO_WEIGHTS} and {NEMO_TENSORS}"
+        )
     return cases
 
 

@@ -5,7 +5,15 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from flexicodec.quantize import FSQConfig, Quantizer, QuantizerConfig, ResidualFSQConfig, RVQConfig, VQConfig
+from flexicodec.quantize import (
+    FSQConfig,
+    GroupedFSQConfig,
+    Quantizer,
+    QuantizerConfig,
+    ResidualFSQConfig,
+    RVQConfig,
+    VQConfig,
+)
 from flexicodec.quantize.result import straight_through
 
 DIM, TOKENS = 12, 9
@@ -14,6 +22,7 @@ CONFIGS: dict[str, QuantizerConfig] = {
     "rvq": RVQConfig(num_codebooks=4, codebook_size=32, codebook_dim=4),
     "vq": VQConfig(codebook_size=50, codebook_dim=4),
     "residual_fsq": ResidualFSQConfig((4, 3, 5), num_codebooks=3),
+    "grouped_fsq": GroupedFSQConfig(3, (8, 7, 6, 6)),
     "fsq without projections": FSQConfig((5,) * DIM),
 }
 

@@ -6,7 +6,7 @@ key we do not need is named in a report: nothing is silently left random, as ups
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.flexicodec.semantic import SanmConfig
 from flexicodec.models.flexicodec.upstream_names import WEIGHT_NORMED, upstream_name
+from flexicodec.models.weights import LoadReport, load_exactly, some
 from flexicodec.quantize import FSQConfig, RVQConfig
 
 State = Mapping[str, Tensor]
@@ -82,23 +83,6 @@ EXPECTED_EXTRAS = re.compile(
 OPTIONAL_PARTS = {"bottleneck_transformer", "semantic_aggregator", "acoustic_aggregator"}  # idle at a fixed rate
 WRAPPERS = ("state_dict", "model_state_dict", "model", "generator")
 PREFIXES = ("module.", "flexicodec_model.", "dualcodec_model.", "model.")
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What a conversion found beside what it needed.
-
-    Attributes:
-        expected_extras: Keys that were left out knowingly.
-        unexpected_extras: Keys nobody knows; worth a look.
-        semantic_source: Where the frozen encoder's weights came from.
-        ignored_settings: Keys of upstream's config that mean nothing here.
-    """
-
-    expected_extras: tuple[str, ...]
-    unexpected_extras: tuple[str, ...]
-    semantic_source: str
-    ignored_settings: tuple[str, ...]
 
 
 def from_upstream(
@@ -330,12 +314,12 @@ def convert(wanted: Mapping[str, tuple[int, ...]], state: State, num_convnext_la
             elif tuple(state[key].shape) != its_shape:
                 faults.add(f"{key} is {tuple(state[key].shape)} instead of {its_shape}")
     if faults:
-        raise ValueError(f"the weights do not fit the config: {_some(sorted(faults))}; is this another model's file?")
+        raise ValueError(f"the weights do not fit the config: {some(sorted(faults))}; is this another model's file?")
     used = {key for keys in sources.values() for key in keys}
     left = set(state) - used
     layers = {_unnumbered(key) for key in used}
     if surplus := sorted(key for key in left if _unnumbered(key) in layers):
-        raise ValueError(f"the config describes fewer layers than the file holds: {_some(surplus)} would be left out")
+        raise ValueError(f"the config describes fewer layers than the file holds: {some(surplus)} would be left out")
     converted = {}
     for name, keys in sources.items():
         tensor = fold_weight_norm(*(state[key] for key in keys)) if len(keys) == 2 else state[keys[0]].float()
@@ -360,33 +344,6 @@ def count_blocks(state: Iterable[str], prefix: str) -> int:
     return 1 + max((int(m[1]) for key in state if (m := pattern.match(key))), default=-1)
 
 
-def load_exactly(model: torch.nn.Module, state: dict[str, Tensor]) -> None:
-    """Put weights into a model built on the meta device; every key must be there, and nothing else.
-
-    Raises:
-        ValueError: Names missing, unknown and misshapen keys.
-    """
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    missing = sorted(wanted.keys() - state.keys())
-    unknown = sorted(state.keys() - wanted.keys())
-    misshapen = [
-        f"{key} {tuple(state[key].shape)} instead of {shape}"
-        for key, shape in wanted.items()
-        if key in state and tuple(state[key].shape) != shape
-    ]
-    faults = [
-        f"{label}: {_some(keys)}"
-        for label, keys in (("missing", missing), ("unknown", unknown), ("misshapen", misshapen))
-        if keys
-    ]
-    if faults:
-        raise ValueError(f"the weights do not fit the config; {'; '.join(faults)}")
-    trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    model.load_state_dict(state, strict=True, assign=True)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(trainable[name])
-
-
 def sensevoice_cmvn() -> Float[Tensor, "2 dim"]:
     """SenseVoiceSmall's feature shifts and scales (its `am.mvn`), which ship with the package."""
     path = files("flexicodec") / "assets" / "sensevoice_cmvn.safetensors"
@@ -409,8 +366,3 @@ def read_cmvn(path: str | Path) -> Float[Tensor, "2 dim"]:
     if len(rows[0]) != len(rows[1]) or not rows[0]:
         raise ValueError(f"{path}: {len(rows[0])} shifts but {len(rows[1])} scales")
     return torch.tensor(rows)
-
-
-def _some(keys: list[str], limit: int = 8) -> str:
-    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
-    return ", ".join(keys[:limit]) + more

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from flexicodec.audio import Channels, as_batch
+from flexicodec.audio import Channels, as_batch, fit_lengths
 from flexicodec.config import non_defaults, to_dict
 from flexicodec.merging import MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
@@ -238,11 +238,7 @@ class FlexiCodec(FlexiCodecRooms):
         latents = self.embed(tokens)
         tokens = tokens.to(self.device)
         audio, lengths = self.synthesize(latents, tokens.durations)
-        wanted = lengths if tokens.audio_lengths is None else tokens.audio_lengths
-        samples = int(wanted.max())
-        audio = nn.functional.pad(audio, (0, max(0, samples - audio.shape[1])))[:, :samples]
-        inside = torch.arange(samples, device=audio.device) < torch.minimum(wanted, lengths)[:, None]
-        return audio.masked_fill(~inside, 0.0)
+        return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
 
     @exactly
     def embed(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
