@@ -72,7 +72,7 @@ class ConvState:
         lengths: of its output, None when no item ends early.
         input_lengths: of its input.
         buffer: the latest inputs, which coming outputs still need; None before the first chunk.
-        position: how many outputs it has given.
+        position: how many outputs it has given; counted where items end early, for which alone it matters.
         started: whether the buffer begins with the padding at the clip's start; a reflection has to wait for its inputs.
     """
 
@@ -91,9 +91,11 @@ class ConvState:
 
     def advance(self, y: Tensor, unused: Tensor) -> tuple[Tensor, "ConvState"]:
         """Give out `y`, masked, and remember the inputs that are not used up (a copy: they are a view of many more)."""
+        position = self.position
         if self.lengths is not None:
-            self.lengths.mask_(y, self.position)
-        return y, replace(self, buffer=unused.clone(), position=self.position + y.shape[-1], started=True)
+            self.lengths.mask_(y, position)
+            position += y.shape[-1]
+        return y, replace(self, buffer=unused.clone(), position=position, started=True)
 
 
 class Conv(nn.Conv1d):
@@ -150,6 +152,10 @@ class Conv(nn.Conv1d):
     def output_length(self, length: Any) -> Any:
         """Count the outputs of a clip of `length` inputs (an int, or a tensor of them)."""
         return (length + self.left + self.right - self.reach - 1) // self.stride[0] + 1
+
+    def needs(self, outputs: int) -> int:
+        """Count the inputs that have to be there before `step` gives so many outputs."""
+        return (outputs - 1) * self.stride[0] + self.reach + 1 - self.left
 
     def accepts(self, length: int) -> bool:
         """Tell whether a clip of `length` inputs is long enough to be padded with itself."""
@@ -254,6 +260,10 @@ class ConvTranspose(nn.ConvTranspose1d):
         if self.causal:
             return length * self.stride[0]
         return (length + 1) * self.stride[0] - 2 * self.margin + self.output_padding[0]
+
+    def needs(self, outputs: int) -> int:
+        """Count the inputs that have to be there before `step` gives so many outputs."""
+        return -(-(outputs + self.margin) // self.stride[0])
 
     def accepts(self, length: int) -> bool:
         """Tell whether a clip of `length` inputs is long enough."""

@@ -1,0 +1,389 @@
+"""Streams: tokens in as they come, audio out as soon as it is known.
+
+    with codec.streaming_decoder() as stream:
+        for tokens in source:                    # one token, or as many as there are
+            play(stream.decode(tokens))
+        play(stream.flush())
+
+What a stream remembers is in its state, which is a value: kept, stored, moved to another device or put into another
+stream. The model knows nothing of it, so that any number of streams may run on one. A batch of streams is a batch of such
+states: items that stand alike are computed side by side, and each may begin, pause and end as it likes.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from flexicodec.blocks import states
+from flexicodec.blocks.chain import AverageState, ChainState
+from flexicodec.blocks.conv import ConvState
+from flexicodec.blocks.stages import DecoderState, Stage, WindowState
+from flexicodec.blocks.transformer import LayerState
+from flexicodec.files import replacing
+from flexicodec.tokens import Tokens
+
+if TYPE_CHECKING:
+    from flexicodec.models.codec import Codec
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """How a decoder streams.
+
+    Attributes:
+        lookahead_frames: Frames that a frame waits for before it is given out. None: all that it depends on, where
+            that is known, and the stream is exact. Fewer cost quality: a frame is then decoded as if the clip ended
+            with those.
+        chunk_tokens: With fewer, give audio after every so many tokens. Each time what lies ahead is decoded in vain.
+        context_frames: Where attention is global: how many frames it sees before those that it gives,
+        ahead_frames: how many behind them,
+        stride_frames: and how many it gives at a time.
+    """
+
+    lookahead_frames: int | None = None
+    chunk_tokens: int = 1
+    context_frames: int = 64
+    ahead_frames: int = 24
+    stride_frames: int = 8
+
+    def __post_init__(self) -> None:
+        least = {"chunk_tokens": 1, "stride_frames": 1, "lookahead_frames": 0, "context_frames": 0, "ahead_frames": 0}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is None and name == "lookahead_frames":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+                raise ValueError(f"{name} is {value!r}, expected a whole number, {minimum} or more")
+
+
+@dataclass(frozen=True)
+class ItemState:
+    """Where one item of a stream stands.
+
+    Attributes:
+        tokens: That have come.
+        frames: That these last.
+        ready: Samples that the stages have given.
+        given: Samples that were given out, perhaps more: before all that they depend on had come.
+        ended: Nothing follows.
+        stages: What each stage remembers.
+    """
+
+    tokens: int = 0
+    frames: int = 0
+    ready: int = 0
+    given: int = 0
+    ended: bool = False
+    stages: tuple[Any, ...] = ()
+
+
+KINDS: tuple[type, ...] = (ItemState, StreamSettings, ConvState, ChainState, AverageState)
+KINDS += (DecoderState, LayerState, WindowState)
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """All that a stream remembers; a value, which nothing changes.
+
+    Attributes:
+        items: One of each item of the batch.
+        model: Fingerprint of the model.
+        settings: Of the stream.
+    """
+
+    items: tuple[ItemState, ...]
+    model: str
+    settings: StreamSettings
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its tensors."""
+        return states.num_bytes(self)
+
+    def to(self, device: torch.device | str | int) -> "StreamState":
+        """Copy to a device."""
+        return states.map_tensors(lambda tensor: tensor.to(device), self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file that `load` reads, at once or not at all."""
+        with replacing(Path(path)) as file:
+            torch.save(states.to_plain(self), file)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "StreamState":
+        """Read a file that `save` wrote, to the CPU. It may come from anybody: nothing in it is run.
+
+        Raises:
+            ValueError: It holds something else.
+        """
+        known = {kind.__name__: kind for kind in (cls, *KINDS)}
+        try:
+            state = states.from_plain(torch.load(path, map_location="cpu", weights_only=True), known)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from error
+        if not isinstance(state, cls):
+            raise ValueError(f"{os.fspath(path)} holds no state of a stream")
+        return state
+
+
+class StreamingDecoder:
+    """A stream of tokens that becomes a stream of audio; made by `Codec.streaming_decoder`.
+
+    Args:
+        codec: Whose tokens they are.
+        batch_size: Streams side by side.
+        settings: How.
+
+    Attributes:
+        codec: Whose tokens they are.
+        settings: How it streams.
+        exact: Whether all audio in a row equals `codec.decode` of all tokens, to float noise, whatever the chunks.
+        lookahead_tokens: Tokens that a token waits for,
+        lookahead_frames: and the frames behind these that it waits for.
+    """
+
+    def __init__(self, codec: "Codec", batch_size: int = 1, settings: StreamSettings | None = None) -> None:
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size!r}, expected a whole number of streams, 1 or more")
+        self.codec, self.settings = codec, settings or StreamSettings()
+        self._stages: tuple[Stage, ...] = tuple(codec.stream_stages(self.settings))
+        self.lookahead_tokens = sum(stage.lookahead for stage in self._stages if stage.apart)
+        self.lookahead_frames = sum(stage.lookahead for stage in self._stages if not stage.apart)
+        wanted = self.settings.lookahead_frames
+        self._early = wanted is not None and wanted < self._frames(self.lookahead_tokens) + self.lookahead_frames
+        if self._early:
+            assert wanted is not None
+            self.lookahead_tokens, self.lookahead_frames = 0, wanted
+        self.exact = not self._early and all(stage.exact for stage in self._stages)
+        self.state = StreamState((self._fresh(),) * batch_size, codec.fingerprint, self.settings)
+
+    def __enter__(self) -> "StreamingDecoder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Forget: every stream is as new."""
+        self.reset()
+
+    @property
+    def batch_size(self) -> int:
+        """Streams side by side."""
+        return len(self.state.items)
+
+    @property
+    def latency_seconds(self) -> float:
+        """Longest time from the start of a sound to when its samples come out, if computing took none.
+
+        That is the look-ahead, and the token that has to be complete. Where tokens may last several frames, it takes
+        all of them to last longest; see `latency_at`.
+        """
+        return self._latency(self._frames(1))
+
+    def latency_at(self, frame_rate: float) -> float:
+        """Return the latency in seconds where tokens come at this rate in Hz, evenly."""
+        return self._latency(self.codec.base_frame_rate / frame_rate)
+
+    def _latency(self, frames_per_token: float) -> float:
+        tokens = self.lookahead_tokens + (self.settings.chunk_tokens if self._early else 1)
+        return (tokens * frames_per_token + self.lookahead_frames) / self.codec.base_frame_rate
+
+    def _frames(self, tokens: int) -> float:
+        """Return how many frames so many tokens last at most."""
+        longest = self.codec.format.max_duration
+        return tokens * (inf if longest is None else longest) if tokens else 0
+
+    # ------------------------------------------------------------------------------------------------------- the stream
+
+    def decode(
+        self, tokens: Tokens, last: bool = False, items: Sequence[int] | None = None
+    ) -> Float[Tensor, "batch samples"]:
+        """Decode the next tokens of each stream, as far as they are ready.
+
+        Args:
+            tokens: A clip for each stream, of any number of tokens. How long their audio is (`audio_lengths`) counts
+                where they are the last: the stream then ends with it.
+            last: Nothing follows: give all that is left. A stream that ended has to be reset before it goes on.
+            items: Which streams the clips belong to; None: one for each, in order.
+
+        Returns:
+            What is new, zeros behind where one gives less than another; `decode_each` keeps them apart.
+
+        Raises:
+            ValueError: The tokens belong to another model, are not as many as streams, or a stream has ended.
+        """
+        return pad_sequence(self.decode_each(tokens, last, items), batch_first=True)
+
+    def flush(self, items: Sequence[int] | None = None) -> Float[Tensor, "batch samples"]:
+        """End these streams, or all, and give the audio that is left."""
+        return pad_sequence(self.decode_each(None, True, items), batch_first=True)
+
+    def decode_each(
+        self, tokens: Tokens | None, last: bool = False, items: Sequence[int] | None = None
+    ) -> list[Float[Tensor, " samples"]]:
+        """Do what `decode` does, without padding; no tokens at all: see `flush`.
+
+        Raises:
+            ValueError: As for `decode`.
+        """
+        chosen = self._choose(items)
+        for item in chosen:
+            if self.state.items[item].ended:
+                raise ValueError(f"stream {item} has ended; reset(items=[{item}]) begins a new one")
+        device = self.codec.device
+        ends: list[int | None] = [None] * len(chosen)
+        if tokens is None:
+            inputs = torch.zeros(len(chosen), self._stages[0].channels, 0, device=device)
+            durations: list[list[int]] = [[] for _ in chosen]
+        else:
+            self.codec.check_tokens(tokens)
+            if len(tokens) != len(chosen):
+                raise ValueError(f"{len(tokens)} clips of tokens for {len(chosen)} streams; say which with items=")
+            durations = [[each for each in row if each] for row in tokens.durations.tolist()]
+            if last and tokens.audio_lengths is not None:
+                before = [self.state.items[item].frames * self.codec.frame_size for item in chosen]
+                ends = [start + length for start, length in zip(before, tokens.audio_lengths.tolist(), strict=True)]
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            if tokens is not None:
+                inputs = self.codec.stream_inputs(tokens.to(device))
+            work = [
+                _Work(self.state.items[item], inputs[row : row + 1, :, : len(durations[row])], durations[row])
+                for row, item in enumerate(chosen)
+            ]
+            while any(each.inputs.shape[-1] for each in work):
+                self._take(work, last)
+            if last:
+                self._finish(work)
+        every = list(self.state.items)
+        given = [each.audio(end) for each, end in zip(work, ends, strict=True)]
+        for item, each in zip(chosen, work, strict=True):
+            every[item] = each.state
+        self.state = replace(self.state, items=tuple(every))
+        return given
+
+    def reset(self, items: Sequence[int] | None = None) -> None:
+        """Begin these streams, or all, anew."""
+        every = list(self.state.items)
+        for item in self._choose(items):
+            every[item] = self._fresh()
+        self.state = replace(self.state, items=tuple(every))
+
+    def load_state(self, state: StreamState) -> None:
+        """Go on where another stream of this model stood.
+
+        Raises:
+            ValueError: It is a state of another model, of other settings, or of more or fewer streams.
+        """
+        for name in ("model", "settings"):
+            theirs, ours = getattr(state, name), getattr(self.state, name)
+            if theirs != ours:
+                raise ValueError(f"the state is one of {name} {theirs}, and this stream's is {ours}")
+        if len(state.items) != self.batch_size:
+            raise ValueError(f"the state is one of {len(state.items)} streams, and here are {self.batch_size}")
+        self.state = state.to(self.codec.device)
+
+    # ---------------------------------------------------------------------------------------------------------- inside
+
+    def _fresh(self) -> ItemState:
+        return ItemState(stages=tuple(stage.initial_state() for stage in self._stages))
+
+    def _choose(self, items: Sequence[int] | None) -> list[int]:
+        chosen = list(range(self.batch_size)) if items is None else list(items)
+        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(self.batch_size)):
+            raise ValueError(f"items is {chosen}, expected different numbers from 0 to {self.batch_size - 1}")
+        return chosen
+
+    def _take(self, work: list["_Work"], last: bool) -> None:
+        """Take tokens: all there are, or as many as there may be until audio has to be given ahead of its time."""
+        grid = self.settings.chunk_tokens if self._early else None
+        active = [each for each in work if each.inputs.shape[-1]]
+        pieces = [each.take(grid) for each in active]
+        audio, after = self._run(pieces, [each.state.stages for each in active], last=False)
+        for each, y, stages in zip(active, audio, after, strict=True):
+            each.add(y, stages)
+        due = [each for each in active if grid and each.state.tokens % grid == 0 and not (last and each.is_empty)]
+        if due:  # as if the clip ended here; the states after that are dropped
+            nothing = [each.inputs[..., :0] for each in due]
+            tails, _ = self._run(nothing, [each.state.stages for each in due], last=True)
+            for each, tail in zip(due, tails, strict=True):
+                each.add_early(tail, (each.state.frames - self.lookahead_frames) * self.codec.frame_size)
+
+    def _finish(self, work: list["_Work"]) -> None:
+        audio, _ = self._run([each.inputs for each in work], [each.state.stages for each in work], last=True)
+        for each, y in zip(work, audio, strict=True):
+            each.add(y, ())
+            each.state = replace(each.state, ended=True)
+
+    def _run(
+        self, inputs: list[Tensor], before: list[tuple[Any, ...]], last: bool
+    ) -> tuple[list[Tensor], list[tuple[Any, ...]]]:
+        """Send what came through all stages; at each, items that stand alike go side by side."""
+        after: list[list[Any]] = [[] for _ in inputs]
+        inputs = list(inputs)
+        for index, stage in enumerate(self._stages):
+            alike: dict[Any, list[int]] = {}
+            for row, x in enumerate(inputs):
+                key = row if stage.apart else (x.shape[-1], states.form(before[row][index]))
+                alike.setdefault(key, []).append(row)
+            for rows in alike.values():
+                x = torch.cat([inputs[row] for row in rows])
+                y, state = stage.step(x, states.join([before[row][index] for row in rows]), last)
+                parts = states.part(state, len(rows))
+                for place, row in enumerate(rows):
+                    inputs[row] = y[place : place + 1]
+                    after[row].append(parts[place])
+        return [y[0, 0] for y in inputs], [tuple(each) for each in after]
+
+
+class _Work:
+    """One item's part of a call: what is still to be taken, where it stands, and what it has given."""
+
+    def __init__(self, state: ItemState, inputs: Tensor, durations: list[int]) -> None:
+        self.state, self.inputs, self.durations = state, inputs, durations
+        self.begin, self.given = state.given, [inputs.new_zeros(0)]
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is left to be taken."""
+        return not self.inputs.shape[-1]
+
+    def take(self, grid: int | None) -> Tensor:
+        """Take the next tokens: all, or as many as there are until their number is a multiple of `grid`."""
+        count = self.inputs.shape[-1]
+        if grid is not None:
+            count = min(count, grid - self.state.tokens % grid)
+        taken, self.inputs = self.inputs[..., :count], self.inputs[..., count:]
+        frames, self.durations = sum(self.durations[:count]), self.durations[count:]
+        self.state = replace(self.state, tokens=self.state.tokens + count, frames=self.state.frames + frames)
+        return taken
+
+    def add(self, audio: Tensor, stages: tuple[Any, ...]) -> None:
+        """Give what the stages gave, but for what was given already."""
+        ready = self.state.ready + audio.shape[-1]
+        self._give(audio, self.state.ready, ready)
+        self.state = replace(self.state, ready=ready, stages=stages)
+
+    def add_early(self, tail: Tensor, until: int) -> None:
+        """Give what would follow if nothing came any more, up to a sample of the clip."""
+        self._give(tail, self.state.ready, until)
+
+    def _give(self, audio: Tensor, start: int, until: int) -> None:
+        """Give the samples of `audio`, which begins at `start`, from where giving stopped."""
+        until = min(until, start + audio.shape[-1])
+        if until > self.state.given:
+            self.given.append(audio[self.state.given - start : until - start])
+            self.state = replace(self.state, given=until)
+
+    def audio(self, end: int | None) -> Tensor:
+        """Return all that was given in this call; the clip has `end` samples, if that is known."""
+        audio = torch.cat(self.given)
+        if end is not None:
+            length = max(0, end - self.begin)
+            audio = torch.nn.functional.pad(audio, (0, max(0, length - len(audio))))[:length]
+        return audio
