@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -42,7 +43,7 @@ class StreamSettings:
         lookahead_frames: Frames that a frame waits for before it is given out. None: all that it depends on, where
             that is known, and the stream is exact. Fewer cost quality: a frame is then decoded as if the clip ended
             with those.
-        chunk_tokens: With fewer, give audio after every so many tokens. Each time what lies ahead is decoded in vain.
+        chunk_tokens: With fewer, give audio after every so many tokens. What lies ahead is decoded anew each time.
         context_frames: Where attention is global: how many frames it sees before those that it gives,
         ahead_frames: how many behind them,
         stride_frames: and how many it gives at a time.
@@ -65,27 +66,38 @@ class StreamSettings:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """Where one stage of an item stands.
+
+    Attributes:
+        state: What the stage remembers.
+        ready: Outputs that it has given.
+        given: Those that went on to the next stage; with a short look-ahead more, as they would be if the clip ended.
+    """
+
+    state: Any
+    ready: int = 0
+    given: int = 0
+
+
+@dataclass(frozen=True)
 class ItemState:
     """Where one item of a stream stands.
 
     Attributes:
+        stages: Where each of its stages stands; what the last one has given is samples.
         tokens: That have come.
         frames: That these last.
-        ready: Samples that the stages have given.
-        given: Samples that were given out, perhaps more: before all that they depend on had come.
         ended: Nothing follows.
-        stages: What each stage remembers.
     """
 
+    stages: tuple[Progress, ...]
     tokens: int = 0
     frames: int = 0
-    ready: int = 0
-    given: int = 0
     ended: bool = False
-    stages: tuple[Any, ...] = ()
 
 
-KINDS: tuple[type, ...] = (ItemState, StreamSettings, ConvState, ChainState, AverageState)
+KINDS: tuple[type, ...] = (ItemState, Progress, StreamSettings, ConvState, ChainState, AverageState)
 KINDS += (DecoderState, LayerState, WindowState)
 
 
@@ -259,13 +271,15 @@ class StreamingDecoder:
             while any(each.inputs.shape[-1] for each in work):
                 self._take(work, last)
             if last:
-                self._finish(work)
-        every = list(self.state.items)
-        given = [each.audio(end) for each, end in zip(work, ends, strict=True)]
-        for item, each in zip(chosen, work, strict=True):
-            every[item] = each.state
+                for each in work:
+                    each.sure, each.early = None, False
+                self._run(work, last=True)
+        every, audio = list(self.state.items), []
+        for item, each, end in zip(chosen, work, ends, strict=True):
+            audio.append(each.audio if end is None else _fit(each.audio, max(0, end - _given(every[item]))))
+            every[item] = each.item(ended=last)
         self.state = replace(self.state, items=tuple(every))
-        return given
+        return audio
 
     def reset(self, items: Sequence[int] | None = None) -> None:
         """Begin these streams, or all, anew."""
@@ -291,7 +305,7 @@ class StreamingDecoder:
     # ---------------------------------------------------------------------------------------------------------- inside
 
     def _fresh(self) -> ItemState:
-        return ItemState(stages=tuple(stage.initial_state() for stage in self._stages))
+        return ItemState(tuple(Progress(stage.initial_state()) for stage in self._stages))
 
     def _choose(self, items: Sequence[int] | None) -> list[int]:
         chosen = list(range(self.batch_size)) if items is None else list(items)
@@ -299,91 +313,96 @@ class StreamingDecoder:
             raise ValueError(f"items is {chosen}, expected different numbers from 0 to {self.batch_size - 1}")
         return chosen
 
-    def _take(self, work: list["_Work"], last: bool) -> None:
+    def _take(self, work: "list[_Work]", last: bool) -> None:
         """Take tokens: all there are, or as many as there may be until audio has to be given ahead of its time."""
         grid = self.settings.chunk_tokens if self._early else None
         active = [each for each in work if each.inputs.shape[-1]]
-        pieces = [each.take(grid) for each in active]
-        audio, after = self._run(pieces, [each.state.stages for each in active], last=False)
-        for each, y, stages in zip(active, audio, after, strict=True):
-            each.add(y, stages)
-        due = [each for each in active if grid and each.state.tokens % grid == 0 and not (last and each.is_empty)]
-        if due:  # as if the clip ended here; the states after that are dropped
-            nothing = [each.inputs[..., :0] for each in due]
-            tails, _ = self._run(nothing, [each.state.stages for each in due], last=True)
-            for each, tail in zip(due, tails, strict=True):
-                each.add_early(tail, (each.state.frames - self.lookahead_frames) * self.codec.frame_size)
+        for each in active:
+            each.take(grid)
+            each.early = grid is not None and each.tokens % grid == 0 and not (last and not each.inputs.shape[-1])
+        self._run(active, last=False)
 
-    def _finish(self, work: list["_Work"]) -> None:
-        audio, _ = self._run([each.inputs for each in work], [each.state.stages for each in work], last=True)
-        for each, y in zip(work, audio, strict=True):
-            each.add(y, ())
-            each.state = replace(each.state, ended=True)
-
-    def _run(
-        self, inputs: list[Tensor], before: list[tuple[Any, ...]], last: bool
-    ) -> tuple[list[Tensor], list[tuple[Any, ...]]]:
+    def _run(self, work: "list[_Work]", last: bool) -> None:
         """Send what came through all stages; at each, items that stand alike go side by side."""
-        after: list[list[Any]] = [[] for _ in inputs]
-        inputs = list(inputs)
         for index, stage in enumerate(self._stages):
-            alike: dict[Any, list[int]] = {}
-            for row, x in enumerate(inputs):
-                key = row if stage.apart else (x.shape[-1], states.form(before[row][index]))
-                alike.setdefault(key, []).append(row)
-            for rows in alike.values():
-                x = torch.cat([inputs[row] for row in rows])
-                y, state = stage.step(x, states.join([before[row][index] for row in rows]), last)
-                parts = states.part(state, len(rows))
-                for place, row in enumerate(rows):
-                    inputs[row] = y[place : place + 1]
-                    after[row].append(parts[place])
-        return [y[0, 0] for y in inputs], [tuple(each) for each in after]
+            alike: dict[Any, list[_Work]] = {}
+            for row, each in enumerate(work):
+                sizes = [None if x is None else x.shape[-1] for x in (each.sure, each.likely)]
+                key = row if stage.apart else (*sizes, each.early, states.form(each.stages[index].state))
+                alike.setdefault(key, []).append(each)
+            for group in alike.values():
+                self._step(index, group, last)
+
+    def _step(self, index: int, work: "list[_Work]", last: bool) -> None:
+        """Run one stage on items that stand alike."""
+        # outputs of a stage     | given before | sure | likely |     where sure ends with the look-ahead; what is likely
+        #                                                             helps the next stage to look ahead, and is dropped
+        stage, first, outputs = self._stages[index], work[0], []
+        state = states.join([each.stages[index].state for each in work])
+        nothing = first.inputs.new_zeros(len(work), stage.channels, 0)
+        exact = 0
+        if first.sure is not None or last:
+            x = nothing if first.sure is None else torch.cat([each.sure for each in work if each.sure is not None])
+            y, state = stage.step(x, state, last)
+            exact = y.shape[-1]
+            outputs.append(y)
+        if first.early:  # as if the clip ended here; the state after that is dropped
+            x = nothing if first.likely is None else torch.cat([each.likely for each in work if each.likely is not None])
+            outputs.append(stage.step(x, state, True)[0])
+        y = torch.cat(outputs, dim=-1) if outputs else None
+        unit = self.codec.frame_size if index == len(self._stages) - 1 else 1
+        for row, (each, after) in enumerate(zip(work, states.part(state, len(work)), strict=True)):
+            early = each.early and not stage.apart
+            until = (each.frames - self.lookahead_frames) * unit if early else 0
+            each.advance(index, after, None if y is None else y[row : row + 1], exact, until)
+
+
+def _given(item: ItemState) -> int:
+    """Samples that a stream has given."""
+    return item.stages[-1].given
+
+
+def _fit(audio: Tensor, samples: int) -> Tensor:
+    """Cut audio, or fill it up with zeros."""
+    return F.pad(audio, (0, max(0, samples - len(audio))))[:samples]
 
 
 class _Work:
     """One item's part of a call: what is still to be taken, where it stands, and what it has given."""
 
-    def __init__(self, state: ItemState, inputs: Tensor, durations: list[int]) -> None:
-        self.state, self.inputs, self.durations = state, inputs, durations
-        self.begin, self.given = state.given, [inputs.new_zeros(0)]
+    def __init__(self, item: ItemState, inputs: Tensor, durations: list[int]) -> None:
+        self.stages, self.tokens, self.frames = list(item.stages), item.tokens, item.frames
+        self.inputs, self.durations = inputs, durations
+        self.early = False  # give what is not sure yet
+        self.sure: Tensor | None = None  # inputs of the stage whose turn it is,
+        self.likely: Tensor | None = None  # and those behind them, as they would be if the clip ended here
+        self.audio = inputs.new_zeros(0)
 
-    @property
-    def is_empty(self) -> bool:
-        """Nothing is left to be taken."""
-        return not self.inputs.shape[-1]
-
-    def take(self, grid: int | None) -> Tensor:
+    def take(self, grid: int | None) -> None:
         """Take the next tokens: all, or as many as there are until their number is a multiple of `grid`."""
         count = self.inputs.shape[-1]
         if grid is not None:
-            count = min(count, grid - self.state.tokens % grid)
-        taken, self.inputs = self.inputs[..., :count], self.inputs[..., count:]
+            count = min(count, grid - self.tokens % grid)
+        self.sure, self.inputs, self.likely = self.inputs[..., :count], self.inputs[..., count:], None
         frames, self.durations = sum(self.durations[:count]), self.durations[count:]
-        self.state = replace(self.state, tokens=self.state.tokens + count, frames=self.state.frames + frames)
-        return taken
+        self.tokens, self.frames = self.tokens + count, self.frames + frames
 
-    def add(self, audio: Tensor, stages: tuple[Any, ...]) -> None:
-        """Give what the stages gave, but for what was given already."""
-        ready = self.state.ready + audio.shape[-1]
-        self._give(audio, self.state.ready, ready)
-        self.state = replace(self.state, ready=ready, stages=stages)
+    def advance(self, index: int, state: Any, outputs: Tensor | None, exact: int, until: int) -> None:
+        """Hand a stage's outputs, `exact` of which are so, on to the next one, from where that stopped."""
+        before = self.stages[index]
+        ready, given = before.ready + exact, before.given
+        if outputs is None:
+            self.sure = self.likely = None
+        else:
+            end = min(before.ready + outputs.shape[-1], max(ready, until))
+            self.sure = outputs[..., given - before.ready : end - before.ready] if end > given else None
+            given = max(given, end)
+            rest = outputs[..., given - before.ready :]
+            self.likely = rest if rest.shape[-1] else None
+        self.stages[index] = Progress(state, ready, given)
+        if index == len(self.stages) - 1 and self.sure is not None:
+            self.audio = torch.cat([self.audio, self.sure[0, 0]])
 
-    def add_early(self, tail: Tensor, until: int) -> None:
-        """Give what would follow if nothing came any more, up to a sample of the clip."""
-        self._give(tail, self.state.ready, until)
-
-    def _give(self, audio: Tensor, start: int, until: int) -> None:
-        """Give the samples of `audio`, which begins at `start`, from where giving stopped."""
-        until = min(until, start + audio.shape[-1])
-        if until > self.state.given:
-            self.given.append(audio[self.state.given - start : until - start])
-            self.state = replace(self.state, given=until)
-
-    def audio(self, end: int | None) -> Tensor:
-        """Return all that was given in this call; the clip has `end` samples, if that is known."""
-        audio = torch.cat(self.given)
-        if end is not None:
-            length = max(0, end - self.begin)
-            audio = torch.nn.functional.pad(audio, (0, max(0, length - len(audio))))[:length]
-        return audio
+    def item(self, ended: bool) -> ItemState:
+        """Say where the item stands now."""
+        return ItemState(() if ended else tuple(self.stages), self.tokens, self.frames, ended)
