@@ -95,7 +95,7 @@ class ConvNeXtStack(nn.Module):
         hidden_dim: int = 2048,
     ) -> None:
         super().__init__()
-        self.dim_out = output_dim or dim
+        self.dim, self.dim_out = dim, output_dim or dim
         self.conv_in = nn.Identity() if input_dim is None else nn.Conv1d(input_dim, dim, 1)
         self.blocks = nn.ModuleList(ConvNeXtBlock(dim, hidden_dim) for _ in range(num_layers))
         self.conv_out = nn.Identity() if output_dim is None else nn.Conv1d(dim, output_dim, 1)
@@ -121,8 +121,8 @@ class ConvNeXtStack(nn.Module):
     def step(
         self, x: Float[Tensor, "batch dim_in new"], state: tuple[Tensor | None, ...], last: bool
     ) -> tuple[Float[Tensor, "batch dim_out ready"], tuple[Tensor | None, ...]]:
-        """Refine the next steps of a stream, any number; outputs come `reach` steps late, and `last` brings the rest."""
-        x = self.conv_in(x)
+        """Refine the next steps of a stream, any number; outputs come `reach` late, and `last` brings the rest."""
+        x = self.conv_in(x) if x.shape[-1] else x.new_zeros(len(x), self.dim, 0)
         buffers = []
         for block, buffer in zip(self._blocks(), state, strict=True):
             x, buffer = block.step(x, buffer, last)

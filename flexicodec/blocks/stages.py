@@ -1,7 +1,7 @@
 """What a streaming decoder is a row of: stages, which take steps as they come and give those that are ready.
 
-The layers of this folder stream already, each in its own way; here they get one face, and what cannot stream exactly gets
-windows.
+The layers of this folder stream already, each in its own way; here they get one face, and what cannot stream exactly
+gets windows.
 """
 
 from collections.abc import Callable
@@ -122,7 +122,7 @@ class WindowState:
 class WindowStage:
     """What needs all of a clip, one output per input, on windows of it: near the whole, never equal to it.
 
-    # kept     | context | stride | ahead |         a window; its outputs at `stride` come out, and it moves on by as much
+    # kept     | context | stride | ahead |        a window; its outputs at `stride` come out, and it moves on by that
     # next          | context  | stride | ahead |
 
     Where windows lie does not depend on the chunks, so neither do outputs.

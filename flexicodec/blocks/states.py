@@ -1,7 +1,7 @@
 """Stream states as trees: what can be done to one without knowing whose it is.
 
-A state is made of frozen dataclasses, tuples, None, plain numbers, and tensors whose first axis is the batch. Nothing in
-it is ever written to, so that to keep an old one is to copy it.
+A state is made of frozen dataclasses, tuples, None, plain numbers, and tensors whose first axis is the batch. Nothing
+in it is ever written to, so that to keep an old one is to copy it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 Tree = TypeVar("Tree")
 
 PLAIN = (bool, int, float, str)
-NAME = "state"  # under which a dataclass keeps its name among its fields, once it is plain data
+NAME = "kind"  # under which a dataclass keeps its name among its fields, once it is plain data
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
@@ -39,7 +39,7 @@ def map_tensors(function: Callable[..., Tensor], *trees: Tree) -> Tree:
     if is_dataclass(first):
         names = [field.name for field in fields(first)]
         parts = {name: map_tensors(function, *(getattr(tree, name) for tree in trees)) for name in names}
-        return type(first)(**parts)  # type: ignore[return-value]
+        return type(first)(**parts)  # type: ignore[misc]
     return trees[0]
 
 
@@ -69,7 +69,7 @@ def part(tree: Tree, count: int) -> list[Tree]:
     items = []
     for item in range(count):
         own = iter([row[item] for row in rows])
-        items.append(map_tensors(lambda _, own=own: next(own), tree))  # type: ignore[misc]
+        items.append(map_tensors(lambda _, own=own: next(own), tree))
     return items
 
 
@@ -104,9 +104,10 @@ def from_plain(plain: Any, known: Mapping[str, type]) -> Any:
     if isinstance(plain, list):
         return tuple(from_plain(each, known) for each in plain)
     if isinstance(plain, dict):
-        kind = known.get(plain.get(NAME, ""))
+        kind = known.get(str(plain.get(NAME)))
         if kind is None or {field.name for field in fields(kind)} | {NAME} != set(plain):
-            raise ValueError(f"no stream state is made of {sorted(map(str, plain))}; was the file made by something else?")
+            names = sorted(map(str, plain))
+            raise ValueError(f"no stream state is made of {names}; was the file made by something else?")
         return kind(**{name: from_plain(value, known) for name, value in plain.items() if name != NAME})
     if plain is None or isinstance(plain, (Tensor, *PLAIN)):
         return plain

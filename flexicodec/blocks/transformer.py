@@ -5,6 +5,7 @@ optional attention window for models that must not depend on the length of the c
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -139,7 +140,7 @@ class Transformer(nn.Module):
     def _step(self, x: Tensor, state: tuple[LayerState, ...], last: bool) -> tuple[Tensor, tuple[LayerState, ...]]:
         x = self.input_projection(x.transpose(1, 2).contiguous())
         states = []
-        for layer, layer_state in zip(self.layers, state, strict=True):
+        for layer, layer_state in zip(cast(list[TransformerLayer], list(self.layers)), state, strict=True):
             x, layer_state = layer.step(x, layer_state, last)
             states.append(layer_state)
         return self.output_projection(x).transpose(1, 2).contiguous(), tuple(states)
@@ -209,6 +210,7 @@ class TransformerLayer(nn.Module):
 
     def _attend_within(self, seen: Tensor, first: int, count: int) -> Tensor:
         """Answer `count` steps from `first` on; only distances matter, so places count from where `seen` begins."""
+        assert self.window is not None
         steps = torch.arange(seen.shape[1], device=seen.device)
         split = seen.unflatten(-1, (3, self.num_heads, -1))
         turns = rotations(steps, split.shape[-1])

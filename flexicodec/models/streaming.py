@@ -6,8 +6,8 @@
         play(stream.flush())
 
 What a stream remembers is in its state, which is a value: kept, stored, moved to another device or put into another
-stream. The model knows nothing of it, so that any number of streams may run on one. A batch of streams is a batch of such
-states: items that stand alike are computed side by side, and each may begin, pause and end as it likes.
+stream. The model knows nothing of it, so that any number of streams may run on one. A batch of streams is a batch of
+such states: items that stand alike are computed side by side, and each may begin, pause and end as it likes.
 """
 
 import os
@@ -335,31 +335,36 @@ class StreamingDecoder:
 
     def _step(self, index: int, work: "list[_Work]", last: bool) -> None:
         """Run one stage on items that stand alike."""
-        # outputs of a stage     | given before | sure | likely |     where sure ends with the look-ahead; what is likely
-        #                                                             helps the next stage to look ahead, and is dropped
-        stage, first, outputs = self._stages[index], work[0], []
+        # outputs of a stage    | given before | sure | likely |    where sure ends with the look-ahead; what is likely
+        #                                                           helps the next stage to look ahead, and is dropped
+        stage, first = self._stages[index], work[0]
         state = states.join([each.stages[index].state for each in work])
-        nothing = first.inputs.new_zeros(len(work), stage.channels, 0)
-        exact = 0
+        outputs: list[Tensor] = []
         if first.sure is not None or last:
-            x = nothing if first.sure is None else torch.cat([each.sure for each in work if each.sure is not None])
-            y, state = stage.step(x, state, last)
-            exact = y.shape[-1]
+            y, state = stage.step(
+                _side_by_side([each.sure for each in work], stage.channels, first.inputs), state, last
+            )
             outputs.append(y)
+        exact = sum(y.shape[-1] for y in outputs)
         if first.early:  # as if the clip ended here; the state after that is dropped
-            x = nothing if first.likely is None else torch.cat([each.likely for each in work if each.likely is not None])
-            outputs.append(stage.step(x, state, True)[0])
-        y = torch.cat(outputs, dim=-1) if outputs else None
+            likely = _side_by_side([each.likely for each in work], stage.channels, first.inputs)
+            outputs.append(stage.step(likely, state, True)[0])
+        every = torch.cat(outputs, dim=-1) if outputs else None
         unit = self.codec.frame_size if index == len(self._stages) - 1 else 1
         for row, (each, after) in enumerate(zip(work, states.part(state, len(work)), strict=True)):
             early = each.early and not stage.apart
             until = (each.frames - self.lookahead_frames) * unit if early else 0
-            each.advance(index, after, None if y is None else y[row : row + 1], exact, until)
+            each.advance(index, after, None if every is None else every[row : row + 1], exact, until)
 
 
 def _given(item: ItemState) -> int:
     """Samples that a stream has given."""
     return item.stages[-1].given
+
+
+def _side_by_side(inputs: "Sequence[Tensor | None]", channels: int, like: Tensor) -> Tensor:
+    """Join the inputs of items that stand alike; None stands for no steps."""
+    return torch.cat([like.new_zeros(1, channels, 0) if x is None else x for x in inputs])
 
 
 def _fit(audio: Tensor, samples: int) -> Tensor:
