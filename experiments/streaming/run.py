@@ -1,12 +1,12 @@
 """Time to first audio and real-time factor of streaming decoders, by how many tokens come at once.
 
-Tokens come at the pace of speech: a chunk is there when its last token's time is over. From then on the decoder works, on
-one thread, for as much CPU time as is measured here; what it gives is heard when it has done so. Run it as
+Tokens come at the pace of speech: a chunk is there when its last token's time is over. From then on the decoder works,
+on one thread, for as much CPU time as is measured here; what it gives is heard when it has done so. Run it as
 
     python experiments/streaming/run.py --output experiments/streaming/results.json
 
-NanoCodec has random weights, on which neither time depends; what a shorter look-ahead costs is measured on the model that
-ships, for which there are weights.
+NanoCodec has random weights, on which neither time depends; what a shorter look-ahead costs is measured on the model
+that ships, for which there are weights.
 """
 
 import argparse

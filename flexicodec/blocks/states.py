@@ -39,7 +39,7 @@ def map_tensors(function: Callable[..., Tensor], *trees: Tree) -> Tree:
     if is_dataclass(first):
         names = [field.name for field in fields(first)]
         parts = {name: map_tensors(function, *(getattr(tree, name) for tree in trees)) for name in names}
-        return type(first)(**parts)  # type: ignore[misc, return-value]
+        return type(first)(**parts)  # type: ignore[return-value, misc]
     return trees[0]
 
 
