@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from flexicodec.audio import read_audio
+from flexicodec.blocks.chain import Chain
 from flexicodec.blocks.conv_codec import ResidualUnit
 from flexicodec.blocks.frontend import FrontEndConfig
 from flexicodec.blocks.transformer import TransformerConfig
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.flexicodec.semantic import SanmConfig
-from flexicodec.quantize import FSQConfig, RVQConfig
+from flexicodec.models.nanocodec.config import DecoderConfig, EncoderConfig, NanoCodecConfig, with_causality
+from flexicodec.models.nanocodec.model import NanoCodec
+from flexicodec.quantize import FSQConfig, GroupedFSQConfig, RVQConfig
 
 DATA = Path(__file__).parent / "data"
 
@@ -160,6 +163,62 @@ def codec(request):
 def fake_encoder():
     """The class of the fake semantic encoder."""
     return FakeSemanticEncoder
+
+
+TINY_LFSC = NanoCodecConfig(
+    encoder=EncoderConfig((2, 3, 5), 4, padding_mode="reflect", dilations=(1,)),
+    decoder=DecoderConfig((5, 3, 2), 32, False, "reflect", "lrelu", "tanh", grouped_upsampling=False, dilations=(1, 2)),
+    quantizer=GroupedFSQConfig(3, (8, 7, 6, 6)),
+)
+TINY_NANO = NanoCodecConfig(
+    encoder=EncoderConfig((2, 3, 5), 3),
+    decoder=DecoderConfig((5, 3, 2), 24),  # 3 channels at the end: half of them is no whole number
+    quantizer=GroupedFSQConfig(4, (9, 8, 8, 7)),
+)
+TINY_NANOCODECS = {
+    "lfsc": TINY_LFSC,
+    "nano": TINY_NANO,
+    "causal": with_causality(TINY_NANO, encoder=True, decoder=True),
+    "noncausal": with_causality(TINY_NANO, encoder=False, decoder=False),
+}
+
+
+def set_size(conv, outputs, size):
+    """Give each channel of a convolution mean 0 and this deviation, going by its outputs."""
+    mean, factor = outputs.mean(dim=(0, 2)), size / outputs.std(dim=(0, 2))
+    conv.weight.mul_(factor[:, None, None])
+    conv.bias.sub_(mean).mul_(factor)
+
+
+@torch.no_grad()
+def make_tiny_nanocodec(config, seed=0, name="tiny-nano"):
+    """An LFSC or NanoCodec of 30 samples a frame whose weights matter: latents and audio of about the usual size."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        codec = NanoCodec(config, name).eval()
+        for weight in codec.parameters():
+            if weight.ndim == 1:
+                weight.normal_(std=0.1)
+            elif weight.shape[0] == 1 and weight.shape[2] == 1:  # alpha of a Snake
+                weight.uniform_(0.5, 1.5)
+            else:
+                weight.normal_(std=1.0 / math.sqrt(weight[0].numel()))
+        set_size(codec.encoder.layers[-1], codec.encoder(0.1 * torch.randn(1, 1, 6000)), 1.0)
+        before = Chain(list(codec.decoder.layers)[:-1])(torch.randn(1, config.quantizer.dim, 100))
+        set_size(codec.decoder.layers[-2], before, 0.3)
+    return codec
+
+
+@pytest.fixture(scope="session")
+def nanocodecs():
+    """Tiny codecs by name: LFSC's layout, NanoCodec's, and NanoCodec's with everything causal or nothing."""
+    return {name: make_tiny_nanocodec(config) for name, config in TINY_NANOCODECS.items()}
+
+
+@pytest.fixture(scope="session", params=TINY_NANOCODECS)
+def nanocodec(request, nanocodecs):
+    """Each of the tiny ones."""
+    return nanocodecs[request.param]
 
 
 # ------------------------------------------------------------------------------------------------------------ speech
