@@ -76,7 +76,7 @@ class ConvState:
         lengths: of its output, None when no item ends early.
         input_lengths: of its input.
         buffer: the latest inputs, which coming outputs still need; None before the first chunk.
-        position: how many outputs it has given; counted where items end early, for which alone it matters.
+        position: how many outputs it has given.
         started: whether the buffer begins with the padding at the clip's start; a reflection has to wait for its inputs.
     """
 
@@ -96,7 +96,7 @@ class ConvState:
     def advance(self, y: Tensor, unused: Tensor) -> tuple[Tensor, "ConvState"]:
         """Give out `y`, masked, and remember the inputs that are not used up (a copy: they are a view of many more)."""
         position = self.position
-        if self.lengths is not None:
+        if self.lengths is not None:  # for these alone it counts, and so streams without are alike wherever they stand
             self.lengths.mask_(y, position)
             position += y.shape[-1]
         return y, replace(self, buffer=unused.clone(), position=position, started=True)
