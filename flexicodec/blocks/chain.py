@@ -6,7 +6,7 @@ their chunks, `output_length` and `accepts` for lengths.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -149,7 +149,7 @@ class Average(nn.ModuleList):
 
     def needs(self, outputs: int) -> int:
         """Count the inputs that have to be there before `step` gives so many outputs."""
-        return max(chain.needs(outputs) for chain in self)
+        return max(chain.needs(outputs) for chain in cast(list[Chain], list(self)))
 
     def accepts(self, length: int) -> bool:
         """Tell whether a clip of `length` inputs is long enough for every chain."""
