@@ -18,10 +18,10 @@ FLOORS = {
     **dict.fromkeys(("shapes", "tokens", "tokenformat", "tokenfile", "audio", "config", "files"), 0),
     **dict.fromkeys(("blocks", "quantize", "merging"), 1),
     **dict.fromkeys(("models", "pretrained"), 2),
-    **dict.fromkeys(("calibration", "streaming", "training", "evaluation", "analysis", "serving"), 3),
+    **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "serving"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }
-SHARED = ("codec", "weights")  # of models, beside the families
+SHARED = ("codec", "streaming", "weights")  # of models, beside the families
 USES = [name for name, floor in FLOORS.items() if floor == 3]  # never look at one another, with one exception:
 ALLOWED = {("training", other) for other in ("evaluation", "analysis", "calibration")}  # a run measures and draws
 

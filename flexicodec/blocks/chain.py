@@ -51,6 +51,12 @@ class Chain(nn.ModuleList):
             length = layer.output_length(length) if isinstance(layer, TIME_LAYERS) else length
         return length
 
+    def needs(self, outputs: int) -> int:
+        """Count the inputs that have to be there before `step` gives so many outputs."""
+        for layer in reversed(self):
+            outputs = layer.needs(outputs) if isinstance(layer, TIME_LAYERS) else outputs
+        return outputs
+
     def accepts(self, length: int) -> bool:
         """Tell whether a clip of `length` inputs is long enough for every layer."""
         for layer in self:
@@ -152,6 +158,10 @@ class Average(nn.ModuleList):
     def output_length(self, length: Any) -> Any:
         """Count the outputs of a clip of `length` inputs (an int, or a tensor of them)."""
         return self.chains[0].output_length(length)
+
+    def needs(self, outputs: int) -> int:
+        """Count the inputs that have to be there before `step` gives so many outputs."""
+        return max(chain.needs(outputs) for chain in cast(list[Chain], list(self)))
 
     def accepts(self, length: int) -> bool:
         """Tell whether a clip of `length` inputs is long enough for every chain."""

@@ -5,6 +5,7 @@ optional attention window for models that must not depend on the length of the c
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from flexicodec.blocks.attention import attend, rotate, rotations
 from flexicodec.blocks.padding import valid_steps, zero_padding
+
+STREAM_BLOCK = 64  # steps of a stream that are taken at once, for memory that does not grow with the chunk
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,20 @@ class TransformerConfig:
             )
         if self.window is not None and self.window < 0:
             raise ValueError(f"window must be None (global) or at least 0 steps to either side, got {self.window}")
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """Where a layer with a window stands in a stream.
+
+    Attributes:
+        seen: queries, keys and values side by side, before rotation, of the last steps that came: those that wait for
+            what they look ahead to, and as many before them as they look back to. None before the first chunk.
+        waiting: the residual stream of the steps that wait.
+    """
+
+    seen: Float[Tensor, "batch kept 3*dim"] | None = None
+    waiting: Float[Tensor, "batch waiting dim"] | None = None
 
 
 class Transformer(nn.Module):
@@ -90,6 +107,44 @@ class Transformer(nn.Module):
             x = layer(x, turns, valid)
         return zero_padding(self.output_projection(x).transpose(1, 2), valid).contiguous()
 
+    @property
+    def lookahead(self) -> int:
+        """Steps that an output sees ahead of its own; only with a window is there an end to it."""
+        assert self.config.window is not None
+        return self.config.num_layers * self.config.window
+
+    def initial_state(self) -> tuple[LayerState, ...]:
+        """Stand before the first steps of a stream."""
+        return (LayerState(),) * self.config.num_layers
+
+    def step(
+        self, x: Float[Tensor, "batch dim new"], state: tuple[LayerState, ...], last: bool
+    ) -> tuple[Float[Tensor, "batch dim ready"], tuple[LayerState, ...]]:
+        """Transform the next steps of a stream, any number; outputs come `lookahead` steps late.
+
+        All of them in a row equal `forward` on the whole, whose every step is computed once.
+
+        Args:
+            x: new steps.
+            state: from `initial_state` or the call before; it is not changed.
+            last: nothing follows, so that the rest comes out.
+        """
+        assert self.config.window is not None, "without a window no step is ready before the last has come"
+        pieces = x.split(max(self.config.window, STREAM_BLOCK), dim=-1)
+        outputs = []
+        for index, piece in enumerate(pieces):
+            y, state = self._step(piece, state, last and index == len(pieces) - 1)
+            outputs.append(y)
+        return torch.cat(outputs, dim=-1), state
+
+    def _step(self, x: Tensor, state: tuple[LayerState, ...], last: bool) -> tuple[Tensor, tuple[LayerState, ...]]:
+        x = self.input_projection(x.transpose(1, 2).contiguous())
+        states = []
+        for layer, layer_state in zip(cast(list[TransformerLayer], list(self.layers)), state, strict=True):
+            x, layer_state = layer.step(x, layer_state, last)
+            states.append(layer_state)
+        return self.output_projection(x).transpose(1, 2).contiguous(), tuple(states)
+
 
 class TransformerLayer(nn.Module):
     """Self-attention, then a feed-forward half, each normalised before and scaled per channel after."""
@@ -116,6 +171,9 @@ class TransformerLayer(nn.Module):
     ) -> Float[Tensor, "batch steps dim"]:
         """Add both halves to the residual stream (channel last here: the one axis order all its parts want)."""
         x = torch.addcmul(x, self.scale1, self.attend(self.norm1(x), turns, valid))
+        return self._feed_forward(x)
+
+    def _feed_forward(self, x: Float[Tensor, "batch steps dim"]) -> Float[Tensor, "batch steps dim"]:
         return torch.addcmul(x, self.scale2, self.linear2(F.gelu(self.linear1(self.norm2(x)))))
 
     def attend(
@@ -130,3 +188,36 @@ class TransformerLayer(nn.Module):
         query, key = query_key.transpose(1, 3).unbind(2)
         value = query_key_value[:, :, 2].transpose(1, 2)
         return self.out_proj(attend(query, key, value, valid, self.window).transpose(1, 2).flatten(2))
+
+    def step(
+        self, x: Float[Tensor, "batch new dim"], state: LayerState, last: bool
+    ) -> tuple[Float[Tensor, "batch ready dim"], LayerState]:
+        """Run the next steps of a stream; those whose window is not all there yet wait."""
+        # seen          | answered | waiting | new |         as many answered ones as the first to wait looks back to
+        # ready                    | ready   |window|        what comes out now, and what that looks ahead to
+        assert self.window is not None
+        seen, waiting = self.in_proj(self.norm1(x)), x
+        if state.seen is not None and state.waiting is not None:
+            seen, waiting = torch.cat([state.seen, seen], dim=1), torch.cat([state.waiting, x], dim=1)
+        answered = seen.shape[1] - waiting.shape[1]
+        ready = waiting.shape[1] if last else max(0, waiting.shape[1] - self.window)
+        y = waiting[:, :ready]
+        if ready:
+            attended = self._attend_within(seen[:, : answered + ready + self.window], answered, ready)
+            y = self._feed_forward(torch.addcmul(y, self.scale1, attended))
+        done = max(0, answered + ready - self.window)
+        return y, LayerState(seen[:, done:].clone(), waiting[:, ready:].clone())
+
+    def _attend_within(self, seen: Tensor, first: int, count: int) -> Tensor:
+        """Answer `count` steps from `first` on; only distances matter, so places count from where `seen` begins."""
+        assert self.window is not None
+        steps = torch.arange(seen.shape[1], device=seen.device)
+        split = seen.unflatten(-1, (3, self.num_heads, -1))
+        turns = rotations(steps, split.shape[-1])
+        query_key = rotate(split[:, :, :2], turns[:, None, None, :])
+        query, key = query_key.transpose(1, 3).unbind(2)
+        mask = (steps - steps[first : first + count, None]).abs() <= self.window
+        out = F.scaled_dot_product_attention(
+            query[:, :, first : first + count], key, split[:, :, 2].transpose(1, 2), attn_mask=mask
+        )
+        return self.out_proj(out.transpose(1, 2).flatten(2))

@@ -20,9 +20,10 @@ BAD_FILE = (ValueError, OSError, RuntimeError)
 Job = tuple[Path, Path]  # source, target
 
 
-def add_arguments(parser: argparse.ArgumentParser, inputs: str, output: str) -> None:
-    """Add the inputs and --output; the arguments name what they are."""
-    parser.add_argument("inputs", nargs="+", metavar="IN", type=Path, help=f"{inputs}, or folders of them")
+def add_arguments(parser: argparse.ArgumentParser, inputs: str, output: str, optional: bool = False) -> None:
+    """Add the inputs, which may be left out if `optional`, and --output; the arguments name what they are."""
+    count = "*" if optional else "+"
+    parser.add_argument("inputs", nargs=count, metavar="IN", type=Path, help=f"{inputs}, or folders of them")
     parser.add_argument(
         "-o",
         "--output",
@@ -44,6 +45,8 @@ def plan(inputs: Sequence[Path], output: str, read: Sequence[str], written: Sequ
     Raises:
         ValueError: Two inputs for one output, an output that is an input, or a file where a folder is needed.
     """
+    if not inputs:
+        raise ValueError("no inputs: name files or folders")
     folder = Path(output)
     if folder.suffix and not folder.is_dir() and not output.endswith(os.sep):
         if len(inputs) > 1 or inputs[0].is_dir():

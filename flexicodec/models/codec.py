@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -15,7 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import flexicodec
+from flexicodec.blocks.stages import Stage
+from flexicodec.config import from_dict
 from flexicodec.files import replacing
+from flexicodec.models.streaming import StreamingDecoder, StreamSettings
 from flexicodec.tokens import TokenFormat, Tokens
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -102,6 +105,26 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def decode(self, tokens: Tokens) -> Float[Tensor, "batch samples"]:
         """Turn tokens into audio [B, S] at `sample_rate`, exactly `audio_lengths` long where these are known."""
+
+    def streaming_decoder(self, batch_size: int = 1, **settings: Any) -> StreamingDecoder:
+        """Open a stream that decodes tokens as they come; see `flexicodec.models.streaming`.
+
+        Args:
+            batch_size: Streams side by side; each may be reset by itself.
+            settings: Those of `StreamSettings`, such as `lookahead_frames`.
+
+        Raises:
+            ValueError: A setting is out of its range or unknown.
+        """
+        return StreamingDecoder(self, batch_size, from_dict(StreamSettings, settings))
+
+    def stream_stages(self, settings: StreamSettings) -> Sequence[Stage]:
+        """What a streaming decoder sends tokens through: their `stream_inputs` in, samples [B, 1, S] out."""
+        raise NotImplementedError(f"{type(self).__name__} does not stream")
+
+    def stream_inputs(self, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:
+        """Look up what the first stage takes, token by token; `tokens` are checked and on the model's device."""
+        raise NotImplementedError(f"{type(self).__name__} does not stream")
 
     @abstractmethod
     def config_dict(self) -> dict[str, Any]:

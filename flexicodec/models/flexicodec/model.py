@@ -13,14 +13,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexicodec.audio import Channels, as_batch, fit_lengths
+from flexicodec.blocks.stages import Stage
 from flexicodec.config import non_defaults, to_dict
 from flexicodec.merging import MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
 from flexicodec.models.codec import MODEL_DEFAULT, exactly
+from flexicodec.models.flexicodec import streaming
 from flexicodec.models.flexicodec.choice import choose_policy
 from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
 from flexicodec.models.flexicodec.semantic import SanmEncoder
 from flexicodec.models.flexicodec.ssl import SSLEncoder
+from flexicodec.models.streaming import StreamSettings
 from flexicodec.tokens import TokenFormat, Tokens
 
 __all__ = ["Features", "FlexiCodec"]
@@ -251,6 +254,14 @@ class FlexiCodec(FlexiCodecRooms):
         tokens = tokens.to(self.device)
         assert tokens.semantic is not None
         return self.lookup(tokens.semantic, tokens.acoustic, tokens.token_lengths)
+
+    def stream_stages(self, settings: StreamSettings) -> list[Stage]:
+        """See `Codec.stream_stages`."""
+        return streaming.stages(self, settings)
+
+    def stream_inputs(self, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:
+        """See `Codec.stream_inputs`."""
+        return streaming.inputs(self, tokens)
 
     def _cap(self, max_duration: Any) -> int | None:
         """Settle the most frames a token may hold."""

@@ -10,11 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexicodec.audio import Channels, as_batch, fit_lengths
+from flexicodec.blocks.stages import DecoderStage, Stage
 from flexicodec.config import non_defaults, to_dict
 from flexicodec.models.codec import Codec, exactly
 from flexicodec.models.nanocodec.config import PUBLISHED, NanoCodecConfig, names_at
 from flexicodec.models.nanocodec.decoder import HiFiGANDecoder
 from flexicodec.models.nanocodec.encoder import HiFiGANEncoder
+from flexicodec.models.streaming import StreamSettings
 from flexicodec.tokens import TokenFormat, Tokens
 
 
@@ -206,6 +208,14 @@ class NanoCodec(Codec):
         """
         self.check_tokens(tokens)
         tokens = tokens.to(self.device)
+        return self.quantizer.lookup(tokens.acoustic, tokens.token_lengths)
+
+    def stream_stages(self, settings: StreamSettings) -> list[Stage]:
+        """See `Codec.stream_stages`: convolutions alone, so every stream can be exact."""
+        return [DecoderStage(self.decoder)]
+
+    def stream_inputs(self, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:
+        """See `Codec.stream_inputs`."""
         return self.quantizer.lookup(tokens.acoustic, tokens.token_lengths)
 
     def check_tokens(self, tokens: Tokens) -> None:

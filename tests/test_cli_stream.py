@@ -1,0 +1,138 @@
+"""`flexicodec decode --stream`: audio comes out of the pipe while tokens still go in."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+import flexicodec
+from flexicodec.cli import main, stream
+
+ROOT = Path(flexicodec.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(nanocodecs, tmp_path_factory):
+    """A saved causal codec: 30 samples a frame."""
+    return nanocodecs["causal"].save_pretrained(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def tokens(nanocodecs):
+    codec = nanocodecs["causal"]
+    codes = torch.randint(codec.format.acoustic_codebook_size, (1, codec.num_codebooks, 5))
+    return flexicodec.Tokens(acoustic=codes, format=codec.format)
+
+
+def lines(tokens):
+    return [json.dumps({"acoustic": tokens.acoustic[0, :, n].tolist()}) + "\n" for n in range(tokens.acoustic.shape[2])]
+
+
+def as_samples(audio):
+    return (audio[0] * 32768).round().clamp(-32768, 32767).short().tolist()
+
+
+def test_audio_appears_before_input_ends(folder, tokens, nanocodecs):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "flexicodec", "decode", "--stream", "--model", str(folder), "-o", "-"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        heard = b""
+        for line in lines(tokens):
+            process.stdin.write(line.encode())
+            process.stdin.flush()
+            heard += process.stdout.read(2 * 30)  # would wait for ever if the frame did not come by itself
+        process.stdin.close()
+        assert process.stdout.read() == b""
+        said = process.stderr.read().decode()
+    assert process.returncode == 0, said
+    assert said == "22050 Hz, exact, latency up to 0.00136 s\n"
+    samples = memoryview(heard).cast("h").tolist()
+    wanted = as_samples(nanocodecs["causal"].decode(tokens))
+    assert max(abs(a - b) for a, b in zip(samples, wanted, strict=True)) <= 1
+
+
+@pytest.fixture
+def run(folder, monkeypatch, nanocodecs):
+    """Run the command in this process with these lines on stdin."""
+    monkeypatch.setitem(vars(flexicodec), "load", lambda *_, **__: nanocodecs["causal"])
+
+    def run(text, *arguments):
+        monkeypatch.setattr(sys, "stdin", iter(text))
+        return main(["decode", "--stream", *map(str, arguments)])
+
+    return run
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".raw"])
+def test_files_hold_what_was_streamed(run, tokens, nanocodecs, tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    row = tokens.acoustic[0]
+    text = [json.dumps({"acoustic": row[:, :3].tolist()}), "\n", *lines(tokens)[3:]]
+    assert run(text, "-o", path) == 0
+    wanted = as_samples(nanocodecs["causal"].decode(tokens))
+    if suffix == ".wav":
+        got, rate = soundfile.read(path, dtype="int16")
+        assert rate == 22050
+        got = got.tolist()
+    else:
+        got = memoryview(path.read_bytes()).cast("h").tolist()
+    assert max(abs(a - b) for a, b in zip(got, wanted, strict=True)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("{", "line 2 of stdin: "),
+        ("[1, 2]", "line 2 of stdin: expected a JSON object"),
+        ('{"codes": 1}', "expected a JSON object with semantic, acoustic, durations"),
+        ('{"acoustic": [1, 2, 3]}', "parallel codebooks"),
+        ('{"acoustic": [1, 2, 3, 99999]}', "code 99999"),
+        ('{"acoustic": [1, 2, 3, 4], "durations": 2}', "duration"),
+        ('{"acoustic": 7}', "acoustic"),
+        ('{"acoustic": "abc"}', "acoustic"),
+    ],
+)
+def test_a_bad_line_is_named(run, tokens, tmp_path, capsys, line, match):
+    assert run([lines(tokens)[0], line], "-o", tmp_path / "out.wav") == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert match in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["-o", "out.mp3"], "cannot stream to out.mp3"),
+        (["-o", "out"], "cannot stream to out"),
+        (["a.flxc", "-o", "-"], "leave out the files"),
+        (["-o", "-", "--lookahead", "-1"], "lookahead_frames"),
+    ],
+)
+def test_what_does_not_go_with_streams(run, capsys, arguments, match):
+    assert run([], *arguments) == 2
+    assert match in capsys.readouterr().err
+
+
+def test_what_goes_with_streams_alone(capsys):
+    assert main(["decode", "a.flxc", "-o", "a.wav", "--lookahead", "3"]) == 2
+    assert "--stream" in capsys.readouterr().err
+    assert main(["decode", "-o", "a.wav"]) == 2
+    assert "no inputs" in capsys.readouterr().err
+
+
+def test_lines_of_a_dynamic_codec(whole):
+    one = '{"semantic": 3, "acoustic": [1, 2], "durations": 4}'
+    more = '{"semantic": [3, 4], "acoustic": [[1, 5], [2, 6]], "durations": [4, 1]}'
+    first, second, third = stream.read_lines([one, "", more, '{"semantic": 3, "durations": 1}'], whole, None)
+    assert first.acoustic.tolist() == [[[1], [2]]]
+    assert first.durations.tolist() == [[4]]
+    assert second.acoustic.tolist() == [[[1, 5], [2, 6]]]
+    assert third.num_codebooks == 0
+    (kept,) = stream.read_lines([more], whole, 1)
+    assert kept.num_codebooks == 1
