@@ -1,0 +1,1 @@
+"""Training and fine-tuning of codecs and recognisers; docs/training.md is the guide."""

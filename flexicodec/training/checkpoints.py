@@ -186,8 +186,9 @@ def restore_random_state(folder: Path, rank: int) -> None:
 def _read_mark(folder: Path) -> Checkpoint | None:
     try:
         held = json.loads((folder / MARK).read_text())
+        held["files"].items()
         return Checkpoint(folder, int(held["step"]), held["validation"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
