@@ -48,6 +48,18 @@ def exactly(method: Method) -> Method:
     return cast(Method, wrapped)
 
 
+def check_samples(samples: Any) -> Tensor:
+    """Return counts of samples as a tensor.
+
+    Raises:
+        ValueError: No whole number of samples, or none at all.
+    """
+    lengths = torch.as_tensor(samples)
+    if lengths.dtype == torch.bool or lengths.is_floating_point() or bool((lengths < 1).any()):
+        raise ValueError(f"samples is {samples!r}; expected a whole number, 1 or more (not seconds)")
+    return lengths
+
+
 class Codec(nn.Module, ABC):
     """A model that turns audio into `Tokens` and tokens into audio.
 

@@ -31,6 +31,7 @@ from flexicodec.models.flexicodec.ssl import SSLConfig, ssl_state
 from flexicodec.models.flexicodec.upstream_names import upstream_name
 from flexicodec.models.recognizer import encoder_state, is_recognizer
 from flexicodec.models.recognizer.folder import HABITS
+from flexicodec.models.weights import some
 from flexicodec.pretrained import SENSEVOICE_WEIGHTS, SHIPPED, UPSTREAM_WEIGHTS, locate, read_weights
 from flexicodec.training.checkpoints import MARK, read_checkpoint
 from flexicodec.training.config import InitConfig
@@ -103,16 +104,16 @@ def _fill(model: FlexiCodecRooms, source: InitConfig) -> set[str]:
         if state[name].shape != wanted[name].shape
     ]
     if misshapen:
-        raise ValueError(f"{source.source} does not fit the model: {_some(misshapen)}; leave these parts out?")
+        raise ValueError(f"{source.source} does not fit the model: {some(misshapen)}; leave these parts out?")
     missing, extra = sorted(asked - state.keys()), sorted(state.keys() - asked)
     for label, keys, allowed, option in (
         ("lacks", missing, source.allow_missing, "allow_missing"),
         ("holds, of no use here,", extra, source.allow_extra, "allow_extra"),
     ):
         if keys:
-            log.warning("%s %s %d keys: %s", source.source, label, len(keys), _some(keys))
+            log.warning("%s %s %d keys: %s", source.source, label, len(keys), some(keys))
         if refused := [key for key in keys if not any(fnmatch(key, pattern) for pattern in allowed)]:
-            raise ValueError(f"{source.source} {label} {_some(refused)}; if that is meant, say so in {option}")
+            raise ValueError(f"{source.source} {label} {some(refused)}; if that is meant, say so in {option}")
     taken = {name: state[name].float() for name in asked & state.keys()}
     if found.config is not None and any(_part(name) == FROZEN for name in taken):
         _check_frozen(source.source, found.config, model.config)
@@ -234,8 +235,3 @@ def _our_config(folder: Path) -> Mapping[str, Any] | None:
     except (OSError, ValueError):
         return None
     return held.get("config") if isinstance(held, dict) and "fingerprint" in held else None
-
-
-def _some(keys: list[str], limit: int = 8) -> str:
-    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
-    return ", ".join(keys[:limit]) + more

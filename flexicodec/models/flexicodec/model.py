@@ -17,7 +17,7 @@ from flexicodec.blocks.stages import Stage
 from flexicodec.config import non_defaults, to_dict
 from flexicodec.merging import MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
-from flexicodec.models.codec import MODEL_DEFAULT, exactly
+from flexicodec.models.codec import MODEL_DEFAULT, check_samples, exactly
 from flexicodec.models.flexicodec import streaming
 from flexicodec.models.flexicodec.choice import choose_policy
 from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
@@ -103,9 +103,7 @@ class FlexiCodec(FlexiCodecRooms):
         Raises:
             ValueError: No whole number of samples, or none at all.
         """
-        lengths = torch.as_tensor(samples)
-        if lengths.dtype == torch.bool or lengths.is_floating_point() or bool((lengths < 1).any()):
-            raise ValueError(f"samples is {samples!r}; expected a whole number, 1 or more (not seconds)")
+        lengths = check_samples(samples)
         counts = self.frame_counts(lengths.reshape(-1)).view(lengths.shape)
         return counts if isinstance(samples, Tensor) else int(counts)
 

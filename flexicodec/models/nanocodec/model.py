@@ -12,7 +12,7 @@ from torch import Tensor
 from flexicodec.audio import Channels, as_batch, fit_lengths
 from flexicodec.blocks.stages import DecoderStage, Stage
 from flexicodec.config import non_defaults, to_dict
-from flexicodec.models.codec import Codec, exactly
+from flexicodec.models.codec import Codec, check_samples, exactly
 from flexicodec.models.nanocodec.config import PUBLISHED, NanoCodecConfig, names_at
 from flexicodec.models.nanocodec.decoder import HiFiGANDecoder
 from flexicodec.models.nanocodec.encoder import HiFiGANEncoder
@@ -80,9 +80,7 @@ class NanoCodec(Codec):
         Raises:
             ValueError: No whole number of samples, or none at all.
         """
-        lengths = torch.as_tensor(samples)
-        if lengths.dtype == torch.bool or lengths.is_floating_point() or bool((lengths < 1).any()):
-            raise ValueError(f"samples is {samples!r}; expected a whole number, 1 or more (not seconds)")
+        check_samples(samples)
         return -(-samples // self.frame_size)
 
     # ------------------------------------------------------------------------------------------------------- the steps
