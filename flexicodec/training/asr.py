@@ -37,7 +37,7 @@ from flexicodec.training.data import (
     training_batches,
     utterance_batches,
 )
-from flexicodec.training.monitor import Progress, make_accelerator
+from flexicodec.training.monitor import Progress, make_accelerator, part
 from flexicodec.training.optim import learning_rate_factor, make_optimizer
 from flexicodec.training.spec_augment import MaskingConfig, mask_features
 
@@ -166,8 +166,8 @@ def train(config: ASRTrainingConfig) -> Path:
         folder = Path(config.output) / "model"
         if trainer.accelerator.is_main_process:
             trainer.recognizer.save(folder)
-        trainer.accelerator.wait_for_everyone()
-        trainer.accelerator.end_training()
+        trainer.release()
+        part(trainer.accelerator)
     return folder
 
 
@@ -226,6 +226,10 @@ class ASRTrainer:
                 self.step += 1
                 progress.advance(sum(int(batch.lengths.sum()) for batch in taken) / self.recognizer.sample_rate)
                 self._look(progress)
+
+    def release(self) -> None:
+        """Take the recogniser back from Accelerate."""
+        self.loss = CTCLoss(self.recognizer)
 
     def lesson(self, batch: Batch) -> Lesson:
         """Turn a batch's speech into features with holes, and spell its texts."""

@@ -15,7 +15,7 @@ from flexicodec.training.checkpoints import Checkpoint, CheckpointFolder, restor
 from flexicodec.training.config import AdversarialConfig, CalibratedRange, RateConfig, TrainingConfig
 from flexicodec.training.data import Batch, training_batches, validation_clips
 from flexicodec.training.draws import Draws, calibrated_range, draw
-from flexicodec.training.monitor import Curves, Progress, log_histogram, make_accelerator
+from flexicodec.training.monitor import Curves, Progress, log_histogram, make_accelerator, part
 from flexicodec.training.networks import Learner, Networks
 from flexicodec.training.optim import update_average
 from flexicodec.training.step import Generated, generator_losses, weighted_sum
@@ -46,9 +46,8 @@ def train(config: TrainingConfig) -> Path:
     folder = Path(config.output) / "model"
     if trainer.accelerator.is_main_process:
         trainer.networks.export(folder, trainer.threshold_range, config.export_half)
-    trainer.accelerator.wait_for_everyone()
-    trainer.networks.release(trainer.accelerator)
-    trainer.accelerator.end_training()
+    trainer.networks.release()
+    part(trainer.accelerator)
     return folder
 
 

@@ -191,12 +191,11 @@ class Networks:
         if self.reseeder is not None and state["reseeder"] is not None:
             self.reseeder.load_state_dict(state["reseeder"], accelerator)
 
-    def release(self, accelerator: Accelerator) -> None:
-        """Take the networks back from Accelerate, so that nothing of theirs is alive when its processes part."""
+    def release(self) -> None:
+        """Take the networks back from Accelerate."""
         for learner in (self.generator, self.judge):
             if learner is not None:
                 learner.module = learner.bare
-        accelerator.free_memory()
 
     def export(self, folder: str | Path, threshold_range: tuple[float, float], half: bool) -> Path:
         """Write the model that counts for `flexicodec.load`, weight norm folded.

@@ -4,7 +4,7 @@ from flexicodec.training.monitor.balance import BalanceAlarm, balance
 from flexicodec.training.monitor.curves import Curves, perplexity
 from flexicodec.training.monitor.pictures import log_histogram, log_samples
 from flexicodec.training.monitor.progress import Progress
-from flexicodec.training.monitor.trackers import JsonLines, cut_curves, make_accelerator, read_curves
+from flexicodec.training.monitor.trackers import JsonLines, cut_curves, make_accelerator, part, read_curves
 
 __all__ = [
     "BalanceAlarm",
@@ -16,6 +16,7 @@ __all__ = [
     "log_histogram",
     "log_samples",
     "make_accelerator",
+    "part",
     "perplexity",
     "read_curves",
 ]

@@ -56,6 +56,16 @@ def make_accelerator(config: TrainingConfig, done: int = 0, **settings: Any) -> 
     return accelerator
 
 
+def part(accelerator: Accelerator) -> None:
+    """End a run: wait for all processes, let go of the networks, close the trackers, part.
+
+    A process group that ends while data parallelism still holds its reducer may hang.
+    """
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    accelerator.end_training()
+
+
 def _check_tracker(name: str) -> None:
     if name in (JSONL, LoggerType.ALL.value):
         return
