@@ -1,10 +1,13 @@
 """What tests share: the --goldens option of the parity suite, tiny codecs with random weights, and a little speech."""
 
+import json
 import math
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from flexicodec.audio import read_audio
@@ -12,6 +15,7 @@ from flexicodec.blocks.chain import Chain
 from flexicodec.blocks.conv_codec import ResidualUnit
 from flexicodec.blocks.frontend import FrontEndConfig
 from flexicodec.blocks.transformer import TransformerConfig
+from flexicodec.corpus import Utterance, write_manifest
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.flexicodec.semantic import SanmConfig
@@ -234,3 +238,56 @@ def speech_folder():
 def speech(speech_folder):
     """Two recordings of a woman and of a man, about 3 s, [1, S] each at 16 kHz."""
     return [read_audio(path) for path in sorted(speech_folder.glob("*.flac"))]
+
+
+# ------------------------------------------------------------- clips whose every sample says where it is from
+
+RATE = 16_000
+
+
+def tone(index, samples):
+    """Steps of 1/4096 in a pattern of its own for each clip, which 16 bits hold exactly."""
+    return ((np.arange(samples) * (index + 3) + 31 * index) % 2048 - 1024).astype(np.float64) / 4096
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """Twelve utterances of 0.3 to 1.4 s with texts, and the samples of each."""
+    utterances, samples = [], []
+    for index in range(12):
+        samples.append(tone(index, 4800 + 1600 * index))
+        path = tmp_path / "audio" / f"{index}.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, samples[-1], RATE)
+        utterances.append(Utterance(path, len(samples[-1]) / RATE, text=f"text {index}", speaker=f"s{index % 3}"))
+    return utterances, samples
+
+
+@pytest.fixture
+def speech_manifest(clips, tmp_path):
+    """A manifest of these utterances."""
+    write_manifest(tmp_path / "speech.jsonl", clips[0])
+    return tmp_path / "speech.jsonl"
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """Six clips of 0.5 to 1 s of filtered noise, each with a short text."""
+    random = np.random.default_rng(0)
+    rows = []
+    for index in range(6):
+        samples = int(8000 + 1600 * index)
+        wave = 0.1 * np.convolve(random.standard_normal(samples), np.ones(8) / 8, mode="same")
+        soundfile.write(tmp_path / f"{index}.wav", wave, 16_000)
+        rows.append(
+            {
+                "path": f"{index}.wav",
+                "duration_s": samples / 16_000,
+                "text_norm": "a tale of"[: 3 + index],
+                "speaker": f"s{index % 2}",
+                "corpus": "noise",
+            }
+        )
+    path = tmp_path / "speech.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    return path

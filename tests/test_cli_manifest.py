@@ -7,8 +7,9 @@ import pytest
 import soundfile
 
 from flexicodec.cli import main
+from flexicodec.corpus import read_manifest
 from flexicodec.training.config import DataConfig
-from flexicodec.training.data import read_manifest, training_batches
+from flexicodec.training.data import training_batches
 
 
 @pytest.fixture

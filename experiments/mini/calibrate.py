@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import flexicodec
 from flexicodec.calibration import fit_threshold
-from flexicodec.training.data import read_manifest, read_utterance
+from flexicodec.corpus import read_manifest, read_utterance
 
 
 def main() -> None:

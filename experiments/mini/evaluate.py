@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 import flexicodec
 from flexicodec.calibration import fit_threshold
+from flexicodec.corpus import Utterance, read_manifest
 from flexicodec.files import replacing
 from flexicodec.merging import token_index
 from flexicodec.models.recognizer import Recognizer
-from flexicodec.training.data import Utterance, read_manifest
 
 FRAME_RATES = (12.5, 8.33, 6.25, 4.0)
 CODEBOOKS = (0, 1, 2, 4, 8, 16, 24)

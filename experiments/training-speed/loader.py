@@ -18,9 +18,10 @@ from pathlib import Path
 
 import torch
 
+from flexicodec.corpus import read_manifest, write_manifest
 from flexicodec.files import replacing
 from flexicodec.training.config import AugmentationConfig, DataConfig
-from flexicodec.training.data import read_manifest, training_batches, write_manifest, write_shards
+from flexicodec.training.data import training_batches, write_shards
 
 SAMPLE_RATE = 16_000
 AUGMENTATION = AugmentationConfig(gain_db=(-6.0, 6.0), loudness_dbfs=-25.0, codec_share=0.2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flexicodec.cli.jobs import one_line
 
 if TYPE_CHECKING:
-    from flexicodec.training.data import Listing, Utterance
+    from flexicodec.corpus import Listing, Utterance
 
 HELP = "list a folder of speech for training, or pack it into tar shards"
 
@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
         if not args.folder.is_dir():
             raise ValueError("say where to write: -o OUT.jsonl for a manifest, --shards DIR for tar shards")
         args.output = args.folder.with_name(f"{args.folder.resolve().name}.jsonl")
-    from flexicodec.training.data import write_manifest, write_shards
+    from flexicodec.corpus import write_manifest
+    from flexicodec.training.data import write_shards
 
     listing = _listing(args)
     skipped = list(listing.unreadable)
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _listing(args: argparse.Namespace) -> "Listing":
-    from flexicodec.training.data import Listing, read_manifest, scan
+    from flexicodec.corpus import Listing, read_manifest, scan
 
     if args.folder.is_file():
         return Listing("manifest", read_manifest(args.folder), [])

@@ -25,18 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flexicodec.config import apply_overrides, from_dict, load_yaml, to_dict
+from flexicodec.corpus import Utterance, read_manifest
 from flexicodec.files import replacing
 from flexicodec.models.recognizer import Recognizer, RecognizerConfig, SentencePieceConfig, Vocabulary, train_pieces
 from flexicodec.training.checkpoints import CheckpointFolder
 from flexicodec.training.config import DataConfig, OptimConfig
-from flexicodec.training.data import (
-    Batch,
-    Utterance,
-    read_manifest,
-    read_manifests,
-    training_batches,
-    utterance_batches,
-)
+from flexicodec.training.data import Batch, read_manifests, training_batches, utterance_batches
 from flexicodec.training.monitor import Progress, make_accelerator, part
 from flexicodec.training.optim import learning_rate_factor, make_optimizer
 from flexicodec.training.spec_augment import MaskingConfig, mask_features

@@ -40,7 +40,7 @@ class DataConfig:
     """Where speech comes from, and in which pieces.
 
     Attributes:
-        manifest: JSONL manifests, or lhotse cuts; see `flexicodec.training.data.manifest`.
+        manifest: JSONL manifests, or lhotse cuts; see `flexicodec.corpus.manifest`.
         shards: Tar shards in WebDataset layout instead, as paths or glob patterns, read as a stream.
         validation: Manifest of the speech to validate on; None for no validation.
         validation_clips: Clips of it to use, spread evenly; their first `validation_seconds` count.

@@ -16,6 +16,7 @@ from flexicodec.blocks.frontend import FrontEndConfig
 from flexicodec.blocks.sanm import SanmConfig
 from flexicodec.cli import main
 from flexicodec.config import load_yaml, to_dict
+from flexicodec.corpus import Utterance
 from flexicodec.models.recognizer import (
     CharacterConfig,
     PhoneConfig,
@@ -27,7 +28,6 @@ from flexicodec.models.recognizer import (
 )
 from flexicodec.training import asr
 from flexicodec.training.config import DataConfig
-from flexicodec.training.data import Utterance
 from flexicodec.training.monitor import read_curves
 from flexicodec.training.spec_augment import MaskingConfig, mask_features
 

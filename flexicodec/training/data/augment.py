@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 
 from flexicodec.audio import WRITE_BLOCK, resample
+from flexicodec.corpus.manifest import Utterance, read_manifest
+from flexicodec.corpus.reading import UNREADABLE, read_utterance
 from flexicodec.training.config import AugmentationConfig
-from flexicodec.training.data.manifest import Utterance, read_manifest
-from flexicodec.training.data.reading import UNREADABLE, read_utterance
 
 Wave = Float[np.ndarray, " samples"]
 

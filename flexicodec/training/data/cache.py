@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
+from flexicodec.corpus.manifest import Utterance
+from flexicodec.corpus.reading import UNREADABLE, read_utterance
 from flexicodec.files import replacing
-from flexicodec.training.data.manifest import Utterance
-from flexicodec.training.data.reading import UNREADABLE, read_utterance
 
 MAGIC = b"FXAUDIO1"
 FULL_SCALE = 32768.0

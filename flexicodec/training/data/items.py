@@ -8,10 +8,10 @@ import numpy as np
 import soxr
 from jaxtyping import Float
 
+from flexicodec.corpus.reading import UNREADABLE
 from flexicodec.training.config import AugmentationConfig
 from flexicodec.training.data.augment import MOST_ATTEMPTS, Augmentation
 from flexicodec.training.data.order import AUGMENTATION, CROP, REPLACEMENT, SPEED, Slot, crop_start, keyed
-from flexicodec.training.data.reading import UNREADABLE
 
 _log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from flexicodec.training.data.manifest import Filter
+from flexicodec.corpus.manifest import Filter
+from flexicodec.corpus.reading import read_stretch
 from flexicodec.training.data.order import SHARDS, Clips, keyed
-from flexicodec.training.data.reading import read_stretch
 from flexicodec.training.data.tar import Member, members
 
 _log = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from flexicodec.corpus.manifest import Filter, Utterance
+from flexicodec.corpus.reading import read_utterance
 from flexicodec.training.data.cache import AudioStore
-from flexicodec.training.data.manifest import Filter, Utterance
 from flexicodec.training.data.order import Clips
-from flexicodec.training.data.reading import read_utterance
 
 
 class ManifestClips:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flexicodec.corpus.manifest import Utterance
+from flexicodec.corpus.reading import UNREADABLE, seconds_of
 from flexicodec.files import AUDIO_SUFFIXES
-from flexicodec.training.data.manifest import Utterance
-from flexicodec.training.data.reading import UNREADABLE, seconds_of
 
 _log = logging.getLogger(__name__)
 

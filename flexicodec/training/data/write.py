@@ -13,9 +13,9 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from flexicodec.corpus.manifest import Utterance, spoken
+from flexicodec.corpus.reading import UNREADABLE, header, read_utterance
 from flexicodec.files import AUDIO_SUFFIXES, replacing
-from flexicodec.training.data.manifest import Utterance, spoken
-from flexicodec.training.data.reading import UNREADABLE, header, read_utterance
 from flexicodec.training.data.tar import Member, index_path, walk
 
 

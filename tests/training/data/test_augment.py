@@ -5,10 +5,11 @@ import pytest
 import soundfile
 
 from flexicodec.audio import read_audio
+from flexicodec.corpus import write_manifest
+from flexicodec.corpus.manifest import Utterance
 from flexicodec.training.config import AugmentationConfig, DataConfig
-from flexicodec.training.data import training_batches, write_manifest
+from flexicodec.training.data import training_batches
 from flexicodec.training.data.augment import CODECS, Augmentation, add_noise, level_dbfs, through_codec
-from flexicodec.training.data.manifest import Utterance
 
 RATE = 16_000
 

@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from flexicodec.corpus import Utterance, write_manifest
 from flexicodec.training.config import AugmentationConfig, DataConfig
-from flexicodec.training.data import (
-    Utterance,
-    training_batches,
-    utterance_batches,
-    validation_clips,
-    write_manifest,
-)
+from flexicodec.training.data import training_batches, utterance_batches, validation_clips
 
 RATE = 16_000
 

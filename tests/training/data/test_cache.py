@@ -9,8 +9,9 @@ import pytest
 import soundfile
 import torch
 
+from flexicodec.corpus import write_manifest
 from flexicodec.training.config import DataConfig
-from flexicodec.training.data import AudioStore, training_batches, write_manifest
+from flexicodec.training.data import AudioStore, training_batches
 
 RATE = 16_000
 

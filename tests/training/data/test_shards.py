@@ -13,8 +13,9 @@ import pytest
 import soundfile
 import torch
 
+from flexicodec.corpus import Utterance
 from flexicodec.training.config import DataConfig
-from flexicodec.training.data import Utterance, training_batches, write_shards
+from flexicodec.training.data import training_batches, write_shards
 from flexicodec.training.data.shards import find_shards
 from flexicodec.training.data.tar import index_path, members
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from flexicodec.training.data import Utterance, read_utterance, scan
+from flexicodec.corpus import Utterance, read_utterance, scan
 
 RATE = 16_000
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexicodec.training.data import Filter, Utterance, read_manifest, read_manifests, write_manifest
+from flexicodec.corpus import Filter, Utterance, read_manifest, write_manifest
+from flexicodec.training.data import read_manifests
 
 law = settings(derandomize=True, deadline=None, max_examples=40)
 
@@ -102,3 +103,27 @@ def test_a_filter_says_what_it_leaves_out(caplog):
         kept = Filter(0.5, 30.0, lambda utterance: utterance.duration != 2.0).select(utterances, "some")
     assert kept == [1, 3]
     assert "some: 2 utterances, 0.00 hours; left out 1 shorter than 0.5 s, 1 longer" in caplog.text
+
+
+def test_what_is_known_of_an_utterance_survives(tmp_path):
+    (tmp_path / "a.TextGrid").touch()
+    known = {"id": "one", "language": "en", "num_phones": 7, "alignment": tmp_path / "a.TextGrid", "speaker": "s"}
+    write_manifest(tmp_path / "m.jsonl", [Utterance(tmp_path / "a.wav", 1.0, **known)])
+    (found,) = read_manifest(tmp_path / "m.jsonl")
+    assert {name: getattr(found, name) for name in known} == known
+
+
+def test_shared_names_are_read_too(tmp_path):
+    row = {"path": "x/a.opus", "duration_s": 1.0, "lang": "en", "n_phones_est": 12, "alignment": "grids/a.TextGrid"}
+    (tmp_path / "m.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"start": 1.5}) + "\n")
+    first, second = read_manifest(tmp_path / "m.jsonl")
+    assert (first.id, second.id) == ("x/a", "x/a@1.5")
+    assert (first.language, first.num_phones) == ("en", 12)
+    assert first.alignment == tmp_path / "grids" / "a.TextGrid"
+
+
+@pytest.mark.parametrize("count", [1.5, -1, "many"])
+def test_phones_are_counted_in_whole_numbers(tmp_path, count):
+    (tmp_path / "m.jsonl").write_text(json.dumps({"path": "a.wav", "duration": 1, "num_phones": count}))
+    with pytest.raises(ValueError, match=r"m\.jsonl:1"):
+        read_manifest(tmp_path / "m.jsonl")

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 
 from flexicodec.audio import LOUDEST, resample, resampled_length
-from flexicodec.training.data.manifest import Utterance
+from flexicodec.corpus.manifest import Utterance
 
 AudioFile: TypeAlias = Path | io.IOBase
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from flexicodec.corpus.manifest import Utterance, locate
+from flexicodec.corpus.reading import UNREADABLE, read_utterance, seconds_of
 from flexicodec.files import find
-from flexicodec.training.data.manifest import Utterance, locate
-from flexicodec.training.data.reading import UNREADABLE, read_utterance, seconds_of
 
 TO_THE_END = -1.0  # Kaldi's word for it in segments
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexicodec.audio import read_audio, resampled_length
-from flexicodec.training.data import Utterance, read_utterance
-from flexicodec.training.data.reading import seconds_of
+from flexicodec.corpus import Utterance, read_utterance
+from flexicodec.corpus.reading import seconds_of
 
 law = settings(derandomize=True, deadline=None, max_examples=30)
 

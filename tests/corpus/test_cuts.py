@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from flexicodec.training.data import Utterance, read_manifest, read_utterance
+from flexicodec.corpus import Utterance, read_manifest, read_utterance
 
 ROW = '{"id": "a", "type": "MonoCut", "start": 0, "duration": 1, "channel": 0}\n'
 

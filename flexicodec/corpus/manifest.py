@@ -1,8 +1,9 @@
 """Manifests: JSONL files with a line for each clip, saying where its audio lies, who speaks and what is said.
 
 A line holds `path` (relative to the manifest, or absolute), `start` (seconds into the file, 0 where absent), `duration`
-(seconds) and, where known, `text`, `speaker` and `corpus`. Lines with `duration_s` and `text_norm`, as in the corpora
-this project shares, are read too (`text_norm` before `text`), and so are lhotse cuts (see `cuts`).
+(seconds) and, where known, `id`, `text`, `speaker`, `corpus`, `language`, `num_phones` and `alignment`. Lines with
+`duration_s`, `text_norm`, `lang` and `n_phones_est`, as in the corpora this project shares, are read too (`text_norm`
+before `text`), and so are lhotse cuts (see `cuts`).
 """
 
 import gzip
@@ -11,7 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ class Utterance:
         text: What is said.
         speaker: Who says it.
         corpus: Where it is from.
+        id: Names it among others: by default the path as the manifest has it, without suffix, and the start where that
+            is not 0.
+        language: Of the text, as an ISO 639 code.
+        num_phones: Canonical phones of the text, silence not counted.
+        alignment: File that says when its phones and words sound: a TextGrid, or a CTM.
     """
 
     path: Path
@@ -39,6 +45,14 @@ class Utterance:
     text: str | None = None
     speaker: str | None = None
     corpus: str | None = None
+    id: str = field(default="", compare=False)
+    language: str | None = None
+    num_phones: int | None = None
+    alignment: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            object.__setattr__(self, "id", default_id(self.path.as_posix(), self.start))
 
 
 Keep = Callable[[Utterance], bool]
@@ -55,7 +69,7 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     """
     path = Path(path)
     if _holds_cuts(path):
-        from flexicodec.training.data.cuts import read_cuts
+        from flexicodec.corpus.cuts import read_cuts
 
         return read_cuts(path)
     utterances = []
@@ -76,15 +90,26 @@ def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]
     folder = Path(os.path.abspath(path)).parent
     with replacing(path) as part, part.open("w", encoding="utf-8") as file:
         for utterance in utterances:
-            audio = Path(os.path.abspath(utterance.path))
-            name = audio.relative_to(folder) if audio.is_relative_to(folder) else audio
-            row = {
-                "path": name.as_posix(),
+            row: dict[str, Any] = {
+                "path": _name(utterance.path, folder),
                 "start": round(utterance.start, 6),
                 "duration": round(utterance.duration, 6),
                 **spoken(utterance),
             }
+            for name in ("language", "num_phones"):
+                if getattr(utterance, name) is not None:
+                    row[name] = getattr(utterance, name)
+            if utterance.alignment is not None:
+                row["alignment"] = _name(utterance.alignment, folder)
+            if utterance.id not in (default_id(name, utterance.start) for name in (row["path"], str(utterance.path))):
+                row["id"] = utterance.id
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _name(path: Path, folder: Path) -> str:
+    """Name a file relative to a folder that it lies below, else absolutely."""
+    whole = Path(os.path.abspath(path))
+    return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).as_posix()
 
 
 def spoken(utterance: Utterance) -> dict[str, str]:
@@ -167,6 +192,10 @@ def _utterance(row: Mapping[str, Any], folder: Path) -> Utterance:
         raise ValueError(f"duration is {duration}; expected seconds above 0")
     if not (math.isfinite(start) and start >= 0):
         raise ValueError(f"start is {start}; expected seconds of at least 0")
+    num_phones = row.get("num_phones", row.get("n_phones_est"))
+    if num_phones is not None and (num_phones != int(num_phones) or num_phones < 0):
+        raise ValueError(f"num_phones is {num_phones}; expected a whole number of at least 0")
+    alignment = row.get("alignment")
     return Utterance(
         path=folder / row["path"],
         duration=duration,
@@ -174,4 +203,14 @@ def _utterance(row: Mapping[str, Any], folder: Path) -> Utterance:
         text=row.get("text_norm", row.get("text")),
         speaker=row.get("speaker"),
         corpus=row.get("corpus"),
+        id=str(row.get("id") or default_id(str(row["path"]), start)),
+        language=row.get("language", row.get("lang")),
+        num_phones=None if num_phones is None else int(num_phones),
+        alignment=None if alignment is None else locate(alignment, folder),
     )
+
+
+def default_id(path: str, start: float) -> str:
+    """Name a stretch of a file by the file and where it starts."""
+    name = path[: -len(Path(path).suffix)] if Path(path).suffix else path
+    return f"{name}@{start:g}" if start else name

@@ -9,7 +9,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from flexicodec.training.data.manifest import Utterance, locate
+from flexicodec.corpus.manifest import Utterance, locate
 
 
 def read_cuts(path: str | Path) -> list[Utterance]:
