@@ -85,3 +85,18 @@ def test_thirty_seconds_in_a_batch_are_the_same_as_alone(mini, heard):
         assert torch.equal(together[index].durations, alone.durations)
         assert torch.equal(together[index].semantic, alone.semantic)
         assert (together[index].acoustic == alone.acoustic).float().mean() >= 0.995
+
+
+def test_the_recogniser_that_ships_is_the_one_inside(mini, heard):
+    from flexicodec.models.recognizer import Recognizer
+
+    recognizer = Recognizer.load("recognizer-mini")
+    codec, ours = mini.semantic_encoder.state_dict(), recognizer.encoder.state_dict()
+    shared = [name for name in codec if name in ours and "layers.4.final" not in name]
+    assert len(shared) > 50
+    for name in shared:
+        assert torch.equal(codec[name].half(), ours[name].half()), name
+    clip = heard[0][0]
+    text = recognizer.transcribe(clip)[0]
+    (aligned,) = recognizer.align(clip, None, [text])
+    assert "".join(each.symbol for each in aligned).split() == text.split()

@@ -4,6 +4,7 @@ A 60 ms frame may hold more than one symbol, so the head gives several outputs p
 """
 
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from flexicodec.models.recognizer.config import RecognizerConfig
 from flexicodec.models.recognizer.ctc import collapse, forced_path
 from flexicodec.models.recognizer.folder import read_folder, write_folder
 from flexicodec.models.recognizer.vocabulary import open_vocabulary
+
+SHIPPED = ("recognizer-mini",)
 
 
 class Aligned(NamedTuple):
@@ -175,11 +178,13 @@ class Recognizer(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str | None = None) -> "Recognizer":
-        """Open a folder that `save` wrote; in eval mode, float32.
+        """Open a folder that `save` wrote, or "recognizer-mini", which ships with the package; in eval mode, float32.
 
         Raises:
             ValueError: The folder holds no recogniser, or its parts do not fit each other.
         """
+        if str(folder) in SHIPPED:
+            folder = Path(str(files("flexicodec") / "assets" / str(folder)))
         config, state = read_folder(folder)
         with torch.device("meta"):
             recognizer = cls(config, folder)
