@@ -13,7 +13,8 @@ VOCABULARY = 25055
 SENSEVOICE = """
 encoder: SenseVoiceEncoderSmall
 encoder_conf: {output_size: 512, attention_heads: 4, linear_units: 2048, num_blocks: 50, tp_blocks: 20,
-  dropout_rate: 0.1, positional_dropout_rate: 0.1, attention_dropout_rate: 0.1, input_layer: pe, pos_enc_class: SinusoidalPositionEncoder,
+  dropout_rate: 0.1, positional_dropout_rate: 0.1, attention_dropout_rate: 0.1, input_layer: pe,
+  pos_enc_class: SinusoidalPositionEncoder,
   normalize_before: true, kernel_size: 11, sanm_shfit: 0, selfattention_layer_type: sanm}
 model: SenseVoiceSmall
 model_conf: {length_normalized_loss: true, sos: 1, eos: 2, ignore_id: -1}
