@@ -23,7 +23,7 @@ FLOORS = {
     **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "serving"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }
-SHARED = ("codec", "streaming", "weights")  # of models, beside the families
+SHARED = ("codec", "parts", "streaming", "weights")  # of models, beside the families
 USES = [name for name, floor in FLOORS.items() if floor == 3]  # never look at one another, with one exception:
 ALLOWED = {("training", other) for other in ("evaluation", "analysis", "calibration")}  # a run measures and draws
 

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Encode every input and return the exit code."""
     planned = jobs.plan(args.inputs, args.output, AUDIO_SUFFIXES, jobs.TOKEN_SUFFIXES)
-    codec = options.load_codec(args)
+    codec = options.load_codec(args, "encode")
     rate = options.chosen_rate(args, codec)
 
     def encode(source: Path, target: Path) -> str:

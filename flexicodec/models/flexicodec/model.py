@@ -3,10 +3,11 @@
 This is the model as users meet it: what comes is checked, a rate is chosen, and the rooms below do the work.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -55,6 +56,11 @@ class FlexiCodec(FlexiCodecRooms):
         "semantic_decoder_stack",
         "acoustic_quantizer",
     )
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "encode": token_modules,
+        "semantic": tuple(name for name in token_modules if name not in ("encoder", "acoustic_aggregator")),
+        "decode": ("semantic_quantizer", "semantic_decoder_stack", "acoustic_quantizer", "bottleneck", "decoder"),
+    }
 
     @property
     def format(self) -> TokenFormat:
@@ -109,7 +115,13 @@ class FlexiCodec(FlexiCodecRooms):
 
     @exactly
     def features(  # type: ignore[override]
-        self, audio: Any, lengths: Any = None, *, sample_rate: int | None = None, channels: Channels | None = None
+        self,
+        audio: Any,
+        lengths: Any = None,
+        *,
+        sample_rate: int | None = None,
+        channels: Channels | None = None,
+        acoustic: bool = True,
     ) -> Features:
         """Run both encoders once; `tokenize` then makes tokens at any number of rates.
 
@@ -118,6 +130,7 @@ class FlexiCodec(FlexiCodecRooms):
             lengths: Valid samples of each item, of the audio as passed; None means all.
             sample_rate: Hz of the audio, resampled where it differs from the codec's; None means the codec's.
             channels: "mix" averages the channels of [B, C, S]; "error" refuses more than one.
+            acoustic: Run the convolutional encoder too; semantic tokens alone do not need it.
 
         Raises:
             ValueError: Empty audio, NaN or Inf, wrong rank, or lengths that do not fit.
@@ -132,8 +145,8 @@ class FlexiCodec(FlexiCodecRooms):
         )
         frames = self.frame_counts(audio_lengths)
         semantic = self.listen(batch, audio_lengths, frames)
-        acoustic = self.hear(batch, audio_lengths, frames)
-        return Features(semantic, acoustic, cosine_similarities(semantic, frames), frames, audio_lengths)
+        sound = self.hear(batch, audio_lengths, frames) if acoustic else None
+        return Features(semantic, sound, cosine_similarities(semantic, frames), frames, audio_lengths)
 
     @exactly
     def tokenize(  # type: ignore[override]
@@ -213,8 +226,8 @@ class FlexiCodec(FlexiCodecRooms):
             ValueError: As for `features` and `tokenize`, before any work is done where that can be seen.
         """
         self._choose(threshold, frame_rate, durations, policy, self._cap(max_duration))  # refuse before the work
-        self._count(num_codebooks)
-        features = self.features(audio, lengths, sample_rate=sample_rate, channels=channels)
+        acoustic = self._count(num_codebooks) > 0
+        features = self.features(audio, lengths, sample_rate=sample_rate, channels=channels, acoustic=acoustic)
         return self.tokenize(
             features,
             threshold=threshold,

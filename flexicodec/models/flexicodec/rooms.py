@@ -5,6 +5,7 @@ these, and so does the public model on top of them.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,14 +32,14 @@ class Features:
 
     Attributes:
         semantic: Features of the frozen ASR encoder; zero past each item's frames.
-        acoustic: Features of the convolutional encoder; zero past each item's frames.
+        acoustic: Features of the convolutional encoder; zero past each item's frames. None where it was not asked.
         similarities: Cosine of each frame's semantic features with the next frame's, 0 at padding.
         lengths: Valid frames of each item.
         audio_lengths: Valid samples of each item, at the codec's rate.
     """
 
     semantic: Float[Tensor, "batch semantic_dim frames"]
-    acoustic: Float[Tensor, "batch acoustic_dim frames"]
+    acoustic: Float[Tensor, "batch acoustic_dim frames"] | None
     similarities: Float[Tensor, "batch frames-1"]
     lengths: Int[Tensor, " batch"]
     audio_lengths: Int[Tensor, " batch"]
@@ -119,8 +120,8 @@ class FlexiCodecRooms(Codec):
         """Count frames per item, by the geometry of the config."""
         if self.config.geometry == "whole":
             return -(-audio_lengths // self.frame_size)
-        assert isinstance(self.semantic_encoder, SanmEncoder)
-        heard = self.semantic_encoder.front_end.num_frames(self._audible(audio_lengths))
+        encoder = cast(SanmEncoder, self.semantic_encoder)  # no other goes with this geometry
+        heard = encoder.front_end.num_frames(self._audible(audio_lengths))
         return (heard.cpu().double() / 1.33333).long().to(heard.device)  # not every device has float64
 
     @torch.no_grad()
@@ -174,6 +175,8 @@ class FlexiCodecRooms(Codec):
         if isinstance(num_codebooks, int) and num_codebooks == 0:
             blank = torch.zeros_like(meaning)
             return semantic, self.acoustic_quantizer(blank, lengths, 0)
+        if features.acoustic is None:
+            raise ValueError("these features were made with acoustic=False, which gives num_codebooks=0 only")
         sound = self.acoustic_aggregator(features.acoustic, durations, features.lengths)
         known = meaning if keeps_semantic is None else meaning * keeps_semantic[:, None, None]
         return semantic, self.acoustic_quantizer(sound - known, lengths, num_codebooks)
