@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexicodec import tokenfile
+from flexicodec.margins import Margins
 from flexicodec.tokenformat import (
     Integers,
     TokenFormat,
@@ -59,6 +60,7 @@ class Tokens:
     audio_lengths: Int[Tensor, " batch"] | None  # samples at format.sample_rate; None: unknown
     format: TokenFormat
     info: dict[str, Any] = field(default_factory=dict)  # how they were made (threshold, ...); not compared
+    margins: Margins | None = None  # how far each decision was from another, where asked for; not saved, not compared
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class Tokens:
         audio_lengths: Integers | int | None = None,
         format: TokenFormat = _RELEASED,
         info: dict[str, Any] | None = None,
+        margins: Margins | None = None,
     ):
         """Check and keep a copy of the codes.
 
@@ -85,6 +88,7 @@ class Tokens:
             format: what the codes mean; the default is that of the released FlexiCodec weights.
             info: notes on how the tokens were made: strings, numbers, booleans or None by name, or a list of such with
                 one entry per clip.
+            margins: of all these codes and boundaries.
 
         Raises:
             ValueError: says what came, what was expected, and the likely slip.
@@ -121,6 +125,9 @@ class Tokens:
             object.__setattr__(self, name, given.get(name))
         object.__setattr__(self, "format", format)
         object.__setattr__(self, "info", checked_info({} if info is None else info, batch))
+        if margins is not None:
+            margins.check(given["durations"], given["acoustic"])
+        object.__setattr__(self, "margins", margins)
 
     # ------------------------------------------------------------------------------------------------------- measures
 
@@ -187,7 +194,8 @@ class Tokens:
             ValueError: more codebooks than there are, or fewer of codebooks that only mean something together.
         """
         check_kept(acoustic, self.num_codebooks, self.format)
-        return replace(self, acoustic=self.acoustic[:, :acoustic])
+        margins = None if self.margins is None else self.margins.keep(acoustic)
+        return replace(self, acoustic=self.acoustic[:, :acoustic], margins=margins)
 
     def __len__(self) -> int:
         """Return the number of clips."""
@@ -213,6 +221,9 @@ class Tokens:
             None if self.audio_lengths is None else self.audio_lengths[rows],
             self.format,
             {name: [per_clip(value, len(self))[row] for row in chosen] for name, value in self.info.items()},
+            None
+            if self.margins is None
+            else self.margins.select(rows, num_tokens, int(self.frame_lengths[rows].max())),
         )
 
     @staticmethod
@@ -226,18 +237,7 @@ class Tokens:
         if not parts:
             raise ValueError("no tokens to join")
         first = parts[0]
-        for other in parts[1:]:
-            for name in (entry.name for entry in fields(TokenFormat)):
-                ours, theirs = getattr(first.format, name), getattr(other.format, name)
-                if ours != theirs:
-                    raise ValueError(f"cannot join tokens whose format differs in {name}: {ours!r} and {theirs!r}")
-            if other.num_codebooks != first.num_codebooks:
-                counts = sorted((first.num_codebooks, other.num_codebooks))
-                raise ValueError(
-                    f"cannot join tokens of {counts} codebooks; keep(acoustic={counts[0]}) makes them equal"
-                )
-            if (other.audio_lengths is None) != (first.audio_lengths is None):
-                raise ValueError("cannot join tokens with and without audio_lengths; give all of them, or none")
+        _check_alike(parts)
         device, num_tokens = first.durations.device, max(part.durations.shape[-1] for part in parts)
 
         def joined(tensors: Iterable[Tensor]) -> Tensor:
@@ -254,12 +254,48 @@ class Tokens:
             else torch.cat([p.audio_lengths.to(device) for p in parts if p.audio_lengths is not None]),
             first.format,
             {name: [v for part in parts for v in per_clip(part.info.get(name), len(part))] for name in names},
+            Margins.cat([part.margins for part in parts]),
+        )
+
+    @staticmethod
+    def concat(pieces: Iterable["Tokens"]) -> "Tokens":
+        """Put pieces of one clip one behind the other in time, such as a streaming encoder gives.
+
+        Each piece is a clip, and each but the last ends with a whole frame. Notes are those of the first piece.
+
+        Raises:
+            ValueError: nothing to join, a piece that is not one clip, or pieces that differ in format, in codebooks, or
+                in knowing their audio length.
+        """
+        pieces = list(pieces)
+        if not pieces:
+            raise ValueError("no tokens to join")
+        for piece in pieces:
+            if len(piece) != 1:
+                raise ValueError(f"a piece of {len(piece)} clips; expected pieces of one clip (cat joins batches)")
+        pieces = [piece[0] for piece in pieces]
+        _check_alike(pieces)
+        first = pieces[0]
+        lengths = [int(piece.audio_lengths) for piece in pieces if piece.audio_lengths is not None]
+        device = first.durations.device
+        return Tokens(
+            None
+            if first.semantic is None
+            else torch.cat([p.semantic.to(device) for p in pieces if p.semantic is not None], dim=-1),
+            torch.cat([piece.acoustic.to(device) for piece in pieces], dim=-1),
+            torch.cat([piece.durations.to(device) for piece in pieces], dim=-1),
+            [sum(lengths)] if lengths else None,
+            first.format,
+            first.info,
+            Margins.concat([piece.margins for piece in pieces]),
         )
 
     def to(self, device: torch.device | str | int) -> "Tokens":
         """Copy to a device."""
         semantic = None if self.semantic is None else self.semantic.to(device)
-        return replace(self, semantic=semantic, acoustic=self.acoustic.to(device), durations=self.durations.to(device))
+        margins = None if self.margins is None else self.margins.to(device)
+        acoustic, durations = self.acoustic.to(device), self.durations.to(device)
+        return replace(self, semantic=semantic, acoustic=acoustic, durations=durations, margins=margins)
 
     # --------------------------------------------------------------------------------------------------------- files
 
@@ -342,6 +378,21 @@ class Tokens:
             f"{count / seconds:.1f} Hz, {int(self.semantic is not None)}+{self.num_codebooks} codebooks, "
             f"{int(self._bits().sum()) / seconds / 1000:.2f} kbps)"
         )
+
+
+def _check_alike(parts: list[Tokens]) -> None:
+    """See that tokens can be joined."""
+    first = parts[0]
+    for other in parts[1:]:
+        for name in (entry.name for entry in fields(TokenFormat)):
+            ours, theirs = getattr(first.format, name), getattr(other.format, name)
+            if ours != theirs:
+                raise ValueError(f"cannot join tokens whose format differs in {name}: {ours!r} and {theirs!r}")
+        if other.num_codebooks != first.num_codebooks:
+            counts = sorted((first.num_codebooks, other.num_codebooks))
+            raise ValueError(f"cannot join tokens of {counts} codebooks; keep(acoustic={counts[0]}) makes them equal")
+        if (other.audio_lengths is None) != (first.audio_lengths is None):
+            raise ValueError("cannot join tokens with and without audio_lengths; give all of them, or none")
 
 
 def _read_fields(header: dict[str, Any]) -> tuple[TokenFormat, int | None, dict[str, Any]]:

@@ -16,14 +16,15 @@ UNWANTED = ("torchaudio", "torchcodec", "audiotools")  # each breaks installs be
 # Which floor of the house a module lives on; modules look at their own floor and those below.
 FLOORS = {
     **dict.fromkeys(
-        ("shapes", "tokens", "tokenformat", "tokenfile", "audio", "config", "files", "corpus", "statistics"), 0
+        ("shapes", "tokens", "margins", "tokenformat", "tokenfile", "audio", "config", "files", "corpus", "statistics"),
+        0,
     ),
     **dict.fromkeys(("blocks", "quantize", "merging"), 1),
     **dict.fromkeys(("models", "pretrained"), 2),
     **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "serving"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }
-SHARED = ("codec", "parts", "streaming", "weights")  # of models, beside the families
+SHARED = ("codec", "parts", "streaming", "streaming_encoder", "weights", "windows")  # of models, beside the families
 USES = [name for name, floor in FLOORS.items() if floor == 3]  # never look at one another, with one exception:
 ALLOWED = {("training", other) for other in ("evaluation", "analysis", "calibration")}  # a run measures and draws
 

@@ -99,8 +99,15 @@ class FrontEnd(nn.Module):
         valid = torch.arange(features.shape[1], device=audio.device) < frame_lengths[:, None]
         return features.masked_fill(~valid[..., None], 0.0), frame_lengths
 
-    def fbank(self, audio: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch fbank_frames mels"]:
-        """Compute Kaldi log-mel energies: 25 ms Hamming windows every 10 ms of audio scaled to 16 bits."""
+    def fbank(
+        self, audio: Float[Tensor, "batch samples"], first: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch fbank_frames mels"]:
+        """Compute Kaldi log-mel energies: 25 ms Hamming windows every 10 ms of audio scaled to 16 bits.
+
+        Args:
+            audio: Samples in [-1, 1] at 16 kHz.
+            first: Which frame of its clip each item begins with, for the dither; None: the first.
+        """
         device = audio.device
         frames = audio.float().unfold(1, self.frame_length, self.frame_shift)
         window = torch.from_numpy(_hamming_window(self.frame_length)).to(device)
@@ -109,8 +116,10 @@ class FrontEnd(nn.Module):
         for start in range(0, frames.shape[1], FRAMES_PER_BLOCK):
             block = frames[:, start : start + FRAMES_PER_BLOCK] * 32768.0
             if self.config.dither:
-                index = torch.arange(start, start + block.shape[1]) % DITHER_PERIOD
-                block = block + self.config.dither * _dither_noise(self.frame_length)[index].to(device)
+                index = torch.arange(start, start + block.shape[1])
+                index = index if first is None else index + first.cpu()[:, None]
+                noise = _dither_noise(self.frame_length)[index % DITHER_PERIOD].to(device)
+                block = block + self.config.dither * noise
             block = block - block.mean(dim=-1, keepdim=True)
             previous = torch.cat([block[..., :1], block[..., :-1]], dim=-1)
             spectrum = torch.fft.rfft((block - 0.97 * previous) * window, n=512)

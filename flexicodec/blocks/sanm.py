@@ -115,22 +115,36 @@ class SanmEncoder(nn.Module):
     def blocks(
         self, hidden: Float[Tensor, "batch steps in_dim"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch steps dim"]:
-        """Scale, add positions, and walk through the blocks with padding masked."""
-        steps, dim = hidden.shape[1:]
+        """Scale, add positions, and go through the blocks with padding masked."""
+        first = torch.ones(1, dtype=torch.long, device=hidden.device)
+        return self.walk(self.place(hidden, first), lengths)
+
+    def place(
+        self, hidden: Float[Tensor, "batch steps in_dim"], first: Int[Tensor, " #batch"]
+    ) -> Float[Tensor, "batch steps in_dim"]:
+        """Scale, and add positions from `first` on, counted from one."""
         hidden = hidden * self.config.dim**0.5
         if self.config.positions:
-            hidden = hidden + sinusoidal_positions(steps, dim, hidden.device)
+            hidden = hidden + sinusoidal_positions(first, *hidden.shape[1:])
+        return hidden
+
+    def walk(
+        self, hidden: Float[Tensor, "batch steps in_dim"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch steps dim"]:
+        """Go through the blocks with padding masked."""
+        steps = hidden.shape[1]
         valid = torch.arange(steps, device=hidden.device) < lengths[:, None]
         for layer in self.encoder.layers:
             hidden = layer(hidden, None, valid, lengths=lengths, window=self.config.window)
         return hidden
 
 
-def sinusoidal_positions(steps: int, dim: int, device: torch.device) -> Float[Tensor, "steps dim"]:
-    """FunASR's sinusoidal positions: counted from one, all sines before all cosines."""
-    inverse = torch.exp(torch.arange(dim // 2, device=device).float() * -(math.log(10000.0) / (dim // 2 - 1)))
-    angles = torch.arange(1, steps + 1, device=device).float()[:, None] * inverse
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+def sinusoidal_positions(first: Int[Tensor, " batch"], steps: int, dim: int) -> Float[Tensor, "batch steps dim"]:
+    """FunASR's sinusoidal positions from `first` on, which counts from one: all sines before all cosines."""
+    inverse = torch.exp(torch.arange(dim // 2, device=first.device).float() * -(math.log(10000.0) / (dim // 2 - 1)))
+    positions = first[:, None] + torch.arange(steps, device=first.device)
+    angles = positions.float()[..., None] * inverse
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 def _masked_attention(

@@ -1,4 +1,4 @@
-"""What a streaming decoder is a row of: stages, which take steps as they come and give those that are ready.
+"""What streams are rows of: stages, which take steps as they come and give those that are ready.
 
 The layers of this folder stream already, each in its own way; here they get one face, and what cannot stream exactly
 gets windows.
@@ -19,7 +19,7 @@ from flexicodec.blocks.transformer import LayerState, Transformer
 
 
 class Stage(Protocol):
-    """One part of a streaming decoder.
+    """One part of a stream.
 
     Attributes:
         channels: That come in.
@@ -43,8 +43,8 @@ class Stage(Protocol):
 
 
 @dataclass(frozen=True)
-class DecoderState:
-    """Where a convolutional decoder stands in a stream.
+class ConvStageState:
+    """Where a convolutional encoder or decoder stands in a stream.
 
     Attributes:
         layers: None before there is enough to begin with.
@@ -55,37 +55,38 @@ class DecoderState:
     held: Float[Tensor, "batch channels held"] | None = None
 
 
-class DecoderStage:
-    """A convolutional decoder, frames in and samples [B, 1, S] out; causal ones give every frame's samples at once.
+class ConvStage:
+    """A convolutional decoder, frames in and samples [B, 1, S] out, or an encoder, samples in and frames out.
 
-    A clip too short to be reflected at its ends is filled up with zeros, as it is when decoded whole.
+    Causal decoders give every frame's samples at once. A clip too short to be reflected at its ends is filled up with
+    zeros, as it is when it is taken whole.
     """
 
     exact, apart = True, False
 
-    def __init__(self, decoder: ConvStack) -> None:
-        self.decoder = decoder
-        self.channels = decoder.in_channels
-        self.lookahead = decoder.layers.needs(decoder.frame_size) - 1
+    def __init__(self, stack: ConvStack) -> None:
+        self.stack, self.channels = stack, stack.in_channels
+        self.frame_inputs, self.frame_outputs = stack.inputs_per_frame, stack.frame_size // stack.inputs_per_frame
+        self.lookahead = stack.layers.needs(self.frame_outputs) - self.frame_inputs
 
-    def initial_state(self) -> DecoderState:
+    def initial_state(self) -> ConvStageState:
         """See `Stage`."""
-        return DecoderState()
+        return ConvStageState()
 
-    def step(self, x: Tensor, state: DecoderState, last: bool) -> tuple[Tensor, DecoderState]:
-        """See `Stage`."""
-        layers, samples = state.layers, None
+    def step(self, x: Tensor, state: ConvStageState, last: bool) -> tuple[Tensor, ConvStageState]:
+        """See `Stage`; the last step ends with a whole frame."""
+        layers, outputs = state.layers, None
         if layers is None:
             x = x if state.held is None else torch.cat([state.held, x], dim=-1)
-            missing = self.decoder.min_frames - x.shape[-1]
+            missing = self.stack.min_frames * self.frame_inputs - x.shape[-1]
             if not x.shape[-1] or (missing > 0 and not last):
-                return x.new_zeros(len(x), 1, 0), DecoderState(held=x)
+                return x.new_zeros(len(x), self.stack.out_channels, 0), ConvStageState(held=x)
             if missing > 0:
-                samples = x.shape[-1] * self.decoder.frame_size
+                outputs = x.shape[-1] // self.frame_inputs * self.frame_outputs
                 x = F.pad(x, (0, missing))
-            layers = self.decoder.layers.initial_state(None)
-        y, layers = self.decoder.layers.step(x, layers, last)
-        return y[..., :samples], DecoderState(layers)
+            layers = self.stack.layers.initial_state(None)
+        y, layers = self.stack.layers.step(x, layers, last)
+        return y[..., :outputs], ConvStageState(layers)
 
 
 class TransformerStage:
@@ -128,19 +129,27 @@ class WindowStage:
     Where windows lie does not depend on the chunks, so neither do outputs.
 
     Args:
-        function: Maps [B, D, T] to [B, D, T].
+        function: Maps [B, D, T] to as many steps.
         channels: D.
         context: Steps before those that come out.
         ahead: Steps behind them.
         stride: Steps that come out of a window.
+        out_channels: Where they are not D.
     """
 
     exact, apart = False, False
 
     def __init__(
-        self, function: Callable[[Tensor], Tensor], channels: int, context: int, ahead: int, stride: int
+        self,
+        function: Callable[[Tensor], Tensor],
+        channels: int,
+        context: int,
+        ahead: int,
+        stride: int,
+        out_channels: int | None = None,
     ) -> None:
         self.function, self.channels = function, channels
+        self.out_channels = channels if out_channels is None else out_channels
         self.context, self.ahead, self.stride = context, ahead, stride
         self.lookahead = ahead + stride - 1
 
@@ -151,7 +160,7 @@ class WindowStage:
     def step(self, x: Tensor, state: WindowState, last: bool) -> tuple[Tensor, WindowState]:
         """See `Stage`."""
         kept = x if state.kept is None else torch.cat([state.kept, x], dim=-1)
-        context, outputs = state.context, [x[..., :0]]
+        context, outputs = state.context, [x.new_zeros(len(x), self.out_channels, 0)]
         while kept.shape[-1] > context and (last or kept.shape[-1] >= context + self.stride + self.ahead):
             window = self.function(kept[..., : context + self.stride + self.ahead])
             outputs.append(window[..., context : context + self.stride])

@@ -10,17 +10,30 @@ from flexicodec.merging.durations import (
     unmerge,
     validate_durations,
 )
-from flexicodec.merging.policies import POLICIES, ExactRate, MergingPolicy, MinimumVariance, Threshold, Uniform
+from flexicodec.merging.policies import (
+    POLICIES,
+    CausalPolicy,
+    ExactRate,
+    MergingPolicy,
+    MinimumVariance,
+    Threshold,
+    Uniform,
+    boundary_margins,
+)
 from flexicodec.merging.rates import check_frame_rate, target_tokens
+from flexicodec.merging.running import RunningRate
 from flexicodec.merging.similarity import cosine_similarities
 
 __all__ = [
     "POLICIES",
+    "CausalPolicy",
     "ExactRate",
     "MergingPolicy",
     "MinimumVariance",
+    "RunningRate",
     "Threshold",
     "Uniform",
+    "boundary_margins",
     "check_frame_rate",
     "cosine_similarities",
     "durations_from_starts",

@@ -6,13 +6,14 @@ clips it gives their durations. No item's durations depend on the other items or
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from flexicodec.blocks.states import known
 from flexicodec.merging.durations import check_max_duration, chop_runs, durations_from_starts, valid_frames
 from flexicodec.merging.rates import PerItem, one_per_item, settle, target_tokens
 from flexicodec.merging.variance import least_variance_durations
@@ -47,6 +48,55 @@ class MergingPolicy(Protocol):
         ...
 
 
+class CausalPolicy(MergingPolicy, Protocol):
+    """A policy that decides as frames come: whole clips and streams in any pieces get the same durations."""
+
+    def initial_state(self) -> Any:
+        """Stand behind the first frame of a clip; see `blocks.states` for what a state may be."""
+        ...
+
+    def step(
+        self, similarities: Float[Tensor, " pairs"], state: Any, max_duration: int | None
+    ) -> tuple[Bool[Tensor, " pairs"], Float[Tensor, " pairs"], Any]:
+        """Decide on the next frames of one clip.
+
+        Args:
+            similarities: of each frame with the one before it.
+            state: from `initial_state` or the step before.
+            max_duration: most frames per token; None for no cap.
+
+        Returns:
+            Whether each frame starts a token, how far that was from being otherwise (see `boundary_margins`), and the
+            state for the next step.
+        """
+        ...
+
+
+def boundary_margins(
+    policy: MergingPolicy,
+    similarities: Float[Tensor, "batch pairs"],
+    lengths: Int[Tensor, " batch"],
+    *,
+    seconds: Seconds | None = None,
+    max_duration: int | None = None,
+) -> Float[Tensor, "batch pairs"]:
+    """Tell how far each pair of neighbours was from being kept together instead of apart, or apart instead of together.
+
+    That is in the unit of similarities, and supposes that what was decided before stays; arguments are those of the
+    policy's call.
+
+    Returns:
+        inf where nothing can flip and past each clip's last pair, NaN from policies that cannot tell.
+    """
+    margins = getattr(policy, "margins", None)
+    if margins is None:
+        return torch.full_like(similarities, torch.nan)
+    inside = torch.arange(similarities.shape[1], device=similarities.device) + 1 < lengths[:, None]
+    found = margins(similarities, lengths, seconds=seconds, max_duration=max_duration)
+    return found.masked_fill(~inside, torch.inf)
+
+
+@known
 @dataclass(frozen=True)
 class Threshold:
     """Merge two neighbours iff their similarity exceeds a threshold, then chop runs at `max_duration`.
@@ -79,10 +129,41 @@ class Threshold:
         max_duration: int | None = None,
     ) -> Int[Tensor, "batch tokens"]:
         """See `MergingPolicy`."""
-        values = one_per_item(self.threshold, "threshold", len(similarities))
-        threshold = torch.tensor(values, dtype=similarities.dtype, device=similarities.device)[:, None]
+        threshold = self._thresholds(similarities)
         cuts = ~(similarities > threshold) | (threshold >= 1)
         return durations_from_starts(chop_runs(_starts(cuts), check_max_duration(max_duration)), lengths)
+
+    def margins(
+        self,
+        similarities: Float[Tensor, "batch pairs"],
+        lengths: Int[Tensor, " batch"],
+        *,
+        seconds: Seconds | None = None,
+        max_duration: int | None = None,
+    ) -> Float[Tensor, "batch pairs"]:
+        """See `boundary_margins`: the distance from the threshold, and inf where nothing merges whatever comes."""
+        threshold = self._thresholds(similarities)
+        return (similarities - threshold).abs().masked_fill(threshold >= 1, torch.inf)
+
+    def initial_state(self) -> int:
+        """See `CausalPolicy`: the frames since the last cut, of which there is one."""
+        return 1
+
+    def step(
+        self, similarities: Float[Tensor, " pairs"], state: int, max_duration: int | None
+    ) -> tuple[Bool[Tensor, " pairs"], Float[Tensor, " pairs"], int]:
+        """See `CausalPolicy`."""
+        threshold = self._thresholds(similarities[None])[0]
+        starts = []
+        for cut in (~(similarities > threshold) | (threshold >= 1)).tolist():
+            starts.append(cut or state == max_duration)
+            state = 1 if starts[-1] else state + 1
+        margins = (similarities - threshold).abs().masked_fill(threshold >= 1, torch.inf)
+        return torch.tensor(starts, dtype=torch.bool, device=similarities.device), margins, state
+
+    def _thresholds(self, similarities: Float[Tensor, "batch pairs"]) -> Float[Tensor, "batch 1"]:
+        values = one_per_item(self.threshold, "threshold", len(similarities))
+        return torch.tensor(values, dtype=similarities.dtype, device=similarities.device)[:, None]
 
 
 @dataclass(frozen=True)
@@ -116,11 +197,48 @@ class ExactRate:
         max_duration: int | None = None,
     ) -> Int[Tensor, "batch tokens"]:
         """See `MergingPolicy`; `seconds` are needed."""
+        rank, num_cuts = self._cuts(similarities, lengths, seconds, max_duration)
+        return durations_from_starts(chop_runs(_starts(rank < num_cuts[:, None]), max_duration), lengths)
+
+    def margins(
+        self,
+        similarities: Float[Tensor, "batch pairs"],
+        lengths: Int[Tensor, " batch"],
+        *,
+        seconds: Seconds | None = None,
+        max_duration: int | None = None,
+    ) -> Float[Tensor, "batch pairs"]:
+        """See `boundary_margins`: how far a pair is from changing places with one on the other side of the cut.
+
+        # ranks     ... cut    cut | kept   kept ...       the cut lies between the last pair cut and the first kept;
+        #                      last  first                 those kept may also change places with the first, for where
+        #                                                  a cap chops runs it may matter which of them is the next
+
+        Two pairs change places when both have moved by half their distance.
+        """
+        rank, num_cuts = self._cuts(similarities, lengths, seconds, max_duration)
+        inside = torch.arange(similarities.shape[1], device=similarities.device) + 1 < lengths[:, None]
+        ordered = similarities.detach().masked_fill(~inside, torch.inf).sort(dim=-1).values
+        edges = F.pad(ordered, (1, 2), value=torch.inf)  # entry r + 1: the similarity of rank r
+        edges[:, 0] = -torch.inf
+        last, first, second = (edges.gather(1, num_cuts[:, None] + i) for i in range(3))
+        margins = torch.where(rank < num_cuts[:, None], first - similarities, similarities - first)
+        own = torch.minimum(first - last, second - first)
+        return torch.where(rank == num_cuts[:, None], own, margins).masked_fill(~inside, torch.inf)
+
+    def _cuts(
+        self,
+        similarities: Float[Tensor, "batch pairs"],
+        lengths: Int[Tensor, " batch"],
+        seconds: Seconds | None,
+        max_duration: int | None,
+    ) -> tuple[Int[Tensor, "batch pairs"], Int[Tensor, " batch"]]:
+        """Rank the pairs, those first that differ most, and count how many of them are to be cut."""
         target = _target(self.frame_rate, seconds, lengths, max_duration)
         pairs = torch.arange(similarities.shape[1], device=similarities.device)
         inside = pairs + 1 < lengths[:, None]
         order = similarities.detach().masked_fill(~inside, torch.inf).argsort(dim=-1, stable=True)
-        rank = torch.empty_like(order).scatter_(1, order, pairs.expand_as(order))  # 0: the frames that differ most
+        rank = torch.empty_like(order).scatter_(1, order, pairs.expand_as(order))
 
         def starts(num_cuts: Int[Tensor, " batch"]) -> Bool[Tensor, "batch frames"]:
             return chop_runs(_starts(rank < num_cuts[:, None]), max_duration)
@@ -132,7 +250,7 @@ class ExactRate:
             tokens = starts(middle)
             fits = (tokens & valid_frames(lengths, tokens)).sum(-1) <= target
             few, many = torch.where(fits, middle, few), torch.where(fits, many, middle - 1)
-        return durations_from_starts(starts(few), lengths)
+        return rank, few
 
 
 @dataclass(frozen=True)
@@ -163,6 +281,17 @@ class Uniform:
         target = _target(self.frame_rate, seconds, lengths, max_duration)[:, None]
         boundary = torch.arange(int(target.max()) + 1, device=lengths.device).minimum(target)
         return (boundary * lengths[:, None] // target.clamp(min=1)).diff(dim=-1)
+
+    def margins(
+        self,
+        similarities: Float[Tensor, "batch pairs"],
+        lengths: Int[Tensor, " batch"],
+        *,
+        seconds: Seconds | None = None,
+        max_duration: int | None = None,
+    ) -> Float[Tensor, "batch pairs"]:
+        """See `boundary_margins`: no similarity is looked at."""
+        return torch.full_like(similarities, torch.inf)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from flexicodec.config import from_dict
 from flexicodec.files import replacing
 from flexicodec.models.parts import absent_parts, keep_parts
 from flexicodec.models.streaming import StreamingDecoder, StreamSettings
+from flexicodec.models.streaming_encoder import StreamingEncoder
 from flexicodec.tokens import TokenFormat, Tokens
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -132,6 +133,18 @@ class Codec(nn.Module, ABC):
             ValueError: A setting is out of its range or unknown.
         """
         return StreamingDecoder(self, batch_size, from_dict(StreamSettings, settings))
+
+    def streaming_encoder(self, batch_size: int = 1, **choices: Any) -> StreamingEncoder:
+        """Open a stream that encodes audio as it comes; see `flexicodec.models.streaming_encoder`.
+
+        Args:
+            batch_size: Streams side by side; each may be reset by itself.
+            choices: Those of the family.
+
+        Raises:
+            ValueError: A choice is out of its range, or needs the whole clip.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not encode streams")
 
     def stream_stages(self, settings: StreamSettings) -> Sequence[Stage]:
         """What a streaming decoder sends tokens through: their `stream_inputs` in, samples [B, 1, S] out."""

@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from flexicodec.blocks import states
 from flexicodec.blocks.chain import AverageState, ChainState
 from flexicodec.blocks.conv import ConvState
-from flexicodec.blocks.stages import DecoderState, Stage, WindowState
+from flexicodec.blocks.stages import ConvStageState, Stage, WindowState
 from flexicodec.blocks.transformer import LayerState
 from flexicodec.files import replacing
 from flexicodec.tokens import Tokens
@@ -98,7 +98,7 @@ class ItemState:
 
 
 KINDS: tuple[type, ...] = (ItemState, Progress, StreamSettings, ConvState, ChainState, AverageState)
-KINDS += (DecoderState, LayerState, WindowState)
+KINDS += (ConvStageState, LayerState, WindowState)
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ class StreamState:
         settings: Of the stream.
     """
 
-    items: tuple[ItemState, ...]
+    items: tuple[Any, ...]
     model: str
-    settings: StreamSettings
+    settings: Any
 
     @property
     def num_bytes(self) -> int:
@@ -136,7 +136,7 @@ class StreamState:
         Raises:
             ValueError: It holds something else.
         """
-        known = {kind.__name__: kind for kind in (cls, *KINDS)}
+        known = {kind.__name__: kind for kind in (cls, *KINDS)} | states.KNOWN
         try:
             state = states.from_plain(torch.load(path, map_location="cpu", weights_only=True), known)
         except ValueError as error:
@@ -144,6 +144,20 @@ class StreamState:
         if not isinstance(state, cls):
             raise ValueError(f"{os.fspath(path)} holds no state of a stream")
         return state
+
+    def fitting(self, other: "StreamState") -> "StreamState":
+        """Return this state if a stream can go on from it that now stands at another.
+
+        Raises:
+            ValueError: It is a state of another model, of other settings, or of more or fewer streams.
+        """
+        for name in ("model", "settings"):
+            theirs, ours = getattr(self, name), getattr(other, name)
+            if theirs != ours:
+                raise ValueError(f"the state is one of {name} {theirs}, and this stream's is {ours}")
+        if len(self.items) != len(other.items):
+            raise ValueError(f"the state is one of {len(self.items)} streams, and here are {len(other.items)}")
+        return self
 
 
 class StreamingDecoder:
@@ -294,13 +308,7 @@ class StreamingDecoder:
         Raises:
             ValueError: It is a state of another model, of other settings, or of more or fewer streams.
         """
-        for name in ("model", "settings"):
-            theirs, ours = getattr(state, name), getattr(self.state, name)
-            if theirs != ours:
-                raise ValueError(f"the state is one of {name} {theirs}, and this stream's is {ours}")
-        if len(state.items) != self.batch_size:
-            raise ValueError(f"the state is one of {len(state.items)} streams, and here are {self.batch_size}")
-        self.state = state.to(self.codec.device)
+        self.state = state.fitting(self.state).to(self.codec.device)
 
     # ---------------------------------------------------------------------------------------------------------- inside
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flexicodec.quantize.result import FlatQuantized, Quantizer, linear_or_identity, project, straight_through
+from flexicodec.quantize.rvq import cosine_gaps
 
 # Entries of the distance table per search; the library holds about four arrays of this size.
 _SEARCH_ENTRIES = 2**22
@@ -124,6 +125,12 @@ class PlainVQ(Quantizer):
         losses = {"commitment": (encoded - rows).square().mean(dim=-1, keepdim=True)}
         return FlatQuantized(latents, codes.unsqueeze(1)[:, : active.shape[1]], losses)
 
+    def token_margins(
+        self, features: Float[Tensor, "tokens dim"], codes: Int[Tensor, "tokens codebooks"]
+    ) -> Float[Tensor, "tokens codebooks"]:
+        """See `Quantizer.token_margins`; in cosines."""
+        return cosine_gaps(project(self.project_in, features), self.vq.codebook)[:, None]
+
     def lookup_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
         """See `Quantizer.lookup_tokens`."""
         return project(self.project_out, F.embedding(codes[:, 0], self.vq.codebook).float())
@@ -165,8 +172,7 @@ class ResidualFSQ(Quantizer):
         self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
     ) -> FlatQuantized:
         """See `Quantizer.quantize_tokens`; no losses."""
-        clamp = self.rfsq.soft_clamp_input_value
-        encoded = torch.tanh(project(self.project_in, features) / clamp) * clamp
+        encoded = self._encoded(features)
         codes = torch.zeros(active.shape, dtype=torch.long, device=active.device)
         values = torch.zeros_like(encoded)
         with torch.no_grad():
@@ -178,6 +184,27 @@ class ResidualFSQ(Quantizer):
                 values = values + step.masked_fill(~active[:, k : k + 1], 0.0)
         latents = project(self.project_out, straight_through(encoded, values))
         return FlatQuantized(latents.masked_fill(~active.any(dim=1, keepdim=True), 0.0), codes, {})
+
+    def token_margins(
+        self, features: Float[Tensor, "tokens dim"], codes: Int[Tensor, "tokens codebooks"]
+    ) -> Float[Tensor, "tokens codebooks"]:
+        """See `Quantizer.token_margins`; in the latents' own unit, in which later stages are finer."""
+        margins, residual = [], self._encoded(features)
+        steps = torch.tensor(self.config.levels, device=features.device) - 1
+        for k, column in enumerate(codes.unbind(dim=1)):
+            # a stage splits [-1, 1] into its levels, those at the ends half as wide
+            place = (residual / self.rfsq.scales[k] + 1) / 2 * steps
+            level = ((self._stage_values(k, column) / self.rfsq.scales[k] + 1) / 2 * steps).round()
+            above = (level + 0.5 - place).masked_fill(level >= steps, torch.inf)
+            below = (place - level + 0.5).masked_fill(level <= 0, torch.inf)
+            margins.append((torch.minimum(above, below) * 2 / steps * self.rfsq.scales[k]).amin(dim=-1))
+            residual = residual - self._stage_values(k, column)
+        return torch.stack(margins, dim=1)
+
+    def _encoded(self, features: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens digits"]:
+        """Project and clamp softly, as the first stage has it."""
+        clamp = self.rfsq.soft_clamp_input_value
+        return torch.tanh(project(self.project_in, features) / clamp) * clamp
 
     def lookup_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
         """See `Quantizer.lookup_tokens`."""

@@ -84,6 +84,12 @@ class FSQ(Quantizer, vector_quantize_pytorch.FSQ):
         latents = project(self.project_out, values).masked_fill(~active.any(dim=1, keepdim=True), 0.0)
         return FlatQuantized(latents, codes.unsqueeze(1)[:, : active.shape[1]], {})
 
+    def token_margins(
+        self, features: Float[Tensor, "tokens dim"], codes: Int[Tensor, "tokens codebooks"]
+    ) -> Float[Tensor, "tokens codebooks"]:
+        """See `Quantizer.token_margins`; in levels."""
+        return fsq_margins(project(self.project_in, features), self.config.levels, self.config.bound)[:, None]
+
     def lookup_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
         """See `Quantizer.lookup_tokens`."""
         return project(self.project_out, fsq_decode(codes[:, 0], self.config.levels))
@@ -120,6 +126,18 @@ def fsq_encode(
     rounded = bounded.round()
     codes = ((rounded.long() + sizes // 2) * basis).sum(dim=-1)
     return straight_through(bounded, rounded) / (sizes // 2), codes
+
+
+def fsq_margins(
+    z: Float[Tensor, "*tokens digits"], levels: Sequence[int], bound: Bound = "tan"
+) -> Float[Tensor, "*tokens"]:
+    """Measure, in levels, how far the bounded values are from the nearest edge at which a digit rounds otherwise."""
+    sizes, _ = _sizes_and_basis(levels, z.device)
+    bounded = fsq_bound(z, levels, bound)
+    offset = bounded - bounded.round()
+    above = (0.5 - offset).masked_fill(bounded.round() >= (sizes - 1) // 2, torch.inf)  # the ends round no further
+    below = (0.5 + offset).masked_fill(bounded.round() <= -(sizes // 2), torch.inf)
+    return torch.minimum(above, below).amin(dim=-1)
 
 
 def fsq_decode(codes: Int[Tensor, "*tokens"], levels: Sequence[int]) -> Float[Tensor, "*tokens digits"]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flexicodec.quantize.fsq import FSQConfig, fsq_decode, fsq_encode
+from flexicodec.quantize.fsq import FSQConfig, fsq_decode, fsq_encode, fsq_margins
 from flexicodec.quantize.result import FlatQuantized, Quantizer
 
 
@@ -81,6 +81,13 @@ class GroupedFSQ(Quantizer):
         groups = features.unflatten(1, (self.num_codebooks, -1))[:, : active.shape[1]]
         values, codes = fsq_encode(groups, self.config.levels)
         return FlatQuantized(self._side_by_side(values.masked_fill(~active.unsqueeze(-1), 0.0)), codes, {})
+
+    def token_margins(
+        self, features: Float[Tensor, "tokens dim"], codes: Int[Tensor, "tokens codebooks"]
+    ) -> Float[Tensor, "tokens codebooks"]:
+        """See `Quantizer.token_margins`; in levels."""
+        groups = features.unflatten(1, (self.num_codebooks, -1))[:, : codes.shape[1]]
+        return fsq_margins(groups, self.config.levels)
 
     def lookup_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
         """See `Quantizer.lookup_tokens`."""

@@ -25,11 +25,13 @@ class Quantized:
         codes: [B, K, N] int64; zero past the lengths and in codebooks an item does not use.
         losses: name -> one value per item, mean over its valid tokens, summed over codebooks. Empty for
             quantizers that need none.
+        margins: [B, K, N] how far each code was from being another, where asked for; see `Quantizer.margins`.
     """
 
     latents: Float[Tensor, "batch dim tokens"]
     codes: Int[Tensor, "batch codebooks tokens"]
     losses: dict[str, Float[Tensor, " batch"]]
+    margins: Float[Tensor, "batch codebooks tokens"] | None = None
 
 
 class FlatQuantized(NamedTuple):
@@ -71,11 +73,18 @@ class Quantizer(nn.Module, ABC):
     def lookup_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
         """Map codes of one or more codebooks, all in range, to latents."""
 
+    @abstractmethod
+    def token_margins(
+        self, features: Float[Tensor, "tokens dim"], codes: Int[Tensor, "tokens codebooks"]
+    ) -> Float[Tensor, "tokens codebooks"]:
+        """Tell how far the codes that `quantize_tokens` chose for features were from being others."""
+
     def forward(
         self,
         latents: Float[Tensor, "batch dim tokens"],
         lengths: Int[Tensor, " batch"] | None = None,
         num_codebooks: int | Int[Tensor, " batch"] | None = None,
+        margins: bool = False,
     ) -> Quantized:
         """Quantize a padded batch.
 
@@ -85,6 +94,7 @@ class Quantizer(nn.Module, ABC):
             num_codebooks: None uses all. An int keeps the first n rows of codes (0 gives codes [B, 0, N] and
                 zero latents). A tensor of one count per item is quantizer dropout: codes keep all K rows,
                 items add up only their first n codebooks, and the losses of the others count as 0.
+            margins: tell also how far each code was from being another.
 
         Raises:
             ValueError: latents are not [B, D, N], or a count is outside 0..K.
@@ -103,11 +113,12 @@ class Quantizer(nn.Module, ABC):
             losses = {
                 name: (loss.unflatten(0, valid.shape) * weights).sum(dim=(1, 2)) for name, loss in flat.losses.items()
             }
-        codes = flat.codes.unflatten(0, valid.shape).masked_fill(~active, 0)
+        codes = flat.codes.unflatten(0, valid.shape).masked_fill(~active, 0).transpose(1, 2).contiguous()
         return Quantized(
             latents=flat.latents.unflatten(0, valid.shape).transpose(1, 2).contiguous(),
-            codes=codes.transpose(1, 2).contiguous(),
+            codes=codes,
             losses=losses,
+            margins=self.margins(latents, codes, lengths) if margins else None,
         )
 
     def lookup(
@@ -133,6 +144,32 @@ class Quantizer(nn.Module, ABC):
             latents = self.lookup_tokens(codes.transpose(1, 2).flatten(0, 1))
         latents = latents.unflatten(0, valid.shape).masked_fill(~valid.unsqueeze(-1), 0.0)
         return latents.transpose(1, 2).contiguous()
+
+    @torch.no_grad()
+    def margins(
+        self,
+        latents: Float[Tensor, "batch dim tokens"],
+        codes: Int[Tensor, "batch codebooks tokens"],
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch codebooks tokens"]:
+        """Tell how far codes were from being others, in the unit in which the quantizer chooses.
+
+        Args:
+            latents: What was quantized.
+            codes: What came out, for the first K or fewer codebooks.
+            lengths: Valid tokens per item; None means all.
+
+        Returns:
+            Margins in float32: 0 where two codes were equally good, inf past the lengths and where there is no other.
+        """
+        valid = _valid_tokens(lengths, latents.shape[0], latents.shape[2], latents.device)
+        if codes.shape[1] == 0:
+            return latents.new_zeros(codes.shape, dtype=torch.float32)
+        with torch.autocast(latents.device.type, enabled=False):
+            features = latents.float().transpose(1, 2).masked_fill(~valid.unsqueeze(-1), 0.0)
+            margins = self.token_margins(features.flatten(0, 1), codes.transpose(1, 2).flatten(0, 1))
+        margins = margins.unflatten(0, valid.shape).masked_fill(~valid.unsqueeze(-1), torch.inf)
+        return margins.transpose(1, 2).contiguous()
 
     def _active_codebooks(
         self, valid: Bool[Tensor, "batch tokens"], num_codebooks: int | Int[Tensor, " batch"] | None

@@ -4,6 +4,7 @@ The look-up happens in a few dimensions by cosine similarity (Yu et al., arXiv 2
 large codebooks in use; FlexiCodec (arXiv 2510.00981) codes the acoustic residual this way.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -80,6 +81,12 @@ class VectorQuantizer(Quantizer):
         }
         return FlatQuantized(latents, codes.unsqueeze(1)[:, : active.shape[1]], losses)
 
+    def token_margins(
+        self, features: Float[Tensor, "tokens dim"], codes: Int[Tensor, "tokens codebooks"]
+    ) -> Float[Tensor, "tokens codebooks"]:
+        """See `Quantizer.token_margins`; in cosines."""
+        return cosine_gaps(project(self.in_proj, features), self.codebook.weight)[:, None]
+
     def lookup_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
         """See `Quantizer.lookup_tokens`."""
         return project(self.out_proj, F.embedding(codes[:, 0], self.codebook.weight).float())
@@ -123,6 +130,16 @@ class ResidualVectorQuantizer(Quantizer):
             latents, torch.cat(codes, dim=1), {name: torch.cat(columns, dim=1) for name, columns in losses.items()}
         )
 
+    def token_margins(
+        self, features: Float[Tensor, "tokens dim"], codes: Int[Tensor, "tokens codebooks"]
+    ) -> Float[Tensor, "tokens codebooks"]:
+        """See `Quantizer.token_margins`; in cosines, each stage given the codes before."""
+        margins, residual = [], features
+        for quantizer, column in zip(self.stages, codes.split(1, dim=1), strict=False):
+            margins.append(quantizer.token_margins(residual, column))
+            residual = residual - quantizer.lookup_tokens(column)
+        return torch.cat(margins, dim=1)
+
     def lookup_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
         """See `Quantizer.lookup_tokens`."""
         latents = torch.zeros(codes.shape[0], self.dim, device=codes.device)
@@ -144,7 +161,24 @@ def nearest_by_cosine(
 
     Searches a block of tokens at a time, so memory does not grow with tokens times codes.
     """
+    return torch.cat([cosines.argmax(dim=-1) for cosines in _cosines(features, codebook)])
+
+
+def cosine_gaps(
+    features: Float[Tensor, "tokens width"], codebook: Float[Tensor, "codes width"]
+) -> Float[Tensor, " tokens"]:
+    """Return how much higher the best row's cosine is than the second best's; inf where there is but one row."""
+    if codebook.shape[0] < 2:
+        return features.new_full(features.shape[:1], torch.inf)
+    best = torch.cat([cosines.topk(2, dim=-1).values for cosines in _cosines(features, codebook)])
+    return best[:, 0] - best[:, 1]
+
+
+def _cosines(
+    features: Float[Tensor, "tokens width"], codebook: Float[Tensor, "codes width"]
+) -> Iterator[Float[Tensor, "block codes"]]:
+    """Compare a block of tokens at a time with every row."""
     features, codebook = F.normalize(features, dim=-1), F.normalize(codebook.float(), dim=-1)
     entries = _SEARCH_ENTRIES.get(features.device.type, _SEARCH_ENTRIES_ELSEWHERE)
-    blocks = features.split(max(1, entries // codebook.shape[0]))
-    return torch.cat([(block @ codebook.T).argmax(dim=-1) for block in blocks])
+    for block in features.split(max(1, entries // codebook.shape[0])):
+        yield block @ codebook.T

@@ -5,6 +5,7 @@ import torch
 
 import flexicodec
 from flexicodec.models.parts import absent_parts
+from flexicodec.models.windows import Windows
 from flexicodec.tokens import Tokens
 
 
@@ -83,3 +84,13 @@ def test_nanocodec_comes_in_halves(nanocodec, tmp_path, audio):
     assert torch.equal(flexicodec.load(folder, parts="decode").decode(tokens), nanocodec.decode(tokens))
     with pytest.raises(ValueError, match="parts is 'semantic'; NanoCodec has 'all', 'encode', 'decode'"):
         flexicodec.load(folder, parts="semantic")
+
+
+def test_long_clips_are_taken_in_pieces_by_parts_too(codec, saved):
+    whole, folder = saved
+    semantic = flexicodec.load(folder, parts="semantic")
+    long = torch.sin(torch.arange(4 * 16_000) / 9) * 0.3
+    choices = {"threshold": 0.5, "num_codebooks": 0, "windows": Windows(2.0, 0.5)}
+    same(semantic.encode(long, **choices), whole.encode(long, **choices))
+    with pytest.raises(ValueError, match="acoustic=False, which does for num_codebooks=0 only"):
+        whole.tokenize(whole.features(long, acoustic=False), num_codebooks=2)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexicodec.blocks import states
-from flexicodec.blocks.stages import DecoderStage
+from flexicodec.blocks.stages import ConvStage
 from flexicodec.models.nanocodec.config import published
 from flexicodec.models.nanocodec.decoder import HiFiGANDecoder
 from flexicodec.models.streaming import StreamState
@@ -219,13 +219,13 @@ def test_every_stream_of_a_batch_begins_pauses_and_ends_by_itself(codecs, kind):
 def test_items_that_stand_alike_are_computed_side_by_side(codecs, monkeypatch):
     codec = codecs["nano"]
     decoder, sizes = codec.streaming_decoder(batch_size=4), []
-    stage_step = DecoderStage.step
+    stage_step = ConvStage.step
 
     def spy(self, x, state, last):
         sizes.append(len(x))
         return stage_step(self, x, state, last)
 
-    monkeypatch.setattr(DecoderStage, "step", spy)
+    monkeypatch.setattr(ConvStage, "step", spy)
     chunk = random_tokens(codec, 2, batch=4)
     decoder.decode(chunk)
     decoder.reset(items=[1, 3])
@@ -324,7 +324,7 @@ def test_the_published_states_are_three_quarters_of_a_megabyte():
     for name, megabytes in (("nano_1.78kbps_12.5fps", 0.731), ("nano_1.89kbps_21.5fps", 0.731)):
         config = published(name)
         with torch.device("meta"), torch.no_grad():
-            stage = DecoderStage(HiFiGANDecoder(config.decoder, config.quantizer.dim))
+            stage = ConvStage(HiFiGANDecoder(config.decoder, config.quantizer.dim))
             _, state = stage.step(torch.zeros(1, stage.channels, 1), stage.initial_state(), last=False)
         assert states.num_bytes(state) / 1e6 == pytest.approx(megabytes, abs=1e-3)
         assert stage.lookahead == 0
@@ -333,7 +333,7 @@ def test_the_published_states_are_three_quarters_of_a_megabyte():
 def test_the_published_look_ahead_of_lfsc():
     config = published("lfsc_1.89kbps_21.5fps")
     with torch.device("meta"):
-        stage = DecoderStage(HiFiGANDecoder(config.decoder, config.quantizer.dim))
+        stage = ConvStage(HiFiGANDecoder(config.decoder, config.quantizer.dim))
     assert stage.lookahead == 13  # 12492 samples, which is 12.2 frames
 
 

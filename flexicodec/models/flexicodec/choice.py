@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from flexicodec.merging import POLICIES, ExactRate, MergingPolicy, Threshold, check_frame_rate
+from flexicodec.merging import POLICIES, ExactRate, MergingPolicy, RunningRate, Threshold, check_frame_rate
 from flexicodec.models.flexicodec.config import MergingConfig
 
-NAMED = tuple(name for name in POLICIES if name != "threshold")  # what `policy=` may say beside `frame_rate=`
+RUNNING = "running"
+NAMED = (*(name for name in POLICIES if name != "threshold"), RUNNING)  # what `policy=` may say beside `frame_rate=`
 
 
 def choose_policy(
@@ -59,6 +60,10 @@ def choose_policy(
         return own, _describe(own, base_frame_rate, max_duration)
     if frame_rate is not None:
         rate = check_frame_rate(frame_rate, base_frame_rate, max_duration)
+        if name == RUNNING:
+            assert merging is not None
+            running = RunningRate(rate, merging.threshold, base_frame_rate)
+            return running, {"policy": name, "frame_rate": _plain(rate)}
         kind = POLICIES[name] if name else ExactRate
         return kind(rate), {"policy": name or "rate", "frame_rate": _plain(rate)}
     if threshold is None:
@@ -73,7 +78,7 @@ def _means_unmerged(value: Any, unmerged: float) -> bool:
 
 def _describe(policy: MergingPolicy, base_frame_rate: float, max_duration: int | None) -> dict[str, Any]:
     """Note a policy object as its name would be noted, and hold its rate to the same range."""
-    names: dict[type, str] = {kind: name for name, kind in POLICIES.items()}
+    names: dict[type, str] = {kind: name for name, kind in POLICIES.items()} | {RunningRate: RUNNING}
     info: dict[str, Any] = {"policy": names.get(type(policy), type(policy).__name__)}
     if hasattr(policy, "frame_rate"):
         info["frame_rate"] = _plain(check_frame_rate(policy.frame_rate, base_frame_rate, max_duration))

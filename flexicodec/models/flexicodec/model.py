@@ -16,19 +16,25 @@ from torch import Tensor
 from flexicodec.audio import Channels, as_batch, fit_lengths
 from flexicodec.blocks.stages import Stage
 from flexicodec.config import non_defaults, to_dict
-from flexicodec.merging import MergingPolicy, cosine_similarities, validate_durations
+from flexicodec.margins import Margins
+from flexicodec.merging import CausalPolicy, MergingPolicy, boundary_margins, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
 from flexicodec.models.codec import MODEL_DEFAULT, check_samples, exactly
-from flexicodec.models.flexicodec import streaming
-from flexicodec.models.flexicodec.choice import choose_policy
+from flexicodec.models.flexicodec import long, streaming
+from flexicodec.models.flexicodec.choice import RUNNING, choose_policy
 from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
 from flexicodec.models.flexicodec.semantic import SanmEncoder
 from flexicodec.models.flexicodec.ssl import SSLEncoder
+from flexicodec.models.flexicodec.writing import FlexiCodecWriter
 from flexicodec.models.streaming import StreamSettings
+from flexicodec.models.streaming_encoder import STREAM_WINDOWS, EncoderSettings, StreamingEncoder
+from flexicodec.models.windows import Windows
+from flexicodec.quantize import Quantized
 from flexicodec.tokens import TokenFormat, Tokens
 
 __all__ = ["Features", "FlexiCodec"]
 
+WINDOWS = Windows()
 UNRELATED_SETTINGS = {"acoustic": ("decoder_width",), "merging": ("threshold", "threshold_range", "max_duration")}
 
 
@@ -122,6 +128,7 @@ class FlexiCodec(FlexiCodecRooms):
         sample_rate: int | None = None,
         channels: Channels | None = None,
         acoustic: bool = True,
+        windows: Windows | None = WINDOWS,
     ) -> Features:
         """Run both encoders once; `tokenize` then makes tokens at any number of rates.
 
@@ -131,6 +138,8 @@ class FlexiCodec(FlexiCodecRooms):
             sample_rate: Hz of the audio, resampled where it differs from the codec's; None means the codec's.
             channels: "mix" averages the channels of [B, C, S]; "error" refuses more than one.
             acoustic: Run the convolutional encoder too; semantic tokens alone do not need it.
+            windows: How clips longer than one window are heard, and then tokenized; None takes every clip whole. Where
+                attention spans the clip, this changes features; see `Windows`.
 
         Raises:
             ValueError: Empty audio, NaN or Inf, wrong rank, or lengths that do not fit.
@@ -144,9 +153,12 @@ class FlexiCodec(FlexiCodecRooms):
             device=self.device,
         )
         frames = self.frame_counts(audio_lengths)
-        semantic = self.listen(batch, audio_lengths, frames)
+        if windows is not None and any(long.is_long(self, frames, windows)):
+            semantic = long.listen(self, batch, audio_lengths, frames, windows)
+        else:
+            semantic = self.listen(batch, audio_lengths, frames)
         sound = self.hear(batch, audio_lengths, frames) if acoustic else None
-        return Features(semantic, sound, cosine_similarities(semantic, frames), frames, audio_lengths)
+        return Features(semantic, sound, cosine_similarities(semantic, frames), frames, audio_lengths, windows)
 
     @exactly
     def tokenize(  # type: ignore[override]
@@ -159,6 +171,7 @@ class FlexiCodec(FlexiCodecRooms):
         policy: str | MergingPolicy | None = None,
         max_duration: int | None = MODEL_DEFAULT,
         num_codebooks: int | None = None,
+        margins: bool = False,
     ) -> Tokens:
         """Merge and quantise features at one choice of rate.
 
@@ -172,26 +185,32 @@ class FlexiCodec(FlexiCodecRooms):
                 evenly, "variance" minimises the variance within tokens. Or any `MergingPolicy`, which stands alone.
             max_duration: Most frames per token; None for no cap. The model's own by default.
             num_codebooks: Acoustic codebooks, 0 for semantic tokens only; None for all.
+            margins: Tell also how far every boundary and code was from flipping: `Tokens.margins`.
 
         Raises:
             ValueError: More than one choice of rate, or a value outside its range.
         """
         cap, count = self._cap(max_duration), self._count(num_codebooks)
         rule, info = self._choose(threshold, frame_rate, durations, policy, cap)
+        seconds = features.audio_lengths.cpu().double() / self.sample_rate
         if rule is not None:
-            seconds = features.audio_lengths.cpu().double() / self.sample_rate
             durations = rule(
                 features.similarities, features.lengths, seconds=seconds, features=features.semantic, max_duration=cap
             )
         durations = validate_durations(durations, features.lengths, cap)
-        semantic, acoustic = self.quantize(features, durations, count)
+        in_pieces = long.is_long(self, features.lengths, features.windows)
+        if any(in_pieces):
+            semantic, acoustic = long.quantize(self, features, durations, count, margins)
+        else:
+            semantic, acoustic = self.quantize(features, durations, count, margins=margins)
         return Tokens(
             semantic=semantic.codes[:, 0],
             acoustic=acoustic.codes,
             durations=durations,
             audio_lengths=features.audio_lengths,
             format=replace(self.format, max_duration=cap),
-            info=info,
+            info={**info, **self._say_windows(features.windows, in_pieces, count)},
+            margins=self._margins(rule, features, seconds, cap, semantic, acoustic) if margins else None,
         )
 
     def encode(  # type: ignore[override]
@@ -207,13 +226,15 @@ class FlexiCodec(FlexiCodecRooms):
         num_codebooks: int | None = None,
         sample_rate: int | None = None,
         channels: Channels | None = None,
+        windows: Windows | None = WINDOWS,
+        margins: bool = False,
     ) -> Tokens:
         """Turn audio into tokens: `tokenize(features(audio, ...), ...)`.
 
         Args:
-            audio: As for `features`, with the three that belong to it.
+            audio: As for `features`, with the four that belong to it.
             lengths: Valid samples of each item; None means all.
-            threshold: As for `tokenize`, with all that follow but two; choose one of threshold, frame_rate, durations.
+            threshold: As for `tokenize`, with all that follow but three; choose threshold, frame_rate or durations.
             frame_rate: Tokens per second.
             durations: Frames per token, decided elsewhere.
             policy: How to spend `frame_rate`, or a `MergingPolicy`.
@@ -221,13 +242,21 @@ class FlexiCodec(FlexiCodecRooms):
             num_codebooks: Acoustic codebooks, 0 for semantic tokens only; None for all.
             sample_rate: Hz of the audio; None means the codec's.
             channels: "mix" or "error", for [B, C, S].
+            windows: How clips longer than one window are encoded; None takes every clip whole.
+            margins: Tell also how far every boundary and code was from flipping.
 
         Raises:
             ValueError: As for `features` and `tokenize`, before any work is done where that can be seen.
         """
         self._choose(threshold, frame_rate, durations, policy, self._cap(max_duration))  # refuse before the work
-        acoustic = self._count(num_codebooks) > 0
-        features = self.features(audio, lengths, sample_rate=sample_rate, channels=channels, acoustic=acoustic)
+        features = self.features(
+            audio,
+            lengths,
+            sample_rate=sample_rate,
+            channels=channels,
+            acoustic=self._count(num_codebooks) > 0,
+            windows=windows,
+        )
         return self.tokenize(
             features,
             threshold=threshold,
@@ -236,11 +265,17 @@ class FlexiCodec(FlexiCodecRooms):
             policy=policy,
             max_duration=max_duration,
             num_codebooks=num_codebooks,
+            margins=margins,
         )
 
     @exactly
-    def decode(self, tokens: Tokens) -> Float[Tensor, "batch samples"]:
+    def decode(self, tokens: Tokens, *, windows: Windows | None = WINDOWS) -> Float[Tensor, "batch samples"]:
         """Turn tokens into audio.
+
+        Args:
+            tokens: Of this model.
+            windows: How clips longer than one window are decoded; None takes every clip whole. Where attention spans
+                the clip, this changes the audio; see `Windows`.
 
         Returns:
             [B, S] at `sample_rate`, zero past each clip's `audio_lengths`. Where these are unknown, a clip is as long
@@ -249,9 +284,12 @@ class FlexiCodec(FlexiCodecRooms):
         Raises:
             ValueError: The tokens belong to another model, or hold codes this one lacks.
         """
-        latents = self.embed(tokens)
+        self.check_tokens(tokens)
         tokens = tokens.to(self.device)
-        audio, lengths = self.synthesize(latents, tokens.durations)
+        if windows is not None and any(long.is_long(self, tokens.frame_lengths, windows)):
+            audio, lengths = self.sound(*long.smooth(self, tokens, windows))
+        else:
+            audio, lengths = self.synthesize(self.embed(tokens), tokens.durations)
         return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
 
     @exactly
@@ -266,6 +304,46 @@ class FlexiCodec(FlexiCodecRooms):
         assert tokens.semantic is not None
         return self.lookup(tokens.semantic, tokens.acoustic, tokens.token_lengths)
 
+    def streaming_encoder(  # type: ignore[override]
+        self,
+        batch_size: int = 1,
+        *,
+        threshold: float | None = None,
+        frame_rate: float | None = None,
+        policy: str | CausalPolicy | None = None,
+        max_duration: int | None = MODEL_DEFAULT,
+        num_codebooks: int | None = None,
+        margins: bool = False,
+        windows: Windows = STREAM_WINDOWS,
+    ) -> StreamingEncoder:
+        """Open a stream that encodes audio as it comes.
+
+        Args:
+            batch_size: Streams side by side, each of one clip; they may begin, pause and end as they like.
+            threshold: As for `tokenize`, and the default: the same decision in a stream as on the whole clip.
+            frame_rate: Tokens per second, held by a controller that moves the threshold (`RunningRate`): a stream has
+                no end whose tokens could be counted. `encode(frame_rate=..., policy="running")` gives the same.
+            policy: "running" with `frame_rate`, or a policy that decides as frames come (`CausalPolicy`).
+            max_duration: Most frames per token; None for no cap.
+            num_codebooks: Acoustic codebooks, 0 for semantic tokens only; None for all.
+            margins: Tell also how far every boundary and code was from flipping.
+            windows: Where attention is global; the stream is then near the whole clip, and `exact` is False.
+
+        Raises:
+            ValueError: More than one choice of rate, one that needs the whole clip, or a value outside its range.
+        """
+        cap, count = self._cap(max_duration), self._count(num_codebooks)
+        if frame_rate is not None and policy is None and self.config.merging is not None:
+            policy = RUNNING
+        rule, info = self._choose(threshold, frame_rate, None, policy, cap)
+        if not hasattr(rule, "step"):
+            raise ValueError(
+                f"policy is {policy!r}, which needs the whole clip; a stream takes threshold=, frame_rate= (held by a "
+                "controller), or a policy that decides as frames come, with initial_state and step"
+            )
+        settings = EncoderSettings(rule, cap, count, margins, windows)
+        return StreamingEncoder(self, FlexiCodecWriter(self, settings, info), settings, batch_size)
+
     def stream_stages(self, settings: StreamSettings) -> list[Stage]:
         """See `Codec.stream_stages`."""
         return streaming.stages(self, settings)
@@ -273,6 +351,44 @@ class FlexiCodec(FlexiCodecRooms):
     def stream_inputs(self, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:
         """See `Codec.stream_inputs`."""
         return streaming.inputs(self, tokens)
+
+    def _margins(
+        self,
+        rule: MergingPolicy | None,
+        features: Features,
+        seconds: Float[Tensor, " batch"],
+        cap: int | None,
+        semantic: Quantized,
+        acoustic: Quantized,
+    ) -> Margins:
+        """Gather the margins of a batch; durations from elsewhere cannot flip."""
+        similarities, lengths = features.similarities, features.lengths
+        boundaries = torch.full_like(similarities, torch.inf)
+        if rule is not None:
+            boundaries = boundary_margins(rule, similarities, lengths, seconds=seconds, max_duration=cap)
+        assert semantic.margins is not None
+        assert acoustic.margins is not None
+        boundaries = torch.nn.functional.pad(boundaries, (0, 1), value=torch.inf)
+        return Margins(boundaries, acoustic.margins, semantic.margins[:, 0])
+
+    def _say_windows(self, windows: Windows | None, in_pieces: list[bool], count: int) -> dict[str, Any]:
+        """Note for `Tokens.info` where windows made a difference."""
+        if windows is None or not any(in_pieces) or self.is_windowed(count):
+            return {}
+        return {
+            "window_seconds": [windows.seconds if each else None for each in in_pieces],
+            "overlap_seconds": [windows.overlap_seconds if each else None for each in in_pieces],
+        }
+
+    def is_windowed(self, num_codebooks: int | None = None) -> bool:
+        """Tell whether tokens see a limited part of a clip, so that pieces and streams can give what the whole gives.
+
+        Args:
+            num_codebooks: Acoustic codebooks in use; None for all.
+        """
+        pieces = long.SemanticStage(self, WINDOWS)
+        tokens = long.QuantizeStage(self, self._count(num_codebooks), False, WINDOWS.steps(self.base_frame_rate))
+        return pieces.exact and tokens.exact
 
     def _cap(self, max_duration: Any) -> int | None:
         """Settle the most frames a token may hold."""

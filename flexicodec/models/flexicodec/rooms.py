@@ -4,7 +4,7 @@ Nothing here checks its input or knows `Tokens`, and gradients flow wherever som
 these, and so does the public model on top of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -21,6 +21,7 @@ from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.resize import resize
 from flexicodec.models.flexicodec.semantic import SanmEncoder, SemanticEncoder
 from flexicodec.models.flexicodec.ssl import SSLEncoder
+from flexicodec.models.windows import Windows
 from flexicodec.quantize import Quantized
 
 _MIN_RELEASED_SAMPLES = 1360  # upstream's resize gives no frame below this
@@ -36,6 +37,7 @@ class Features:
         similarities: Cosine of each frame's semantic features with the next frame's, 0 at padding.
         lengths: Valid frames of each item.
         audio_lengths: Valid samples of each item, at the codec's rate.
+        windows: How clips longer than one window were heard, and will be tokenized; None: whole.
     """
 
     semantic: Float[Tensor, "batch semantic_dim frames"]
@@ -43,6 +45,7 @@ class Features:
     similarities: Float[Tensor, "batch frames-1"]
     lengths: Int[Tensor, " batch"]
     audio_lengths: Int[Tensor, " batch"]
+    windows: Windows | None = None
 
 
 class FlexiCodecRooms(Codec):
@@ -121,7 +124,7 @@ class FlexiCodecRooms(Codec):
         if self.config.geometry == "whole":
             return -(-audio_lengths // self.frame_size)
         encoder = cast(SanmEncoder, self.semantic_encoder)  # no other goes with this geometry
-        heard = encoder.front_end.num_frames(self._audible(audio_lengths))
+        heard = encoder.front_end.num_frames(self.audible_samples(audio_lengths))
         return (heard.cpu().double() / 1.33333).long().to(heard.device)  # not every device has float64
 
     @torch.no_grad()
@@ -130,7 +133,7 @@ class FlexiCodecRooms(Codec):
     ) -> Float[Tensor, "batch semantic_dim frames"]:
         """Hear what is said: the frozen encoder's features, resized to the grid. Always float32, without gradients."""
         released = self.config.geometry == "released"
-        audible = self._audible(audio_lengths) if released else frames * self.frame_size
+        audible = self.audible_samples(audio_lengths)
         with torch.autocast(audio.device.type, enabled=False):
             heard, heard_lengths = self.semantic_encoder(_pad_to(audio.float(), int(audible.max())), audible)
             ratio = None if released else self.semantic_encoder.frame_rate / self.base_frame_rate
@@ -140,7 +143,7 @@ class FlexiCodecRooms(Codec):
         self, audio: Float[Tensor, "batch samples"], audio_lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch acoustic_dim frames"]:
         """Hear how it sounds: the convolutional encoder on whole frames, the tail padded with zeros."""
-        whole = -(-torch.maximum(audio_lengths, frames * self.frame_size) // self.frame_size) * self.frame_size
+        whole = self.whole_samples(audio_lengths)
         padded = _pad_to(audio, int(whole.max()))[:, None]
         encode = self.encoder if torch.is_grad_enabled() else self.encoder.chunked
         features = encode(padded, whole)[..., : int(frames.max())]
@@ -153,6 +156,7 @@ class FlexiCodecRooms(Codec):
         durations: Int[Tensor, "batch tokens"],
         num_codebooks: int | Int[Tensor, " batch"] | None = None,
         keeps_semantic: Bool[Tensor, " batch"] | None = None,
+        margins: bool = False,
     ) -> tuple[Quantized, Quantized]:
         """Merge both streams and quantise: the semantic one, then what the acoustic one has left over it.
 
@@ -162,6 +166,7 @@ class FlexiCodecRooms(Codec):
             num_codebooks: See `Quantizer.forward`.
             keeps_semantic: Items whose acoustic stream codes the rest over the semantic one; the others' codes all
                 (semantic dropout). None means every item.
+            margins: Tell also how far each code was from being another.
 
         Returns:
             Semantic result, whose latents [B, acoustic_dim, N] have been through the second ConvNeXt stack, and
@@ -169,17 +174,32 @@ class FlexiCodecRooms(Codec):
         """
         lengths = (durations > 0).sum(dim=1)
         merged = self.semantic_aggregator(features.semantic, durations, features.lengths)
-        semantic = self.semantic_quantizer(self.semantic_encoder_stack(merged, lengths), lengths)
+        refined = self.semantic_encoder_stack(merged, lengths)
+        semantic = self.semantic_quantizer(refined, lengths, margins=margins)
         meaning = self.semantic_decoder_stack(semantic.latents, lengths)
-        semantic = Quantized(meaning, semantic.codes, semantic.losses)
+        semantic = replace(semantic, latents=meaning)
         if isinstance(num_codebooks, int) and num_codebooks == 0:
             blank = torch.zeros_like(meaning)
-            return semantic, self.acoustic_quantizer(blank, lengths, 0)
-        if features.acoustic is None:
-            raise ValueError("these features were made with acoustic=False, which gives num_codebooks=0 only")
-        sound = self.acoustic_aggregator(features.acoustic, durations, features.lengths)
+            return semantic, self.acoustic_quantizer(blank, lengths, 0, margins)
+        heard = self.acoustic_features(features, num_codebooks)
+        sound = self.acoustic_aggregator(heard, durations, features.lengths)
         known = meaning if keeps_semantic is None else meaning * keeps_semantic[:, None, None]
-        return semantic, self.acoustic_quantizer(sound - known, lengths, num_codebooks)
+        return semantic, self.acoustic_quantizer(sound - known, lengths, num_codebooks, margins)
+
+    def acoustic_features(
+        self, features: Features, num_codebooks: int | Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch acoustic_dim frames"]:
+        """Give the acoustic features, zeros where there are none and semantic tokens do without.
+
+        Raises:
+            ValueError: There are none, and acoustic codes are asked for.
+        """
+        if features.acoustic is not None:
+            return features.acoustic
+        if not isinstance(num_codebooks, int) or num_codebooks:
+            raise ValueError("these features were made with acoustic=False, which does for num_codebooks=0 only")
+        semantic = features.semantic
+        return semantic.new_zeros(len(semantic), self.config.acoustic.latent_dim, semantic.shape[-1])
 
     def lookup(
         self,
@@ -211,9 +231,16 @@ class FlexiCodecRooms(Codec):
         """Unmerge, smooth and decode."""
         return self.sound(*self.smooth(latents, durations))
 
-    def _audible(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Lengths after padding to the shortest clip that still gives a frame in the released geometry."""
+    def audible_samples(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Count the samples that the semantic encoder hears of each item, zeros behind its own."""
+        if self.config.geometry == "whole":
+            return self.frame_counts(audio_lengths) * self.frame_size
         return audio_lengths.clamp(min=_MIN_RELEASED_SAMPLES)
+
+    def whole_samples(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Count the samples that the acoustic encoder hears of each item: whole frames, zeros behind its own."""
+        least = torch.maximum(audio_lengths, self.frame_counts(audio_lengths) * self.frame_size)
+        return -(-least // self.frame_size) * self.frame_size
 
 
 def _check_encoder(encoder: SemanticEncoder, config: FlexiCodecConfig) -> None:

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flexicodec.blocks.convnext import ConvNeXtStack
-from flexicodec.blocks.stages import DecoderStage, Stage, TransformerStage, WindowStage
+from flexicodec.blocks.stages import ConvStage, Stage, TransformerStage, WindowStage
 from flexicodec.merging import unmerge
 from flexicodec.models.flexicodec.rooms import FlexiCodecRooms
 from flexicodec.models.streaming import StreamSettings
@@ -59,7 +59,7 @@ def stages(codec: FlexiCodecRooms, settings: StreamSettings) -> list[Stage]:
     elif bottleneck is not None:
         windows = settings.context_frames, settings.ahead_frames, settings.stride_frames
         row.append(WindowStage(bottleneck, dim, *windows))
-    return [*row, DecoderStage(codec.decoder)]
+    return [*row, ConvStage(codec.decoder)]
 
 
 def inputs(codec: FlexiCodecRooms, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:

@@ -13,7 +13,7 @@ from flexicodec.models.nanocodec.config import DecoderConfig
 from flexicodec.models.nanocodec.layers import make_activation, make_conv, make_residuals
 
 
-class DecoderStage(Chain):
+class ConvStage(Chain):
     """A transposed convolution that halves the channels, then averaged residuals."""
 
     def __init__(self, config: DecoderConfig, channels: int, stride: int) -> None:
@@ -36,7 +36,7 @@ class HiFiGANDecoder(ConvStack):
         widths = [config.width // 2**i for i in range(len(config.strides) + 1)]
         layers = [
             make_conv(config, latent_dim, widths[0], config.in_kernel_size),
-            *(DecoderStage(config, width, stride) for width, stride in zip(widths, config.strides, strict=False)),
+            *(ConvStage(config, width, stride) for width, stride in zip(widths, config.strides, strict=False)),
             make_activation(config, widths[-1]),
             make_conv(config, widths[-1], 1, config.out_kernel_size),
             nn.Tanh() if config.output_activation == "tanh" else nn.Hardtanh(),

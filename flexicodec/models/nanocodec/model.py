@@ -11,13 +11,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexicodec.audio import Channels, as_batch, fit_lengths
-from flexicodec.blocks.stages import DecoderStage, Stage
+from flexicodec.blocks.stages import ConvStage, Stage
 from flexicodec.config import non_defaults, to_dict
 from flexicodec.models.codec import Codec, check_samples, exactly
 from flexicodec.models.nanocodec.config import PUBLISHED, NanoCodecConfig, names_at
 from flexicodec.models.nanocodec.decoder import HiFiGANDecoder
 from flexicodec.models.nanocodec.encoder import HiFiGANEncoder
+from flexicodec.models.nanocodec.writing import NanoCodecWriter, fixed_rate_margins
 from flexicodec.models.streaming import StreamSettings
+from flexicodec.models.streaming_encoder import EncoderSettings, StreamingEncoder
 from flexicodec.tokens import TokenFormat, Tokens
 
 
@@ -135,6 +137,7 @@ class NanoCodec(Codec):
         sample_rate: int | None = None,
         channels: Channels | None = None,
         compatible: bool = False,
+        margins: bool = False,
     ) -> Tokens:
         """Turn audio into tokens.
 
@@ -148,17 +151,13 @@ class NanoCodec(Codec):
             channels: "mix" averages the channels of [B, C, S]; "error" refuses more than one.
             compatible: Compute clips of different length as NeMo does, where those that end before the longest come out
                 otherwise than alone.
+            margins: Tell also how far every code was from flipping: `Tokens.margins`.
 
         Raises:
             ValueError: Another rate or number of codebooks than the model has, empty audio, NaN or Inf, wrong rank, or
                 lengths that do not fit.
         """
-        self._check_rate(threshold, frame_rate)
-        if num_codebooks is not None and num_codebooks != self.num_codebooks:
-            raise ValueError(
-                f"num_codebooks is {num_codebooks!r}, but this model's {self.num_codebooks} codebooks stand side by "
-                "side and only mean something together; leave it out"
-            )
+        self._check_choices(threshold, frame_rate, num_codebooks)
         batch, audio_lengths = as_batch(
             audio,
             lengths,
@@ -168,7 +167,8 @@ class NanoCodec(Codec):
             device=self.device,
         )
         frames = -(-audio_lengths // self.frame_size)
-        codes = self.quantizer(self.hear(batch, audio_lengths, compatible), frames).codes
+        coded = self.quantizer(self.hear(batch, audio_lengths, compatible), frames, margins=margins)
+        codes = coded.codes
         durations = (torch.arange(codes.shape[-1], device=codes.device) < frames[:, None]).long()
         return Tokens(
             acoustic=codes,
@@ -176,6 +176,7 @@ class NanoCodec(Codec):
             audio_lengths=audio_lengths,
             format=self.format,
             info={"compatible": True} if compatible else {},
+            margins=None if coded.margins is None else fixed_rate_margins(coded.margins),
         )
 
     @exactly
@@ -210,9 +211,35 @@ class NanoCodec(Codec):
         tokens = tokens.to(self.device)
         return self.quantizer.lookup(tokens.acoustic, tokens.token_lengths)
 
+    def streaming_encoder(  # type: ignore[override]
+        self,
+        batch_size: int = 1,
+        *,
+        threshold: float | None = None,
+        frame_rate: float | None = None,
+        num_codebooks: int | None = None,
+        margins: bool = False,
+    ) -> StreamingEncoder:
+        """Open a stream that encodes audio as it comes: convolutions alone, so every stream is exact.
+
+        Args:
+            batch_size: Streams side by side, each of one clip.
+            threshold: As for `encode`, as all that follow.
+            frame_rate: The model's own rate in Hz, or None.
+            num_codebooks: All of them, or None.
+            margins: Tell also how far every code was from flipping.
+
+        Raises:
+            ValueError: Another rate or number of codebooks than the model has.
+        """
+        self._check_choices(threshold, frame_rate, num_codebooks)
+        settings = EncoderSettings(num_codebooks=self.num_codebooks, margins=margins)
+        writer = NanoCodecWriter(self.encoder, self.quantizer, settings, self.sample_rate)
+        return StreamingEncoder(self, writer, settings, batch_size)
+
     def stream_stages(self, settings: StreamSettings) -> list[Stage]:
         """See `Codec.stream_stages`: convolutions alone, so every stream can be exact."""
-        return [DecoderStage(self.decoder)]
+        return [ConvStage(self.decoder)]
 
     def stream_inputs(self, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:
         """See `Codec.stream_inputs`."""
@@ -229,6 +256,15 @@ class NanoCodec(Codec):
             raise ValueError(
                 f"a token lasts {int(tokens.durations.max())} frames, but this model has a fixed rate of "
                 f"{self.base_frame_rate:g} Hz, one frame a token"
+            )
+
+    def _check_choices(self, threshold: Any, frame_rate: Any, num_codebooks: int | None) -> None:
+        """Refuse what the model has but one of."""
+        self._check_rate(threshold, frame_rate)
+        if num_codebooks is not None and num_codebooks != self.num_codebooks:
+            raise ValueError(
+                f"num_codebooks is {num_codebooks!r}, but this model's {self.num_codebooks} codebooks stand side by "
+                "side and only mean something together; leave it out"
             )
 
     def _check_rate(self, threshold: Any, frame_rate: Any) -> None:
