@@ -10,16 +10,18 @@ from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig
 from flexicodec.models.recognizer import Recognizer, RecognizerConfig
 from flexicodec.quantize import FSQConfig, RVQConfig
 from flexicodec.training.config import (
-    AdversarialConfig,
-    BandDiscriminatorConfig,
     DataConfig,
     DropoutConfig,
     InitConfig,
     LossWeights,
     OptimConfig,
-    PeriodDiscriminatorConfig,
     RateConfig,
     TrainingConfig,
+)
+from flexicodec.training.discriminators.config import (
+    AdversarialConfig,
+    BandDiscriminatorConfig,
+    PeriodDiscriminatorConfig,
 )
 
 SANM = SanmConfig(num_layers=2, dim=16, num_heads=2, feedforward_dim=32, prompt=(), positions=False, window=4)
