@@ -23,7 +23,7 @@ from flexicodec.training.checkpoints import Checkpoint
 from flexicodec.training.config import TrainingConfig
 from flexicodec.training.discriminators import Discriminators
 from flexicodec.training.generators import make_generator
-from flexicodec.training.init import init_encoder, init_quantizer
+from flexicodec.training.init import init_encoder, init_nanocodec, init_quantizer
 from flexicodec.training.init_from import init_discriminators, init_from
 from flexicodec.training.optim import learning_rate_factor, make_average, make_optimizer
 from flexicodec.training.reseed import Reseeder, forget_rows
@@ -37,8 +37,6 @@ TrainableCodec = FlexiCodec | NanoCodec
 def build_codec(config: TrainingConfig, fresh: bool = True) -> TrainableCodec:
     """Make the codec as it is trained: with its starting weights, and the convolutions weight-normalised.
 
-    A NanoCodec that starts from nothing starts as PyTorch's convolutions do, which is NeMo's way.
-
     Args:
         config: Of the run.
         fresh: Whether to fill the weights; a checkpoint brings its own.
@@ -47,6 +45,8 @@ def build_codec(config: TrainingConfig, fresh: bool = True) -> TrainableCodec:
     codec: TrainableCodec
     if isinstance(config.model, NanoCodecConfig):
         codec = NanoCodec(config.model)
+        if fresh:
+            init_nanocodec(codec)
     else:
         codec = FlexiCodec(config.model)
         if fresh:
