@@ -4,7 +4,9 @@ From "Clova baseline system for the VoxCeleb Speaker Recognition Challenge 2020"
 the embedding. Weights come from a local copy of Edresson/Speaker_Encoder_H_ASP, under whose names they are kept here.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -140,7 +142,8 @@ def load_speaker_encoder(source: str | Path) -> SpeakerEncoder:
             f"reconstruction.speaker_encoder is {str(source)!r}, which holds none of {', '.join(FILES)}; expected a "
             "local copy of Edresson/Speaker_Encoder_H_ASP"
         )
-    held = read_weights(path)
+    held: Mapping[str, Any] = read_weights(path)
+    held = held.get("model", held)  # the released file is a checkpoint of its training
     state = {name: value for name, value in held.items() if not name.startswith(FRONT_END)}
     encoder = SpeakerEncoder()
     try:
