@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from accelerate.state import AcceleratorState
 from pystoi import stoi
 from safetensors.torch import load_file
 
@@ -284,6 +285,17 @@ def test_a_padded_batch_is_each_clip_alone(reflects, tmp_path):
         assert torch.equal(together.acoustic[item, :, : alone.acoustic.shape[-1]], alone.acoustic[0])
         for name, loss in alone.losses.items():
             torch.testing.assert_close(together.losses[name][item], loss[0], rtol=1e-4, atol=1e-6)
+
+
+def test_half_precision_leaves_the_quantiser_alone(manifest, tmp_path):
+    AcceleratorState._reset_state()  # Accelerate keeps one precision per process
+    trainer = loop.Trainer(nano_recipe(manifest, tmp_path / "run", steps=2, mixed_precision="bf16"))
+    seen = []
+    trainer.codec.quantizer.register_forward_hook(lambda module, inputs, output: seen.append(output.latents.dtype))
+    trainer.run()
+    AcceleratorState._reset_state()
+    assert set(seen) == {torch.float32}
+    assert [row["skipped"] for row in curves(trainer.config.output)] == [0, 0]
 
 
 def test_losses_that_cannot_be_had_are_refused(tmp_path):
