@@ -199,7 +199,9 @@ def analyze(
         controlled=controlled,
         without_controls=without,
         units=_units(kept, table, sampling),
-        counts=count_model(table.tokens, {"phone_rate": table.x}, table.seconds, clusters=table.clusters),
+        counts=count_model(
+            table.tokens, {"phone_rate": table.x}, table.seconds, clusters=table.clusters, level=sampling.level
+        ),
         mixed=_mixed(kept, over, sampling.level),
         within=within_clips(kept, sampling),
     )
