@@ -6,14 +6,13 @@ model, so that the same clips give the same texts, and a clip's text does not de
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from flexicodec.audio import collate
-from flexicodec.evaluation.sources import check_clips, opening, split_spec
+from flexicodec.evaluation.sources import check_clips, split_spec
 from flexicodec.models.recognizer import Recognizer
 
 
@@ -60,8 +59,7 @@ class CTCTranscriber:
 
     def __init__(self, name: str, source: str, device: torch.device):
         self.name = name
-        with opening("a recogniser of this package", source):
-            self.recognizer = Recognizer.load(source, device)
+        self.recognizer = Recognizer.load(source, device)
         self.sample_rate = self.recognizer.sample_rate
 
     def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
