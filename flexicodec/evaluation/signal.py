@@ -262,6 +262,6 @@ def _likely_slip(samples: int, others: int) -> str:
     """Guess why two clips differ in length."""
     low, high = sorted((samples, others))
     for rates in ((16, 24), (16, 44.1), (22.05, 24), (8, 16), (16, 22.05), (16, 48), (24, 48)):
-        if abs(high * rates[0] / rates[1] - low) < 0.001 * low + 2:
+        if abs(high * rates[0] / rates[1] - low) < 0.001 * low:
             return f"is one at {rates[0]:g} kHz and the other at {rates[1]:g} kHz?"
     return "cut or pad the decoded clip to the original's length"
