@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from flexicodec.training.mel import htk_mel_filters, slaney_mel_filters, to_hertz, to_mel
+from flexicodec.blocks.mel import htk_mel_filters, slaney_mel_filters, to_hertz, to_mel
 from flexicodec.training.reconstruction import (
     LogMelLoss,
     LogStftLoss,
