@@ -24,7 +24,15 @@ FLOORS = {
     **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "serving"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }
-SHARED = ("codec", "parts", "streaming", "streaming_encoder", "weights", "windows")  # of models, beside the families
+SHARED = (
+    "codec",
+    "parts",
+    "precision",
+    "streaming",
+    "streaming_encoder",
+    "weights",
+    "windows",
+)  # of models, beside the families
 USES = [name for name, floor in FLOORS.items() if floor == 3]  # never look at one another, with one exception:
 ALLOWED = {("training", other) for other in ("evaluation", "analysis", "calibration")}  # a run measures and draws
 

@@ -21,6 +21,7 @@ from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.resize import resize
 from flexicodec.models.flexicodec.semantic import SanmEncoder, SemanticEncoder
 from flexicodec.models.flexicodec.ssl import SSLEncoder
+from flexicodec.models.precision import Precision, working_in
 from flexicodec.models.windows import Windows
 from flexicodec.quantize import Quantized
 
@@ -38,6 +39,7 @@ class Features:
         lengths: Valid frames of each item.
         audio_lengths: Valid samples of each item, at the codec's rate.
         windows: How clips longer than one window were heard, and will be tokenized; None: whole.
+        precision: In which transformers worked, and will.
     """
 
     semantic: Float[Tensor, "batch semantic_dim frames"]
@@ -46,6 +48,7 @@ class Features:
     lengths: Int[Tensor, " batch"]
     audio_lengths: Int[Tensor, " batch"]
     windows: Windows | None = None
+    precision: Precision = "float32"
 
 
 class FlexiCodecRooms(Codec):
@@ -129,15 +132,20 @@ class FlexiCodecRooms(Codec):
 
     @torch.no_grad()
     def listen(
-        self, audio: Float[Tensor, "batch samples"], audio_lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"]
+        self,
+        audio: Float[Tensor, "batch samples"],
+        audio_lengths: Int[Tensor, " batch"],
+        frames: Int[Tensor, " batch"],
+        precision: Precision = "float32",
     ) -> Float[Tensor, "batch semantic_dim frames"]:
-        """Hear what is said: the frozen encoder's features, resized to the grid. Always float32, without gradients."""
+        """Hear what is said: the frozen encoder's features, resized to the grid, in float32 and without gradients."""
         released = self.config.geometry == "released"
         audible = self.audible_samples(audio_lengths)
         with torch.autocast(audio.device.type, enabled=False):
-            heard, heard_lengths = self.semantic_encoder(_pad_to(audio.float(), int(audible.max())), audible)
+            with working_in(precision, audio.device):
+                heard, heard_lengths = self.semantic_encoder(_pad_to(audio.float(), int(audible.max())), audible)
             ratio = None if released else self.semantic_encoder.frame_rate / self.base_frame_rate
-            return resize(heard, heard_lengths, frames, ratio)
+            return resize(heard.float(), heard_lengths, frames, ratio)
 
     def hear(
         self, audio: Float[Tensor, "batch samples"], audio_lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"]
@@ -173,7 +181,8 @@ class FlexiCodecRooms(Codec):
             acoustic result.
         """
         lengths = (durations > 0).sum(dim=1)
-        merged = self.semantic_aggregator(features.semantic, durations, features.lengths)
+        with working_in(features.precision, self.device):
+            merged = self.semantic_aggregator(features.semantic, durations, features.lengths).float()
         refined = self.semantic_encoder_stack(merged, lengths)
         semantic = self.semantic_quantizer(refined, lengths, margins=margins)
         meaning = self.semantic_decoder_stack(semantic.latents, lengths)
@@ -182,7 +191,8 @@ class FlexiCodecRooms(Codec):
             blank = torch.zeros_like(meaning)
             return semantic, self.acoustic_quantizer(blank, lengths, 0, margins)
         heard = self.acoustic_features(features, num_codebooks)
-        sound = self.acoustic_aggregator(heard, durations, features.lengths)
+        with working_in(features.precision, self.device):
+            sound = self.acoustic_aggregator(heard, durations, features.lengths).float()
         known = meaning if keeps_semantic is None else meaning * keeps_semantic[:, None, None]
         return semantic, self.acoustic_quantizer(sound - known, lengths, num_codebooks, margins)
 
