@@ -1,0 +1,162 @@
+"""Pictures of a summary: quality against measured kilobits per second, across systems, and against frame rate.
+
+matplotlib (the extra `eval`) is imported on first use, and without pyplot: no window, no backend, no global state.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from flexicodec.evaluation import metrics
+from flexicodec.evaluation.summary import Entry, Score, Summary
+from flexicodec.evaluation.systems import GROUND_TRUTH
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, PANEL, DPI = 10.0, 2.9, 130  # inches, hence 1300 pixels
+SHOWN = ("stoi", "pesq_wb", "mel_distance", "mcd_db", "si_sdr_db", "cer", "wer", "similarity", "mos")  # where there
+MOST = 6  # panels; more would not be legible
+NOT_PERFECT = ("wer", "cer", "mos")  # on which recordings too fall short, so that their own score says something
+# From Okabe and Ito's palette, which colour-blind readers can tell apart; markers and dashes say the same in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vP*X"
+AXES = {"bitrate_kbps": "measured kbps (log)", "frame_rate_hz": "measured tokens per second (Hz)"}
+
+
+def plot_quality(
+    summary: Summary,
+    against: str = "bitrate_kbps",
+    shown: Sequence[str] | None = None,
+    path: str | os.PathLike[str] | None = None,
+) -> "Figure":
+    """Draw a panel for each metric: a point for each system and setting, with its interval over speakers (over clips
+    where there is one speaker); lines join settings of a system that differ in rate alone.
+
+    Against bitrate a grey line joins the settings that no other beats at fewer bits. What recordings score is dashed.
+
+    Args:
+        summary: From `summarise`.
+        against: "bitrate_kbps" or "frame_rate_hz".
+        shown: Metrics; by default up to six of those that there are.
+        path: Where to save it (.png, .pdf, .svg, ...); None does not.
+
+    Raises:
+        ValueError: Nothing was coded, or a metric or axis that there is not.
+    """
+    from matplotlib.figure import Figure
+
+    coded = [entry for entry in summary.entries if entry.system != GROUND_TRUTH and entry.clips]
+    shown = choose(summary.metrics) if shown is None else list(shown)
+    if not coded or against not in AXES or not shown or set(shown) - set(summary.metrics):
+        raise ValueError(
+            f"there is nothing to draw of {', '.join(shown) or 'no metric'} against {against} for {len(coded)} settings; "
+            f"metrics are {', '.join(summary.metrics)}, axes {', '.join(AXES)}"
+        )
+    columns = min(3, len(shown))
+    lines = math.ceil(len(shown) / columns)
+    figure = Figure(figsize=(WIDTH * max(columns, 2) / 3, 0.9 + PANEL * lines), dpi=DPI, layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False)
+    truth = next((entry for entry in summary.entries if entry.system == GROUND_TRUTH), None)
+    for axes, metric in zip(panels.flat, shown, strict=False):
+        _draw(axes, coded, metric, against)
+        if truth is not None and metric.partition(".")[0] in NOT_PERFECT and _finite(truth.scores[metric]):
+            height = truth.scores[metric].value * metrics.scale(metric)
+            axes.axhline(height, color="0.35", linestyle="--", linewidth=1.1, label="recordings")
+    for axes in panels.flat[len(shown) :]:
+        axes.axis("off")
+    looks = {label: handle for axes in panels.flat for handle, label in zip(*_legend(axes), strict=True)}
+    figure.legend(looks.values(), looks.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    if path is not None:
+        figure.savefig(path)
+    return figure
+
+
+def choose(names: Sequence[str]) -> list[str]:
+    """Choose metrics to draw: one of each kind, in the order of `SHOWN`."""
+    found = [next((name for name in names if name.partition(".")[0] == kind), None) for kind in SHOWN]
+    return [name for name in found if name is not None][:MOST]
+
+
+def front(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list[tuple[float, float]]:
+    """Keep the points (cost, quality) that no cheaper or equally cheap one reaches, cheapest first."""
+    kept: list[tuple[float, float]] = []
+    sign = 1 if higher_is_better else -1
+    for cost, quality in sorted(points, key=lambda point: (point[0], -sign * point[1])):
+        if not kept or sign * quality > sign * kept[-1][1]:
+            kept.append((cost, quality))
+    return kept
+
+
+def _draw(axes: "Axes", entries: Sequence[Entry], metric: str, against: str) -> None:
+    """Draw one panel."""
+    systems = list(dict.fromkeys(entry.system for entry in entries))
+    counts = sorted({entry.asked.get("codebooks") or 0 for entry in entries})
+    defined = [entry for entry in entries if _finite(entry.scores[metric]) and _finite(entry.scores[against])]
+    scale = metrics.scale(metric)
+    series: dict[tuple[str, int, str], list[Entry]] = {}
+    for entry in defined:
+        asked = entry.asked
+        by_what = asked.get("policy") or ("tau" if asked.get("threshold") is not None else "")
+        series.setdefault((entry.system, asked.get("codebooks") or 0, by_what), []).append(entry)
+    if against == "bitrate_kbps":
+        axes.set_xscale("log")
+        points = [(entry.scores[against].value, entry.scores[metric].value) for entry in defined]
+        best = front(points, metrics.higher_is_better(metric))
+        if len(best) > 1:
+            axes.plot(*zip(*((x, y * scale) for x, y in best), strict=True), color="0.82", linewidth=5, zorder=0)
+    for (system, count, by_what), group in series.items():
+        group = sorted(group, key=lambda entry: entry.scores[against].value)
+        values = [entry.scores[metric].value * scale for entry in group]
+        spread = [[abs(v - end * scale) for v, end in zip(values, ends, strict=True)] for ends in _ends(group, metric)]
+        label = f"{system}, {count} codebook{'s' * (count != 1)}" + (f" ({by_what})" if by_what else "")
+        axes.errorbar(
+            [entry.scores[against].value for entry in group],
+            values,
+            yerr=spread,
+            color=COLOURS[systems.index(system) % len(COLOURS)],
+            marker=MARKERS[counts.index(count) % len(MARKERS)],
+            linestyle=":" if by_what else "-",
+            markersize=4.5,
+            linewidth=1.1,
+            elinewidth=1.1,
+            capsize=2,
+            label=label,
+        )
+    axes.set_title(
+        f"{metrics.label(metric)} ({'higher' if metrics.higher_is_better(metric) else 'lower'} is better)", fontsize=8.5
+    )
+    axes.set_xlabel(AXES[against], fontsize=8)
+    axes.tick_params(labelsize=8)
+    _tick_plainly(axes, against)
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+
+
+def _tick_plainly(axes: "Axes", against: str) -> None:
+    """Write kilobits per second as numbers and not as powers of ten."""
+    if against != "bitrate_kbps":
+        return
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _ends(entries: Sequence[Entry], metric: str) -> tuple[list[float], list[float]]:
+    """Both ends of each interval, the number itself where there is no interval."""
+    scores = [entry.scores[metric] for entry in entries]
+    chosen = [score.speakers if math.isfinite(score.speakers.low) else score.clips for score in scores]
+    ends = [(i.low, i.high) if math.isfinite(i.low) else (i.value, i.value) for i in chosen]
+    return [low for low, _ in ends], [high for _, high in ends]
+
+
+def _legend(axes: "Axes") -> tuple[list, list]:
+    return axes.get_legend_handles_labels()
+
+
+def _finite(score: Score) -> bool:
+    return math.isfinite(score.value)
