@@ -54,11 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work = parser.add_argument_group("how")
     work.add_argument("--limit", type=int, metavar="N", help="measure N clips, evenly spread over the manifest")
     work.add_argument("--processes", type=int, default=1, metavar="N", help="side by side (default: %(default)s)")
-    work.add_argument("--batch-seconds", type=float, default=60.0, metavar="S", help="audio a batch (default: %(default)g)")
+    work.add_argument(
+        "--batch-seconds", type=float, default=60.0, metavar="S", help="audio a batch (default: %(default)g)"
+    )
     work.add_argument("--resamples", type=int, default=10_000, metavar="N", help="for intervals (default: %(default)s)")
     work.add_argument("--parquet", action="store_true", help="write the rows as rows.parquet too (needs pyarrow)")
-    work.add_argument("--tokens", action="store_true", help="keep every clip's tokens (.flxc) and report what an "
-                      "entropy coder would make of them")
+    work.add_argument(
+        "--tokens",
+        action="store_true",
+        help="keep every clip's tokens (.flxc) and report what an entropy coder would make of them",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -120,8 +125,10 @@ def _sweep(args: argparse.Namespace) -> "Sweep":
 
     if args.protocol:
         if args.frame_rate or args.threshold or args.policy or args.codebooks:
-            raise ValueError("--protocol paper has its own thresholds and codebooks; leave --frame-rate, --threshold, "
-                             "--policy and --codebooks out")
+            raise ValueError(
+                "--protocol paper has its own thresholds and codebooks; leave --frame-rate, --threshold, "
+                "--policy and --codebooks out"
+            )
         return protocol.SWEEP
     try:
         codebooks = tuple(None if count == ALL else int(count) for count in args.codebooks or [ALL])

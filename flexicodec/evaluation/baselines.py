@@ -134,7 +134,9 @@ class TransformersSystem:
         """See `System.reconstruct`."""
         coded = [self._encode(clip) for clip in clips]
         for setting in settings:
-            kept = [tokens if setting.codebooks is None else tokens.keep(acoustic=setting.codebooks) for tokens in coded]
+            kept = [
+                tokens if setting.codebooks is None else tokens.keep(acoustic=setting.codebooks) for tokens in coded
+            ]
             yield [Reconstruction(self._decode(tokens), tokens) for tokens in kept]
 
     def _encode(self, clip: Clip) -> Tokens:
@@ -145,7 +147,9 @@ class TransformersSystem:
         return Tokens(semantic, codes[:, self.family.semantic :], audio_lengths=[len(clip)], format=self.format)
 
     def _decode(self, tokens: Tokens) -> Clip:
-        codes = tokens.acoustic if tokens.semantic is None else torch.cat([tokens.semantic[:, None], tokens.acoustic], 1)
+        codes = (
+            tokens.acoustic if tokens.semantic is None else torch.cat([tokens.semantic[:, None], tokens.acoustic], 1)
+        )
         return self.family.decode(self.model, codes.to(self.model.device)).reshape(-1).float().cpu().numpy()
 
 

@@ -124,7 +124,7 @@ def evaluate_corpus(
         chosen[name], left_out = system.settings(plan.sweep)
         notes += left_out
     batches = cut(utterances, plan.batch_seconds)
-    with Ledger(folder, describe(utterances, plan, worker.systems)) as ledger:
+    with Ledger(folder, describe(utterances, plan, worker.systems, chosen)) as ledger:
         jobs = list(_jobs(chosen, batches, ledger.done))
         bar = tqdm(total=sum(len(job.wanted) for job in jobs), unit="row", disable=not progress)
         measured = 0
@@ -133,12 +133,7 @@ def evaluate_corpus(
             measured += len(rows)
             bar.update(len(rows))
         bar.close()
-        names = list(dict.fromkeys([*chosen, *(row["system"] for row in ledger.rows)]))
-        labels = {name: list(dict.fromkeys(s.label for s in chosen.get(name, []))) for name in names}
-        for row in ledger.rows:
-            labels[row["system"]] += [row["setting"]] * (row["setting"] not in labels[row["system"]])
-        ids = [utterance.id for utterance in utterances]
-        ledger.sort((name, label, each) for name in names for label in labels[name] for each in ids)
+        ledger.sort(utterance.id for utterance in utterances)
         return Results(Path(folder), ledger.rows, measured, notes)
 
 
@@ -152,7 +147,9 @@ def cut(utterances: Sequence[Utterance], batch_seconds: float) -> list[tuple[Utt
     return [tuple(batch) for batch in batches]
 
 
-def describe(utterances: Sequence[Utterance], plan: Plan, systems: dict[str, System]) -> dict[str, Any]:
+def describe(
+    utterances: Sequence[Utterance], plan: Plan, systems: dict[str, System], chosen: dict[str, list[Setting]]
+) -> dict[str, Any]:
     """Say what is measured and how: what rows must have in common to stand in one table."""
     clips = [[u.id, round(u.start, 6), round(u.duration, 6), u.text] for u in utterances]
     return {
@@ -163,6 +160,7 @@ def describe(utterances: Sequence[Utterance], plan: Plan, systems: dict[str, Sys
         "clips_digest": hashlib.sha256(json.dumps(clips).encode()).hexdigest()[:16],
         "version": flexicodec.__version__,
         "systems": {name: system.identity for name, system in systems.items()},
+        "settings": {name: [setting.label for setting in settings] for name, settings in chosen.items()},
     }
 
 

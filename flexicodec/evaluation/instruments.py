@@ -68,7 +68,7 @@ class Instruments:
 
     def __init__(self, measures: Measures, device: str | None = None):
         if unknown := [name for name in measures.metrics if name not in signal.METRICS]:
-            raise ValueError(f"there is no metric {', '.join(unknown)}; there are {', '.join(signal.METRICS)}")
+            raise ValueError(f"there is no metric {unknown[0]!r}; expected some of {', '.join(signal.METRICS)}")
         intelligibility.word_errors("", "", measures.normaliser)
         self.measures = measures
         self.transcribers: dict[str, Transcriber] = {
@@ -86,8 +86,8 @@ class Instruments:
         """Measure reconstructions, which have the length and rate of their references.
 
         Returns:
-            For each clip the metrics by name (NaN where one is not defined), `similarity.SPEC` and `mos.SPEC`, and under
-            `transcripts` by recogniser the text it heard with counts of errors.
+            For each clip the metrics by name (NaN where one is not defined), `similarity.SPEC` and `mos.SPEC`, and
+            under `transcripts` by recogniser the text it heard with counts of errors.
         """
         found: list[dict[str, Any]] = [
             signal.evaluate(reference, estimate, SAMPLE_RATE, self.measures.metrics)

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, PANEL, DPI = 10.0, 2.9, 130  # inches, hence 1300 pixels
-SHOWN = ("stoi", "pesq_wb", "mel_distance", "mcd_db", "si_sdr_db", "cer", "wer", "similarity", "mos")  # where there
+SHOWN = ("stoi", "pesq_wb", "mel_distance", "wer", "similarity", "mos", "cer", "mcd_db", "si_sdr_db")  # where there
 MOST = 6  # panels; more would not be legible
 NOT_PERFECT = ("wer", "cer", "mos")  # on which recordings too fall short, so that their own score says something
 # From Okabe and Ito's palette, which colour-blind readers can tell apart; markers and dashes say the same in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
+DODGE = 0.03  # of the highest frame rate: settings of one rate stand side by side, so that intervals can be told apart
 AXES = {"bitrate_kbps": "measured kbps (log)", "frame_rate_hz": "measured tokens per second (Hz)"}
 
 
@@ -35,7 +36,7 @@ def plot_quality(
     """Draw a panel for each metric: a point for each system and setting, with its interval over speakers (over clips
     where there is one speaker); lines join settings of a system that differ in rate alone.
 
-    Against bitrate a grey line joins the settings that no other beats at fewer bits. What recordings score is dashed.
+    Against bitrate a grey line joins the settings that no other beats at as few bits. What recordings score is dashed.
 
     Args:
         summary: From `summarise`.
@@ -52,8 +53,8 @@ def plot_quality(
     shown = choose(summary.metrics) if shown is None else list(shown)
     if not coded or against not in AXES or not shown or set(shown) - set(summary.metrics):
         raise ValueError(
-            f"there is nothing to draw of {', '.join(shown) or 'no metric'} against {against} for {len(coded)} settings; "
-            f"metrics are {', '.join(summary.metrics)}, axes {', '.join(AXES)}"
+            f"there is nothing to draw of {', '.join(shown) or 'no metric'} against {against} for {len(coded)} "
+            f"settings; metrics are {', '.join(summary.metrics)}, axes {', '.join(AXES)}"
         )
     columns = min(3, len(shown))
     lines = math.ceil(len(shown) / columns)
@@ -67,7 +68,9 @@ def plot_quality(
             axes.axhline(height, color="0.35", linestyle="--", linewidth=1.1, label="recordings")
     for axes in panels.flat[len(shown) :]:
         axes.axis("off")
-    looks = {label: handle for axes in panels.flat for handle, label in zip(*_legend(axes), strict=True)}
+    looks = {
+        label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(looks.values(), looks.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     if path is not None:
         figure.savefig(path)
@@ -92,47 +95,66 @@ def front(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list
 
 def _draw(axes: "Axes", entries: Sequence[Entry], metric: str, against: str) -> None:
     """Draw one panel."""
-    systems = list(dict.fromkeys(entry.system for entry in entries))
-    counts = sorted({entry.asked.get("codebooks") or 0 for entry in entries})
+    looks = _looks(entries)
     defined = [entry for entry in entries if _finite(entry.scores[metric]) and _finite(entry.scores[against])]
-    scale = metrics.scale(metric)
-    series: dict[tuple[str, int, str], list[Entry]] = {}
-    for entry in defined:
-        asked = entry.asked
-        by_what = asked.get("policy") or ("tau" if asked.get("threshold") is not None else "")
-        series.setdefault((entry.system, asked.get("codebooks") or 0, by_what), []).append(entry)
     if against == "bitrate_kbps":
         axes.set_xscale("log")
-        points = [(entry.scores[against].value, entry.scores[metric].value) for entry in defined]
-        best = front(points, metrics.higher_is_better(metric))
-        if len(best) > 1:
-            axes.plot(*zip(*((x, y * scale) for x, y in best), strict=True), color="0.82", linewidth=5, zorder=0)
-    for (system, count, by_what), group in series.items():
-        group = sorted(group, key=lambda entry: entry.scores[against].value)
+        _draw_front(axes, defined, metric)
+    scale = metrics.scale(metric)
+    for index, (name, look) in enumerate(looks.items()):
+        group = sorted((e for e in defined if _series(e) == name), key=lambda entry: entry.scores[against].value)
+        if not group:
+            continue
         values = [entry.scores[metric].value * scale for entry in group]
         spread = [[abs(v - end * scale) for v, end in zip(values, ends, strict=True)] for ends in _ends(group, metric)]
-        label = f"{system}, {count} codebook{'s' * (count != 1)}" + (f" ({by_what})" if by_what else "")
+        places = [entry.scores[against].value for entry in group]
+        if against == "frame_rate_hz":
+            highest = max(entry.scores[against].value for entry in entries)
+            places = [x + DODGE * highest * (index - (len(looks) - 1) / 2) / len(looks) for x in places]
         axes.errorbar(
-            [entry.scores[against].value for entry in group],
-            values,
-            yerr=spread,
-            color=COLOURS[systems.index(system) % len(COLOURS)],
-            marker=MARKERS[counts.index(count) % len(MARKERS)],
-            linestyle=":" if by_what else "-",
-            markersize=4.5,
-            linewidth=1.1,
-            elinewidth=1.1,
-            capsize=2,
-            label=label,
+            places, values, spread, markersize=4.5, linewidth=1.1, elinewidth=1.0, capsize=2, label=name, **look
         )
-    axes.set_title(
-        f"{metrics.label(metric)} ({'higher' if metrics.higher_is_better(metric) else 'lower'} is better)", fontsize=8.5
-    )
+    way = "higher" if metrics.higher_is_better(metric) else "lower"
+    axes.set_title(f"{metrics.label(metric)}, {way} is better", fontsize=8.5)
     axes.set_xlabel(AXES[against], fontsize=8)
     axes.tick_params(labelsize=8)
     _tick_plainly(axes, against)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
+
+
+def _draw_front(axes: "Axes", entries: Sequence[Entry], metric: str) -> None:
+    """Draw a broad grey line through the best settings for their bits."""
+    points = [(entry.scores["bitrate_kbps"].value, entry.scores[metric].value) for entry in entries]
+    best = front(points, metrics.higher_is_better(metric))
+    if len(best) > 1:
+        x, y = zip(*best, strict=True)
+        scaled = [value * metrics.scale(metric) for value in y]
+        axes.plot(x, scaled, color="0.83", linewidth=6, zorder=0, label="best for its bits")
+
+
+def _series(entry: Entry) -> str:
+    """What the settings that a line joins have in common."""
+    asked, count = entry.asked, entry.asked.get("codebooks")
+    by = asked.get("policy") or ("tau" if asked.get("threshold") is not None else None)
+    parts = [entry.system, None if count is None else f"{count} codebook{'s' * (count != 1)}", by]
+    return ", ".join(part for part in parts if part)
+
+
+def _looks(entries: Sequence[Entry]) -> dict[str, dict[str, str]]:
+    """Give each line a colour by its system (by itself, if there is one system), a marker by its codebooks."""
+    systems = list(dict.fromkeys(entry.system for entry in entries))
+    counts = sorted({entry.asked.get("codebooks") or 0 for entry in entries})
+    lines = list(dict.fromkeys(_series(entry) for entry in entries))
+    looks = {}
+    for entry in entries:
+        colour = systems.index(entry.system) if len(systems) > 1 else lines.index(_series(entry))
+        looks[_series(entry)] = {
+            "color": COLOURS[colour % len(COLOURS)],
+            "marker": MARKERS[counts.index(entry.asked.get("codebooks") or 0) % len(MARKERS)],
+            "linestyle": ":" if entry.asked.get("policy") else "-",
+        }
+    return looks
 
 
 def _tick_plainly(axes: "Axes", against: str) -> None:
@@ -152,10 +174,6 @@ def _ends(entries: Sequence[Entry], metric: str) -> tuple[list[float], list[floa
     chosen = [score.speakers if math.isfinite(score.speakers.low) else score.clips for score in scores]
     ends = [(i.low, i.high) if math.isfinite(i.low) else (i.value, i.value) for i in chosen]
     return [low for low, _ in ends], [high for _, high in ends]
-
-
-def _legend(axes: "Axes") -> tuple[list, list]:
-    return axes.get_legend_handles_labels()
 
 
 def _finite(score: Score) -> bool:

@@ -87,7 +87,9 @@ def paper_list(source: str | Path) -> PaperList:
     source = Path(source)
     unreadable: list[tuple[str, str]] = []
     if source.is_dir():
-        inner = next((path for path in (source / "test-clean", source / "LibriSpeech" / "test-clean") if path.is_dir()), source)
+        inner = next(
+            (path for path in (source / "test-clean", source / "LibriSpeech" / "test-clean") if path.is_dir()), source
+        )
         listing = scan(inner, "librispeech")
         utterances, unreadable = listing.utterances, listing.unreadable
         utterances = [replace(u, id=u.path.stem, corpus="librispeech_test_clean", language="en") for u in utterances]
@@ -115,8 +117,8 @@ def comparison(summary: Summary, clips: PaperList) -> str:
         "## Beside the published numbers",
         clips.note,
         table(["measured by", "tau", *HEADS.values()], rows),
-        f"Where a cell of ours has several numbers: {_order(summary)}. The paper does not say which of them its own is; "
-        "its PESQ fits narrow band.",
+        f"Where a cell of ours has several numbers: {_order(summary)}. The paper does not say which of them its own "
+        "is; its PESQ fits narrow band.",
         _parity(points, ours),
         "### Other codecs, as the paper has them (Table 5)",
         table(
@@ -176,7 +178,9 @@ def _parity(points: Sequence[dict[str, str]], ours: Sequence[Ours]) -> str:
     if not rows:
         return ""
     head = ["system", "tau", "metric", "nearest of ours", "third party", "tolerance", "within"]
-    said = "### Parity\n\nThe third party measured the released weights; a run of the same weights is to come this near."
+    said = (
+        "### Parity\n\nThe third party measured the released weights; a run of the same weights is to come this near."
+    )
     return f"{said}\n\n{table(head, rows)}"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from flexicodec.evaluation import metrics
 from flexicodec.evaluation.plots import plot_quality
 from flexicodec.evaluation.rows import RUN_NAME, as_json, read_rows
-from flexicodec.evaluation.summary import Score, Summary, summarise
+from flexicodec.evaluation.summary import Comparison, Score, Summary, summarise
 from flexicodec.files import replacing
 from flexicodec.statistics import Interval
 
@@ -16,9 +16,7 @@ SUMMARY_NAME, REPORT_NAME = "summary.json", "summary.md"
 PICTURES = {"bitrate_kbps": "bitrate.png", "frame_rate_hz": "frame_rate.png"}
 
 
-def write_report(
-    folder: str | Path, resamples: int = 10_000, more: Callable[[Summary], str] | None = None
-) -> Summary:
+def write_report(folder: str | Path, resamples: int = 10_000, more: Callable[[Summary], str] | None = None) -> Summary:
     """Summarise the rows of a results folder and write what is said above into it.
 
     Args:
@@ -51,8 +49,8 @@ def markdown(summary: Summary, pictures: Iterable[str] = (), more: str = "") -> 
     parts = [
         "# Evaluation",
         f"{run['clips']} clips of {summary.speakers} speakers, {run['seconds']:.0f} s. Rules: {run['rules']}. Error "
-        f"rates are total errors over total length; texts normalised by `{run['normaliser']}`. Rates are those measured: "
-        f"all tokens over all seconds. flexicodec-lab {run['version']}.",
+        f"rates are total errors over total length; texts normalised by `{run['normaliser']}`. Rates are those "
+        f"measured: all tokens over all seconds. flexicodec-lab {run['version']}.",
         main_table(summary),
         notes(summary),
         more,
@@ -60,7 +58,7 @@ def markdown(summary: Summary, pictures: Iterable[str] = (), more: str = "") -> 
         f"## Intervals\n\n{_level(summary)} bootstrap intervals, over clips / over speakers with their clips.",
         interval_table(summary),
         "## Paired differences\n\nThe first less the second, over the clips on which both are defined, with the same "
-        "two intervals. Bold: neither covers 0. Intervals are not widened for how many there are.",
+        "two intervals. Better or worse: neither covers 0. Intervals are not widened for how many there are.",
         comparison_table(summary),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -86,7 +84,9 @@ def notes(summary: Summary) -> str:
     lines = []
     for entry in summary.entries:
         if entry.failed:
-            lines.append(f"- {entry.name}: {entry.failed} clips failed and count nowhere; `error` in their rows says why.")
+            lines.append(
+                f"- {entry.name}: {entry.failed} clips failed and count nowhere; `error` in their rows says why."
+            )
         if entry.undefined:
             counts = ", ".join(f"{metrics.label(name)} on {count}" for name, count in entry.undefined.items())
             lines.append(f"- {entry.name}: not defined, and left out of the mean: {counts} of {entry.clips} clips.")
@@ -106,15 +106,23 @@ def interval_table(summary: Summary) -> str:
 
 def comparison_table(summary: Summary) -> str:
     """Make the table of paired differences."""
-    rows = []
-    for each in summary.comparisons:
-        value, *intervals = _score(each.metric, each.difference)
-        sure = not (each.difference.clips.covers_zero or each.difference.speakers.covers_zero)
-        sure = sure and math.isfinite(each.difference.speakers.low)
-        if math.isfinite(each.difference.value):
-            shown = f"**{value}**" if sure else value
-            rows.append([each.entry, each.against, metrics.label(each.metric), shown, *intervals])
-    return table(["first", "second", "metric", "difference", "clips", "speakers"], rows) if rows else ""
+    rows = [
+        [each.entry, each.against, metrics.label(each.metric), *_score(each.metric, each.difference), verdict(each)]
+        for each in summary.comparisons
+        if math.isfinite(each.difference.value)
+    ]
+    return table(["first", "second", "metric", "difference", "clips", "speakers", "the first is"], rows) if rows else ""
+
+
+def verdict(comparison: Comparison) -> str:
+    """Say whether the first of two is better or worse, where no interval that there is covers 0; nothing of rates."""
+    both = (comparison.difference.clips, comparison.difference.speakers)
+    intervals = [interval for interval in both if math.isfinite(interval.low)]
+    if comparison.metric in metrics.RATES:
+        return ""
+    if not intervals or any(interval.covers_zero for interval in intervals):
+        return "not clear"
+    return "better" if (comparison.difference.value > 0) == metrics.higher_is_better(comparison.metric) else "worse"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -18,6 +18,7 @@ Row: TypeAlias = dict[str, Any]
 Key: TypeAlias = tuple[str, str, str]  # system, setting, id
 
 ROWS_NAME, RUN_NAME, PARQUET_NAME, LOCK_NAME = "rows.jsonl", "run.json", "rows.parquet", ".lock"
+GROWING = ("systems", "settings")
 
 
 def key(row: Row) -> Key:
@@ -69,7 +70,8 @@ class Ledger:
 
     Args:
         folder: Made if missing.
-        run: What is measured and how. `systems` may grow by names; all else has to be as it was.
+        run: What is measured and how. `systems` (identities by name) and `settings` (labels by name) may grow; all else
+            has to be as it was.
 
     Raises:
         ValueError: The folder holds rows that were measured otherwise, or another run is writing there.
@@ -81,7 +83,7 @@ class Ledger:
         self._lock = (self.folder / LOCK_NAME).open("a")
         try:
             _lock(self._lock, self.folder)
-            self._agree(json.loads(as_json(run)))
+            self.run = self._agree(json.loads(as_json(run)))
             held = read_rows(self.folder) if (self.folder / ROWS_NAME).exists() else []
         except BaseException:
             self._lock.close()
@@ -98,10 +100,14 @@ class Ledger:
         self.rows += rows
         self.done |= {key(row) for row in rows}
 
-    def sort(self, order: Iterable[Key]) -> None:
-        """Put the rows into an order, so that the file does not depend on who finished first."""
-        place = {each: index for index, each in enumerate(order)}
-        self.rows.sort(key=lambda row: place.get(key(row), len(place)))
+    def sort(self, ids: Iterable[str]) -> None:
+        """Order the rows by system, setting and clip, so that the file does not depend on who finished first."""
+        settings = {name: {label: i for i, label in enumerate(labels)} for name, labels in self.run["settings"].items()}
+        systems = {name: i for i, name in enumerate(settings)}
+        clips = {each: i for i, each in enumerate(ids)}
+        self.rows.sort(
+            key=lambda row: (systems[row["system"]], settings[row["system"]][row["setting"]], clips[row["id"]])
+        )
         self._file.close()
         self._file = self._rewrite()
 
@@ -112,16 +118,16 @@ class Ledger:
             part.write_text("".join(map(as_json, self.rows)), encoding="utf-8")
         return path.open("a", encoding="utf-8")
 
-    def _agree(self, run: dict[str, Any]) -> None:
-        """Hold a run against the one that began the folder, and note the systems it adds."""
+    def _agree(self, run: dict[str, Any]) -> dict[str, Any]:
+        """Hold a run against the one that began the folder, and note the systems and settings it adds."""
         path = self.folder / RUN_NAME
         if path.is_file():
             held = json.loads(path.read_text(encoding="utf-8"))
-            theirs, ours = held.get("systems", {}), run.get("systems", {})
+            theirs, ours = held["systems"], run["systems"]
             differing = [
                 f"{name} ({_short(held.get(name))}, now {_short(run.get(name))})"
                 for name in dict.fromkeys([*held, *run])
-                if name != "systems" and held.get(name) != run.get(name)
+                if name not in GROWING and held.get(name) != run.get(name)
             ]
             differing += [f"the weights of {name}" for name in ours if name in theirs and ours[name] != theirs[name]]
             if differing:
@@ -129,9 +135,14 @@ class Ledger:
                     f"{self.folder} holds results that were measured otherwise: {'; '.join(differing)} differ; give "
                     "another output folder, or the same options to go on"
                 )
-            run = {**run, "systems": {**theirs, **ours}}
+            settings = {
+                name: list(dict.fromkeys([*held["settings"].get(name, []), *run["settings"].get(name, [])]))
+                for name in dict.fromkeys([*held["settings"], *run["settings"]])
+            }
+            run = {**run, "systems": {**theirs, **ours}, "settings": settings}
         with replacing(path) as part:
             part.write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return run
 
     def __enter__(self) -> "Ledger":
         return self

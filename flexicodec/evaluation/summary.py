@@ -208,7 +208,9 @@ def _entry(table: Table, group: tuple[str, str], names: Sequence[str]) -> Entry:
     plain = [name for name in names if name.partition(".")[0] not in metrics.COUNTS]
     undefined = {name: sum(metrics.fraction(row, name)[1] == 0 for row in measured) for name in plain}
     by_corpus = {name: table.by_corpus(group, name) for name in names}
-    corpora = {corpus: {name: by_corpus[name][corpus] for name in names} for corpus in table.by_corpus(group, "frame_rate_hz")}
+    corpora = {
+        corpus: {name: by_corpus[name][corpus] for name in names} for corpus in table.by_corpus(group, "frame_rate_hz")
+    }
     return Entry(
         system=group[0],
         setting=group[1],

@@ -6,7 +6,12 @@ import pytest
 
 from flexicodec.evaluation.rows import Ledger, as_json, key, read_rows, write_parquet
 
-RUN = {"metrics": ["stoi"], "clips": 2, "systems": {"a": {"weights": "1"}}}
+RUN = {
+    "metrics": ["stoi"],
+    "clips": 2,
+    "systems": {"a": {"weights": "1"}, "b": {}},
+    "settings": {"b": ["1 Hz"], "a": ["1 Hz"]},
+}
 
 
 def row(system="a", setting="1 Hz", clip="x", **more):
@@ -51,12 +56,12 @@ def test_clips_that_failed_are_tried_again(tmp_path):
     assert sorted(each["id"] for each in read_rows(tmp_path)) == ["x", "y"]
 
 
-def test_the_order_is_the_one_that_is_wanted(tmp_path):
+def test_the_order_is_that_of_systems_settings_and_clips(tmp_path):
     with Ledger(tmp_path, RUN) as ledger:
         ledger.append([row(clip="y"), row(clip="x"), row("b")])
-        ledger.sort([("b", "1 Hz", "x"), ("a", "1 Hz", "x"), ("a", "1 Hz", "y")])
-        ledger.append([row("c")])
-    assert [key(each)[::2] for each in read_rows(tmp_path)] == [("b", "x"), ("a", "x"), ("a", "y"), ("c", "x")]
+        ledger.sort(["x", "y"])
+        ledger.append([row("b", clip="y")])
+    assert [key(each)[::2] for each in read_rows(tmp_path)] == [("b", "x"), ("a", "x"), ("a", "y"), ("b", "y")]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +69,7 @@ def test_the_order_is_the_one_that_is_wanted(tmp_path):
     [
         ({"metrics": ["pesq_wb"]}, r'metrics \(\["stoi"\], now \["pesq_wb"\]\)'),
         ({"clips": 3}, r"clips \(2, now 3\)"),
-        ({"systems": {"a": {"weights": "2"}}}, "the weights of a"),
+        ({"systems": {"a": {"weights": "2"}}, "settings": {"a": []}}, "the weights of a"),
         ({"more": 1}, r"more \(null, now 1\)"),
     ],
 )
@@ -77,12 +82,14 @@ def test_what_was_measured_otherwise_is_refused(tmp_path, change, named):
     Ledger(tmp_path, RUN).__exit__(None, None, None)  # and nothing stays locked
 
 
-def test_systems_may_be_added(tmp_path):
+def test_systems_and_settings_may_be_added(tmp_path):
     with Ledger(tmp_path, RUN):
         pass
-    with Ledger(tmp_path, {**RUN, "systems": {"b": {}}}):
-        pass
-    assert json.loads((tmp_path / "run.json").read_text())["systems"] == {"a": {"weights": "1"}, "b": {}}
+    with Ledger(tmp_path, {**RUN, "systems": {"c": {}}, "settings": {"c": ["tau 1"], "a": ["2 Hz", "1 Hz"]}}) as ledger:
+        held = ledger.run
+    assert held == json.loads((tmp_path / "run.json").read_text())
+    assert held["systems"] == {"a": {"weights": "1"}, "b": {}, "c": {}}
+    assert held["settings"] == {"b": ["1 Hz"], "a": ["1 Hz", "2 Hz"], "c": ["tau 1"]}
 
 
 def test_one_run_at_a_time(tmp_path):
