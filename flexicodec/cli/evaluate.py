@@ -75,10 +75,10 @@ def run(args: argparse.Namespace) -> int:
     from flexicodec.evaluation.report import REPORT_NAME, main_table, notes, write_report
     from flexicodec.evaluation.rows import PARQUET_NAME, write_parquet
 
+    plan = _plan(args)
     utterances, clips = _clips(args)
-    results = evaluate_corpus(
-        utterances, args.model or ["flexicodec-mini"], args.output, _plan(args), progress=sys.stderr.isatty()
-    )
+    models = args.model or ["flexicodec-mini"]
+    results = evaluate_corpus(utterances, models, args.output, plan, progress=sys.stderr.isatty())
     for note in results.notes:
         print(f"flexicodec: {note}", file=sys.stderr)
     if args.parquet:
