@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import torch
 from tqdm import tqdm
@@ -33,9 +32,9 @@ from flexicodec.evaluation.systems import (
     System,
     open_system,
 )
+from flexicodec.evaluation.token_files import token_path
 
 FAILURES = (ValueError, OSError, RuntimeError)  # bad audio, an unreadable disk, torch's out-of-memory
-TOKENS_FOLDER = "tokens"
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def evaluate_corpus(
         chosen[name], left_out = system.settings(plan.sweep)
         notes += left_out
     batches = cut(utterances, plan.batch_seconds)
-    with Ledger(folder, describe(utterances, plan, worker.systems, chosen)) as ledger:
+    with Ledger(folder, describe(utterances, worker, chosen)) as ledger:
         jobs = list(_jobs(chosen, batches, ledger.done))
         bar = tqdm(total=sum(len(job.wanted) for job in jobs), unit="row", disable=not progress)
         measured = 0
@@ -147,19 +146,18 @@ def cut(utterances: Sequence[Utterance], batch_seconds: float) -> list[tuple[Utt
     return [tuple(batch) for batch in batches]
 
 
-def describe(
-    utterances: Sequence[Utterance], plan: Plan, systems: dict[str, System], chosen: dict[str, list[Setting]]
-) -> dict[str, Any]:
+def describe(utterances: Sequence[Utterance], worker: "Worker", chosen: dict[str, list[Setting]]) -> dict[str, Any]:
     """Say what is measured and how: what rows must have in common to stand in one table."""
     clips = [[u.id, round(u.start, 6), round(u.duration, 6), u.text] for u in utterances]
     return {
-        **asdict(plan.measures),
+        **asdict(worker.plan.measures),
+        "names": worker.instruments.names,
         "rules": RULES,
         "clips": len(clips),
         "seconds": round(sum(u.duration for u in utterances), 3),
         "clips_digest": hashlib.sha256(json.dumps(clips).encode()).hexdigest()[:16],
         "version": flexicodec.__version__,
-        "systems": {name: system.identity for name, system in systems.items()},
+        "systems": {name: system.identity for name, system in worker.systems.items()},
         "settings": {name: [setting.label for setting in settings] for name, settings in chosen.items()},
     }
 
@@ -249,11 +247,6 @@ class Worker:
         wanted, spoken = self.plan.measures.language, clip.language
         foreign = wanted is not None and spoken is not None and spoken.replace("-", " ").split()[:1] != [wanted]
         return None if foreign else clip.text
-
-
-def token_path(folder: Path, system: str, setting: str, clip: str) -> Path:
-    """Where the tokens of a clip are kept."""
-    return folder / TOKENS_FOLDER / quote(system, safe=" ") / quote(setting, safe=" ,") / f"{quote(clip, safe='')}.flxc"
 
 
 def _check(utterances: Sequence[Utterance], plan: Plan) -> None:

@@ -75,39 +75,47 @@ class Instruments:
             spec: open_transcriber(spec, device) for spec in measures.transcribers
         }
         self.encoders = {spec: speaker.open_speaker_encoder(spec, device) for spec in measures.speaker_encoders}
-        self.predictors = {spec: mos.open_mos(spec, device) for spec in measures.mos}
+        self.predictors = {spec: mos.open_mos(spec) for spec in measures.mos}
+
+    @property
+    def names(self) -> list[str]:
+        """The metrics by name, as `metrics` has them."""
+        transcribed = [f"{kind}.{spec}" for spec in self.transcribers for kind in ("wer", "cer")]
+        predicted = [f"{name}.{spec}" for spec, predictor in self.predictors.items() for name in predictor.metrics]
+        return [*self.measures.metrics, *transcribed, *(f"similarity.{spec}" for spec in self.encoders), *predicted]
 
     def prepare(self, audio: Sequence[Clip], texts: Sequence[str | None]) -> References:
         """Do once what every system's reconstructions are compared with."""
-        clips = list(audio)
-        return References(clips, list(texts), {name: enc.embed(clips) for name, enc in self.encoders.items()})
+        voices = {name: encoder.embed(_at(audio, encoder.sample_rate)) for name, encoder in self.encoders.items()}
+        return References(list(audio), list(texts), voices)
 
     def measure(self, references: References, estimates: Sequence[Clip]) -> list[dict[str, Any]]:
         """Measure reconstructions, which have the length and rate of their references.
 
         Returns:
-            For each clip the metrics by name (NaN where one is not defined), `similarity.SPEC` and `mos.SPEC`, and
-            under `transcripts` by recogniser the text it heard with counts of errors.
+            For each clip the metrics by name (NaN where one is not defined), and under `transcripts` by recogniser the
+            text it heard with counts of errors.
         """
         found: list[dict[str, Any]] = [
             signal.evaluate(reference, estimate, SAMPLE_RATE, self.measures.metrics)
             for reference, estimate in zip(references.audio, estimates, strict=True)
         ]
         for name, encoder in self.encoders.items():
-            for row, value in zip(
-                found, speaker.similarity(references.voices[name], encoder.embed(estimates)), strict=True
-            ):
+            voices = encoder.embed(_at(estimates, encoder.sample_rate))
+            for row, value in zip(found, speaker.similarity(references.voices[name], voices), strict=True):
                 row[f"similarity.{name}"] = float(value)
         for name, predictor in self.predictors.items():
-            for row, value in zip(found, predictor.predict(estimates), strict=True):
-                row[f"mos.{name}"] = float(value)
+            for metric, values in predictor.predict(_at(estimates, predictor.sample_rate)).items():
+                for row, value in zip(found, values, strict=True):
+                    row[f"{metric}.{name}"] = float(value)
         self._transcribe(references, estimates, found)
         return found
 
     def _transcribe(self, references: References, estimates: Sequence[Clip], found: list[dict[str, Any]]) -> None:
         spoken = [index for index, text in enumerate(references.texts) if text is not None]
         for name, transcriber in self.transcribers.items():
-            heard = transcriber.transcribe([estimates[index] for index in spoken]) if spoken else []
+            clips = _at([estimates[index] for index in spoken], transcriber.sample_rate)
+            heard = transcriber.transcribe(clips) if spoken else []
             for index, hypothesis in zip(spoken, heard, strict=True):
                 text, normaliser = references.texts[index] or "", self.measures.normaliser
                 words = intelligibility.word_errors(text, hypothesis, normaliser)
@@ -119,6 +127,11 @@ class Instruments:
                     "character_errors": characters.errors,
                     "characters": characters.length,
                 }
+
+
+def _at(clips: Sequence[Clip], sample_rate: int) -> list[Clip]:
+    """Bring clips to the rate that a model takes."""
+    return [resample(torch.from_numpy(clip), SAMPLE_RATE, sample_rate).numpy() for clip in clips]
 
 
 def fit(audio: Clip, sample_rate: int, samples: int) -> Clip:

@@ -1,16 +1,18 @@
 """What the metrics of an evaluation are called, which way is better, and where in a row they stand.
 
 Metrics of the signal have the names of `signal.METRICS`; `wer.SPEC` and `cer.SPEC` are error rates by recogniser,
-`similarity.SPEC` is by speaker encoder, `mos.SPEC` by predictor. Rates have names too, and are sums over sums as well.
+`similarity.SPEC` is by speaker encoder, `utmos.SPEC` and the like by predictor. Rates, too, are sums over sums.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-from flexicodec.evaluation import signal
+from flexicodec.evaluation import intelligibility, mos, signal
 from flexicodec.evaluation.rows import Row
 
-RATES = {"frame_rate_hz": "Hz", "bitrate_kbps": "kbps", "file_kbps": "kbps of files"}
+RATES = {
+    "frame_rate_hz": "Hz",
+    "bitrate_kbps": "kbps",
+    "file_kbps": "kbps of files",
+    "entropy_kbps": "kbps, entropy-coded",
+}
 LABELS = {
     "stoi": "STOI",
     "estoi": "ESTOI",
@@ -23,17 +25,25 @@ LABELS = {
     "f0_cents": "F0 error, cents",
     "vuv_error": "voicing error",
 }
-KINDS = {"wer": "WER, %", "cer": "CER, %", "similarity": "similarity", "mos": "MOS"}
+KINDS = {
+    "wer": "WER, %",
+    "cer": "CER, %",
+    "similarity": "similarity",
+    "utmos": "UTMOS",
+    "dnsmos_ovrl": "DNSMOS overall",
+    "dnsmos_sig": "DNSMOS speech",
+    "dnsmos_bak": "DNSMOS background",
+}
+HIGHER_IS_BETTER = {
+    **signal.HIGHER_IS_BETTER,
+    **intelligibility.HIGHER_IS_BETTER,
+    "similarity": True,
+    **mos.HIGHER_IS_BETTER,
+}
 COUNTS = {"wer": ("word_errors", "words"), "cer": ("character_errors", "characters")}
-DIGITS = {"si_sdr_db": 2, "mcd_db": 2, "mcd_dtw_db": 2, "f0_cents": 0, "pesq_wb": 2, "pesq_nb": 2, "mos": 2}
-DIGITS |= {"frame_rate_hz": 2, "bitrate_kbps": 3, "file_kbps": 3, "wer": 1, "cer": 1}
-
-
-def names(run: Mapping[str, Any]) -> list[str]:
-    """List the metrics of a run by what `run.json` says."""
-    transcribed = [f"{kind}.{spec}" for spec in run["transcribers"] for kind in ("wer", "cer")]
-    voices = [f"similarity.{spec}" for spec in run["speaker_encoders"]]
-    return [*run["metrics"], *transcribed, *voices, *(f"mos.{spec}" for spec in run["mos"])]
+DIGITS = {"si_sdr_db": 2, "mcd_db": 2, "mcd_dtw_db": 2, "f0_cents": 0, "pesq_wb": 2, "pesq_nb": 2}
+DIGITS |= dict.fromkeys(mos.HIGHER_IS_BETTER, 2)
+DIGITS |= {"frame_rate_hz": 2, "bitrate_kbps": 3, "file_kbps": 3, "entropy_kbps": 3, "wer": 1, "cer": 1}
 
 
 def label(metric: str) -> str:
@@ -44,8 +54,7 @@ def label(metric: str) -> str:
 
 def higher_is_better(metric: str) -> bool:
     """Tell which way a metric is better."""
-    kind = metric.partition(".")[0]
-    return signal.HIGHER_IS_BETTER[metric] if metric in LABELS else kind in ("similarity", "mos")
+    return HIGHER_IS_BETTER[metric.partition(".")[0]]
 
 
 def show(metric: str, value: float) -> str:

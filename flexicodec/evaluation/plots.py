@@ -6,7 +6,7 @@ matplotlib (the extra `eval`) is imported on first use, and without pyplot: no w
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flexicodec.evaluation import metrics
 from flexicodec.evaluation.summary import Entry, Score, Summary
@@ -17,9 +17,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, PANEL, DPI = 10.0, 2.9, 130  # inches, hence 1300 pixels
-SHOWN = ("stoi", "pesq_wb", "mel_distance", "wer", "similarity", "mos", "cer", "mcd_db", "si_sdr_db")  # where there
+SHOWN = (
+    "stoi",
+    "pesq_wb",
+    "mel_distance",
+    "wer",
+    "similarity",
+    "utmos",
+    "dnsmos_ovrl",
+    "cer",
+    "mcd_db",
+    "si_sdr_db",
+)  # where there
 MOST = 6  # panels; more would not be legible
-NOT_PERFECT = ("wer", "cer", "mos")  # on which recordings too fall short, so that their own score says something
+NOT_PERFECT = (
+    "wer",
+    "cer",
+    "utmos",
+    "dnsmos_ovrl",
+)  # on which recordings too fall short, so that their own score says something
 # From Okabe and Ito's palette, which colour-blind readers can tell apart; markers and dashes say the same in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
@@ -141,12 +157,12 @@ def _series(entry: Entry) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _looks(entries: Sequence[Entry]) -> dict[str, dict[str, str]]:
+def _looks(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
     """Give each line a colour by its system (by itself, if there is one system), a marker by its codebooks."""
     systems = list(dict.fromkeys(entry.system for entry in entries))
     counts = sorted({entry.asked.get("codebooks") or 0 for entry in entries})
     lines = list(dict.fromkeys(_series(entry) for entry in entries))
-    looks = {}
+    looks: dict[str, dict[str, Any]] = {}
     for entry in entries:
         colour = systems.index(entry.system) if len(systems) > 1 else lines.index(_series(entry))
         looks[_series(entry)] = {

@@ -28,7 +28,7 @@ MEASURES = Measures(
     transcribers=("hubert:facebook/hubert-large-ls960-ft", "whisper:openai/whisper-large-v3"),
     normaliser="whisper-english:openai/whisper-large-v3",
     speaker_encoders=("wavlm:microsoft/wavlm-base-plus-sv",),
-    mos=("utmos22",),
+    mos=("utmos:TigreGotico/utmos-onnx",),
 )
 # How near a parity run has to come to what the third party measured with the same weights.
 TOLERANCES = {"wer_q1": 0.3, "wer_q1_8": 0.3, "pesq": 0.05, "mcd": 0.1, "similarity": 0.01}
@@ -141,7 +141,7 @@ def _ours(summary: Summary) -> list[Ours]:
         "pesq": [name for name in names if name.startswith("pesq_")],
         "mcd": [name for name in names if name.startswith("mcd_")],
         "similarity": [name for name in names if name.startswith("similarity.")],
-        "mos": [name for name in names if name.startswith("mos.")],
+        "mos": [name for name in names if name.startswith("utmos.")],
     }
     found: list[Ours] = []
     groups = dict.fromkeys((entry.system, entry.asked.get("threshold")) for entry in summary.entries)

@@ -9,6 +9,7 @@ from flexicodec.evaluation import metrics
 from flexicodec.evaluation.plots import plot_quality
 from flexicodec.evaluation.rows import RUN_NAME, as_json, read_rows
 from flexicodec.evaluation.summary import Comparison, Score, Summary, summarise
+from flexicodec.evaluation.token_files import with_entropy
 from flexicodec.files import replacing
 from flexicodec.statistics import Interval
 
@@ -30,7 +31,7 @@ def write_report(folder: str | Path, resamples: int = 10_000, more: Callable[[Su
     """
     folder = Path(folder)
     run = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))
-    summary = summarise(read_rows(folder), run, resamples)
+    summary = summarise(with_entropy(folder, read_rows(folder), run), run, resamples)
     with replacing(folder / SUMMARY_NAME) as part:
         part.write_text(json.dumps(json.loads(as_json(summary.as_dict())), indent=1) + "\n", encoding="utf-8")
     drawn = [entry for entry in summary.entries if entry.asked.get("codebooks") is not None and entry.clips]
@@ -72,6 +73,7 @@ def main_table(summary: Summary, shown: Sequence[str] | None = None) -> str:
         shown: Metrics; all by default.
     """
     columns = [*metrics.RATES, *(summary.metrics if shown is None else shown)]
+    columns = [name for name in columns if any(math.isfinite(entry.scores[name].value) for entry in summary.entries)]
     rows = [
         [entry.name, str(entry.clips), *(metrics.show(name, entry.scores[name].value) for name in columns)]
         for entry in summary.entries

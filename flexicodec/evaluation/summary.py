@@ -137,8 +137,9 @@ class Table:
         self.groups: dict[tuple[str, str], list[Row]] = {}
         for row in rows:
             self.groups.setdefault((row["system"], row["setting"]), []).append(row)
-        draw = {"resamples": resamples, "level": level, "seed": seed}
-        self.draws = Resamples.draw(len(self.clips), **draw), Resamples.draw(len(self.clips), speakers, **draw)
+        self.draws = [
+            Resamples.draw(len(self.clips), clusters, resamples, level, seed) for clusters in (None, speakers)
+        ]
 
     def columns(self, group: tuple[str, str], metric: str) -> Columns:
         """What each clip adds above and below the line; nothing where it failed or the metric is not defined."""
@@ -180,7 +181,7 @@ def summarise(
         level: Of confidence.
         seed: Of the drawing.
     """
-    table, names = Table(rows, resamples, level, seed), metrics.names(run)
+    table, names = Table(rows, resamples, level, seed), list(run["names"])
     entries = [_entry(table, group, names) for group in table.groups]
     pairs = [(group, other) for group in table.groups for other in opponents(group, list(table.groups))]
     comparisons = [

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from flexicodec import pretrained
 from flexicodec.audio import collate, split
 from flexicodec.models.codec import Codec
+from flexicodec.quantize import FSQConfig
 from flexicodec.tokens import Tokens
 
 Clip: TypeAlias = Float[np.ndarray, " samples"]
@@ -145,7 +146,9 @@ class CodecSystem:
     @property
     def identity(self) -> dict[str, Any]:
         """The fingerprint covers what decides tokens; a decoder that was trained on has other weights of its own."""
-        return {"fingerprint": self.codec.fingerprint, "weights": weights_digest(self.codec)}
+        semantic = getattr(getattr(self.codec.config, "semantic", None), "quantizer", None)
+        levels = list(semantic.levels) if isinstance(semantic, FSQConfig) else None  # digits for an entropy coder
+        return {"fingerprint": self.codec.fingerprint, "weights": weights_digest(self.codec), "levels": levels}
 
     @property
     def fixed(self) -> bool:
