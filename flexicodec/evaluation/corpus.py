@@ -152,6 +152,7 @@ def describe(utterances: Sequence[Utterance], worker: "Worker", chosen: dict[str
     return {
         **asdict(worker.plan.measures),
         "names": worker.instruments.names,
+        "instruments": worker.instruments.identity,
         "rules": RULES,
         "clips": len(clips),
         "seconds": round(sum(u.duration for u in utterances), 3),
