@@ -200,7 +200,7 @@ def _digit_ways(codes: Symbols, levels: Sequence[int] | None) -> dict[str, Piece
     for j, size in enumerate(levels):
         before = tuple(digits[j - 1 :: -1]) if j else ()
         chain.append((Source(digits[j], before), size))
-        after.append((Source(digits[j], (previous(digits[j]), *before)), size))
+        after.append((Source(digits[j], (*before, previous(digits[j]))), size))
     return {"digits": chain, "digits after the last": after}
 
 
