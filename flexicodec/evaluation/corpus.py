@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
@@ -114,6 +115,7 @@ def evaluate_corpus(
         ValueError: No clips, ids or names that are not unique, a model, metric or setting that there is not, or a
             folder with results of other measures or clips.
         ImportError: A metric's library is missing.
+        OSError: A process died; what was measured is kept.
     """
     plan = plan or Plan()
     _check(utterances, plan)
@@ -284,6 +286,11 @@ def _run(
     try:
         futures: list[Future[list[Row]]] = [pool.submit(_work, job) for job in jobs]
         yield from (future.result() for future in as_completed(futures))
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a process died, perhaps for want of memory; its rows so far are kept, and the same command goes on (with "
+            "fewer processes, or fewer seconds a batch)"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

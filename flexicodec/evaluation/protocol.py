@@ -7,6 +7,7 @@ up, so both of each are measured. Published numbers lie in `data/`, each with it
 """
 
 import csv
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -116,6 +117,7 @@ def comparison(summary: Summary, clips: PaperList) -> str:
     parts = [
         "## Beside the published numbers",
         clips.note,
+        _heard_before(summary),
         table(["measured by", "tau", *HEADS.values()], rows),
         f"Where a cell of ours has several numbers: {_order(summary)}. The paper does not say which of them its own "
         "is; its PESQ fits narrow band.",
@@ -127,6 +129,19 @@ def comparison(summary: Summary, clips: PaperList) -> str:
         ),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _heard_before(summary: Summary) -> str:
+    """Warn of the model that ships, by its fingerprint, since it was trained on speakers of the list."""
+    config = files("flexicodec") / "assets" / "flexicodec-mini" / "config.json"
+    shipped = json.loads(config.read_text(encoding="utf-8"))["fingerprint"]
+    names = [name for name, identity in summary.run["systems"].items() if identity.get("fingerprint") == shipped]
+    if not names:
+        return ""
+    return (
+        f"**{', '.join(names)}: trained on 26 of the 40 speakers of test-clean.** Its numbers here are no numbers on "
+        "LibriSpeech test-clean and may not be quoted as such."
+    )
 
 
 Ours = tuple[str, str, dict[str, list[float]]]  # system, tau, values by column

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,7 @@ PLAN = Plan(QUICK, Sweep(frame_rates=(12.5, 6.25), codebooks=(0, None)), batch_s
 class Quieter:
     """A system that gives back clips at another rate, shorter, at half the level, and fails where it is told to."""
 
-    def __init__(self, sample_rate=16_000, fails=lambda clip, setting: False, name="quieter"):
+    def __init__(self, sample_rate=16_000, fails=None, name="quieter"):
         self.sample_rate, self.fails, self.name = sample_rate, fails, name
         self.heard = []
 
@@ -34,7 +35,7 @@ class Quieter:
     def reconstruct(self, clips, settings):
         for setting in settings:
             self.heard.append((len(clips), setting.codebooks))
-            if any(self.fails(clip, setting) for clip in clips):
+            if self.fails is not None and any(self.fails(clip, setting) for clip in clips):
                 raise RuntimeError("out of memory")
             yield [Reconstruction(0.5 * clip[: len(clip) - 7]) for clip in clips]
 
@@ -113,6 +114,22 @@ def test_rows_do_not_depend_on_the_number_of_processes(utterances, whole, tmp_pa
             utterances, [str(tmp_path / "tiny")], tmp_path / str(processes), replace(plan, processes=processes)
         )
     assert (tmp_path / "1" / "rows.jsonl").read_text() == (tmp_path / "2" / "rows.jsonl").read_text()
+
+
+class Fatal(Quieter):
+    """Takes its process with it."""
+
+    def reconstruct(self, clips, settings):
+        os._exit(1)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_said_and_costs_no_rows(utterances, tmp_path):
+    plan = replace(PLAN, processes=2)
+    with pytest.raises(OSError, match=r"a process died.*the same command goes on"):
+        evaluate_corpus(utterances, [Fatal()], tmp_path, plan)
+    rows = evaluate_corpus(utterances, [], tmp_path, PLAN).rows
+    assert [row["id"] for row in rows if row["system"] == "ground truth"] == [u.id for u in utterances]
 
 
 def test_output_is_resampled_and_fitted_to_the_reference_but_not_made_louder(utterances, tmp_path):

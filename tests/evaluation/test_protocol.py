@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import soundfile
 
+import flexicodec
 from flexicodec.evaluation import protocol
 from flexicodec.evaluation.corpus import Plan, evaluate_corpus
 from flexicodec.evaluation.instruments import Measures
 from flexicodec.evaluation.report import write_report
+from flexicodec.evaluation.summary import summarise
 from flexicodec.evaluation.systems import CodecSystem
 
 RATE = 16_000
@@ -104,6 +106,16 @@ def test_dry_run_with_random_weights(librispeech, make_codec, tmp_path):
     near = full["mcd_db"].value
     within = "yes" if abs(near - 3.27) <= 0.1 else "no"
     assert f"| tiny | 0.91 | MCD, dB | {near:.2f} | 3.27 | 0.1 | {within} |" in page
+
+
+def test_the_model_that_ships_is_warned_of(librispeech):
+    shipped = flexicodec.load("flexicodec-mini").fingerprint
+    clips = protocol.paper_list(librispeech)
+    for name, fingerprint, warned in (("mini", shipped, True), ("mini", "0" * 16, False)):
+        run = {"names": ["stoi"], "systems": {name: {"fingerprint": fingerprint}}}
+        row = {"id": "x", "system": name, "setting": "", "asked": {}, "seconds": 1.0, "stoi": 0.5}
+        page = protocol.comparison(summarise([row], run, resamples=5), clips)
+        assert ("**mini: trained on 26 of the 40 speakers of test-clean.**" in page) is warned
 
 
 def test_what_the_protocol_measures_can_be_named():
