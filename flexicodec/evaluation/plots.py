@@ -39,8 +39,9 @@ NOT_PERFECT = (
 # From Okabe and Ito's palette, which colour-blind readers can tell apart; markers and dashes say the same in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
-DODGE = 0.03  # of the highest frame rate: settings of one rate stand side by side, so that intervals can be told apart
-AXES = {"bitrate_kbps": "measured kbps (log)", "frame_rate_hz": "measured tokens per second (Hz)"}
+DODGE = 0.03  # as a share: settings of one rate stand side by side, so that intervals can be told apart
+WIDE = 4.0  # ratio of frame rates from which on they are drawn on a log axis
+AXES = {"bitrate_kbps": "measured kbps", "frame_rate_hz": "measured tokens per second (Hz)"}
 
 
 def plot_quality(
@@ -72,7 +73,7 @@ def plot_quality(
             f"there is nothing to draw of {', '.join(shown) or 'no metric'} against {against} for {len(coded)} "
             f"settings; metrics are {', '.join(summary.metrics)}, axes {', '.join(AXES)}"
         )
-    columns = min(3, len(shown))
+    columns = 2 if len(shown) == 4 else min(3, len(shown))
     lines = math.ceil(len(shown) / columns)
     figure = Figure(figsize=(WIDTH * max(columns, 2) / 3, 0.9 + PANEL * lines), dpi=DPI, layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False)
@@ -111,22 +112,20 @@ def front(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list
 
 def _draw(axes: "Axes", entries: Sequence[Entry], metric: str, against: str) -> None:
     """Draw one panel."""
-    looks = _looks(entries)
+    lines = _lines(entries)
+    looks = _looks(entries, lines)
     defined = [entry for entry in entries if _finite(entry.scores[metric]) and _finite(entry.scores[against])]
     if against == "bitrate_kbps":
-        axes.set_xscale("log")
         _draw_front(axes, defined, metric)
     scale = metrics.scale(metric)
     for index, (name, look) in enumerate(looks.items()):
-        group = sorted((e for e in defined if _series(e) == name), key=lambda entry: entry.scores[against].value)
+        group = sorted((e for e in defined if lines[e.name] == name), key=lambda entry: entry.scores[against].value)
         if not group:
             continue
         values = [entry.scores[metric].value * scale for entry in group]
         spread = [[abs(v - end * scale) for v, end in zip(values, ends, strict=True)] for ends in _ends(group, metric)]
-        places = [entry.scores[against].value for entry in group]
-        if against == "frame_rate_hz":
-            highest = max(entry.scores[against].value for entry in entries)
-            places = [x + DODGE * highest * (index - (len(looks) - 1) / 2) / len(looks) for x in places]
+        aside = DODGE * (index - (len(looks) - 1) / 2) / len(looks) if against == "frame_rate_hz" else 0.0
+        places = [entry.scores[against].value * (1 + aside) for entry in group]
         axes.errorbar(
             places, values, spread, markersize=4.5, linewidth=1.1, elinewidth=1.0, capsize=2, label=name, **look
         )
@@ -134,7 +133,9 @@ def _draw(axes: "Axes", entries: Sequence[Entry], metric: str, against: str) -> 
     axes.set_title(f"{metrics.label(metric)}, {way} is better", fontsize=8.5)
     axes.set_xlabel(AXES[against], fontsize=8)
     axes.tick_params(labelsize=8)
-    _tick_plainly(axes, against)
+    rates = [entry.scores[against].value for entry in entries]
+    if against == "bitrate_kbps" or max(rates) > WIDE * min(rates):
+        _space_by_ratio(axes)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
 
@@ -149,23 +150,35 @@ def _draw_front(axes: "Axes", entries: Sequence[Entry], metric: str) -> None:
         axes.plot(x, scaled, color="0.83", linewidth=6, zorder=0, label="best for its bits")
 
 
-def _series(entry: Entry) -> str:
-    """What the settings that a line joins have in common."""
-    asked, count = entry.asked, entry.asked.get("codebooks")
-    by = asked.get("policy") or ("tau" if asked.get("threshold") is not None else None)
-    parts = [entry.system, None if count is None else f"{count} codebook{'s' * (count != 1)}", by]
-    return ", ".join(part for part in parts if part)
+def _lines(entries: Sequence[Entry]) -> dict[str, str]:
+    """Name the line of each entry: by system, codebooks and how the rate is chosen; by system alone at a fixed rate."""
+    rates: dict[str, set[tuple]] = {}
+    for entry in entries:
+        asked = entry.asked
+        rates.setdefault(entry.system, set()).add(
+            tuple(asked.get(name) for name in ("frame_rate", "threshold", "policy"))
+        )
+    lines = {}
+    for entry in entries:
+        count, asked = entry.asked.get("codebooks"), entry.asked
+        by = asked.get("policy") or ("tau" if asked.get("threshold") is not None else None)
+        parts = [entry.system, None if count is None else f"{count} codebook{'s' * (count != 1)}", by]
+        if len(rates[entry.system]) == 1 and asked.get("frame_rate") is not None:
+            parts = [entry.system, f"{asked['frame_rate']:g} Hz"]
+        lines[entry.name] = ", ".join(part for part in parts if part)
+    return lines
 
 
-def _looks(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
+def _looks(entries: Sequence[Entry], lines: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Give each line a colour by its system (by itself, if there is one system), a marker by its codebooks."""
     systems = list(dict.fromkeys(entry.system for entry in entries))
+    names = list(dict.fromkeys(lines.values()))
     counts = sorted({entry.asked.get("codebooks") or 0 for entry in entries})
-    lines = list(dict.fromkeys(_series(entry) for entry in entries))
     looks: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        colour = systems.index(entry.system) if len(systems) > 1 else lines.index(_series(entry))
-        looks[_series(entry)] = {
+        name = lines[entry.name]
+        colour = systems.index(entry.system) if len(systems) > 1 else names.index(name)
+        looks[name] = {
             "color": COLOURS[colour % len(COLOURS)],
             "marker": MARKERS[counts.index(entry.asked.get("codebooks") or 0) % len(MARKERS)],
             "linestyle": ":" if entry.asked.get("policy") else "-",
@@ -173,12 +186,11 @@ def _looks(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
     return looks
 
 
-def _tick_plainly(axes: "Axes", against: str) -> None:
-    """Write kilobits per second as numbers and not as powers of ten."""
-    if against != "bitrate_kbps":
-        return
+def _space_by_ratio(axes: "Axes") -> None:
+    """Make the horizontal axis logarithmic, with plain numbers and not powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
