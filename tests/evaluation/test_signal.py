@@ -144,6 +144,21 @@ def test_single_functions_are_what_evaluate_calls(clip, noise):
     assert signal.evaluate(*pair, ["vuv_error", "stoi"]) == {"vuv_error": found["vuv_error"], "stoi": found["stoi"]}
 
 
+@pytest.mark.parametrize("band", ["wb", "nb"])
+def test_long_clips_are_heard_in_pieces(band, noise):
+    """A hundred bursts in 50 s, more utterances than the library's tables hold; silent pieces do not count."""
+    burst = np.concatenate([0.1 * noise[:4000], np.zeros(4000)])
+    reference = np.tile(burst, 100)
+    estimate = reference + 0.001 * np.resize(noise, len(reference))
+    pieces = zip(np.array_split(reference, 3), np.array_split(estimate, 3), strict=True)
+    each = [signal.pesq(*pair, RATE, band) for pair in pieces]
+    assert signal.pesq(reference, estimate, RATE, band) == pytest.approx(np.mean(each), abs=0.01)
+    silence, first = np.zeros(20 * RATE), slice(0, 20 * RATE)
+    late = [np.concatenate([silence, audio[first]]) for audio in (reference, estimate)]
+    alone = signal.pesq(reference[first], estimate[first], RATE, band)
+    assert signal.pesq(*late, RATE, band) == pytest.approx(alone, abs=1e-3)
+
+
 def test_the_global_random_state_is_left_alone(clip):
     np.random.seed(5)
     before = np.random.get_state()[1].tolist()
@@ -243,6 +258,16 @@ def test_warping_is_the_plain_recursion():
             total[i + 1, j + 1] = np.linalg.norm(a[i] - b[j]) + min(total[i, j], total[i, j + 1], total[i + 1, j])
     assert world.warped_distance(a, b)[0] == pytest.approx(total[13, 9])
     assert world.warped_distance(b, a)[0] == pytest.approx(total[13, 9])
+
+
+def test_a_band_keeps_the_path_near_the_diagonal():
+    random = np.random.default_rng(4)
+    a = random.standard_normal((40, 2))
+    b = np.concatenate([np.repeat(a[:1], 6, axis=0), a[:-6]])  # six steps late
+    free, wide, narrow = (world.warped_distance(a, b, band)[0] for band in (None, 6, 2))
+    assert free == wide < narrow
+    assert world.warped_distance(a, b, 0)[0] == pytest.approx(np.linalg.norm(a - b, axis=1).sum())
+    assert world.warped_distance(a, b[:30], 40) == world.warped_distance(a, b[:30])
 
 
 def test_a_flat_spectrum_has_a_level_and_nothing_else():
