@@ -1,5 +1,5 @@
 """Statistics of measurements: intervals, correlations, slopes. Arrays in, numbers out; knows no codec."""
 
-from flexicodec.statistics.bootstrap import Interval, bootstrap
+from flexicodec.statistics.bootstrap import Interval, bootstrap, group
 
-__all__ = ["Interval", "bootstrap"]
+__all__ = ["Interval", "bootstrap", "group"]
