@@ -11,11 +11,10 @@ from flexicodec.analysis.figures.contents import (
     draw_segments_per_token,
 )
 from flexicodec.analysis.figures.curves import draw_bits, draw_distortion, draw_rate_curve
-from flexicodec.analysis.figures.rates import Line, draw_correlations, draw_intervals, draw_scatter
+from flexicodec.analysis.figures.rates import draw_correlations, draw_intervals, draw_scatter
 from flexicodec.analysis.figures.style import Series
 
 __all__ = [
-    "Line",
     "Series",
     "draw_bits",
     "draw_class_durations",

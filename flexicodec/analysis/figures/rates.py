@@ -1,45 +1,35 @@
 """Pictures of frame rate against phone rate: clips as dots, lines through them, and correlations with intervals."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from flexicodec.analysis.figures.style import COLOURS, DASHES, GREY, MARKS, Series, canvas, legend_below, whiskers
+from flexicodec.statistics import Line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class Line:
-    """A straight line through a scatter: y = intercept + slope * x."""
-
-    name: str
-    slope: float
-    intercept: float
-
-
 def draw_scatter(
     x: Float[np.ndarray, " clips"],
     y: Float[np.ndarray, " clips"],
-    lines: Sequence[Line],
+    lines: Mapping[str, Line],
     *,
     x_label: str,
     y_label: str,
     title: str,
 ) -> "Figure":
-    """Draw clips as dots, with fitted lines."""
+    """Draw clips as dots, with fitted lines by their names."""
     figure, (axes,) = canvas(4.8)
     axes.plot(x, y, "o", color=GREY, markersize=3.5, alpha=0.55, markeredgewidth=0)
     reach = np.array([x.min(), x.max()]) if len(x) else np.array([0.0, 1.0])
-    for i, line in enumerate(lines):
-        axes.plot(
-            reach, line.intercept + line.slope * reach, linestyle=DASHES[i], color=COLOURS[i], linewidth=2,
-            label=f"{line.name}: {line.slope:.2f} x {'+' if line.intercept >= 0 else '−'} {abs(line.intercept):.2f}",
-        )  # fmt: skip
+    for i, (name, line) in enumerate(lines.items()):
+        slope, intercept = line.slope.value, line.intercept.value
+        said = f"{name}: {slope:.2f} x {'+' if intercept >= 0 else '−'} {abs(intercept):.2f}"
+        axes.plot(reach, intercept + slope * reach, linestyle=DASHES[i], color=COLOURS[i], linewidth=2, label=said)
     axes.plot(np.mean(x), np.mean(y), "+", color="black", markersize=12, markeredgewidth=2, label="mean")
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
