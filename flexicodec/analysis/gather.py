@@ -21,6 +21,7 @@ from tqdm import tqdm
 from flexicodec.analysis.clips import SOURCES, Clip, Gathered, Setting, Source
 from flexicodec.analysis.losses import clip_losses, join_losses, loss_policies
 from flexicodec.analysis.segments import Alignment, Segment, read_alignment
+from flexicodec.analysis.spoken import fits
 from flexicodec.calibration import fit_threshold
 from flexicodec.corpus import Utterance, read_utterance
 from flexicodec.corpus.reading import UNREADABLE
@@ -31,7 +32,6 @@ from flexicodec.models.recognizer import Recognizer
 Transcribe = Callable[[Float[np.ndarray, " samples"]], str]
 
 CURVE_RATES = (2.0, 3.0, 4.0, 5.0, 6.25, 8.33, 10.0, 12.0)  # Hz, at which what merging loses is measured
-BEYOND = 0.1  # seconds that an alignment may last longer than its clip
 UNITS = {"character": "letters", "sentencepiece": "pieces", "phone": "phones"}
 SHIPPED_RECOGNISER = "recognizer-mini"
 
@@ -260,18 +260,18 @@ def clip_alignment(utterance: Utterance, seconds: float) -> Alignment:
     Raises:
         LookupError: The utterance names no alignment.
         OSError: The file is missing.
-        ValueError: It cannot be read, holds no phones, or lasts longer than the clip.
+        ValueError: It cannot be read, holds no phones, or has some after the clip's end.
     """
     if utterance.alignment is None:
         raise LookupError("no alignment")
     name = utterance.id if utterance.alignment.suffix.lower() == ".ctm" else None
     alignment = read_alignment(utterance.alignment, utterance=name)
-    if utterance.start > 0 and alignment.end > seconds + BEYOND:
+    if utterance.start > 0 and not fits(alignment, seconds):
         alignment = alignment.within(utterance.start, utterance.start + seconds)
     if not alignment.phones:
         raise ValueError(f"{utterance.alignment} holds no phones")
-    if alignment.end > seconds + BEYOND:
+    if not fits(alignment, seconds):
         raise ValueError(
-            f"{utterance.alignment} lasts {alignment.end:.2f} s, but the clip {seconds:.2f} s; is it another clip's?"
+            f"{utterance.alignment} lasts {alignment.end:.2f} s, but the clip {seconds:.2f} s; is it of another clip?"
         )
     return alignment

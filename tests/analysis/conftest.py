@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from flexicodec.analysis.asking import study
 from flexicodec.analysis.gather import gather
 from flexicodec.analysis.segments import Segment, write_textgrid
-from flexicodec.corpus import Utterance, write_manifest
+from flexicodec.analysis.study import Options
+from flexicodec.corpus import Utterance, read_manifest, write_manifest
 
 RATE = 16_000
+QUICK = Options(resamples=40, draws=2)
 SOUNDS = {"AA1": (220, 880), "IY0": (200, 2400), "S": (), "N": (180, 300), "T": (), "sil": None}
 
 
@@ -65,8 +68,6 @@ def spoken_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def utterances(spoken_folder):
     """The same as a list."""
-    from flexicodec.corpus import read_manifest
-
     return [replace(u, id=u.path.stem) for u in read_manifest(spoken_folder / "spoken.jsonl")]
 
 
@@ -78,5 +79,11 @@ def listening_codec(make_codec, fake_encoder):
 
 @pytest.fixture(scope="session")
 def gathered(listening_codec, utterances):
-    """These clips at two corpus rates, at each exactly, and at a tau."""
-    return gather(listening_codec, utterances, frame_rates=(12.5, 6.25, 4), thresholds=(0.9,), per_clip=True)
+    """These clips at the grid's rate, at half of it over all clips, and at half of it in every clip."""
+    return gather(listening_codec, utterances, frame_rates=(12.5, 6.25), per_clip=True)
+
+
+@pytest.fixture(scope="session")
+def studied(gathered):
+    """All that is asked of them, with few resamples."""
+    return study(gathered, QUICK)

@@ -4,33 +4,31 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 
 from flexicodec.analysis.gather import choose_source, clip_alignment, gather, spread
-from flexicodec.analysis.segments import Segment, write_ctm
+from flexicodec.analysis.segments import Segment, write_ctm, write_textgrid
+from flexicodec.corpus import Utterance
 from flexicodec.models.recognizer import Recognizer
 
 
 def test_every_setting_makes_its_tokens(gathered, listening_codec):
-    assert [s.name for s in gathered.settings] == [
-        *("12.5 Hz", "6.25 Hz", "4 Hz", "tau 0.9"),
-        *("6.25 Hz, every clip", "4 Hz, every clip"),
-    ]
-    assert [s.is_exact for s in gathered.settings] == [False] * 4 + [True] * 2
+    assert [s.name for s in gathered.settings] == ["12.5 Hz", "6.25 Hz", "6.25 Hz, every clip"]
+    assert [s.is_exact for s in gathered.settings] == [False, False, True]
     assert gathered.levels == listening_codec.semantic_quantizer.config.levels
     assert not gathered.reasons
     for clip in gathered.clips:
         assert clip.tokens.keys() == {s.name for s in gathered.settings}
         assert (clip.tokens["12.5 Hz"].durations == 1).all()
-        assert len(clip.similarities) == int(clip.tokens["4 Hz"].frame_lengths[0]) - 1
+        assert len(clip.similarities) == int(clip.tokens["6.25 Hz"].frame_lengths[0]) - 1
         exact = clip.tokens["6.25 Hz, every clip"]
         assert abs(int(exact.token_lengths[0]) - 6.25 * clip.seconds) <= 0.5
 
 
 def test_corpus_rates_are_met_by_one_tau(gathered):
-    for setting in gathered.settings[1:3]:
-        tokens = sum(int(clip.tokens[setting.name].token_lengths[0]) for clip in gathered.clips)
-        assert tokens / gathered.seconds == pytest.approx(setting.frame_rate, rel=0.02)
-        assert len({round(float(c.tokens[setting.name].frame_rates[0]), 2) for c in gathered.clips}) > 3
+    tokens = [clip.tokens["6.25 Hz"] for clip in gathered.clips]
+    assert sum(int(each.token_lengths[0]) for each in tokens) / gathered.seconds == pytest.approx(6.25, rel=0.02)
+    assert len({round(float(each.frame_rates[0]), 2) for each in tokens}) > 3
 
 
 def test_tokens_are_those_of_encode(gathered, listening_codec):
@@ -76,6 +74,24 @@ def test_missing_phones_are_counted(listening_codec, utterances, tmp_path):
     assert [name for name, _ in found.without_phones] == ["0", "1", "2"]
     assert found.unread[0][0] == "3"
     assert found.reasons == {"alignment cannot be used": 2, "audio cannot be read": 1, "no alignment": 1}
+
+
+def test_an_alignment_of_another_clip_is_not_used(listening_codec, utterances):
+    longest = max(utterances, key=lambda u: u.duration)
+    swapped = replace(min(utterances, key=lambda u: u.duration), alignment=longest.alignment)
+    found = gather(listening_codec, [swapped, longest], thresholds=(0.9,))
+    assert [clip.has_phones for clip in found.clips] == [False, True]
+    assert "is it of another clip?" in found.without_phones[0][1]
+
+
+def test_silence_is_a_clip_like_any_other(listening_codec, tmp_path):
+    soundfile.write(tmp_path / "silent.wav", np.zeros(16_000), 16_000)
+    write_textgrid(tmp_path / "silent.TextGrid", {"phones": [Segment(0, 1, "sil")]}, 1.0)
+    silent = Utterance(tmp_path / "silent.wav", 1.0, alignment=tmp_path / "silent.TextGrid")
+    found = gather(listening_codec, [silent], thresholds=(0.9,))
+    (clip,) = found.with_phones
+    assert clip.tokens["tau 0.9"].durations.tolist() == [[8, 5]]
+    assert np.isfinite(found.distortion.lost).all()
 
 
 def test_phones_by_count_or_by_recogniser(listening_codec, utterances):

@@ -107,6 +107,9 @@ def _merged(study: Study) -> Iterator[Block]:
     main = study.main
     if not main.merged:
         return
+    if all(one.first in (ALL, SPEECH) for one in main.merged):
+        yield Prose("There are too few pairs of frames to tell classes of phones apart.")
+        return
     yield Figure(
         "merged",
         "How often two neighbouring frames share a token, in percent, by what sounds at their middles: above, frames "
