@@ -120,7 +120,7 @@ def _merged(study: Study) -> Iterator[Block]:
     rows: list[tuple[Cell, ...]] = []
     for each in study.settings:
         for one in each.merged:
-            if one.first in (ALL, SPEECH) or (one.kind == "inside" and each is main) or each is main:
+            if one.first in (ALL, SPEECH) or each is main:
                 where = {ALL: "", SPEECH: ", in speech"}.get(one.first, f", {one.first}")
                 then = f" then {one.second}" if one.kind != "inside" and one.first not in (ALL, SPEECH) else ""
                 share = Number.of(one.share, "1", "share of pairs of frames", 3)
@@ -167,25 +167,21 @@ def _at_main(each: SettingStudy) -> list[Agreement]:
 
 
 def _f1_figure(scored: Sequence[SettingStudy]) -> Figure:
-    """Draw F1 of the codec and of nulls, for the tiers of each setting with one tau."""
+    """Draw F1 of the codec and of nulls, by tier and then by setting with one tau."""
     shown = [each for each in scored if not each.setting.is_exact] or list(scored)
-    places = [
-        f"{one.tier}, {each.setting.name}"
-        for one_tier in range(3)
+    tiers = [one.tier for one in _at_main(shown[0])]
+    found = {
+        f"{tier}, {each.setting.name}": one
+        for tier in tiers
         for each in shown
-        for one in _at_main(each)[one_tier : one_tier + 1]
-    ]
-    series = [
-        Series(
-            "codec",
-            tuple(places),
-            tuple(one.measures["f1"] for i in range(3) for each in shown for one in _at_main(each)[i : i + 1]),
-        )
-    ]
-    for null in next(iter(_at_main(shown[0]))).nulls:
-        values = [one.nulls[null].scores.f1 for i in range(3) for each in shown for one in _at_main(each)[i : i + 1]]
-        points = tuple(Interval(v, v, v, 0.95, 1, 1) for v in values)
-        series.append(Series(NULL_NAMES[null], tuple(places), points))
+        for one in _at_main(each)
+        if one.tier == tier
+    }
+    places = tuple(found)
+    series = [Series("codec", places, tuple(one.measures["f1"] for one in found.values()))]
+    for null in next(iter(found.values())).nulls:
+        values = [one.nulls[null].scores.f1 for one in found.values()]
+        series.append(Series(NULL_NAMES[null], places, tuple(Interval(v, v, v, 0.95, 1, 1) for v in values)))
     return Figure(
         "boundaries",
         "F1 of token boundaries at 40 ms, with its interval, and of null codecs with as many tokens in every clip.",

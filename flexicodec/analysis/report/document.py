@@ -180,4 +180,4 @@ class Document:
 
 
 def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    return float(f"{value:.6g}") if math.isfinite(value) else None  # six digits are more than any of these has

@@ -51,17 +51,23 @@ def write(document: Document, folder: str | os.PathLike[str]) -> list[Path]:
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     pictures = {figure.name: png(figure) for figure in document.figures()}
-    found = {"about": document.about, "numbers": list(document.numbers())}
     files: dict[str, bytes] = {
         "report.html": to_html(document, pictures).encode(),
         "report.md": to_markdown(document).encode(),
-        "numbers.json": (json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+        "numbers.json": to_json(document).encode(),
         **{f"figures/{name}.png": picture for name, picture in pictures.items()},
     }
     for name, content in files.items():
         with replacing(folder / name) as part:
             part.write_bytes(content)
     return [folder / name for name in files]
+
+
+def to_json(document: Document) -> str:
+    """Write what a document is about, and its numbers, a line each."""
+    numbers = ",\n".join(json.dumps(each, ensure_ascii=False, allow_nan=False) for each in document.numbers())
+    about = json.dumps(document.about, ensure_ascii=False, allow_nan=False)
+    return f'{{"about": {about},\n"numbers": [\n{numbers}\n]}}\n'
 
 
 def png(figure: Figure) -> bytes:
