@@ -77,11 +77,9 @@ def pace_speech(active: Bool[np.ndarray, " frames"], num_tokens: int, max_durati
 def paced_tokens(active: Bool[np.ndarray, " frames"], pace: float, max_duration: int | None) -> int:
     """Count the tokens of a clip with `pace` tokens per frame of speech, and as few as can be in silence."""
     runs = stretches(active)
-    wanted = [
-        max(low, round(pace * frames)) if speech else low
-        for (frames, speech), low in zip(runs, least(runs, max_duration), strict=True)
-    ]
-    return int(sum(wanted))
+    needed = least(runs, max_duration)
+    in_speech = np.array([speech for _, speech in runs])
+    return int(needed[~in_speech].sum() + max(needed[in_speech].sum(), round(pace * int(active.sum()))))
 
 
 def stretches(active: Bool[np.ndarray, " frames"]) -> list[tuple[int, bool]]:

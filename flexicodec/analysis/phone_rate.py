@@ -199,7 +199,9 @@ def analyze(
         controlled=controlled,
         without_controls=without,
         units=_units(kept, table, sampling),
-        counts=count_model(table.tokens, {"phone_rate": table.x}, table.seconds, clusters=table.clusters),
+        counts=count_model(
+            table.tokens, {"phone_rate": table.x}, table.seconds, clusters=table.clusters, level=sampling.level
+        ),
         mixed=_mixed(kept, over, sampling.level),
         within=within_clips(kept, sampling),
     )
@@ -268,8 +270,8 @@ def _mixed(rates: Sequence[ClipRates], over: Over, level: float) -> FittedModel:
     table = Table.of(chosen, over)
     predictors = {"phone_rate": table.x}
     if rows:
-        spread = np.ptp(values, axis=0) > 0
-        predictors |= {name: values[:, i] for i, name in enumerate(CONTROLS) if spread[i]}
+        varies = [num_controls(column[:, None]) > 0 for column in values.T]
+        predictors |= {name: values[:, i] for i, name in enumerate(CONTROLS) if varies[i]}
     groups = {"speaker": [clip.speaker for clip in chosen], "sentence": [clip.sentence for clip in chosen]}
     known = {name: labels for name, labels in groups.items() if None not in labels}
     return mixed_model(table.y, predictors, known, level=level)

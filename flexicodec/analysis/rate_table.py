@@ -1,5 +1,6 @@
 """Clips as columns: which of them can be correlated, their rates, their speakers, and what else they differ in."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,10 +25,9 @@ def usable(
     Raises:
         ValueError: Two clips of one id.
     """
-    if len({clip.id for clip in rates}) < len(rates):
-        seen: set[str] = set()
-        twice = next(clip.id for clip in rates if clip.id in seen or seen.add(clip.id))  # type: ignore[func-returns-value]
-        raise ValueError(f"clip {twice!r} is there twice; expected every id once (are two corpora mixed?)")
+    twice = [name for name, times in Counter(clip.id for clip in rates).items() if times > 1]
+    if twice:
+        raise ValueError(f"clip {twice[0]!r} is there twice; expected every id once (are two corpora mixed?)")
     unwanted = {sentence.lower() for sentence in leave_sentences}
     kept: list[ClipRates] = []
     lost: dict[str, list[str]] = {}

@@ -82,10 +82,12 @@ def num_controls(controls: Controls) -> int:
 
 def _scaled(controls: Controls) -> Controls:
     """Centre controls and bring them to length 1; those that are constant fall out."""
-    design = np.asarray(controls, dtype=np.float64)
-    design = design.reshape(len(design), -1) - design.mean(0)
+    given = np.asarray(controls, dtype=np.float64)
+    given = given.reshape(len(given), -1)
+    design = given - given.mean(0)
     size = np.linalg.norm(design, axis=0)
-    return design[:, size > 0] / size[size > 0]
+    varies = size > FLAT * np.linalg.norm(given, axis=0)
+    return design[:, varies] / size[varies]
 
 
 def fisher_interval(

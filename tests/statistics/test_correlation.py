@@ -70,6 +70,8 @@ def test_controls_that_say_nothing_change_nothing(data):
     assert (num_controls(controls), num_controls(more), num_controls(np.ones((80, 2)))) == (3, 3, 0)
     assert partial(x, y, np.ones((80, 1))) == pytest.approx(pearson(x, y), abs=1e-12)
     assert num_controls(1e-6 * controls) == 3
+    almost = np.nextafter(0.15, np.where(x > 0, 1, 0))[:, None]  # constant, but for rounding
+    assert partial(x, y, almost) == pytest.approx(pearson(x, y), abs=1e-12)
 
 
 def test_what_is_left_knows_nothing_of_the_controls(data):
