@@ -97,7 +97,7 @@ class _ONNXModel:
 class UTMOS(_ONNXModel):
     """UTMOS22's strong learner; padding would change its scores, so clips are heard as they are, one by one."""
 
-    metrics = ("utmos",)
+    metrics: tuple[str, ...] = ("utmos",)
 
     def __init__(self, name: str, source: str):
         super().__init__(name, "UTMOS22 (ONNX)", source, UTMOS_FILE, input_axes=2)
@@ -116,7 +116,7 @@ class DNSMOS(_ONNXModel):
     skips the windows from 7 to 23 s of clips beyond 16 s; here they count.
     """
 
-    metrics = ("dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak")
+    metrics: tuple[str, ...] = ("dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak")
     window, hop = 144_160, 16_000  # samples
     # From what the model says to the scale of P.835, highest power first (microsoft/DNS-Challenge).
     curves = {

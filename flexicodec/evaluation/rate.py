@@ -97,7 +97,7 @@ def held_out_bits(
     bits: list[dict[str, float]] = [{} for _ in clips]
     for fold in range(folds):
         model = TokenModel([clip for clip, its in zip(clips, fold_of, strict=True) if its != fold], levels)
-        for index in np.flatnonzero(fold_of == fold):
+        for index in np.flatnonzero(fold_of == fold).tolist():
             bits[index] = model.bits(clips[index])[0]
     return bits
 
@@ -108,6 +108,7 @@ class TokenModel:
     For every stream several ways are tried on a quarter of the clips, with models of the rest: fixed widths, symbols by
     themselves, given the symbol before, durations as flags per frame, FSQ codes as digits, acoustic codes given the
     codebook before. The shortest is then counted on all of them, so that nothing is chosen on what it is tested on.
+    A single clip leaves the first, fixed widths.
 
     Args:
         parts: Clips to count, singly or in batches; of one codec, at one setting.
@@ -125,14 +126,15 @@ class TokenModel:
         self.levels = levels
         self.format, self.num_codebooks = clips[0].format, clips[0].num_codebooks
         laid_out = [_streams(clip, levels) for clip in clips]
-        tested = split(len(clips), 4) == 0 if len(clips) >= 4 else np.ones(len(clips), dtype=bool)
+        folds = min(4, len(clips))
+        tested = split(len(clips), folds) == 0 if folds > 1 else np.zeros(1, dtype=bool)
         self.ways: dict[str, str] = {}
         self._models: dict[str, list[CountModel]] = {}
         for stream, ways in laid_out[0].items():
             lengths = {}
             for way in ways:
                 pieces = [each[stream][way] for each in laid_out]
-                models = _count([each for each, test in zip(pieces, tested, strict=True) if not test] or pieces)
+                models = _count([each for each, test in zip(pieces, tested, strict=True) if not test])
                 lengths[way] = sum(_bits(way, each, models) for each, test in zip(pieces, tested, strict=True) if test)
             best = min(lengths, key=lambda way: lengths[way])
             self.ways[stream] = best
@@ -188,7 +190,7 @@ def _duration_ways(durations: Symbols, cap: int | None) -> dict[str, Pieces]:
     """List the ways to code durations; without a cap there is no alphabet, and flags are the only way."""
     flags = boundary_flags(durations)
     ways: dict[str, Pieces] = {"flags": [(Source(flags.symbols), 2)], "flags by age": [(flags, 2)]}
-    return ways if cap is None else ways | _ways(durations - 1, cap)
+    return ways if cap is None else _ways(durations - 1, cap) | ways
 
 
 def _digit_ways(codes: Symbols, levels: Sequence[int] | None) -> dict[str, Pieces]:

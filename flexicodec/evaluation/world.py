@@ -20,6 +20,7 @@ SAMPLE_RATE = 16_000  # Hz
 FRAME_MS = 5.0
 ORDER = 24
 ALPHA = 0.42  # the usual warp at 16 kHz, close to the mel scale
+BAND = 200  # frames, 1 s
 COMPARED = slice(1, 14)  # 13 mel-cepstra, c1 to c13; c0 is the level
 MCD_DB = 10 * math.sqrt(2) / math.log(10)  # R. Kubichek, 1993
 
@@ -70,9 +71,9 @@ def mcd_dtw_db(reference: Analysis, estimate: Analysis) -> float:
     """Compute the mel-cepstral distortion in dB along the best warping path: c1 to c13, averaged over its steps.
 
     The path goes from the first pair of frames to the last by steps of (1, 1), (1, 0) and (0, 1), all of one weight,
-    and has the least sum.
+    pairs no frames that are more than 1 s apart, and has the least sum.
     """
-    total, steps = warped_distance(reference.cepstra[:, COMPARED], estimate.cepstra[:, COMPARED])
+    total, steps = warped_distance(reference.cepstra[:, COMPARED], estimate.cepstra[:, COMPARED], BAND)
     return MCD_DB * total / steps
 
 
@@ -90,17 +91,25 @@ def voicing_error(reference: Analysis, estimate: Analysis) -> float:
     return float(np.mean((reference.pitch > 0) != (estimate.pitch > 0)))
 
 
-def warped_distance(a: Float[np.ndarray, "rows dim"], b: Float[np.ndarray, "columns dim"]) -> tuple[float, int]:
+def warped_distance(
+    a: Float[np.ndarray, "rows dim"], b: Float[np.ndarray, "columns dim"], band: int | None = None
+) -> tuple[float, int]:
     """Align two sequences by dynamic time warping; return the sum of Euclidean distances, and the pairs on the path.
 
     Works along anti-diagonals, where no cell waits for another, and keeps three of them. A diagonal step is preferred
     to others of equal sum.
+
+    Args:
+        a: One vector per step.
+        b: One vector per step.
+        band: How far the path may leave the diagonal, beyond what unequal lengths make it; None for any distance.
     """
     rows, columns = len(a), len(b)
+    band = rows + columns if band is None else band + abs(rows - columns)
     totals = np.full((3, rows + 1), np.inf)  # [k % 3, i + 1] is the cell (i, k - i)
     counts = np.zeros((3, rows + 1), dtype=np.int64)
     for k in range(rows + columns - 1):
-        i = np.arange(max(0, k - columns + 1), min(k, rows - 1) + 1)
+        i = np.arange(max(0, k - columns + 1, (k - band + 1) // 2), min(k, rows - 1, (k + band) // 2) + 1)
         distance = np.sqrt(np.square(a[i] - b[k - i]).sum(axis=1))
         now, before, earlier = totals[k % 3], totals[(k - 1) % 3], totals[(k - 2) % 3]
         # (i - 1, k - i - 1), (i - 1, k - i), (i, k - i - 1)

@@ -189,7 +189,7 @@ def held_out_bits(
     bits = np.zeros(len(sources))
     for fold in range(folds):
         model = CountModel([each for each, its in zip(sources, fold_of, strict=True) if its != fold], size)
-        for i in np.flatnonzero(fold_of == fold):
+        for i in np.flatnonzero(fold_of == fold).tolist():
             bits[i] = model.bits(sources[i]).sum()
     return bits
 
