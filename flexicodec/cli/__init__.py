@@ -9,7 +9,19 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import flexicodec
-from flexicodec.cli import calibrate, decode, encode, evaluate, info, manifest, reconstruct, train, train_asr, verify
+from flexicodec.cli import (
+    analyze,
+    calibrate,
+    decode,
+    encode,
+    evaluate,
+    info,
+    manifest,
+    reconstruct,
+    train,
+    train_asr,
+    verify,
+)
 from flexicodec.cli.jobs import one_line
 
 VERBS = {
@@ -19,6 +31,7 @@ VERBS = {
     "info": info,
     "calibrate": calibrate,
     "evaluate": evaluate,
+    "analyze": analyze,
     "verify": verify,
     "manifest": manifest,
     "train": train,
