@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import flexicodec
-from flexicodec.cli import calibrate, decode, encode, info, manifest, reconstruct, train, train_asr, verify
+from flexicodec.cli import calibrate, decode, encode, info, manifest, probe, reconstruct, train, train_asr, verify
 from flexicodec.cli.jobs import one_line
 
 VERBS = {
@@ -20,6 +20,7 @@ VERBS = {
     "calibrate": calibrate,
     "verify": verify,
     "manifest": manifest,
+    "probe": probe,
     "train": train,
     "train-asr": train_asr,
 }
