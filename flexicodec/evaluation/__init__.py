@@ -1,1 +1,1 @@
-"""Measuring what codecs keep."""
+"""Measuring: arrays and texts in, floats out. Signals, intelligibility, speakers, predicted opinion scores, rates."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flexicodec.training.losses import MultiScaleMelLoss, feature_alignment_loss
-from flexicodec.training.mel import slaney_mel_filters
+from flexicodec.blocks.mel import slaney_mel_filters
 
 
 @pytest.fixture

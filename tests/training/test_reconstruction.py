@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from flexicodec.training.mel import slaney_mel_filters, to_hertz, to_mel
+from flexicodec.blocks.mel import slaney_mel_filters, to_hertz, to_mel
 from flexicodec.training.reconstruction import (
     LogMelLoss,
     LogStftLoss,

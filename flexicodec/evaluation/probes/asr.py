@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 
 from flexicodec.blocks.transformer import Transformer, TransformerConfig
 from flexicodec.corpus import Utterance
+from flexicodec.evaluation.intelligibility import ErrorCounts, character_errors, pool, word_errors
 from flexicodec.evaluation.probes.features import ClipFeatures, Representation, extract
 from flexicodec.evaluation.probes.fitting import Fit, FitConfig, Inputs, Spread, Standardise, fit, hold_out
 from flexicodec.models.codec import Codec
@@ -70,16 +71,16 @@ class Transcript:
         speaker: Of the clip.
         reference: What is said.
         text: What was read off the tokens.
-        character_errors: Substitutions, deletions and insertions.
-        word_errors: The same in words.
+        characters: Errors in characters.
+        words: Errors in words.
     """
 
     id: str
     speaker: str | None
     reference: str
     text: str
-    character_errors: int
-    word_errors: int
+    characters: ErrorCounts
+    words: ErrorCounts
 
 
 @dataclass(frozen=True)
@@ -229,8 +230,7 @@ def _probe(
 
         def error() -> float:
             heard = transcribe(probe, inputs, held_out, vocabulary, config.fit.batch_seconds)
-            errors = sum(count_errors(texts[i], text)[0] for i, text in zip(held_out, heard, strict=True))
-            return errors / sum(len(texts[i]) for i in held_out)
+            return pool(character_errors(texts[i], text) for i, text in zip(held_out, heard, strict=True)).rate
 
         def groups(random: np.random.Generator) -> list[list[int]]:
             return inputs.groups(fitted, config.fit.batch_seconds, random)
@@ -238,7 +238,9 @@ def _probe(
         log = fit(probe, loss, error, groups, config.fit, progress=progress)
     heard = transcribe(probe, test, range(len(test)), vocabulary, config.fit.batch_seconds)
     rows = tuple(
-        Transcript(clip.id, clip.speaker, reference, text, *count_errors(reference, text))
+        Transcript(
+            clip.id, clip.speaker, reference, text, character_errors(reference, text), word_errors(reference, text)
+        )
         for clip, reference, text in zip(clips[1], references, heard, strict=True)
     )
     cer, wer = error_rates(rows, config.resamples, config.fit.seed)
@@ -278,35 +280,18 @@ def transcribe(
     return [texts[i] for i in indices]
 
 
-def count_errors(reference: str, text: str) -> tuple[int, int]:
-    """Count the character and the word errors of a transcript: substitutions, deletions and insertions.
-
-    Raises:
-        ImportError: jiwer is not installed.
-    """
-    try:
-        import jiwer
-    except ImportError as error:
-        raise ImportError("error rates need jiwer: pip install flexicodec-lab[eval]") from error
-    characters, words = jiwer.process_characters(reference, text), jiwer.process_words(reference, text)
-    return tuple(c.substitutions + c.deletions + c.insertions for c in (characters, words))  # type: ignore[return-value]
-
-
 def error_rates(transcripts: Sequence[Transcript], resamples: int, seed: int) -> tuple[Interval, Interval]:
     """Pool character and word errors over clips, with intervals over speakers where all of these are known."""
     speakers = [row.speaker for row in transcripts]
 
-    def rate(errors: Sequence[int], lengths: Sequence[int]) -> Interval:
+    def rate(counts: Sequence[ErrorCounts]) -> Interval:
         return bootstrap(
-            lambda wrong, of: wrong.sum() / of.sum(),
-            errors,
-            lengths,
+            lambda errors, lengths: errors.sum() / lengths.sum(),
+            [each.errors for each in counts],
+            [each.length for each in counts],
             clusters=None if None in speakers else speakers,
             resamples=resamples,
             seed=seed,
         )
 
-    return (
-        rate([row.character_errors for row in transcripts], [len(row.reference) for row in transcripts]),
-        rate([row.word_errors for row in transcripts], [len(row.reference.split()) for row in transcripts]),
-    )
+    return rate([row.characters for row in transcripts]), rate([row.words for row in transcripts])
