@@ -22,6 +22,7 @@ from flexicodec.corpus import Utterance
 from flexicodec.evaluation.intelligibility import ErrorCounts, character_errors, pool, word_errors
 from flexicodec.evaluation.probes.features import ClipFeatures, Representation, extract
 from flexicodec.evaluation.probes.fitting import Fit, FitConfig, Inputs, Spread, Standardise, fit, hold_out
+from flexicodec.evaluation.probes.splits import clusters
 from flexicodec.models.codec import Codec
 from flexicodec.models.recognizer import CharacterConfig, Vocabulary, open_vocabulary
 from flexicodec.models.recognizer.ctc import collapse
@@ -281,15 +282,14 @@ def transcribe(
 
 
 def error_rates(transcripts: Sequence[Transcript], resamples: int, seed: int) -> tuple[Interval, Interval]:
-    """Pool character and word errors over clips, with intervals over speakers where all of these are known."""
-    speakers = [row.speaker for row in transcripts]
+    """Pool character and word errors over clips, with intervals over speakers, or clips where there is one speaker."""
 
     def rate(counts: Sequence[ErrorCounts]) -> Interval:
         return bootstrap(
             lambda errors, lengths: errors.sum() / lengths.sum(),
             [each.errors for each in counts],
             [each.length for each in counts],
-            clusters=None if None in speakers else speakers,
+            clusters=clusters([row.speaker for row in transcripts]),
             resamples=resamples,
             seed=seed,
         )

@@ -5,7 +5,7 @@ it out itself (G. Alain and Y. Bengio, arXiv 1610.01644).
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from flexicodec.corpus import Utterance
 from flexicodec.evaluation.probes.features import ClipFeatures, Representation, extract
 from flexicodec.evaluation.probes.fitting import Fit, FitConfig, Inputs, Spread, Standardise, fit, hold_out
+from flexicodec.evaluation.probes.splits import clusters
 from flexicodec.models.codec import Codec
 from flexicodec.statistics import Interval, bootstrap
 
@@ -253,18 +254,17 @@ def guess(
 
 
 def accuracies(guesses: Sequence[Guess], resamples: int, seed: int) -> tuple[Interval, Interval]:
-    """Share of right guesses, over clips and over labels, with intervals over speakers where all of these are known."""
+    """Share of right guesses, over clips and over labels; for intervals see `clusters`."""
     right = np.array([row.guess == row.label for row in guesses], float)
     labels = np.unique([row.label for row in guesses], return_inverse=True)[1]
-    speakers = [row.speaker for row in guesses]
 
     def balanced(right: np.ndarray, labels: np.ndarray) -> float:
         counts = np.bincount(labels)
         there = counts > 0
         return float((np.bincount(labels, right)[there] / counts[there]).mean())
 
-    def interval(statistic, *arrays: np.ndarray) -> Interval:  # type: ignore[no-untyped-def]
-        clusters = None if None in speakers else speakers
-        return bootstrap(statistic, *arrays, clusters=clusters, resamples=resamples, seed=seed)
+    def interval(statistic: Callable[..., float], *arrays: np.ndarray) -> Interval:
+        drawn = clusters([row.speaker for row in guesses])
+        return bootstrap(statistic, *arrays, clusters=drawn, resamples=resamples, seed=seed)
 
     return interval(lambda each: each.mean(), right), interval(balanced, right, labels)

@@ -51,35 +51,50 @@ def split_clips(
 
     Args:
         labels: Of the clips.
-        speakers: None puts clips of every label on both sides. With speakers, each is on one side whole: of those that
-            mostly have the same label, `test_share`; a clip without a speaker counts as one by himself.
-        test_share: Of the clips of each label, or of its speakers; at least one is on either side.
+        speakers: None shares out clips one by one. With speakers, each goes to one side whole; a clip without a
+            speaker counts as one by himself.
+        test_share: Of the clips of each label that are tested, or as many more as a speaker brings; every label is on
+            both sides.
         seed: Of the drawing.
 
     Returns:
         Indices to fit and indices to test, in order.
 
     Raises:
-        ValueError: A label of which there is one clip, or one speaker, which cannot be on both sides.
+        ValueError: A label that cannot be on both sides, because there is one clip of it, or one speaker.
     """
     if not 0 < test_share < 1:
         raise ValueError(f"test_share is {test_share}; expected a share between 0 and 1 (not percent)")
     units = list(range(len(labels))) if speakers is None else _units(speakers)
-    unit = "clip" if speakers is None else "speaker"
     clips = _by(units)
-    usual = {each: Counter(labels[i] for i in rows).most_common(1)[0][0] for each, rows in clips.items()}
-    random = np.random.default_rng([seed, 4])
+    missing = {label: test_share * count for label, count in Counter(labels).items()}  # clips still to be tested
+    fitted = Counter(labels)
     tested: set[Hashable] = set()
-    for label, rows in _by(list(usual.values())).items():
-        if len(rows) < 2:
-            raise ValueError(
-                f"label {label!r} has one {unit}, which cannot be both fitted and tested; raise min_clips, or give a "
-                "manifest to test on"
-            )
-        count = min(len(rows) - 1, max(1, round(test_share * len(rows))))
-        members = list(usual)
-        tested |= {members[i] for i in random.permutation(rows)[:count].tolist()}
-    return ([i for i, u in enumerate(units) if u not in tested], [i for i, u in enumerate(units) if u in tested])
+    members = list(clips)
+    for number in np.random.default_rng([seed, 4]).permutation(len(members)):
+        held = Counter(labels[i] for i in clips[members[number]])
+        if any(missing[label] > 0 for label in held) and all(fitted[label] > held[label] for label in held):
+            tested.add(members[number])
+            fitted -= held
+            for label, count in held.items():
+                missing[label] -= count
+    sides = [i for i, u in enumerate(units) if u not in tested], [i for i, u in enumerate(units) if u in tested]
+    if absent := set(labels) - {labels[i] for i in sides[1]}:
+        raise ValueError(
+            f"clips labelled {_few(absent)} cannot be on both sides: each comes from one "
+            f"{'clip' if speakers is None else 'speaker'}; leave them out (min_clips), or give a manifest to test on"
+        )
+    return sides
+
+
+def clusters(speakers: Labels) -> Labels | None:
+    """Say what an interval is to draw: speakers, or clips (None) where one is unknown or there is one speaker only."""
+    return None if None in speakers or len(set(speakers)) < 2 else speakers
+
+
+def _few(labels: set[Hashable]) -> str:
+    shown = ", ".join(sorted(map(repr, labels))[:3])
+    return shown + ", ..." * (len(labels) > 3)
 
 
 def _units(speakers: Labels) -> list[Hashable]:
