@@ -1,4 +1,4 @@
-"""The probe that reads: what it learns and what it cannot, what is left out and counted, and that a seed is a result."""
+"""The probe that reads: what it learns and what it cannot, what is left out and counted; a seed is a result."""
 
 from dataclasses import replace
 
