@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from flexicodec.corpus import Utterance
 from flexicodec.files import replacing
@@ -42,7 +42,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
-        save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, part)
+        part.write_bytes(save({key: np.ascontiguousarray(value) for key, value in arrays.items()}))
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
