@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flexicodec.analysis.coded import Coded
-from flexicodec.analysis.nulls import Null
+from flexicodec.analysis.nulls import DRAWN, NULLS
 from flexicodec.statistics import Interval, bootstrap
 
 TOLERANCES = (0.02, 0.04, 0.06)  # seconds
@@ -202,7 +202,7 @@ def score_gain(
 
 
 def score_null(
-    null: Null,
+    null: str,
     references: Sequence[Times],
     clips: Sequence[Coded],
     tolerance: float,
@@ -211,9 +211,25 @@ def score_null(
     draws: int = 10,
     seed: int = 0,
 ) -> list[BoundaryScores]:
-    """Score the boundaries of a null codec with as many tokens in every clip, pooled over draws (see `nulls.NULLS`)."""
+    """Score the boundaries of a null codec with as many tokens in every clip, pooled over draws.
+
+    Args:
+        null: Its name in `nulls.NULLS`.
+        references: Of each clip.
+        clips: With the codec's tokens, and their audio where the null listens.
+        tolerance: Seconds that a hit may be off.
+        offset: Seconds by which its boundaries are moved.
+        draws: Of nulls that are drawn; the others are made once.
+        seed: Of the drawing.
+
+    Raises:
+        ValueError: A null that there is not.
+    """
+    if null not in NULLS:
+        raise ValueError(f"null is {null!r}; expected one of {', '.join(NULLS)}")
     random = np.random.default_rng(seed)
-    drawn = [[clip.with_durations(null(clip, random)) for clip in clips] for _ in range(draws)]
+    times = range(draws if null in DRAWN else 1)
+    drawn = [[clip.with_durations(NULLS[null](clip, random)) for clip in clips] for _ in times]
     scored = [score_clips(references, each, tolerance, offset) for each in drawn]
     return [pool(of_clip, tolerance) for of_clip in zip(*scored, strict=True)]
 

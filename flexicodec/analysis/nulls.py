@@ -77,6 +77,9 @@ NULLS: Mapping[str, Null] = MappingProxyType(
 )
 """Nulls with as many tokens as the codec made of the clip, by name."""
 
+DRAWN = frozenset(("random", "shuffled"))
+"""Those that differ from draw to draw."""
+
 
 # ---------------------------------------------------------------------------------- as many tokens in the corpus
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from flexicodec.analysis.segments import Segment, is_silence, label_at
+from flexicodec.analysis.segments import Segment, in_speech
 from flexicodec.audio import resample
 from flexicodec.blocks.frontend import FrontEnd, FrontEndConfig
 
@@ -116,14 +116,10 @@ def measure_controls(
     energies = _decibels((_windows(audio, round(WINDOW * sample_rate), hop) ** 2).mean(1))
     voicing = voiced(audio, sample_rate)
 
-    def in_speech(count: int, window: float) -> np.ndarray:
-        if phones is None:
-            return active(energies)[:count]
-        return np.array(
-            [not is_silence(label) for label in label_at(phones, np.arange(count) * HOP + window / 2)], bool
-        )
+    def speech(count: int, window: float) -> Bool[np.ndarray, " windows"]:
+        return active(energies)[:count] if phones is None else in_speech(phones, np.arange(count) * HOP + window / 2)
 
-    loud, sung = energies[in_speech(len(energies), WINDOW)], voicing[in_speech(len(voicing), PITCH_WINDOW)]
+    loud, sung = energies[speech(len(energies), WINDOW)], voicing[speech(len(voicing), PITCH_WINDOW)]
     if not len(loud) or not len(sung):
         return Controls(np.nan, np.nan, np.nan)
     return Controls(float(loud.mean()), float(loud.std()), float(sung.mean()))

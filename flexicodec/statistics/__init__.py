@@ -15,12 +15,14 @@ from flexicodec.statistics.correlation import (
 from flexicodec.statistics.models import FittedModel, count_model, logistic_model, mixed_model
 from flexicodec.statistics.proportion import wilson
 from flexicodec.statistics.regression import FITS, Line, deming, fit_deming, inverse, ols, rma
+from flexicodec.statistics.sampling import Sampling
 
 __all__ = [
     "FITS",
     "FittedModel",
     "Interval",
     "Line",
+    "Sampling",
     "bootstrap",
     "count_model",
     "deming",

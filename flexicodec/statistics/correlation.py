@@ -29,10 +29,8 @@ def pearson(x: Values, y: Values) -> float:
 
 def spearman(x: Values, y: Values) -> float:
     """Correlate the ranks of two variables; ties share their mean rank."""
-    from scipy.stats import rankdata
-
     x, y = _paired(x, y)
-    return pearson(rankdata(x), rankdata(y))
+    return pearson(_ranks(x), _ranks(y))
 
 
 def partial(x: Values, y: Values, controls: Controls) -> float:
@@ -40,7 +38,8 @@ def partial(x: Values, y: Values, controls: Controls) -> float:
     x, y = _paired(x, y)
     if len(x) < 2:
         return math.nan
-    return _cosine(residuals(x, controls), residuals(y, controls))
+    left = residuals(np.stack([x, y], axis=1), controls)
+    return _cosine(left[:, 0], left[:, 1])
 
 
 def semi_partial(x: Values, y: Values, controls: Controls) -> float:
@@ -65,23 +64,28 @@ def within(x: Values, y: Values, groups: Sequence[Hashable]) -> float:
     return _cosine(x, y)
 
 
-def residuals(values: Values, controls: Controls) -> Values:
-    """Return what is left of a variable after linear regression on controls and a constant."""
-    design = np.asarray(controls, dtype=np.float64).reshape(len(values), -1)
-    design = design - design.mean(0)
-    spread = np.linalg.norm(design, axis=0)
-    design = design[:, spread > 0] / spread[spread > 0]
-    centred = _centred(np.asarray(values, dtype=np.float64))
+def residuals(values: Float[np.ndarray, " *items"], controls: Controls) -> Float[np.ndarray, " *items"]:
+    """Return what is left of one or more variables after linear regression on controls and a constant."""
+    values = np.asarray(values, dtype=np.float64)
+    columns = values.reshape(len(values), -1)
+    design = _scaled(controls)
+    centred = columns - columns.mean(0)
     left = centred - design @ np.linalg.lstsq(design, centred, rcond=FLAT)[0]
-    return np.zeros_like(left) if np.linalg.norm(left) <= FLAT * np.linalg.norm(centred) else left
+    left[:, np.linalg.norm(left, axis=0) <= FLAT * np.linalg.norm(columns, axis=0)] = 0.0
+    return left.reshape(values.shape)
 
 
 def num_controls(controls: Controls) -> int:
     """Count the controls that say something of their own: neither constant nor a mixture of others."""
+    return int(np.linalg.matrix_rank(_scaled(controls), tol=FLAT)) if np.size(controls) else 0
+
+
+def _scaled(controls: Controls) -> Controls:
+    """Centre controls and bring them to length 1; those that are constant fall out."""
     design = np.asarray(controls, dtype=np.float64)
     design = design.reshape(len(design), -1) - design.mean(0)
-    spread = np.linalg.norm(design, axis=0)
-    return int(np.linalg.matrix_rank(design[:, spread > 0] / spread[spread > 0], tol=FLAT)) if (spread > 0).any() else 0
+    size = np.linalg.norm(design, axis=0)
+    return design[:, size > 0] / size[size > 0]
 
 
 def fisher_interval(
@@ -125,6 +129,12 @@ def _paired(x: Values, y: Values) -> tuple[Values, Values]:
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"variables have shapes {x.shape} and {y.shape}; expected one value of each per item")
     return x, y
+
+
+def _ranks(x: Values) -> Values:
+    """Number the values in rising order; equal ones share the mean of their numbers."""
+    _, which, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[which]
 
 
 def _centred(x: Values) -> Values:

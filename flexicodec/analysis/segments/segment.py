@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from flexicodec.analysis.segments.labels import is_silence
 
@@ -123,3 +123,21 @@ def label_at(tier: Sequence[Segment], times: Float[np.ndarray, " times"]) -> lis
         return [""] * len(times)
     index = np.searchsorted([s.start for s in tier], times, side="right") - 1
     return [tier[i].label if i >= 0 and t < tier[i].end else "" for i, t in zip(index, times, strict=True)]
+
+
+def in_speech(tier: Sequence[Segment], times: Float[np.ndarray, " times"]) -> Bool[np.ndarray, " times"]:
+    """Tell for each time whether a segment that is not silence sounds."""
+    said = [s for s in tier if not is_silence(s.label)]
+    starts, ends = np.array([s.start for s in said]), np.array([s.end for s in said])
+    index = np.searchsorted(starts, times, side="right") - 1
+    return (index >= 0) & (np.asarray(times) < np.append(ends, -1.0)[index])
+
+
+def speech_before(tier: Sequence[Segment], times: Float[np.ndarray, " times"]) -> Float[np.ndarray, " times"]:
+    """Add up the seconds of speech from the beginning of the clip to each time."""
+    knots, sums = [0.0], [0.0]
+    for segment in tier:
+        if not is_silence(segment.label):
+            knots += [segment.start, segment.end]
+            sums += [sums[-1], sums[-1] + segment.duration]
+    return np.interp(times, knots, sums)
