@@ -1,8 +1,8 @@
 """Where tokens start against where phones, syllables and words do, beside null codecs, on clips that fitted nothing.
 
-The clips are parted in two halves, which share no speaker where there are several. On one the offset between tokens and
-sound is fitted (see `offset`), once for all settings, and for each null its own in the same way; on the other half, with
-offsets frozen, everything is scored.
+The clips are parted in two halves, which share no speaker where there are several. On one the offset between tokens
+and sound is fitted (see `offset`), once for all settings, and for each null its own in the same way; on the other half,
+with offsets frozen, everything is scored.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -24,7 +24,7 @@ from flexicodec.analysis.boundaries import (
 from flexicodec.analysis.coded import Coded
 from flexicodec.analysis.nulls import NULLS
 from flexicodec.analysis.offset import Offset, fit_offset, halves
-from flexicodec.analysis.segments import Alignment, edges, syllables
+from flexicodec.analysis.segments import Alignment, Segment, edges, syllables
 from flexicodec.statistics import Interval
 
 MAIN_TOLERANCE = 0.04  # seconds; half a frame of the 12.5 Hz grid, as in arXiv 2609.36951
@@ -89,7 +89,7 @@ class Halves:
 
 def references_of(alignments: Sequence[Alignment], seconds: Sequence[float]) -> dict[str, list[Times]]:
     """List the boundaries of phones, syllables and words; tiers that an alignment lacks are left out for all."""
-    every: dict[str, Callable[[Alignment], Sequence]] = {
+    every: dict[str, Callable[[Alignment], Sequence[Segment]]] = {
         "phones": lambda a: a.phones,
         "syllables": lambda a: syllables(a.phones, a.words),
     }
@@ -147,7 +147,9 @@ def score_setting(
     drawn = None if clusters is None else [clusters[i] for i in parts.scored]
     choices = {"clusters": drawn, "resamples": resamples, "seed": seed}
     offsets = {
-        name: _null_offset(name, [references["phones"][i] for i in parts.fitted], [coded[i] for i in parts.fitted], seed)
+        name: _null_offset(
+            name, [references["phones"][i] for i in parts.fitted], [coded[i] for i in parts.fitted], seed
+        )
         for name in NULLS
     }
     found = []

@@ -95,7 +95,7 @@ def study_codes(
     Raises:
         ValueError: Fewer than two clips (or clusters), or tokens of several clips in one.
     """
-    groups = list(range(len(clips))) if clusters is None else list(clusters)
+    groups: list[Hashable] = [*range(len(clips))] if clusters is None else [*clusters]
     if len(set(groups)) < 2 or any(len(clip) != 1 for clip in clips):
         raise ValueError(
             f"{len(clips)} entries of {len(set(groups))} clips or speakers; a model is tried on others than it was "
@@ -105,7 +105,9 @@ def study_codes(
     form = clips[0].format
     durations = [clip.durations[0].numpy() for clip in clips]
     parts = [measure.part("durations", form.duration_bits, _duration_models(durations, form.max_duration))]
-    semantic = [] if clips[0].semantic is None else [clip.semantic[0].numpy() for clip in clips if clip.semantic is not None]
+    semantic = (
+        [] if clips[0].semantic is None else [clip.semantic[0].numpy() for clip in clips if clip.semantic is not None]
+    )
     if semantic and form.semantic_codebook_size:
         models = _semantic_models(semantic, durations, form.semantic_codebook_size, levels)
         use = codebook_use(np.concatenate(semantic), form.semantic_codebook_size)

@@ -152,8 +152,8 @@ def durations_by_class(
     longest = cap or max(int(clip.durations.max()) for clip in clips)
     table = np.zeros((len(clips), len(CLASSES), longest), dtype=np.int64)
     for row, clip, tier in zip(table, clips, tiers, strict=True):
-        kinds = [CLASSES.index(phone_class(label)) for label in label_at(tier, clip.middles(offset))]
-        np.add.at(row, (kinds, clip.durations - 1), 1)
+        kinds = np.array([CLASSES.index(phone_class(label)) for label in label_at(tier, clip.middles(offset))])
+        row += np.bincount(kinds * longest + clip.durations - 1, minlength=row.size).reshape(row.shape)
 
     def summary(name: str, histograms: Int[np.ndarray, "clips durations"]) -> ClassDurations:
         tokens, frames = histograms.sum(1), histograms @ np.arange(1, longest + 1)

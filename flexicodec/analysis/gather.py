@@ -22,8 +22,16 @@ from flexicodec.analysis.segments import Alignment, Segment, read_alignment
 from flexicodec.calibration import fit_threshold
 from flexicodec.corpus import Utterance, read_utterance
 from flexicodec.corpus.reading import UNREADABLE
-from flexicodec.merging import ExactRate, MergingPolicy, MinimumVariance, Threshold, Uniform, check_frame_rate
-from flexicodec.merging import merge, unmerge
+from flexicodec.merging import (
+    ExactRate,
+    MergingPolicy,
+    MinimumVariance,
+    Threshold,
+    Uniform,
+    check_frame_rate,
+    merge,
+    unmerge,
+)
 from flexicodec.models.flexicodec.model import Features
 from flexicodec.models.recognizer import Recognizer
 
@@ -75,7 +83,9 @@ def gather(
     with tempfile.TemporaryDirectory(prefix="flexicodec-analysis-") as folder:
         heard, unread = _listen(codec, chosen, Path(folder), progress)
         if not heard:
-            raise ValueError(f"none of {len(chosen)} clips can be read; the first: {unread[0][1] if unread else 'none'}")
+            raise ValueError(
+                f"none of {len(chosen)} clips can be read; the first: {unread[0][1] if unread else 'none'}"
+            )
         settings = [_fit(each, heard, cap, codec.base_frame_rate) for each in settings]
         if per_clip:  # at the grid's own rate this is the same as tau 1
             below = [float(rate) for rate in dict.fromkeys(frame_rates) if rate < codec.base_frame_rate]

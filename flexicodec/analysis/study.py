@@ -6,7 +6,6 @@ note that says why.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
@@ -16,8 +15,8 @@ from tqdm import tqdm
 
 from flexicodec.analysis.agreement import Agreement, Halves, fit_halves, references_of, score_setting
 from flexicodec.analysis.clips import Clip, Gathered, Setting
-from flexicodec.analysis.codes import CodeStudy, study_codes
 from flexicodec.analysis.coded import Coded
+from flexicodec.analysis.codes import CodeStudy, study_codes
 from flexicodec.analysis.content import (
     ClassDurations,
     Merged,
@@ -29,10 +28,11 @@ from flexicodec.analysis.content import (
 )
 from flexicodec.analysis.excess import Excess, SweepPoint, excess_over, sweep
 from flexicodec.analysis.nulls import NULLS
-from flexicodec.analysis.phone_rate import PhoneRate, analyze
+from flexicodec.analysis.phone_rate import TIMIT_DIALECT, PhoneRate, analyze
+from flexicodec.analysis.rate_table import usable
 from flexicodec.analysis.segments import Segment, syllables
 from flexicodec.analysis.sound import measure_controls
-from flexicodec.analysis.spoken import SpokenClip, count_rates
+from flexicodec.analysis.spoken import ClipRates, SpokenClip, count_rates
 from flexicodec.analysis.within import Within, within_clips
 from flexicodec.merging import Threshold
 from flexicodec.statistics import Interval, Sampling
@@ -148,13 +148,14 @@ class Study:
         return min(fixed, key=lambda each: abs(each.frame_rate.value - half))
 
 
-def study(gathered: Gathered, options: Options = Options()) -> Study:  # noqa: B008 - frozen
+def study(gathered: Gathered, options: Options | None = None) -> Study:
     """Ask everything of gathered clips.
 
     Args:
         gathered: From `gather`.
-        options: How much is drawn, and what counts.
+        options: How much is drawn, and what counts; None for the defaults.
     """
+    options = options or Options()
     asking = _Asking(gathered, options)
     parts = asking.halves()
     settings = tqdm(gathered.settings, desc="statistics", disable=not options.progress)
@@ -165,16 +166,14 @@ def study(gathered: Gathered, options: Options = Options()) -> Study:  # noqa: B
 
 
 def rate_curve(gathered: Gathered) -> Curve:
-    """Count tokens at thresholds between the least and the greatest similarity."""
+    """Count tokens at thresholds from the least similarity up to 1, where nothing is merged."""
     values = [torch.as_tensor(clip.similarities) for clip in gathered.clips]
     frames = torch.tensor([len(each) + 1 for each in values])
     padded = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
     every = torch.cat(values) if sum(map(len, values)) else torch.zeros(1)
-    thresholds = np.linspace(max(-1.0, float(every.min()) - 0.01), min(1.0, float(every.max()) + 0.01), CURVE_POINTS)
+    thresholds = np.linspace(max(-1.0, float(every.min()) - 0.01), 1.0, CURVE_POINTS)
     cap = gathered.format.max_duration
-    counts = np.stack(
-        [(Threshold(float(t))(padded, frames, max_duration=cap) > 0).sum(1).numpy() for t in thresholds]
-    )
+    counts = np.stack([(Threshold(float(t))(padded, frames, max_duration=cap) > 0).sum(1).numpy() for t in thresholds])
     seconds = np.array([clip.seconds for clip in gathered.clips])
     return Curve(thresholds, counts / seconds, counts.sum(1) / seconds.sum())
 
@@ -227,18 +226,18 @@ class _Asking:
         bits = np.array([float(t.bitrates_kbps[0] * t.seconds[0]) for t in tokens])
         spoken = [replace(s, coded=c.coded(setting)) for s, c in zip(self.base, self.spoken, strict=True)]
         whole, fixed = self.is_whole(setting), setting.is_exact
-        phone_rate = {} if whole or fixed else self.phone_rate(setting, spoken, offset)
+        phone_rate = {} if whole or fixed else self.phone_rate(spoken, offset)
         return SettingStudy(
             setting=setting,
             frame_rate=rates,
             frame_rates=counts / seconds,
             nominal_kbps=Sampling(few, seed=self.options.seed).interval(ratio, bits, seconds, clusters=clusters),
             per_token=self.contents(setting, offset),
-            durations=self.durations(setting, spoken, offset),
+            durations=self.durations(setting, offset),
             merged=self.merged(setting, offset),
             phone_rate=phone_rate,
             within=self.within(spoken, offset) if fixed else None,
-            excess=self.excess(setting, spoken, offset) if phone_rate else MappingProxyType({}),
+            excess=self.excess(spoken, offset) if phone_rate else {},
             agreement=() if parts is None or whole else self.agreement(setting, parts),
             codes=self.attempt(
                 "bits", lambda: study_codes(tokens, self.gathered.levels, clusters=clusters, resamples=few)
@@ -266,7 +265,7 @@ class _Asking:
             for name, tier in tiers.items()
         }
 
-    def durations(self, setting: Setting, spoken: Sequence[SpokenClip], offset: float) -> list[ClassDurations]:
+    def durations(self, setting: Setting, offset: float) -> list[ClassDurations]:
         """Count durations by class; where phones have no times, by speech and silence as loudness tells them."""
         if self.timed:
             coded, tiers = [clip.coded(setting) for clip in self.timed], [a.phones for a in self.alignments]
@@ -296,7 +295,7 @@ class _Asking:
 
     # ------------------------------------------------------------------------------------------------------ rates
 
-    def phone_rate(self, setting: Setting, spoken: Sequence[SpokenClip], offset: float) -> dict[str, PhoneRate]:
+    def phone_rate(self, spoken: Sequence[SpokenClip], offset: float) -> dict[str, PhoneRate]:
         """Correlate rates of clips, over speech and over everything."""
         rates = [count_rates(clip, counting=self.options.counting, offset=offset) for clip in spoken]
         left: dict[str, list[str]] = {}
@@ -316,7 +315,7 @@ class _Asking:
         rates = [count_rates(clip, counting=self.options.counting, offset=offset) for clip in spoken]
         return within_clips(rates, self.sampling)
 
-    def excess(self, setting: Setting, spoken: Sequence[SpokenClip], offset: float) -> dict[str, Mapping[str, Excess]]:
+    def excess(self, spoken: Sequence[SpokenClip], offset: float) -> dict[str, Mapping[str, Excess]]:
         """Hold correlations against those of nulls."""
         measures = ("pearson", "within", "within_given_speech") if self.timed else ("pearson",)
         found = {
@@ -377,3 +376,10 @@ def _spoken_clip(clip: Clip, setting: Setting) -> SpokenClip:
         speaker=clip.speaker,
         controls=measure_controls(clip.audio, coded.sample_rate, in_time),
     )
+
+
+def clip_rates(study: Study, each: SettingStudy, counting: str = "speech") -> list[ClipRates]:
+    """Count the clips that a setting's correlation over speech is made of."""
+    spoken = [_spoken_clip(clip, each.setting) for clip in study.gathered.with_phones]
+    rates = [count_rates(clip, counting=counting, offset=study.offset) for clip in spoken]
+    return usable(rates, "speech", TIMIT_DIALECT)[0]

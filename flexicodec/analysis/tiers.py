@@ -1,7 +1,9 @@
 """Tokens as tiers of segments, to be looked at in Praat beside the phones, or read by tools that know CTM."""
 
 import os
+from pathlib import Path
 
+from flexicodec.analysis.clips import Clip, Gathered
 from flexicodec.analysis.segments import Segment, write_ctm, write_textgrid
 from flexicodec.tokens import Tokens
 
@@ -50,3 +52,45 @@ def save_ctm(tokens: Tokens, path: str | os.PathLike[str], utterance: str) -> No
 def _check_single(tokens: Tokens) -> None:
     if len(tokens) != 1:
         raise ValueError(f"tokens are of {len(tokens)} clips, but a file holds one; save each: tokens[i]")
+
+
+def clip_tiers(clip: Clip, unit: str = "phones") -> dict[str, tuple[Segment, ...]]:
+    """Lay out all that is known of a clip: phones and words, the transcript, and the tokens of every setting.
+
+    Args:
+        clip: From `gather`.
+        unit: What a recogniser's symbols are, "letters", say.
+    """
+    tiers: dict[str, tuple[Segment, ...]] = {}
+    if clip.alignment is not None:
+        tiers = {"phones": clip.alignment.phones, "words": clip.alignment.words}
+    elif clip.symbols is not None:
+        tiers = {unit: clip.symbols}
+    if clip.transcript is not None:
+        tiers["transcript"] = (Segment(0.0, clip.seconds, clip.transcript),)
+    tokens = {name: token_tiers(each)["durations"] for name, each in clip.tokens.items()}
+    return {name: _ending(tier, clip.seconds) for name, tier in (tiers | tokens).items() if tier}
+
+
+def _ending(tier: tuple[Segment, ...], seconds: float) -> tuple[Segment, ...]:
+    """Cut a tier off where the clip ends: aligners round up."""
+    return tuple(Segment(s.start, min(s.end, seconds), s.label) for s in tier if s.start < seconds)
+
+
+def save_textgrids(gathered: Gathered, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write a TextGrid for every clip, named by its id, with the tiers of `clip_tiers`; the folder is made if missing.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: Two ids that make the same name.
+    """
+    folder = Path(folder)
+    paths = [folder / f"{clip.id.strip('/').replace('/', '_')}.TextGrid" for clip in gathered.clips]
+    if twice := {path.name for path in paths if paths.count(path) > 1}:
+        raise ValueError(f"clips of one name: {', '.join(sorted(twice)[:3])}; give them different ids in the manifest")
+    folder.mkdir(parents=True, exist_ok=True)
+    for clip, path in zip(gathered.clips, paths, strict=True):
+        write_textgrid(path, clip_tiers(clip, gathered.unit), clip.seconds)
+    return paths

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import flexicodec
-from flexicodec.cli import calibrate, decode, encode, info, manifest, reconstruct, train, train_asr, verify
+from flexicodec.cli import analyze, calibrate, decode, encode, info, manifest, reconstruct, train, train_asr, verify
 from flexicodec.cli.jobs import one_line
 
 VERBS = {
@@ -18,6 +18,7 @@ VERBS = {
     "reconstruct": reconstruct,
     "info": info,
     "calibrate": calibrate,
+    "analyze": analyze,
     "verify": verify,
     "manifest": manifest,
     "train": train,

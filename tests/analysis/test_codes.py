@@ -104,9 +104,7 @@ def test_codecs_without_semantic_codes_or_cap():
 
 def test_speakers_are_never_on_both_sides():
     """Every speaker says one thing of their own: only a model that heard the speaker could foresee it."""
-    said = [
-        Tokens(np.full(200, i // 2), np.zeros((1, 200), int), np.ones(200, int), format=FORM) for i in range(20)
-    ]
+    said = [Tokens(np.full(200, i // 2), np.zeros((1, 200), int), np.ones(200, int), format=FORM) for i in range(20)]
     speakers = [f"speaker {i // 2}" for i in range(20)]
     known = study_codes(said, None, resamples=20).parts[1].coded["alone"].value
     unknown = study_codes(said, None, clusters=speakers, resamples=20).parts[1].coded["alone"].value

@@ -114,7 +114,9 @@ def test_gaps_and_labels_of_silence_are_the_same_silence():
     labelled = tier((1, "AA"), (3, "sil"), (5, ""), (6, "B"))
     gapped = [s for s in labelled if s.label not in ("", "sil")]
     mine, theirs = (merge_shares([clip(2, 2, 2)], [t], fewest=1) for t in (labelled, gapped))
-    assert [(m.kind, m.first, m.second, m.pairs) for m in mine] == [(m.kind, m.first, m.second, m.pairs) for m in theirs]
+    assert [(m.kind, m.first, m.second, m.pairs) for m in mine] == [
+        (m.kind, m.first, m.second, m.pairs) for m in theirs
+    ]
 
 
 def test_rare_pairs_are_left_out_of_the_list_but_not_of_the_sum():

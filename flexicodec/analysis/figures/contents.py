@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flexicodec.analysis.content import ALL, MANY, SPEECH, ClassDurations, Merged, PerToken
-from flexicodec.analysis.figures.style import COLOURS, GREY, MARKS, canvas, legend_below, tidy, whiskers
+from flexicodec.analysis.figures.style import COLOURS, GREY, MARKS, canvas, tidy, whiskers
 from flexicodec.analysis.segments import CLASSES
 
 if TYPE_CHECKING:

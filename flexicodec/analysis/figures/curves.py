@@ -34,7 +34,9 @@ def draw_rate_curve(
     axes.fill_between(thresholds, low, high, color=COLOURS[0], alpha=0.2, linewidth=0, label="90 % of the clips")
     axes.plot(thresholds, corpus_rates, color=COLOURS[0], label="the corpus")
     for i, (name, (threshold, rate)) in enumerate(used.items(), start=1):
-        axes.plot(threshold, rate, MARKS[i % 7], color=COLOURS[i % 7], markersize=7, label=f"{name}: tau {threshold:.3f}")
+        axes.plot(
+            threshold, rate, MARKS[i % 7], color=COLOURS[i % 7], markersize=7, label=f"{name}: tau {threshold:.3f}"
+        )
     if lowest is not None:
         axes.axhline(lowest, color=GREY, linestyle=":", label=f"least that the cap allows, {lowest:.2f} Hz")
     axes.set_xlabel("threshold tau (neighbours more alike than this are merged)")
@@ -58,9 +60,8 @@ def draw_distortion(found: Distortion, bits_per_token: float | None = None) -> "
     axes.set_ylabel("share of the features' energy lost (NMSE)")
     axes.set_ylim(bottom=0)
     if bits_per_token:
-        above = axes.secondary_xaxis(
-            "top", functions=(lambda hz: hz * bits_per_token / 1000, lambda kbps: kbps * 1000 / bits_per_token)
-        )
+        kbps = bits_per_token / 1000
+        above = axes.secondary_xaxis("top", functions=(lambda x: np.asarray(x) * kbps, lambda x: np.asarray(x) / kbps))
         above.set_xlabel("nominal kbit/s with all codebooks")
     legend_below(axes, drop=-0.16)
     return figure

@@ -30,6 +30,9 @@ def draw_scatter(
         slope, intercept = line.slope.value, line.intercept.value
         said = f"{name}: {slope:.2f} x {'+' if intercept >= 0 else '−'} {abs(intercept):.2f}"
         axes.plot(reach, intercept + slope * reach, linestyle=DASHES[i], color=COLOURS[i], linewidth=2, label=said)
+    if len(y):  # steep lines may leave the picture, the clips not
+        margin = 0.08 * float(np.ptp(y)) or 0.5
+        axes.set_ylim(float(y.min()) - margin, float(y.max()) + margin)
     axes.plot(np.mean(x), np.mean(y), "+", color="black", markersize=12, markeredgewidth=2, label="mean")
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -50,7 +53,7 @@ def draw_intervals(
         marks: Named values from elsewhere, as dotted lines.
     """
     names = list(dict.fromkeys(str(place) for each in series for place in each.places))
-    figure, (axes,) = canvas(0.34 * len(names) * max(1.0, 0.45 * len(series)) + 1.5)
+    figure, (axes,) = canvas((0.26 + 0.08 * len(series)) * len(names) + 1.3)
     step = 0.7 / max(len(series), 1)
     for i, each in enumerate(series):
         places = [names.index(str(place)) + step * (i - (len(series) - 1) / 2) for place in each.places]
@@ -78,7 +81,12 @@ def draw_correlations(
     for i, each in enumerate(series):
         places = np.array(each.places, dtype=float)
         axes.fill_between(
-            places, [v.low for v in each.values], [v.high for v in each.values], color=COLOURS[i], alpha=0.15, linewidth=0
+            places,
+            [v.low for v in each.values],
+            [v.high for v in each.values],
+            color=COLOURS[i],
+            alpha=0.15,
+            linewidth=0,
         )
         axes.plot(
             places, [v.value for v in each.values], color=COLOURS[i], linestyle=DASHES[i], marker=MARKS[i],

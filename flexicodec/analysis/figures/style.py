@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flexicodec.statistics import Interval
 
@@ -36,7 +36,7 @@ class Series:
             raise ValueError(f"series {self.name!r} has {len(self.places)} places for {len(self.values)} values")
 
 
-def canvas(height: float = 3.8, rows: int = 1, columns: int = 1, **choices: object) -> tuple["Figure", list["Axes"]]:
+def canvas(height: float = 3.8, rows: int = 1, columns: int = 1, **choices: Any) -> tuple["Figure", list["Axes"]]:
     """Make a figure and its axes, row by row."""
     from matplotlib.figure import Figure
 
