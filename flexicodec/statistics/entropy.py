@@ -17,6 +17,7 @@ Symbols = Int[np.ndarray, " symbols"]
 
 NONE_BEFORE = -1  # the context of a clip's first symbol
 LARGEST_KEY = 2**62
+STRENGTHS = tuple(2.0**power for power in range(24, -5, -1))  # in symbols seen; of equals the first is taken
 
 
 # ------------------------------------------------------------------------------------------------------- code lengths
@@ -68,11 +69,13 @@ def boundary_flags(durations: Symbols) -> Source:
 
 
 class CountModel:
-    """Probabilities from counts, smoothed by Witten and Bell's method (1991), method C.
+    """Probabilities from counts, each context leaning on the shorter one (D. MacKay and L. Peto, 1995).
 
-    With all contexts known: q(s | c) = (n(c, s) + t(c) q'(s)) / (n(c) + t(c)), where n counts what was seen, t(c) is
-    the number of different symbols seen after c, and q' is the same without the last of the contexts, down to none and
-    at last to 1 / size. Every symbol keeps a probability above 0.
+    With all contexts known: q(s | c) = (n(c, s) + a q'(s)) / (n(c) + a), where n counts what was seen and q' is the
+    same without the last of the contexts, down to none and at last to 1 / size, so that every symbol keeps a
+    probability above 0. How much a context leans, a, is chosen for each number of contexts from `STRENGTHS`, to code
+    every clip best by the counts of the others; where contexts only scatter the counts, it grows until they hardly
+    matter. From one clip nothing is learnt of others, and all symbols stay about as likely.
 
     Args:
         sources: Clips to count, with as many contexts each.
@@ -92,13 +95,19 @@ class CountModel:
         if len({len(source.contexts) for source in sources}) > 1:
             raise ValueError("the clips differ in how many contexts they have")
         self.size = size
+        clips = np.repeat(np.arange(len(sources)), [len(source.symbols) for source in sources])
         symbols = self._checked(np.concatenate([source.symbols for source in sources]))
         contexts = [np.concatenate(parts) for parts in zip(*(source.contexts for source in sources), strict=True)]
         # A context's values are 0 for "none before", then those seen, then one for all that are larger.
         self._radixes = [int(values.max(initial=0)) + 3 for values in contexts]
-        if prod(self._radixes, start=size) > LARGEST_KEY:
+        if prod(self._radixes, start=size * len(sources)) > LARGEST_KEY:
             raise ValueError(f"contexts of {self._radixes} values and {size} symbols are too many; leave a context out")
-        self._levels = [_Level(keys, symbols, size) for keys in self._keys(contexts, len(symbols))]
+        self._levels = []
+        probability = np.full(len(symbols), 1 / size)
+        for keys in self._keys(contexts, len(symbols)):
+            level = _Level(keys, symbols, size)
+            probability = level.fit(probability, keys, symbols, clips)
+            self._levels.append(level)
 
     def bits(self, source: Source) -> Float[np.ndarray, " symbols"]:
         """Compute the code length of each symbol of a clip, in bits."""
@@ -126,22 +135,37 @@ class CountModel:
 
 
 class _Level:
-    """Counts in the contexts of one length."""
+    """Counts in the contexts of one length, and how much they lean on those of one less."""
 
     def __init__(self, keys: Symbols, symbols: Symbols, size: int):
         self.size = size
         self.pairs, self.pair_counts = np.unique(keys * size + symbols, return_counts=True)
         self.contexts, self.context_counts = np.unique(keys, return_counts=True)
-        self.types = np.unique(self.pairs // size, return_counts=True)[1]  # of self.contexts, in the same order
+        self.strength = STRENGTHS[0]
+
+    def fit(
+        self, shorter: Float[np.ndarray, " symbols"], keys: Symbols, symbols: Symbols, clips: Symbols
+    ) -> Float[np.ndarray, " symbols"]:
+        """Choose the strength, and give the probability of each counted symbol by the counts of the other clips."""
+        count = int(clips.max(initial=0)) + 1
+        n, total = self._seen(keys, symbols)
+        n = n - _how_often((keys * self.size + symbols) * count + clips)
+        total = total - _how_often(keys * count + clips)
+        mixtures = {a: (n + a * shorter) / (total + a) for a in STRENGTHS}
+        self.strength = max(mixtures, key=lambda a: float(np.log2(mixtures[a]).sum()))
+        return mixtures[self.strength]
 
     def refine(
         self, shorter: Float[np.ndarray, " symbols"], keys: Symbols, symbols: Symbols
     ) -> Float[np.ndarray, " symbols"]:
-        """Mix what was counted here with the probabilities of one context less; where nothing was, those stay."""
-        n = _looked_up(self.pairs, self.pair_counts, keys * self.size + symbols)
-        total = _looked_up(self.contexts, self.context_counts, keys)
-        types = _looked_up(self.contexts, self.types, keys)
-        return np.where(total > 0, (n + types * shorter) / np.maximum(total + types, 1), shorter)
+        """Mix what was counted here with the probabilities of one context less."""
+        n, total = self._seen(keys, symbols)
+        return (n + self.strength * shorter) / (total + self.strength)
+
+    def _seen(self, keys: Symbols, symbols: Symbols) -> tuple[Symbols, Symbols]:
+        """Look up how often each symbol was counted in its context, and how often the context."""
+        pairs = _looked_up(self.pairs, self.pair_counts, keys * self.size + symbols)
+        return pairs, _looked_up(self.contexts, self.context_counts, keys)
 
 
 def held_out_bits(
@@ -281,8 +305,16 @@ def _counts(symbols: Symbols) -> Int[np.ndarray, " kinds"]:
     return np.unique(symbols, return_counts=True)[1]
 
 
+def _how_often(keys: Symbols) -> Symbols:
+    """Count, for each key, how often it stands among them."""
+    _, where, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    return counts[where.reshape(-1)]
+
+
 def _looked_up(keys: Symbols, values: Symbols, wanted: Symbols) -> Symbols:
     """Find values by sorted keys; 0 for keys that are not there."""
+    if not len(keys):
+        return np.zeros(len(wanted), dtype=np.int64)
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[at] == wanted, values[at], 0)
 

@@ -6,6 +6,7 @@ from scipy import stats
 
 from flexicodec.quantize.fsq import fsq_decode
 from flexicodec.statistics.entropy import (
+    STRENGTHS,
     CodebookUse,
     CountModel,
     Source,
@@ -85,11 +86,34 @@ def test_probabilities_sum_to_one(chains):
         assert total == pytest.approx(1.0)
 
 
-def test_smoothing_is_witten_and_bells():
-    """By hand: 0 0 0 1 leaves q(0) = (3 + 2/4) / (4 + 2), q(1) = (1 + 2/4) / 6, and 2/4 / 6 for each of the others."""
-    model = CountModel([Source(np.array([0, 0, 0, 1]))], 4)
-    shares = 2.0 ** -model.bits(Source(np.array([0, 1, 2, 3])))
-    assert shares == pytest.approx(np.array([3.5, 1.5, 0.5, 0.5]) / 6)
+def test_counts_lean_as_each_clip_wants_the_others_to(random):
+    """Again with plain counting: of all strengths the one by which the other clips code a clip best."""
+    clips = [random.choice(4, p=[0.6, 0.3, 0.1, 0.0], size=9) for _ in range(3)]
+
+    def share(symbol, others, strength):
+        return (others.count(symbol) + strength / 4) / (len(others) + strength)
+
+    def cost(strength):
+        others = [[int(s) for j, clip in enumerate(clips) if j != i for s in clip] for i in range(3)]
+        return -sum(np.log2(share(s, others[i], strength)) for i in range(3) for s in clips[i].tolist())
+
+    best = min(STRENGTHS, key=cost)
+    seen = np.concatenate(clips).tolist()
+    shares = 2.0 ** -CountModel([Source(clip) for clip in clips], 4).bits(Source(np.arange(4)))
+    assert best not in (STRENGTHS[0], STRENGTHS[-1])
+    assert shares == pytest.approx([share(symbol, seen, best) for symbol in range(4)])
+
+
+def test_contexts_that_tell_nothing_cost_next_to_nothing(random):
+    clips = [random.choice(50, p=np.arange(1, 51) / 1275, size=100) for _ in range(20)]
+    alone = per_symbol([Source(clip) for clip in clips], 50)
+    scattered = per_symbol([Source(clip, (previous(clip), previous(clip, 2))) for clip in clips], 50)
+    assert abs(scattered - alone) < 0.01
+
+
+def test_one_clip_tells_nothing_of_others():
+    model = CountModel([Source(np.zeros(50, dtype=int))], 8)
+    assert model.bits(Source(np.array([0, 7]))) == pytest.approx([3.0, 3.0], abs=1e-4)
 
 
 def test_what_is_known_helps(random):
