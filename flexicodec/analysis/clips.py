@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flexicodec.analysis.coded import Coded
+from flexicodec.analysis.losses import Distortion
 from flexicodec.analysis.segments import Alignment, Segment
 from flexicodec.tokenformat import TokenFormat
 from flexicodec.tokens import Tokens
@@ -85,27 +86,6 @@ class Clip:
     def has_phones(self) -> bool:
         """Whether phones were found, from whichever source."""
         return not (self.alignment is None and self.num_phones is None and self.symbols is None)
-
-
-@dataclass(frozen=True, eq=False)
-class Distortion:
-    """What merging loses before anything is quantised, clip by clip.
-
-    Attributes:
-        policies: Names of the rules that chose tokens.
-        frame_rates: Tokens per second asked for.
-        lost: Squared distance of frames from their token's mean, summed over each clip.
-        whole: Squared length of the frames, likewise.
-        tokens: Tokens made of each clip.
-        seconds: Of each clip.
-    """
-
-    policies: tuple[str, ...]
-    frame_rates: tuple[float, ...]
-    lost: Float[np.ndarray, "policies rates clips"]
-    whole: Float[np.ndarray, " clips"]
-    tokens: Float[np.ndarray, "policies rates clips"]
-    seconds: Float[np.ndarray, " clips"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,13 @@ import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from flexicodec.analysis.clips import SOURCES, Clip, Distortion, Gathered, Setting, Source
+from flexicodec.analysis.clips import SOURCES, Clip, Gathered, Setting, Source
+from flexicodec.analysis.losses import clip_losses, join_losses, loss_policies
 from flexicodec.analysis.segments import Alignment, Segment, read_alignment
 from flexicodec.calibration import fit_threshold
 from flexicodec.corpus import Utterance, read_utterance
 from flexicodec.corpus.reading import UNREADABLE
-from flexicodec.merging import (
-    ExactRate,
-    MergingPolicy,
-    MinimumVariance,
-    Threshold,
-    Uniform,
-    check_frame_rate,
-    merge,
-    unmerge,
-)
+from flexicodec.merging import Threshold, check_frame_rate
 from flexicodec.models.flexicodec.model import Features
 from flexicodec.models.recognizer import Recognizer
 
@@ -91,7 +84,7 @@ def gather(
             below = [float(rate) for rate in dict.fromkeys(frame_rates) if rate < codec.base_frame_rate]
             settings += [Setting(f"{rate:g} Hz, every clip", None, rate) for rate in below]
         rates = tuple(r for r in CURVE_RATES if codec.base_frame_rate / (cap or math.inf) <= r < codec.base_frame_rate)
-        policies = loss_policies(heard, rates, cap)
+        policies = loss_policies(partial(_threshold, heard, cap), rates)
         clips, missing, losses = [], [], []
         for item in tqdm(heard, desc="tokens", disable=not progress):
             features = item.load(codec.device)
@@ -108,7 +101,7 @@ def gather(
         unit=UNITS[recognizer.config.vocabulary.kind] if source == "recogniser" and recognizer else "phones",
         format=codec.format,
         levels=getattr(codec.semantic_quantizer.config, "levels", None),
-        distortion=_join(tuple(policies), rates, losses, [clip.seconds for clip in clips]),
+        distortion=join_losses(tuple(policies), rates, losses, [clip.seconds for clip in clips]),
         listed=len(chosen),
         unread=tuple(unread),
         without_phones=tuple(missing),
@@ -215,10 +208,10 @@ def _fit(setting: Setting, heard: Sequence[_Heard], cap: int | None, base_frame_
         return setting
     if setting.frame_rate >= base_frame_rate:
         return replace(setting, threshold=1.0)
-    return replace(setting, threshold=_threshold(heard, setting.frame_rate, cap))
+    return replace(setting, threshold=_threshold(heard, cap, setting.frame_rate))
 
 
-def _threshold(heard: Sequence[_Heard], frame_rate: float, cap: int | None) -> float:
+def _threshold(heard: Sequence[_Heard], cap: int | None, frame_rate: float) -> float:
     similarities, frames = [each.similarities for each in heard], [each.frames for each in heard]
     return fit_threshold(similarities, frames, [each.seconds for each in heard], frame_rate, cap).threshold
 
@@ -282,56 +275,3 @@ def clip_alignment(utterance: Utterance, seconds: float) -> Alignment:
             f"{utterance.alignment} lasts {alignment.end:.2f} s, but the clip {seconds:.2f} s; is it another clip's?"
         )
     return alignment
-
-
-# ----------------------------------------------------------------------------------------------- what merging loses
-
-
-def loss_policies(
-    heard: Sequence[_Heard], rates: Sequence[float], cap: int | None
-) -> dict[str, Callable[[float], MergingPolicy]]:
-    """List the rules whose loss is measured, each made from a frame rate; tau is fitted to the corpus."""
-    taus = {rate: _threshold(heard, rate, cap) for rate in rates}
-    return {
-        "one tau for all clips": lambda rate: Threshold(taus[rate]),
-        "lowest similarities, every clip": ExactRate,
-        "least variance, every clip": MinimumVariance,
-        "uniform": Uniform,
-    }
-
-
-def clip_losses(
-    features: Features,
-    policies: Mapping[str, Callable[[float], MergingPolicy]],
-    rates: Sequence[float],
-    cap: int | None,
-    sample_rate: int,
-) -> tuple[list[list[tuple[float, int]]], float]:
-    """Measure what merging loses of one clip's semantic features under each policy at each rate.
-
-    Returns:
-        Loss and tokens by policy and rate, and the squared length of all frames.
-    """
-    frames, seconds = features.semantic, features.audio_lengths.cpu().double() / sample_rate
-    rows: list[list[tuple[float, int]]] = []
-    for policy in policies.values():
-        rows.append([])
-        for rate in rates:
-            durations = policy(rate)(
-                features.similarities, features.lengths, seconds=seconds, features=frames, max_duration=cap
-            )
-            lost = frames - unmerge(merge(frames, durations), durations, frames.shape[2])
-            rows[-1].append((float(lost.double().square().sum()), durations.shape[1]))
-    return rows, float(frames.double().square().sum())
-
-
-def _join(
-    policies: tuple[str, ...],
-    rates: tuple[float, ...],
-    losses: Sequence[tuple[list[list[tuple[float, int]]], float]],
-    seconds: Sequence[float],
-) -> Distortion:
-    """Lay the losses of clips side by side."""
-    table = np.array([rows for rows, _ in losses], dtype=float).reshape(len(losses), len(policies), len(rates), 2)
-    lost, tokens = np.moveaxis(table, (0, 3), (2, 3))[..., 0], np.moveaxis(table, (0, 3), (2, 3))[..., 1]
-    return Distortion(policies, rates, lost, np.array([whole for _, whole in losses]), tokens, np.array(seconds))

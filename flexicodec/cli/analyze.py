@@ -72,9 +72,10 @@ def _add_phones(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Gather, ask, write, and return 1 if a clip could not be read."""
+    from flexicodec.analysis.asking import study
     from flexicodec.analysis.gather import gather
     from flexicodec.analysis.report import make_report, write
-    from flexicodec.analysis.study import Options, study
+    from flexicodec.analysis.study import Options
     from flexicodec.analysis.tiers import save_textgrids
     from flexicodec.corpus import read_manifest
     from flexicodec.models.recognizer import Recognizer

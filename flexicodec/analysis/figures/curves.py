@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from flexicodec.analysis.clips import Distortion
 from flexicodec.analysis.figures.style import COLOURS, DASHES, GREY, MARKS, Series, canvas, legend_below, whiskers
+from flexicodec.analysis.losses import Distortion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,6 +8,7 @@ from flexicodec.analysis.report.contents import boundaries, contents
 from flexicodec.analysis.report.document import Document, List, Section
 from flexicodec.analysis.report.overview import overview, rates
 from flexicodec.analysis.report.phone_rates import phone_rates
+from flexicodec.analysis.report.summary import summary
 from flexicodec.analysis.study import Study
 
 
@@ -38,6 +39,7 @@ def make_report(study: Study, about: Mapping[str, Any]) -> Document:
         title=f"Frame rate and {gathered.unit}: {model}",
         lead=f"What the tokens of {model} have to do with what is said, measured on {manifest}.",
         sections=(
+            summary(study),
             overview(study),
             rates(study),
             phone_rates(study),

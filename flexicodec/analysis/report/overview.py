@@ -35,7 +35,7 @@ def overview(study: Study) -> Section:
         f"A frame is a step of the {gathered.format.base_frame_rate:g} Hz grid, a token is a run of merged frames, the "
         "frame rate is tokens per second, tau is the similarity above which neighbouring frames are merged.",
         'A setting like "6.25 Hz" is one tau for all clips, fitted to these clips so that all their tokens over all '
-        'their seconds give the rate; "6.25 Hz, every clip" meets the rate in each clip, so that its rates cannot vary.',
+        'their seconds give the rate; "6.25 Hz, every clip" meets it in each of them, so that their rates cannot vary.',
         f"Brackets are 95 % intervals, by bootstrap over {drawn} unless said otherwise.",
     )
     notes = [Prose("What could not be answered: " + "; ".join(study.notes) + ".")] if study.notes else []

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 from flexicodec.analysis.figures import Series, draw_correlations, draw_intervals, draw_scatter
 from flexicodec.analysis.phone_rate import PhoneRate
-from flexicodec.analysis.rate_table import Table as RateTable
 from flexicodec.analysis.report.document import Block, Figure, List, Number, Prose, Section, Table
 from flexicodec.analysis.study import SettingStudy, Study
 from flexicodec.statistics import Interval
@@ -84,13 +83,10 @@ def _introduction(study: Study, settings: Sequence[SettingStudy]) -> Iterator[Bl
 
 def _scatter(study: Study) -> Iterator[Block]:
     """Draw the main setting."""
-    from flexicodec.analysis.study import clip_rates
-
     main = study.main
-    found = main.phone_rate.get("speech")
-    if found is None:
+    found, table = main.phone_rate.get("speech"), main.rates
+    if found is None or table is None:
         return
-    table = RateTable.of(clip_rates(study, main), "speech")
     r, unit = found.pearson.percentile, study.gathered.unit
     yield Figure(
         "scatter",
