@@ -9,7 +9,19 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import flexicodec
-from flexicodec.cli import calibrate, decode, encode, info, manifest, probe, reconstruct, train, train_asr, verify
+from flexicodec.cli import (
+    analyze,
+    calibrate,
+    decode,
+    encode,
+    info,
+    manifest,
+    probe,
+    reconstruct,
+    train,
+    train_asr,
+    verify,
+)
 from flexicodec.cli.jobs import one_line
 
 VERBS = {
@@ -18,6 +30,7 @@ VERBS = {
     "reconstruct": reconstruct,
     "info": info,
     "calibrate": calibrate,
+    "analyze": analyze,
     "verify": verify,
     "manifest": manifest,
     "probe": probe,

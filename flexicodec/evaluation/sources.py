@@ -1,4 +1,4 @@
-"""Models that measure, by a spec "kind:source": where their weights come from, and what to say when they cannot be had."""
+"""Models that measure, named "kind:source": where their weights come from, and what to say if they cannot be had."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -69,8 +69,8 @@ def mcd_db(reference: Analysis, estimate: Analysis) -> float:
 def mcd_dtw_db(reference: Analysis, estimate: Analysis) -> float:
     """Compute the mel-cepstral distortion in dB along the best warping path: c1 to c13, averaged over its steps.
 
-    The path goes from the first pair of frames to the last by steps of (1, 1), (1, 0) and (0, 1), all of one weight, and
-    has the least sum.
+    The path goes from the first pair of frames to the last by steps of (1, 1), (1, 0) and (0, 1), all of one weight,
+    and has the least sum.
     """
     total, steps = warped_distance(reference.cepstra[:, COMPARED], estimate.cepstra[:, COMPARED])
     return MCD_DB * total / steps

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from flexicodec.blocks.mel import slaney_mel_filters
 from flexicodec.training.frozen import FrozenListener
 from flexicodec.training.losses import mean_of_valid
-from flexicodec.blocks.mel import slaney_mel_filters
 
 WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 NUM_MELS = (5, 10, 20, 40, 80, 160, 320)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from flexicodec.training.losses import MultiScaleMelLoss, feature_alignment_loss
 from flexicodec.blocks.mel import slaney_mel_filters
+from flexicodec.training.losses import MultiScaleMelLoss, feature_alignment_loss
 
 
 @pytest.fixture
