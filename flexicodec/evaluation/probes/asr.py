@@ -183,80 +183,93 @@ def probe_asr(
         ValueError: No clip has a text that can be spelt, or that fits into its outputs; or see `extract`.
         ImportError: jiwer is not installed.
     """
-    config = config or ASRProbeConfig()
-    vocabulary = open_vocabulary(CharacterConfig())
-    spelt = [[u for u in clips if u.text and vocabulary.encode(u.text)] for clips in (train, test)]
-    for name, clips, kept in zip(("train", "test"), (train, test), spelt, strict=True):
-        if not kept:
-            raise ValueError(f"none of {len(clips)} {name} clips has a text of a to z, spaces and apostrophes")
-    unspelt = len(train) - len(spelt[0]), len(test) - len(spelt[1])
-    seen = [extract(codec, clips, representations, cache=cache, progress=progress) for clips in spelt]
-    return [
-        _probe(wanted, spelt, features, vocabulary, unspelt, config, codec.device, progress)
-        for wanted, *features in zip(representations, *seen, strict=True)
-    ]
+    reading = _Reading(train, test, config or ASRProbeConfig(), codec.device, progress)
+    seen = [extract(codec, clips, representations, cache=cache, progress=progress) for clips in reading.clips]
+    return [reading.probe(*each) for each in zip(representations, *seen, strict=True)]
 
 
-def _probe(
-    representation: Representation,
-    clips: Sequence[Sequence[Utterance]],
-    features: Sequence[ClipFeatures],
-    vocabulary: Vocabulary,
-    unspelt: tuple[int, int],
-    config: ASRProbeConfig,
-    device: torch.device,
-    progress: bool,
-) -> ASRProbeResult:
-    """Fit one probe and test it."""
-    inputs, test = (Inputs(each, config.spread, config.log_durations, device) for each in features)
-    texts, references = ([vocabulary.reference(u.text or "") or "" for u in each] for each in clips)
-    codes = [vocabulary.encode(text) or [] for text in texts]
-    possible = [i for i in range(len(codes)) if outputs_needed(codes[i]) <= inputs.steps(i) * config.outputs_per_step]
-    if len(possible) < 2:
-        raise ValueError(
-            f"{len(possible)} of {len(codes)} texts fit into the outputs of their clips; raise outputs_per_step "
-            f"({config.outputs_per_step}), or spread vectors to frames"
+class _Reading:
+    """What all probes of a call share: the clips whose texts can be spelt, on both sides, and the settings."""
+
+    def __init__(
+        self,
+        train: Sequence[Utterance],
+        test: Sequence[Utterance],
+        config: ASRProbeConfig,
+        device: torch.device,
+        progress: bool,
+    ):
+        self.config, self.device, self.progress = config, device, progress
+        self.vocabulary = open_vocabulary(CharacterConfig())
+        self.clips = [[u for u in side if u.text and self.vocabulary.encode(u.text)] for side in (train, test)]
+        self.unspelt = len(train) - len(self.clips[0]), len(test) - len(self.clips[1])
+        for name, given, kept in zip(("train", "test"), (train, test), self.clips, strict=True):
+            if not kept:
+                raise ValueError(f"none of {len(given)} {name} clips has a text of a to z, spaces and apostrophes")
+        self.texts, self.references = ([self.vocabulary.reference(u.text or "") or "" for u in s] for s in self.clips)
+        self.codes = [self.vocabulary.encode(text) or [] for text in self.texts]
+
+    def probe(self, representation: Representation, train: ClipFeatures, test: ClipFeatures) -> ASRProbeResult:
+        """Fit one probe and test it."""
+        config = self.config
+        inputs, tested = (Inputs(each, config.spread, config.log_durations, self.device) for each in (train, test))
+        possible = self._possible(inputs)
+        fitted, held_out = ([possible[i] for i in part] for part in hold_out(len(possible), config.fit))
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(config.fit.seed)
+            probe, log = self._fit(inputs, fitted, held_out)
+        heard = transcribe(probe, tested, range(len(tested)), self.vocabulary, config.fit.batch_seconds)
+        rows = tuple(
+            Transcript(clip.id, clip.speaker, said, text, character_errors(said, text), word_errors(said, text))
+            for clip, said, text in zip(self.clips[1], self.references, heard, strict=True)
         )
-    fitted, held_out = ([possible[i] for i in part] for part in hold_out(len(possible), config.fit))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.fit.seed)
-        probe = ASRProbe(inputs.dim, len(vocabulary), config).to(device)
-        probe.standardise.fit(inputs.batch(group) for group in inputs.groups(fitted, config.fit.batch_seconds))
+        cer, wer = error_rates(rows, config.resamples, config.fit.seed)
+        return ASRProbeResult(
+            representation=representation,
+            frame_rate=test.frame_rate,
+            cer=cer,
+            wer=wer,
+            fitted=len(fitted),
+            held_out=len(held_out),
+            too_short=len(self.codes) - len(possible),
+            unspelt=self.unspelt,
+            log=log,
+            transcripts=rows,
+        )
+
+    def _possible(self, inputs: Inputs) -> list[int]:
+        """List the clips whose text fits into their outputs."""
+        per_step = self.config.outputs_per_step
+        possible = [i for i, codes in enumerate(self.codes) if outputs_needed(codes) <= inputs.steps(i) * per_step]
+        if len(possible) < 2:
+            raise ValueError(
+                f"{len(possible)} of {len(self.codes)} texts fit into the outputs of their clips; raise "
+                f"outputs_per_step ({per_step}), or spread vectors to frames"
+            )
+        return possible
+
+    def _fit(self, inputs: Inputs, fitted: list[int], held_out: list[int]) -> tuple[ASRProbe, Fit]:
+        """Make a probe and find its weights."""
+        seconds = self.config.fit.batch_seconds
+        probe = ASRProbe(inputs.dim, len(self.vocabulary), self.config).to(self.device)
+        probe.standardise.fit(inputs.batch(group) for group in inputs.groups(fitted, seconds))
 
         def loss(group: list[int]) -> Tensor:
             log_probs, outputs = probe(*inputs.batch(group))
-            targets = pad_sequence([torch.tensor(codes[i]) for i in group], batch_first=True).to(device)
-            counts = torch.tensor([len(codes[i]) for i in group], device=device)
+            codes = [torch.tensor(self.codes[i], device=self.device) for i in group]
+            counts = torch.tensor([len(each) for each in codes], device=self.device)
+            targets = pad_sequence(codes, batch_first=True)
             return F.ctc_loss(log_probs.transpose(0, 1), targets, outputs, counts, reduction="sum") / counts.sum()
 
         def error() -> float:
-            heard = transcribe(probe, inputs, held_out, vocabulary, config.fit.batch_seconds)
-            return pool(character_errors(texts[i], text) for i, text in zip(held_out, heard, strict=True)).rate
+            heard = transcribe(probe, inputs, held_out, self.vocabulary, seconds)
+            said = [self.texts[i] for i in held_out]
+            return pool(map(character_errors, said, heard)).rate
 
         def groups(random: np.random.Generator) -> list[list[int]]:
-            return inputs.groups(fitted, config.fit.batch_seconds, random)
+            return inputs.groups(fitted, seconds, random)
 
-        log = fit(probe, loss, error, groups, config.fit, progress=progress)
-    heard = transcribe(probe, test, range(len(test)), vocabulary, config.fit.batch_seconds)
-    rows = tuple(
-        Transcript(
-            clip.id, clip.speaker, reference, text, character_errors(reference, text), word_errors(reference, text)
-        )
-        for clip, reference, text in zip(clips[1], references, heard, strict=True)
-    )
-    cer, wer = error_rates(rows, config.resamples, config.fit.seed)
-    return ASRProbeResult(
-        representation=representation,
-        frame_rate=features[1].frame_rate,
-        cer=cer,
-        wer=wer,
-        fitted=len(fitted),
-        held_out=len(held_out),
-        too_short=len(codes) - len(possible),
-        unspelt=unspelt,
-        log=log,
-        transcripts=rows,
-    )
+        return probe, fit(probe, loss, error, groups, self.config.fit, progress=self.progress)
 
 
 def outputs_needed(codes: Sequence[int]) -> int:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from flexicodec.models.codec import Codec
 from flexicodec.statistics import Interval, bootstrap
 
 Pooling = Literal["mean", "attention"]
+Labelled: TypeAlias = tuple[Sequence[Utterance], Sequence[str | None]]
 DEFAULT_FIT = FitConfig(epochs=60, batch_seconds=240.0, learning_rate=3e-3, validation_share=0.1)
 
 
@@ -157,84 +158,93 @@ def probe_classify(
         ValueError: Not a label for every clip, fewer than two different ones, no test clip whose label the fit knows;
             or see `extract`.
     """
-    config = config or ClassifyProbeConfig()
-    for clips, labels in ((train, train_labels), (test, test_labels)):
-        if len(clips) != len(labels):
-            raise ValueError(f"{len(labels)} labels for {len(clips)} clips; expected one each, None where unknown")
-    known = [[(u, str(v)) for u, v in zip(train, train_labels, strict=True) if v is not None]]
-    known += [[(u, str(v)) for u, v in zip(test, test_labels, strict=True) if v is not None]]
-    unlabelled = len(train) - len(known[0]), len(test) - len(known[1])
-    names = sorted({label for _, label in known[0]})
-    tested = [pair for pair in known[1] if pair[1] in names]
-    if len(names) < 2:
-        raise ValueError(f"{len(known[0])} training clips have {len(names)} different labels; expected 2 or more")
-    if not tested:
-        raise ValueError(
-            f"no label of the {len(known[1])} test clips is among the {len(names)} of the fit, such as {names[0]!r}; "
-            "speakers, for one, must be on both sides: split one manifest"
-        )
-    unseen = len(known[1]) - len(tested)
-    sides = [known[0], tested]
-    seen = [extract(codec, [u for u, _ in side], representations, cache=cache, progress=progress) for side in sides]
+    naming = _Naming(
+        (train, train_labels), (test, test_labels), config or ClassifyProbeConfig(), codec.device, progress
+    )
+    seen = [
+        extract(codec, [clip for clip, _ in side], representations, cache=cache, progress=progress)
+        for side in naming.sides
+    ]
     return [
-        _probe(wanted, pooling, sides, names, features, unlabelled, unseen, config, codec.device, progress)
+        naming.probe(wanted, pooling, *features)
         for wanted, *features in zip(representations, *seen, strict=True)
-        for pooling in config.poolings
+        for pooling in naming.config.poolings
     ]
 
 
-def _probe(
-    representation: Representation,
-    pooling: Pooling,
-    sides: Sequence[Sequence[tuple[Utterance, str]]],
-    names: Sequence[str],
-    features: Sequence[ClipFeatures],
-    unlabelled: tuple[int, int],
-    unseen: int,
-    config: ClassifyProbeConfig,
-    device: torch.device,
-    progress: bool,
-) -> ClassifyProbeResult:
-    """Fit one probe and test it."""
-    inputs, test = (Inputs(each, config.spread, config.log_durations, device) for each in features)
-    labels = torch.tensor([names.index(label) for _, label in sides[0]], device=device)
-    fitted, held_out = hold_out(len(inputs), config.fit)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.fit.seed)
-        probe = ClassifyProbe(inputs.dim, len(names), pooling, config.dropout).to(device)
-        probe.standardise.fit(inputs.batch(group) for group in inputs.groups(fitted, config.fit.batch_seconds))
+class _Naming:
+    """What all probes of a call share: the clips with labels, on both sides, and the settings."""
+
+    def __init__(
+        self, train: Labelled, test: Labelled, config: ClassifyProbeConfig, device: torch.device, progress: bool
+    ):
+        self.config, self.device, self.progress = config, device, progress
+        for clips, labels in (train, test):
+            if len(clips) != len(labels):
+                raise ValueError(f"{len(labels)} labels for {len(clips)} clips; expected one each, None where unknown")
+        fitted, tested = ([(u, str(v)) for u, v in zip(*each, strict=True) if v is not None] for each in (train, test))
+        self.unlabelled = len(train[0]) - len(fitted), len(test[0]) - len(tested)
+        self.names = sorted({label for _, label in fitted})
+        self.sides = fitted, [pair for pair in tested if pair[1] in self.names]
+        self.unseen = len(tested) - len(self.sides[1])
+        if len(self.names) < 2:
+            raise ValueError(
+                f"{len(fitted)} training clips have {len(self.names)} different labels; expected 2 or more"
+            )
+        if not self.sides[1]:
+            raise ValueError(
+                f"no label of the {len(tested)} test clips is among the {len(self.names)} of the fit, such as "
+                f"{self.names[0]!r}; speakers, for one, must be on both sides: split one manifest"
+            )
+
+    def probe(
+        self, representation: Representation, pooling: Pooling, train: ClipFeatures, test: ClipFeatures
+    ) -> ClassifyProbeResult:
+        """Fit one probe and test it."""
+        config = self.config
+        inputs, tested = (Inputs(each, config.spread, config.log_durations, self.device) for each in (train, test))
+        fitted, held_out = hold_out(len(inputs), config.fit)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(config.fit.seed)
+            probe, log = self._fit(inputs, fitted, held_out, pooling)
+        rows = guess(probe, tested, self.sides[1], self.names, config.fit.batch_seconds)
+        accuracy, balanced = accuracies(rows, config.resamples, config.fit.seed)
+        commonest = Counter(self.sides[0][i][1] for i in fitted).most_common(1)[0][0]
+        return ClassifyProbeResult(
+            representation=representation,
+            pooling=pooling,
+            frame_rate=test.frame_rate,
+            accuracy=accuracy,
+            balanced=balanced,
+            chance=float(np.mean([row.label == commonest for row in rows])),
+            classes=len(self.names),
+            fitted=len(fitted),
+            held_out=len(held_out),
+            unlabelled=self.unlabelled,
+            unseen=self.unseen,
+            log=log,
+            guesses=rows,
+        )
+
+    def _fit(
+        self, inputs: Inputs, fitted: list[int], held_out: list[int], pooling: Pooling
+    ) -> tuple[ClassifyProbe, Fit]:
+        """Make a probe and find its weights."""
+        seconds = self.config.fit.batch_seconds
+        labels = torch.tensor([self.names.index(label) for _, label in self.sides[0]], device=self.device)
+        probe = ClassifyProbe(inputs.dim, len(self.names), pooling, self.config.dropout).to(self.device)
+        probe.standardise.fit(inputs.batch(group) for group in inputs.groups(fitted, seconds))
 
         def loss(group: list[int]) -> Tensor:
             return F.cross_entropy(probe(*inputs.batch(group)), labels[group])
 
         def error() -> float:
-            total = 0.0
-            for group in inputs.groups(held_out, config.fit.batch_seconds):
-                total += F.cross_entropy(probe(*inputs.batch(group)), labels[group], reduction="sum").item()
-            return total / len(held_out)
+            return sum(loss(group).item() * len(group) for group in inputs.groups(held_out, seconds)) / len(held_out)
 
         def groups(random: np.random.Generator) -> list[list[int]]:
-            return inputs.groups(fitted, config.fit.batch_seconds, random)
+            return inputs.groups(fitted, seconds, random)
 
-        log = fit(probe, loss, error, groups, config.fit, progress=progress)
-    rows = guess(probe, test, sides[1], names, config.fit.batch_seconds)
-    accuracy, balanced = accuracies(rows, config.resamples, config.fit.seed)
-    commonest = Counter(sides[0][i][1] for i in fitted).most_common(1)[0][0]
-    return ClassifyProbeResult(
-        representation=representation,
-        pooling=pooling,
-        frame_rate=features[1].frame_rate,
-        accuracy=accuracy,
-        balanced=balanced,
-        chance=float(np.mean([row.label == commonest for row in rows])),
-        classes=len(names),
-        fitted=len(fitted),
-        held_out=len(held_out),
-        unlabelled=unlabelled,
-        unseen=unseen,
-        log=log,
-        guesses=rows,
-    )
+        return probe, fit(probe, loss, error, groups, self.config.fit, progress=self.progress)
 
 
 @torch.no_grad()
