@@ -56,7 +56,7 @@ def plot_tokens(
         span: Seconds from and to; None shows the clip, or the first 12 s of a longer one.
 
     Returns:
-        A matplotlib figure, which a notebook shows by itself.
+        A matplotlib figure, which a notebook shows after `%matplotlib inline`.
 
     Raises:
         ValueError: More than one clip, or audio or similarities that do not belong to the tokens.

@@ -17,6 +17,7 @@ from flexicodec.cli import (
     evaluate,
     info,
     manifest,
+    probe,
     reconstruct,
     train,
     train_asr,
@@ -34,6 +35,7 @@ VERBS = {
     "analyze": analyze,
     "verify": verify,
     "manifest": manifest,
+    "probe": probe,
     "train": train,
     "train-asr": train_asr,
 }

@@ -85,6 +85,27 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     return utterances
 
 
+def read_field(path: str | os.PathLike[str], name: str) -> list[Any]:
+    """Read one field of every line of a manifest, whatever it is called, in the order of `read_manifest`.
+
+    Manifests may say more of a clip than an `Utterance` holds: gender, emotion, a keyword. Of lhotse cuts, the fields
+    of an `Utterance` can be asked for.
+
+    Returns:
+        A value for each clip; None where its line has no such field.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: No line has the field; the message lists those there are.
+    """
+    path = Path(path)
+    rows = [vars(cut) for cut in read_manifest(path)] if _holds_cuts(path) else [json.loads(r) for _, r in _lines(path)]
+    if not any(name in row for row in rows):
+        there = ", ".join(dict.fromkeys(key for row in rows for key in row))
+        raise ValueError(f"no line of {path} has a field {name!r}; there are {there or 'no lines'}")
+    return [row.get(name) for row in rows]
+
+
 def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
     """Write a manifest, whole or not at all; audio below its folder is named relative to it, other audio absolutely."""
     folder = Path(os.path.abspath(path)).parent
