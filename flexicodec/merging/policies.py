@@ -89,10 +89,10 @@ def boundary_margins(
         inf where nothing can flip and past each clip's last pair, NaN from policies that cannot tell.
     """
     margins = getattr(policy, "margins", None)
-    if margins is None:
-        return torch.full_like(similarities, torch.nan)
+    found = torch.full_like(similarities, torch.nan)
+    if margins is not None:
+        found = margins(similarities, lengths, seconds=seconds, max_duration=max_duration)
     inside = torch.arange(similarities.shape[1], device=similarities.device) + 1 < lengths[:, None]
-    found = margins(similarities, lengths, seconds=seconds, max_duration=max_duration)
     return found.masked_fill(~inside, torch.inf)
 
 

@@ -1,0 +1,99 @@
+"""`flexicodec encode --stream`: tokens come out of the pipe while samples still go in."""
+
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import flexicodec
+from flexicodec.cli import main, stream, stream_encode
+
+
+class Trickle(io.BytesIO):
+    """Bytes that come in odd amounts."""
+
+    def read1(self, size=-1):
+        return super().read(min(size, 4999))
+
+
+@pytest.fixture
+def run(monkeypatch, whole, nanocodecs):
+    """Run the command in this process with these bytes on stdin."""
+    codecs = {"whole": whole, "nano": nanocodecs["causal"]}
+
+    def run(samples, *arguments, kind="whole"):
+        monkeypatch.setitem(vars(flexicodec), "load", lambda *_, **__: codecs[kind])
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Trickle(samples)))
+        return main(["encode", "--stream", *map(str, arguments)])
+
+    return run
+
+
+def raw(audio):
+    return (audio * 32768).round().clamp(-32768, 32767).to(torch.int16).numpy().astype("<i2").tobytes()
+
+
+@pytest.fixture(scope="module")
+def audio():
+    return 0.1 * torch.randn(50_000, generator=torch.Generator().manual_seed(0))
+
+
+def test_lines_are_the_tokens_of_the_whole_and_what_decode_reads(run, whole, audio, capsys):
+    assert run(raw(audio), "-o", "-", "--threshold", "0.6", "--codebooks", "2") == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("16000 Hz, exact, latency up to ")
+    lines = said.out.splitlines()
+    assert len(lines) > 1
+    pieces = list(stream.read_lines(lines, whole, None))
+    wanted = whole.encode((audio * 32768).round().to(torch.int16), threshold=0.6, num_codebooks=2)
+    for name in ("semantic", "acoustic", "durations"):
+        assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces], dim=-1), getattr(wanted, name))
+
+
+def test_a_codec_of_fixed_rate_writes_codes_alone(run, nanocodecs, audio, tmp_path):
+    path = tmp_path / "tokens.jsonl"
+    assert run(raw(audio[:601]), "-o", path, kind="nano") == 0
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {tuple(line) for line in lines} == {("acoustic",)}
+    codes = torch.cat([torch.tensor(line["acoustic"]) for line in lines], dim=1)
+    wanted = nanocodecs["causal"].encode((audio[:601] * 32768).round().to(torch.int16))
+    assert torch.equal(codes[None], wanted.acoustic)
+
+
+def test_nothing_in_nothing_out(run, capsys):
+    assert run(b"", "-o", "-") == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["-o", "tokens.flxc"], "cannot stream tokens to tokens.flxc"),
+        (["a.wav", "-o", "-"], "leave out the files"),
+        (["-o", "-", "--codebooks", "99"], "num_codebooks is 99"),
+        (["-o", "-", "--frame-rate", "99"], "frame_rate is 99 Hz"),
+    ],
+)
+def test_what_does_not_go_with_streams(run, capsys, arguments, match):
+    assert run(b"", *arguments) == 2
+    assert match in capsys.readouterr().err
+
+
+def test_half_a_sample(run, audio, capsys):
+    assert run(raw(audio)[:-1], "-o", "-") == 2
+    assert "in the middle of a 16-bit sample" in capsys.readouterr().err
+
+
+def test_samples_are_never_cut_in_two():
+    data = bytes(range(256)) * 100
+    blocks = list(stream_encode.read_samples(Trickle(data)))
+    assert b"".join(block.astype("<i2").tobytes() for block in blocks) == data
+    assert len(blocks) > 3
+
+
+def test_files_still_need_names(capsys):
+    assert main(["encode", "-o", "out"]) == 2
+    assert "no inputs" in capsys.readouterr().err
