@@ -208,7 +208,9 @@ def _continuous(
 ) -> tuple[Float[Tensor, "batch dim frames"], Int[Tensor, "batch frames"]]:
     """Return the encoders' features, every frame standing for itself."""
     if features is not None:
-        streams = [features.semantic] if num_codebooks == 0 else [features.semantic, features.acoustic]
+        streams = [features.semantic]
+        if num_codebooks != 0 and features.acoustic is not None:
+            streams.append(features.acoustic)
         values, frames = torch.cat(streams, dim=1), features.lengths
     elif isinstance(codec, NanoCodec):
         batch, valid = as_batch(
