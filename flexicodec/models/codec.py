@@ -82,6 +82,7 @@ class Codec(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self._fingerprint: tuple[str, int] | None = None  # and the state of the weights it names
+        self._decoder_fingerprint: tuple[str, int] | None = None
 
     @property
     def base_frame_rate(self) -> float:
@@ -180,6 +181,15 @@ class Codec(nn.Module, ABC):
         assert self._fingerprint is not None
         return self._fingerprint[0]
 
+    @property
+    def decoder_fingerprint(self) -> str:
+        """Names what turns latents into audio as well, which tokens do not depend on; see `fingerprint`."""
+        version = self._weight_version()
+        if self._decoder_fingerprint is None or self._decoder_fingerprint[1] != version:
+            config = json.dumps([self.fingerprint, self.config_dict()], sort_keys=True)
+            self._decoder_fingerprint = self._hash(config, lambda part: part not in self.token_modules), version
+        return self._decoder_fingerprint[0]
+
     def set_fingerprint(self, fingerprint: str) -> None:
         """Take over the name that a saved model's config gives it, instead of hashing its weights again."""
         self._fingerprint = (fingerprint, self._weight_version())
@@ -211,9 +221,13 @@ class Codec(nn.Module, ABC):
             ValueError: Some of them were not loaded.
         """
         self._check_whole("named by its weights")
-        digest = hashlib.sha256(json.dumps(self.token_settings(), sort_keys=True).encode())
+        return self._hash(json.dumps(self.token_settings(), sort_keys=True), lambda part: part in self.token_modules)
+
+    def _hash(self, settings: str, counts: Callable[[str], bool]) -> str:
+        """Hash settings and the weights of those parts that count."""
+        digest = hashlib.sha256(settings.encode())
         for name, tensor in sorted(self.state_dict().items()):
-            if name.split(".")[0] in self.token_modules:
+            if counts(name.split(".")[0]):
                 digest.update(f"{name}{tuple(tensor.shape)}".encode())
                 digest.update(np.ascontiguousarray(tensor.detach().to("cpu", torch.float16).numpy()).data)
         return digest.hexdigest()[:16]
