@@ -140,6 +140,8 @@ def test_a_run_gives_a_codec_that_opens(manifest, tmp_path):
     assert {"loss/log_mel", "loss/stft", *GAME, "codebook/acoustic_03/perplexity", "balance/accuracy"} <= rows[0].keys()
     assert not {name for name in rows[0] if "semantic" in name or name in ("loss/mel", "loss/commitment")}
     assert {row["rate/frame_rate"] for row in rows} == {735.0}
+    peak = config.optim.learning_rate
+    assert [row["learning_rate"] for row in rows] == pytest.approx([peak, peak, peak / 2, peak / 2])
     last = json.loads((tmp_path / "run" / "curves.jsonl").read_text().splitlines()[-1])
     assert "validation/mel_735hz" in last
     kept = {path.suffix for path in (tmp_path / "run" / "samples" / "step-0000004").iterdir()}
