@@ -22,6 +22,7 @@ from flexicodec.analysis.boundaries import (
     score_null,
 )
 from flexicodec.analysis.coded import Coded
+from flexicodec.analysis.information import BoundaryInformation, boundary_information
 from flexicodec.analysis.nulls import NULLS
 from flexicodec.analysis.offset import Offset, fit_offset, halves
 from flexicodec.analysis.segments import Alignment, Segment, edges, syllables
@@ -166,6 +167,20 @@ def score_setting(
             measures = {name: score_interval(scores, name, **choices) for name in MEASURES}  # type: ignore[arg-type]
             found.append(Agreement(tier, tolerance, pooled, measures, nulls))
     return found
+
+
+def inform(
+    references: References, coded: Sequence[Coded], parts: Halves, *, draws: int = 10, seed: int = 0
+) -> dict[str, BoundaryInformation]:
+    """Measure what tokens of one setting tell about the boundaries of every tier, without a tolerance.
+
+    Arguments are those of `score_setting`.
+    """
+    mine, offset = [coded[i] for i in parts.scored], parts.offset.seconds
+    return {
+        tier: boundary_information([every[i] for i in parts.scored], mine, offset=offset, draws=draws, seed=seed)
+        for tier, every in references.items()
+    }
 
 
 def _null_offset(name: str, references: Sequence[Times], clips: Sequence[Coded], seed: int) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from flexicodec.analysis.agreement import Agreement, Halves, fit_halves, references_of, score_setting
+from flexicodec.analysis.agreement import Agreement, Halves, fit_halves, inform, references_of, score_setting
 from flexicodec.analysis.clips import Clip, Gathered, Setting
 from flexicodec.analysis.codes import study_codes
 from flexicodec.analysis.content import (
@@ -26,6 +26,7 @@ from flexicodec.analysis.content import (
     ratio,
 )
 from flexicodec.analysis.excess import Excess, Measure, SweepPoint, excess_over, sweep
+from flexicodec.analysis.information import BoundaryInformation
 from flexicodec.analysis.nulls import NULLS
 from flexicodec.analysis.phone_rate import TIMIT_DIALECT, PhoneRate, analyze
 from flexicodec.analysis.rate_table import Over, Table, usable
@@ -135,6 +136,7 @@ class _Asking:
             within=self.within(spoken, offset) if fixed else None,
             excess=self.excess(spoken, offset) if phone_rate else {},
             agreement=() if parts is None or whole else self.agreement(setting, parts),
+            information={} if parts is None or whole else self.information(setting, parts),
             codes=self.attempt(
                 "bits", partial(study_codes, tokens, self.gathered.levels, clusters=clusters, resamples=few)
             ),
@@ -188,6 +190,11 @@ class _Asking:
         return score_setting(
             self.references, coded, parts, clusters, draws=options.draws, resamples=options.few, seed=options.seed
         )
+
+    def information(self, setting: Setting, parts: Halves) -> dict[str, BoundaryInformation]:
+        """Measure what boundaries tell."""
+        coded, options = [clip.coded(setting) for clip in self.timed], self.options
+        return inform(self.references, coded, parts, draws=options.draws, seed=options.seed)
 
     # ------------------------------------------------------------------------------------------------------ rates
 

@@ -11,6 +11,7 @@ from flexicodec.analysis.clips import Gathered, Setting
 from flexicodec.analysis.codes import CodeStudy
 from flexicodec.analysis.content import ClassDurations, Merged, PerToken
 from flexicodec.analysis.excess import Excess, SweepPoint
+from flexicodec.analysis.information import BoundaryInformation
 from flexicodec.analysis.phone_rate import PhoneRate
 from flexicodec.analysis.rate_table import Table
 from flexicodec.analysis.within import Within
@@ -58,6 +59,7 @@ class SettingStudy:
         within: Tokens and phones in windows, where the frame rate of clips is fixed.
         excess: Over each null, by measure.
         agreement: Boundaries; empty where phones have no times.
+        information: What they tell without a tolerance, by tier; likewise.
         codes: What tokens cost; None with too few clips.
     """
 
@@ -73,6 +75,7 @@ class SettingStudy:
     within: Within | None
     excess: Mapping[str, Mapping[str, Excess]]
     agreement: Sequence[Agreement]
+    information: Mapping[str, BoundaryInformation]
     codes: CodeStudy | None
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flexicodec.analysis.agreement import fit_halves, references_of, score_setting
+from flexicodec.analysis.agreement import fit_halves, inform, references_of, score_setting
 from flexicodec.analysis.coded import Coded
 from flexicodec.analysis.segments import Alignment, Segment
 
@@ -80,6 +80,15 @@ def test_a_constant_shift_is_found_on_one_half_and_undone_on_the_other(shift):
     assert parts.offset.seconds == pytest.approx(shift, abs=0.04)  # any offset within the tolerance is as good
     found = by_key(score_setting(references, coded, parts, draws=1, resamples=20))
     assert found["phones", 40].scores.f1 == pytest.approx(1.0, abs=0.03)
+
+
+def test_boundaries_inform_about_what_they_follow():
+    coded, references = clips(40)
+    parts = fit_halves(references["phones"], [coded], None)
+    found = inform(references, coded, parts, draws=2)
+    assert found["phones"].bits == pytest.approx(found["phones"].entropy)  # a start is a boundary, and no start is none
+    assert found["phones"].share > 0.9
+    assert 0 < found["words"].share < found["phones"].share
 
 
 def test_one_offset_serves_all_settings():

@@ -37,6 +37,8 @@ def test_rates_that_cannot_vary_are_not_correlated(found):
     settings = by_name(found)
     assert not settings["12.5 Hz"].phone_rate
     assert not settings["12.5 Hz"].agreement
+    assert not settings["12.5 Hz"].information
+    assert list(settings["6.25 Hz"].information) == ["phones", "syllables", "words"]
     assert not settings["6.25 Hz, every clip"].phone_rate
     assert settings["6.25 Hz, every clip"].within is not None
     assert list(settings["6.25 Hz"].phone_rate) == ["speech", "all"]

@@ -159,7 +159,8 @@ def boundaries(study: Study) -> Section:
             "SenseVoice: phones 0.50 to 0.53 for all methods, syllables 0.56 by similarity and 0.38 uniform.",
         )
     )
-    return Section(title, (how, _f1_figure(scored), *(_f1_table(each) for each in scored), _tolerances(scored)))
+    tables = (*(_f1_table(each) for each in scored), _tolerances(scored), _information(scored))
+    return Section(title, (how, _f1_figure(scored), *tables))
 
 
 def _at_main(each: SettingStudy) -> list[Agreement]:
@@ -230,5 +231,22 @@ def _tolerances(scored: Sequence[SettingStudy]) -> Table:
             *("setting: tier, tolerance", "precision", "recall", "F1", "R-value", "over-segmentation"),
             *("gain over uniform", "gain over random", "corrected F1"),
         ),
+        tuple(rows),
+    )
+
+
+def _information(scored: Sequence[SettingStudy]) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for each in scored:
+        for tier, found in each.information.items():
+            cells = [Number(value, "bits per frame", digits=4) for value in (found.bits, found.chance, found.entropy)]
+            share = Number(found.share, "1", items=found.instants, digits=3)
+            rows.append((f"{each.setting.name}: {tier}", *cells, share))
+    return Table(
+        "information",
+        "Without a tolerance: what a token's start, or none, between two frames tells about the distance to the "
+        "nearest boundary of the reference (mutual information), beside shuffled tokens, and the most that it could "
+        "tell. The share is of the information beyond chance.",
+        ("setting: tier", "bits per frame", "shuffled tokens", "at most", "share"),
         tuple(rows),
     )
