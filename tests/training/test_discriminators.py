@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from flexicodec.training.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
-from flexicodec.training.config import AdversarialConfig, BandDiscriminatorConfig, PeriodDiscriminatorConfig
 from flexicodec.training.discriminators import (
     BandDiscriminator,
     Discriminators,
@@ -15,6 +14,11 @@ from flexicodec.training.discriminators import (
     PeriodDiscriminator,
     SlmDiscriminator,
     SpectrogramDiscriminator,
+)
+from flexicodec.training.discriminators.config import (
+    AdversarialConfig,
+    BandDiscriminatorConfig,
+    PeriodDiscriminatorConfig,
 )
 from flexicodec.training.discriminators.stft import WHOLE_BAND
 from flexicodec.training.resample import Resampler
