@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from flexicodec.config import from_dict, load_yaml
 from flexicodec.files import replacing
 from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.models.nanocodec.model import NanoCodec
+
+Result = TypeVar("Result")
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "nanocodec"
 MODELS = (  # those of table 1 of the NanoCodec paper, in its order, and one that it leaves out
@@ -55,11 +57,11 @@ def kbps(config: NanoCodecConfig) -> float:
     return config.frame_rate * config.quantizer.num_groups * float(np.log2(codes)) / 1000
 
 
-def timed(function: Callable[[], Any]) -> tuple[float, float]:
-    """Return the CPU seconds, of all threads, and the wall seconds of a call."""
+def timed(function: Callable[..., Result], *arguments: Any) -> tuple[Result, float, float]:
+    """Return what a call gives, and the CPU seconds, of all threads, and the wall seconds that it takes."""
     wall, cpu = time.perf_counter(), time.process_time()
-    function()
-    return time.process_time() - cpu, time.perf_counter() - wall
+    result = function(*arguments)
+    return result, time.process_time() - cpu, time.perf_counter() - wall
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
