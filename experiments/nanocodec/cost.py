@@ -39,7 +39,7 @@ FIELD_FRAMES = 81  # of the clip in which fields are looked for; they are 28 fra
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--nemo", type=Path, help="folder that NeMo was installed into, see peer.py")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
