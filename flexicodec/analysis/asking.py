@@ -28,7 +28,7 @@ from flexicodec.analysis.content import (
 from flexicodec.analysis.excess import Excess, Measure, SweepPoint, excess_over, sweep
 from flexicodec.analysis.information import BoundaryInformation
 from flexicodec.analysis.nulls import NULLS
-from flexicodec.analysis.phone_rate import TIMIT_DIALECT, PhoneRate, analyze
+from flexicodec.analysis.phone_rate import PhoneRate, analyze
 from flexicodec.analysis.rate_table import Over, Table, usable
 from flexicodec.analysis.segments import Segment, syllables
 from flexicodec.analysis.sound import measure_controls
@@ -87,6 +87,8 @@ class _Asking:
         self.sampling = Sampling(options.resamples, seed=options.seed)
         alignments = [clip.alignment for clip in self.timed if clip.alignment is not None]
         self.alignments = alignments
+        if options.counting != "speech" and not self.timed:
+            self.notes.append(f"counting {options.counting!r}: phones without times are counted in one way only")
         self.references = references_of(alignments, [clip.seconds for clip in self.timed]) if alignments else {}
 
     def attempt(self, what: str, question: Callable[[], Found]) -> Found | None:
@@ -204,7 +206,7 @@ class _Asking:
 
     def table(self, spoken: Sequence[SpokenClip], offset: float) -> Table:
         """Lay out the clips that are correlated over speech."""
-        return Table.of(usable(self.count(spoken, offset), "speech", TIMIT_DIALECT)[0], "speech")
+        return Table.of(usable(self.count(spoken, offset), "speech")[0], "speech")
 
     def phone_rate(self, spoken: Sequence[SpokenClip], offset: float) -> dict[str, PhoneRate]:
         """Correlate rates of clips, over speech and over everything."""

@@ -64,6 +64,7 @@ class Clip:
         num_phones: Canonical phones, where the source is counts.
         symbols: Letters, pieces or phones in time, where the source is a recogniser.
         transcript: What a recogniser heard, where one was asked.
+        sentence: Name of what is read, where several speakers read the same.
     """
 
     id: str
@@ -77,6 +78,7 @@ class Clip:
     num_phones: int | None = None
     symbols: tuple[Segment, ...] | None = None
     transcript: str | None = None
+    sentence: str | None = None
 
     def coded(self, setting: Setting) -> Coded:
         """Return its tokens at a setting as analyses of timing take them."""

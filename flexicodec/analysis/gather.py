@@ -162,10 +162,11 @@ class _Heard:
     similarities: Float[torch.Tensor, " pairs"]
     frames: int
     seconds: float
-    path: Path
+    path: Path  # of the features' tensors,
+    plain: Mapping[str, Any]  # and what else they hold
 
     def load(self, device: torch.device) -> Features:
-        return Features(**torch.load(self.path, map_location=device, weights_only=True))
+        return Features(**torch.load(self.path, map_location=device, weights_only=True), **self.plain)
 
     def clip(self, tokens: Mapping[str, Any], found: dict[str, Any], transcript: str | None) -> Clip:
         utterance = self.utterance
@@ -178,6 +179,7 @@ class _Heard:
             similarities=self.similarities.numpy(),
             tokens=tokens,
             transcript=transcript,
+            sentence=utterance.sentence,
             **found,
         )
 
@@ -196,9 +198,11 @@ def _listen(
             unread.append((utterance.id, f"audio cannot be read: {error}"))
             continue
         path = folder / f"{index}.pt"
-        torch.save({name: value.cpu() for name, value in vars(features).items()}, path)
+        tensors = {name: value.cpu() for name, value in vars(features).items() if isinstance(value, torch.Tensor)}
+        plain = {name: value for name, value in vars(features).items() if name not in tensors}
+        torch.save(tensors, path)
         similarities, frames = features.similarities[0].cpu(), int(features.lengths[0])
-        heard.append(_Heard(utterance, audio, similarities, frames, len(audio) / codec.sample_rate, path))
+        heard.append(_Heard(utterance, audio, similarities, frames, len(audio) / codec.sample_rate, path, plain))
     return heard, unread
 
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from flexicodec.analysis.rate_table import CONTROLS, Over, Table, Values, controls_of, usable
+from flexicodec.analysis.rate_table import CONTROLS, TIMIT_DIALECT, Over, Table, Values, controls_of, usable
 from flexicodec.analysis.spoken import ClipRates
 from flexicodec.analysis.within import Within, within_clips
 from flexicodec.statistics import (
@@ -40,7 +40,6 @@ from flexicodec.statistics import (
     spearman,
 )
 
-TIMIT_DIALECT = ("SA1", "SA2")  # sentences that all speakers of TIMIT read: left out of the main result
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,14 @@ Over = Literal["speech", "all"]
 CONTROLS = ("silence_share", "log_energy_mean", "log_energy_std", "seconds", "voiced_share")
 """What is taken out of correlations, by the names of `ClipRates`."""
 
+TIMIT_DIALECT = ("SA1", "SA2")
+"""Sentences that all speakers of TIMIT read; without them, correlations rest on different ones."""
+
 Values = Float[np.ndarray, " clips"]
 
 
 def usable(
-    rates: Sequence[ClipRates], over: Over, leave_sentences: Sequence[str] = ()
+    rates: Sequence[ClipRates], over: Over, leave_sentences: Sequence[str] = TIMIT_DIALECT
 ) -> tuple[list[ClipRates], dict[str, tuple[str, ...]]]:
     """Part clips that can be correlated from those that cannot; returns them, and the ids of the others by reason.
 
@@ -68,7 +71,7 @@ class Table:
         """Lay out clips, over all or over speech."""
         speech = over == "speech"
         return cls(
-            np.array([clip.phones for clip in rates], dtype=np.float64),
+            np.array([clip.spoken_phones if speech else clip.phones for clip in rates], dtype=np.float64),
             np.array([clip.speech_tokens if speech else clip.tokens for clip in rates], dtype=np.float64),
             np.array([clip.speech_seconds if speech else clip.seconds for clip in rates], dtype=np.float64),
             clusters_of(rates),

@@ -68,6 +68,7 @@ class ClipRates:
         seconds: Duration.
         speech_seconds: Duration less silence.
         phones: Phones, as counted.
+        spoken_phones: The same without silences, which have no place in seconds of speech.
         tokens: Tokens of the whole clip.
         speech_tokens: Tokens whose middle lies in speech.
         syllables: By rule; None where phones have no times.
@@ -85,6 +86,7 @@ class ClipRates:
     seconds: float
     speech_seconds: float
     phones: int
+    spoken_phones: int
     tokens: int
     speech_tokens: int
     syllables: int | None = None
@@ -128,6 +130,7 @@ def count_rates(
         seconds=coded.seconds,
         speech_seconds=speech_seconds(speech),
         phones=clip.phones if isinstance(clip.phones, int) else len(counted),
+        spoken_phones=clip.phones if isinstance(clip.phones, int) else len(spoken(counted)),
         tokens=coded.num_tokens,
         speech_tokens=int(in_speech(speech, middles).sum()),
         syllables=None if without_times else len(syllables(timed, clip.words)),

@@ -87,7 +87,7 @@ def _scatter(study: Study) -> Iterator[Block]:
     found, table = main.phone_rate.get("speech"), main.rates
     if found is None or table is None:
         return
-    r, unit = found.pearson.percentile, study.gathered.unit
+    r, unit = found.pearson.bca, study.gathered.unit
     yield Figure(
         "scatter",
         f"Each dot is a clip at {main.setting.name}. Least squares takes the {unit[:-1]} rate as exact and is too "
