@@ -14,6 +14,7 @@ from jaxtyping import Float
 from flexicodec.analysis.coded import Coded
 from flexicodec.analysis.losses import Distortion
 from flexicodec.analysis.segments import Alignment, Segment
+from flexicodec.statistics.clusters import clusters
 from flexicodec.tokenformat import TokenFormat
 from flexicodec.tokens import Tokens
 
@@ -134,14 +135,9 @@ class Gathered:
         return len({clip.speaker for clip in self.clips if clip.speaker is not None})
 
     def clusters(self, clips: tuple[Clip, ...] | None = None) -> list[str] | None:
-        """Return the speaker of each clip, or None where clips stand for themselves: with fewer than two speakers.
-
-        A clip without a speaker is a cluster of its own.
-        """
+        """Return the cluster of each clip; see `statistics.clusters`."""
         clips = self.clips if clips is None else clips
-        if len({clip.speaker for clip in clips if clip.speaker is not None}) < 2:
-            return None
-        return [f"clip {clip.id}" if clip.speaker is None else f"speaker {clip.speaker}" for clip in clips]
+        return clusters([clip.speaker for clip in clips], [clip.id for clip in clips])
 
     @property
     def reasons(self) -> dict[str, int]:

@@ -41,7 +41,6 @@ from flexicodec.statistics import (
 )
 
 
-
 @dataclass(frozen=True)
 class Correlation:
     """A correlation with three intervals.

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flexicodec.analysis.spoken import ClipRates
+from flexicodec.statistics.clusters import clusters
 
 Over = Literal["speech", "all"]
 CONTROLS = ("silence_share", "log_energy_mean", "log_energy_std", "seconds", "voiced_share")
@@ -58,7 +59,7 @@ class Table:
         phones: Counted in each clip.
         tokens: Likewise.
         seconds: Over which both were counted.
-        clusters: Speakers, where there are two or more and all are known.
+        clusters: Of clips, see `statistics.clusters`.
     """
 
     phones: Values
@@ -94,9 +95,8 @@ class Table:
 
 
 def clusters_of(rates: Sequence[ClipRates]) -> list[str] | None:
-    """List the speaker of each clip; None, for every clip by itself, where one is unknown or there is only one."""
-    speakers = [clip.speaker for clip in rates if clip.speaker is not None]
-    return speakers if len(speakers) == len(rates) and len(set(speakers)) > 1 else None
+    """List the cluster of each clip; see `statistics.clusters`."""
+    return clusters([clip.speaker for clip in rates], [clip.id for clip in rates])
 
 
 def controls_of(rates: Sequence[ClipRates]) -> tuple[Float[np.ndarray, "clips controls"], list[int]]:

@@ -1,9 +1,9 @@
 """Manifests: JSONL files with a line for each clip, saying where its audio lies, who speaks and what is said.
 
 A line holds `path` (relative to the manifest, or absolute), `start` (seconds into the file, 0 where absent), `duration`
-(seconds) and, where known, `id`, `text`, `speaker`, `corpus`, `language`, `sentence`, `num_phones` and `alignment`. Lines with
-`duration_s`, `text_norm`, `lang` and `n_phones_est`, as in the corpora this project shares, are read too (`text_norm`
-before `text`), and so are lhotse cuts (see `cuts`).
+(seconds) and, where known, `id`, `text`, `speaker`, `corpus`, `language`, `sentence`, `num_phones` and `alignment`.
+Lines with `duration_s`, `text_norm`, `lang` and `n_phones_est`, as in the corpora this project shares, are read too
+(`text_norm` before `text`), and so are lhotse cuts (see `cuts`).
 """
 
 import gzip

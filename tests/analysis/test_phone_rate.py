@@ -31,6 +31,7 @@ def made_of(random, clips=160, speakers=20, follows=True, speaker_spread=0.0, se
             seconds=(length := float(random.uniform(*seconds))) / float(random.uniform(0.8, 0.95)),
             speech_seconds=length,
             phones=round((x + shift) * length),
+            spoken_phones=round((x + shift) * length),
             tokens=round(y * length) + 20,
             speech_tokens=round(y * length),
             syllables=round(0.4 * x * length + random.normal(0, 40)),

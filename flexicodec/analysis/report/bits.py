@@ -61,7 +61,7 @@ def _bits(study: Study, found: list[SettingStudy]) -> Iterator[Block]:
 def _parts(main: SettingStudy) -> Table:
     assert main.codes is not None
     rows: list[tuple[str | int | Number, ...]] = []
-    layers = [part for part in main.codes.parts if part.name.startswith("codebook")]
+    layers = [part for part in main.codes.parts if part.name.startswith("acoustic")]
     for part in main.codes.parts:
         if part in layers[SHOWN_CODEBOOKS:]:
             continue
