@@ -230,7 +230,7 @@ def test_nothing_is_left_out_without_being_counted():
     assert found.clips + sum(map(len, found.left_out.values())) == 12 + 2
     kept, lost = usable(mixed, "all")
     assert "no token in speech" not in lost
-    assert len(kept) == 9
+    assert len(kept) == 8
 
 
 def test_one_speaker_and_unknown_ones_make_clips_the_clusters():

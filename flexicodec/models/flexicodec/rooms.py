@@ -189,12 +189,12 @@ class FlexiCodecRooms(Codec):
         semantic = replace(semantic, latents=meaning)
         if isinstance(num_codebooks, int) and num_codebooks == 0:
             blank = torch.zeros_like(meaning)
-            return semantic, self.acoustic_quantizer(blank, lengths, 0, margins)
+            return semantic, self.acoustic_quantizer(blank, lengths, 0, margins=margins)
         heard = self.acoustic_features(features, num_codebooks)
         with working_in(features.precision, self.device):
             sound = self.acoustic_aggregator(heard, durations, features.lengths).float()
         known = meaning if keeps_semantic is None else meaning * keeps_semantic[:, None, None]
-        return semantic, self.acoustic_quantizer(sound - known, lengths, num_codebooks, margins)
+        return semantic, self.acoustic_quantizer(sound - known, lengths, num_codebooks, margins=margins)
 
     def acoustic_features(
         self, features: Features, num_codebooks: int | Int[Tensor, " batch"] | None
