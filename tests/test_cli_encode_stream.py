@@ -38,17 +38,19 @@ def raw(audio):
 
 @pytest.fixture(scope="module")
 def audio():
-    return 0.1 * torch.randn(50_000, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    level = torch.rand(120, generator=generator).repeat_interleave(1600)
+    return 0.2 * level * torch.randn(192_000, generator=generator)
 
 
 def test_lines_are_the_tokens_of_the_whole_and_what_decode_reads(run, whole, audio, capsys):
-    assert run(raw(audio), "-o", "-", "--threshold", "0.6", "--codebooks", "2") == 0
+    assert run(raw(audio), "-o", "-", "--threshold", "0.95", "--codebooks", "2") == 0
     said = capsys.readouterr()
     assert said.err.startswith("16000 Hz, exact, latency up to ")
     lines = said.out.splitlines()
     assert len(lines) > 1
     pieces = list(stream.read_lines(lines, whole, None))
-    wanted = whole.encode((audio * 32768).round().to(torch.int16), threshold=0.6, num_codebooks=2)
+    wanted = whole.encode((audio * 32768).round().to(torch.int16), threshold=0.95, num_codebooks=2)
     for name in ("semantic", "acoustic", "durations"):
         assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces], dim=-1), getattr(wanted, name))
 

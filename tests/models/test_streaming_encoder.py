@@ -17,7 +17,7 @@ from flexicodec.models.flexicodec.config import MergingConfig
 from flexicodec.models.streaming import StreamState
 from flexicodec.models.windows import Windows
 
-laws = settings(max_examples=4, deadline=None, derandomize=True)
+laws = settings(max_examples=3, deadline=None, derandomize=True)
 CHUNKS = st.lists(st.integers(1, 12_000), min_size=1, max_size=6)
 NANOS = ("nano", "causal", "noncausal", "lfsc")
 
@@ -147,18 +147,18 @@ def test_one_global_part_is_enough_to_be_inexact(make_codec):
 
 @pytest.mark.parametrize("kind", ["whole", "means", "fixed"])
 def test_no_token_comes_later_than_is_said(codecs, kind):
-    codec, hop = codecs[kind], 400
-    stream, audio = codec.streaming_encoder(threshold=1.0), noise(16_000 * 6)
+    codec, hop = codecs[kind], 800
+    stream = codec.streaming_encoder(threshold=1.0)
+    audio = noise(int(16_000 * (stream.latency_at(12.5) + 1)))
     latency, out = stream.latency_at(12.5), 0
-    latest, earliest = 0.0, math.inf
+    latest = 0.0
     for count, chunk in enumerate(audio.split(hop, dim=1), start=1):
         tokens = stream.push(chunk)
         for _ in range(0 if tokens is None else tokens.durations.shape[1]):
             waited = count * hop / 16_000 - out * 0.08
-            latest, earliest, out = max(latest, waited), min(earliest, waited), out + 1
-    assert out > 10
-    assert latest <= latency + hop / 16_000
-    assert latest > latency - 0.1  # and not much sooner either
+            latest, out = max(latest, waited), out + 1
+    assert out > 5
+    assert latency - 0.1 < latest <= latency + hop / 16_000  # and not much sooner either
     assert stream.latency_seconds >= latency
 
 
@@ -251,12 +251,12 @@ def test_states_do_not_grow(codecs, kind):
     second = codec.frame_size * 12
     choices = {} if kind in NANOS else {"threshold": 1.0, "windows": Windows(1.0, 0.25), "margins": True}
     stream, sizes = codec.streaming_encoder(**choices), []
-    for chunk in noise(40 * second).split(second, dim=1):
+    for chunk in noise(24 * second).split(second, dim=1):
         stream.push(chunk)
         sizes.append(stream.state.num_bytes)
     settled = sizes[len(sizes) // 2 :]
     assert max(settled) <= 1.02 * max(sizes[len(sizes) // 4 : len(sizes) // 2])
-    assert stream.state.items[0].samples == 40 * second
+    assert stream.state.items[0].samples == 24 * second
 
 
 def test_the_model_remembers_nothing(whole):

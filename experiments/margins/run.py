@@ -1,0 +1,210 @@
+"""How often boundaries and codes flip between precisions, batches, threads, pieces and devices, by their margin.
+
+    python experiments/margins/run.py speech/eval.jsonl --clips 40 --output experiments/margins/results.json
+
+Every clip is encoded in float32, alone and whole, with margins; then again in other ways. A decision is compared only
+where all before it were the same (`flexicodec.analysis.flips`). The codes are compared on the boundaries of the first
+encoding, for where boundaries flip there is nothing to compare.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import flexicodec
+from flexicodec.analysis.flips import Decisions, flips
+from flexicodec.blocks.sanm import SanmEncoder
+from flexicodec.blocks.transformer import Transformer
+from flexicodec.corpus import read_manifest, read_utterance
+from flexicodec.models.windows import Windows
+
+EDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, float("inf"))
+BATCH = 8
+Encode = Callable[..., list[flexicodec.Tokens]]
+
+
+def lowered(function: Callable[..., Tensor], device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
+    """Run a function under autocast, and give float32."""
+
+    def lower(*arguments: Any, **options: Any) -> Tensor:
+        with torch.autocast(device, dtype=dtype):
+            return function(*arguments, **options).float()
+
+    return lower
+
+
+@contextmanager
+def blocks_in(codec: Any, dtype: torch.dtype) -> Iterator[None]:
+    """Run the transformer blocks of a codec under autocast; everything else stays as it is."""
+    undo = []
+    for module in codec.modules():
+        name = {SanmEncoder: "walk", Transformer: "forward"}.get(type(module))
+        if name is None:
+            continue
+
+        setattr(module, name, lowered(getattr(module, name), codec.device.type, dtype))
+        undo.append((module, name))
+    try:
+        yield
+    finally:
+        for module, name in undo:
+            delattr(module, name)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def one_by_one(codec: Any, clips: list[Tensor], settings: list[dict[str, Any]], **same: Any) -> list[flexicodec.Tokens]:
+    """Encode clips alone."""
+    return [codec.encode(clip, **each, **same).to("cpu") for clip, each in zip(clips, settings, strict=True)]
+
+
+def in_batches(codec: Any, clips: list[Tensor], settings: list[dict[str, Any]], **same: Any) -> list[flexicodec.Tokens]:
+    """Encode clips in padded batches."""
+    tokens = []
+    for start in range(0, len(clips), BATCH):
+        audio, lengths = flexicodec.collate(clips[start : start + BATCH])
+        chosen = settings[start : start + BATCH]
+        choice = dict(chosen[0])
+        if "durations" in choice:
+            rows = [each["durations"][0] for each in chosen]
+            choice["durations"] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        batch = codec.encode(audio, lengths, **choice, **same)
+        tokens += [batch[i].to("cpu") for i in range(len(batch))]
+    return tokens
+
+
+def by_margin(decisions: Decisions) -> list[dict[str, Any]]:
+    """Count decisions and flips in every range of margins."""
+    rows = []
+    for low, high in zip(EDGES, EDGES[1:], strict=False):
+        inside = (decisions.margins >= low) & (decisions.margins < high)
+        rows.append(
+            {"from": low, "to": high, "decisions": int(inside.sum()), "flips": int(decisions.flipped[inside].sum())}
+        )
+    return rows
+
+
+def ranking(decisions: Decisions) -> float | None:
+    """Probability that a decision which flipped had a smaller margin than one which did not (area under the ROC)."""
+    flipped, kept = decisions.margins[decisions.flipped], decisions.margins[~decisions.flipped]
+    if not len(flipped) or not len(kept):
+        return None
+    kept = kept.sort().values
+    above = len(kept) - torch.searchsorted(kept, flipped, right=True).double()
+    ties = torch.searchsorted(kept, flipped, right=True) - torch.searchsorted(kept, flipped)
+    return round(float((above + ties / 2).mean() / len(kept)), 4)
+
+
+def summary(decisions: Decisions) -> dict[str, Any]:
+    """What is worth knowing about the flips of one kind of decision."""
+    flipped = decisions.margins[decisions.flipped]
+    return {
+        "decisions": len(decisions),
+        "flips": decisions.flips(),
+        "flips_above_1e-4": decisions.flips(above=1e-4),
+        "largest_margin_flipped": round(float(flipped.max()), 8) if len(flipped) else None,
+        "margin_ranks_flips_first": ranking(decisions),
+        "by_margin": by_margin(decisions),
+    }
+
+
+def compare(codec: Any, first: list[flexicodec.Tokens], encode: Encode, choice: dict[str, Any]) -> dict[str, Any]:
+    """Encode anew, freely and on the first boundaries, and count what flipped."""
+    reach = codec.semantic_decoder_stack.reach
+    free = encode([choice] * len(first))
+    found = [flips(a, b, reach) for a, b in zip(first, free, strict=True)]
+    held = encode([{"durations": tokens.durations} for tokens in first])
+    codes = [flips(a, b, reach) for a, b in zip(first, held, strict=True)]
+    return {
+        "clips_with_other_boundaries": sum(
+            not torch.equal(a.durations, b.durations) for a, b in zip(first, free, strict=True)
+        ),
+        "boundaries": summary(Decisions.join([each.boundaries for each in found])),
+        "semantic codes, same boundaries": summary(Decisions.join([each.semantic for each in codes])),
+        "acoustic codes, same boundaries": summary(Decisions.join([each.acoustic for each in codes])),
+    }
+
+
+def main() -> None:
+    """Encode in every way there is, and print what flipped."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--model", default="flexicodec-mini")
+    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--frame-rate", type=float, help="Hz, met exactly; the model's threshold if left out")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    codec = flexicodec.load(args.model)
+    utterances = read_manifest(args.manifest)[:: max(1, len(read_manifest(args.manifest)) // args.clips)][: args.clips]
+    clips = [torch.from_numpy(read_utterance(each, codec.sample_rate)) for each in utterances]
+    choice: dict[str, Any] = {} if args.frame_rate is None else {"frame_rate": args.frame_rate}
+    first = one_by_one(codec, clips, [choice] * len(clips), margins=True, windows=None)
+    fragile = [tokens.margins.fragile(tokens.durations) for tokens in first if tokens.margins is not None]
+
+    def alone(settings: list[dict[str, Any]], **same: Any) -> list[flexicodec.Tokens]:
+        return one_by_one(codec, clips, settings, **same)
+
+    def two_threads(settings: list[dict[str, Any]]) -> list[flexicodec.Tokens]:
+        with threads(2):
+            return alone(settings)
+
+    def bfloat16(settings: list[dict[str, Any]]) -> list[flexicodec.Tokens]:
+        with blocks_in(codec, torch.bfloat16):
+            return alone(settings)
+
+    def on_gpu(settings: list[dict[str, Any]]) -> list[flexicodec.Tokens]:
+        return in_batches(codec.to("cuda"), clips, settings)
+
+    ways: dict[str, Encode] = {
+        "padded batches of 8": lambda settings: in_batches(codec, clips, settings),
+        "pieces of 1 s": lambda settings: alone(settings, windows=Windows(1.0, 0.0)),
+        "two threads": two_threads,
+        "bfloat16 transformer blocks": bfloat16,
+    }
+    if torch.cuda.is_available():
+        ways["GPU, float32"] = on_gpu
+    results = {way: compare(codec, first, encode, choice) for way, encode in ways.items()}
+
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    about = {
+        "commit": commit,
+        "torch": torch.__version__,
+        "cpu": cpu[0].split(": ")[1] if cpu else platform.processor(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "model": args.model,
+        "choice": choice or "the model's threshold",
+        "clips": len(clips),
+        "seconds": round(sum(len(clip) for clip in clips) / codec.sample_rate, 1),
+        "tokens": sum(int(tokens.token_lengths) for tokens in first),
+        "tokens_with_a_margin_below_1e-4": sum(int(each.sum()) for each in fragile),
+    }
+    print(json.dumps(about, indent=1))
+    for way, result in results.items():
+        print(way, f"(other boundaries in {result['clips_with_other_boundaries']} clips)")
+        for name in ("boundaries", "semantic codes, same boundaries", "acoustic codes, same boundaries"):
+            print("  ", name, {key: value for key, value in result[name].items() if key != "by_margin"})
+    if args.output:
+        args.output.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
