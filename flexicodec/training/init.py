@@ -22,7 +22,7 @@ INPUT_GAIN = 5.0  # of the first convolution: speech of deviation 0.05 or so bec
 # Of a NanoCodec: what keeps the mean square of features of deviation 1 through an activation and a convolution.
 ACTIVATION_GAINS = {"lrelu": math.sqrt(2), "half_snake": 1.05, "snake": 0.88}
 LATENT_GAIN = 10.0  # of the first convolution: speech then reaches most levels of the quantiser
-OUTPUT_GAIN = 0.1  # of the last: about as loud as speech
+OUTPUT_GAIN = 0.003  # of the last: nearly silent, for a loud start is unlearnt by giving all speech the same codes
 
 
 @torch.no_grad()

@@ -89,10 +89,12 @@ def read_recipe(name):
 
 def nano_recipe(manifest, output, **settings):
     """Make the config of a run with the tiny recipe's losses, discriminators and optimiser."""
+    tiny = read_recipe("tiny")
     config = replace(
-        read_recipe("tiny"),
+        tiny,
         output=str(output),
         model=NANO,
+        optim=replace(tiny.optim, warmup_steps=0, schedule="exponential", decay=0.5, epoch_steps=2),
         data=DataConfig(
             manifest=(str(manifest),), validation=str(manifest), validation_clips=2, batch_size=2, crop_seconds=0.3
         ),

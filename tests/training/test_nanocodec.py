@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from accelerate.state import AcceleratorState
 from pystoi import stoi
 from safetensors.torch import load_file
 
@@ -139,6 +140,8 @@ def test_a_run_gives_a_codec_that_opens(manifest, tmp_path):
     assert {"loss/log_mel", "loss/stft", *GAME, "codebook/acoustic_03/perplexity", "balance/accuracy"} <= rows[0].keys()
     assert not {name for name in rows[0] if "semantic" in name or name in ("loss/mel", "loss/commitment")}
     assert {row["rate/frame_rate"] for row in rows} == {735.0}
+    peak = config.optim.learning_rate
+    assert [row["learning_rate"] for row in rows] == pytest.approx([peak, peak, peak / 2, peak / 2])
     last = json.loads((tmp_path / "run" / "curves.jsonl").read_text().splitlines()[-1])
     assert "validation/mel_735hz" in last
     kept = {path.suffix for path in (tmp_path / "run" / "samples" / "step-0000004").iterdir()}
@@ -284,6 +287,17 @@ def test_a_padded_batch_is_each_clip_alone(reflects, tmp_path):
         assert torch.equal(together.acoustic[item, :, : alone.acoustic.shape[-1]], alone.acoustic[0])
         for name, loss in alone.losses.items():
             torch.testing.assert_close(together.losses[name][item], loss[0], rtol=1e-4, atol=1e-6)
+
+
+def test_half_precision_leaves_the_quantiser_alone(manifest, tmp_path):
+    AcceleratorState._reset_state()  # Accelerate keeps one precision per process
+    trainer = loop.Trainer(nano_recipe(manifest, tmp_path / "run", steps=2, mixed_precision="bf16"))
+    seen = []
+    trainer.codec.quantizer.register_forward_hook(lambda module, inputs, output: seen.append(output.latents.dtype))
+    trainer.run()
+    AcceleratorState._reset_state()
+    assert set(seen) == {torch.float32}
+    assert [row["skipped"] for row in curves(trainer.config.output)] == [0, 0]
 
 
 def test_losses_that_cannot_be_had_are_refused(tmp_path):

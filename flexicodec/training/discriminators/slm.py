@@ -4,13 +4,14 @@ The speech model, WavLM in LFSC and NanoCodec, comes from outside; gradients pas
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flexicodec.models.flexicodec.ssl import SSLConfig, SSLEncoder, ssl_state
+from flexicodec.models.flexicodec.ssl import PREPROCESSOR_NAME, SSLConfig, SSLEncoder, ssl_state
 from flexicodec.training.discriminators.shared import Judgement, activations, conv1d
 from flexicodec.training.frozen import FrozenListener
 
@@ -47,10 +48,11 @@ def hidden_states(source: str | Path) -> HiddenStates:
     Raises:
         ValueError: The folder holds no such model, or not all of its weights.
     """
+    says_how = (Path(source) / PREPROCESSOR_NAME).is_file()
     try:
-        config = SSLConfig.from_folder(source, layer=None, normalise=False)
+        config = SSLConfig.from_folder(source, layer=None, normalise=None if says_how else False)
         with torch.device("meta"):
-            encoder = config.build()
+            encoder = replace(config, normalise=False).build()
         encoder.load_state_dict(ssl_state(source, config), assign=True)
     except ValueError as error:
         raise ValueError(f"adversarial.slm.source is {str(source)!r}: {error}") from error
