@@ -46,7 +46,7 @@ class ResizeStage:
         """Count the inputs that have to be there before so many outputs are out."""
         if self.average:
             return outputs * self.ratio.numerator
-        return max(0, self.first + (outputs - 1) * self.advance) // self.unit + 2
+        return max(1, (self.first + (outputs - 1) * self.advance) // self.unit + 2)
 
     def initial_state(self) -> ResizeState:
         """Stand before the first input."""
