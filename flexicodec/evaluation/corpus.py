@@ -1,7 +1,8 @@
 """From a manifest and models to rows: every clip through every system at every setting, measured once.
 
 Work is cut into batches of clips of like length, the same however many processes share it and wherever a run was
-stopped, so that the rows are the same too. A clip that fails gets a row that says why; nothing is left out in silence.
+stopped, so that the rows are the same too; another device or length of batch may move their last digits. A clip that
+fails gets a row that says why; nothing is left out in silence.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ import flexicodec
 from flexicodec.corpus import Utterance, read_utterance
 from flexicodec.evaluation import rate
 from flexicodec.evaluation.instruments import RULES, SAMPLE_RATE, Instruments, Measures, References, fit
-from flexicodec.evaluation.rows import Key, Ledger, Row
+from flexicodec.evaluation.rows import Key, Ledger, Row, key
 from flexicodec.evaluation.systems import (
     GROUND_TRUTH,
     Clip,
@@ -49,7 +50,8 @@ class Plan:
         processes: Side by side, each with its own models; each uses one thread.
         device: For the models; None means the CPU.
         sensevoice: See `flexicodec.load`.
-        keep_tokens: Save the tokens of every clip below `tokens/` of the results.
+        keep_tokens: Save the tokens of every clip below `tokens/` of the results; clips that were measured without are
+            measured again.
     """
 
     measures: Measures = field(default_factory=Measures)
@@ -125,7 +127,7 @@ def evaluate_corpus(
         chosen[name], left_out = system.settings(plan.sweep)
         notes += left_out
     batches = cut(utterances, plan.batch_seconds)
-    with Ledger(folder, describe(utterances, worker, chosen)) as ledger:
+    with Ledger(folder, describe(utterances, worker, chosen), worker.is_done(chosen)) as ledger:
         jobs = list(_jobs(chosen, batches, ledger.done))
         bar = tqdm(total=sum(len(job.wanted) for job in jobs), unit="row", disable=not progress)
         measured = 0
@@ -177,6 +179,16 @@ class Worker:
                 raise ValueError(f"two models are called {system.name!r}; name them: a=MODEL b=MODEL")
             self.systems[system.name] = system
         self.instruments = Instruments(plan.measures, plan.device)
+
+    def is_done(self, chosen: dict[str, list[Setting]]) -> Callable[[Row], bool]:
+        """Return what tells whether a row can stay: not where its tokens are wanted and their file is missing."""
+        labels = {(name, setting.label) for name, settings in chosen.items() for setting in settings}
+
+        def is_done(row: Row) -> bool:
+            wanted = self.plan.keep_tokens and "tokens" in row and (row["system"], row["setting"]) in labels
+            return not wanted or token_path(self.folder, *key(row)).is_file()
+
+        return is_done
 
     def __call__(self, job: Job) -> list[Row]:
         """Measure the clips of a job; those that cannot be read or reconstructed get a row with the reason."""
@@ -243,7 +255,12 @@ class Worker:
             path = token_path(self.folder, system.name, setting.label, clip.id)
             path.parent.mkdir(parents=True, exist_ok=True)
             back.tokens.save(path)
-        return {"tokens": int(back.tokens.token_lengths[0]), **rate.measured(back.tokens)[0]}
+        seconds = float(back.tokens.seconds[0])
+        return {
+            "tokens": int(back.tokens.token_lengths[0]),
+            "coded_seconds": seconds,
+            **rate.measured(back.tokens)[0],
+        }
 
     def _text(self, clip: Utterance) -> str | None:
         """What is said, where the recognisers are to hear it."""

@@ -13,8 +13,8 @@ import torch
 
 from flexicodec.audio import resample
 from flexicodec.evaluation import intelligibility, mos, signal, speaker
-from flexicodec.evaluation.systems import Clip, weights_digest
-from flexicodec.evaluation.transcribers import CTCTranscriber, Transcriber, open_transcriber
+from flexicodec.evaluation.systems import Clip
+from flexicodec.evaluation.transcribers import Transcriber, open_transcriber
 
 SAMPLE_RATE = 16_000
 RULES = "mono, 16 kHz (soxr HQ); cut or filled up with silence to the reference's length; loudness as it comes"
@@ -86,10 +86,9 @@ class Instruments:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What names the weights of models whose files might change under the same name."""
-        own = {spec: each.recognizer for spec, each in self.transcribers.items() if isinstance(each, CTCTranscriber)}
-        digests = {spec: weights_digest(recognizer) for spec, recognizer in own.items()}
-        return digests | {spec: predictor.fingerprint for spec, predictor in self.predictors.items()}
+        """What names the weights of every model, whose files might change under the same name."""
+        models = {**self.transcribers, **self.encoders, **self.predictors}
+        return {spec: model.fingerprint for spec, model in models.items()}
 
     def prepare(self, audio: Sequence[Clip], texts: Sequence[str | None]) -> References:
         """Do once what every system's reconstructions are compared with."""

@@ -4,6 +4,8 @@ Metrics of the signal have the names of `signal.METRICS`; `wer.SPEC` and `cer.SP
 `similarity.SPEC` is by speaker encoder, `utmos.SPEC` and the like by predictor. Rates, too, are sums over sums.
 """
 
+from typing import Any
+
 from flexicodec.evaluation import intelligibility, mos, signal
 from flexicodec.evaluation.rows import Row
 
@@ -72,15 +74,26 @@ def scale(metric: str) -> float:
 def fraction(row: Row, metric: str) -> tuple[float, float]:
     """What a row adds above and below the line: value and 1, errors and words, tokens and seconds; 0 and 0 if nothing.
 
-    Sums of these over rows, divided, are means, corpus error rates and corpus rates.
+    Sums of these over rows, divided, are means, corpus error rates and corpus rates. A reference without words adds
+    nothing, and what was heard in its place is no error: a rate of it would not be defined.
     """
-    kind, _, spec = metric.partition(".")
+    kind = metric.partition(".")[0]
     if kind in COUNTS:
-        heard = (row.get("transcripts") or {}).get(spec)
+        heard = transcript(row, metric)
         above, below = COUNTS[kind]
-        return (float(heard[above]), float(heard[below])) if heard else (0.0, 0.0)
+        return (float(heard[above]), float(heard[below])) if heard and heard[below] else (0.0, 0.0)
     value = row.get(metric)
     if value is None or value != value:
         return 0.0, 0.0
-    weight = float(row["seconds"]) if metric in RATES else 1.0
+    weight = coded_seconds(row) if metric in RATES else 1.0
     return float(value) * weight, weight
+
+
+def transcript(row: Row, metric: str) -> dict[str, Any] | None:
+    """What a recogniser heard in a row, with its counts, by the name of its error rate; None where it was not to."""
+    return (row.get("transcripts") or {}).get(metric.partition(".")[2])
+
+
+def coded_seconds(row: Row) -> float:
+    """Seconds that a row's rates are over: of its tokens, or of the manifest where those are not known."""
+    return float(row.get("coded_seconds") or row["seconds"])

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from flexicodec.evaluation import metrics
@@ -31,7 +32,8 @@ def write_report(folder: str | Path, resamples: int = 10_000, more: Callable[[Su
     """
     folder = Path(folder)
     run = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))
-    summary = summarise(with_entropy(folder, read_rows(folder), run), run, resamples)
+    rows, left_out = with_entropy(folder, read_rows(folder), run)
+    summary = replace(summarise(rows, run, resamples), remarks=tuple(left_out))
     with replacing(folder / SUMMARY_NAME) as part:
         part.write_text(json.dumps(json.loads(as_json(summary.as_dict())), indent=1) + "\n", encoding="utf-8")
     drawn = [entry for entry in summary.entries if entry.asked.get("codebooks") is not None and entry.clips]
@@ -49,14 +51,16 @@ def markdown(summary: Summary, pictures: Iterable[str] = (), more: str = "") -> 
     run = summary.run
     parts = [
         "# Evaluation",
-        f"{run['clips']} clips of {summary.speakers} speakers, {run['seconds']:.0f} s. Rules: {run['rules']}. Error "
-        f"rates are total errors over total length; texts normalised by `{run['normaliser']}`. Rates are those "
-        f"measured: all tokens over all seconds. flexicodec-lab {run['version']}.",
+        f"{run['clips']} clips of {summary.speakers or 'unknown'} speakers, {run['seconds']:.0f} s. "
+        f"Rules: {run['rules']}. Error rates are total errors over total length of clips that have a text; texts "
+        f"normalised by `{run['normaliser']}`. Rates are those measured: all tokens over all seconds. "
+        f"flexicodec-lab {run['version']}.",
         main_table(summary),
         notes(summary),
         more,
         *(f"![{Path(name).stem}]({name})" for name in pictures),
-        f"## Intervals\n\n{_level(summary)} bootstrap intervals, over clips / over speakers with their clips.",
+        f"## Intervals\n\n{_level(summary)} bootstrap intervals, over clips / over speakers with their clips "
+        "(a clip of an unknown speaker by itself; none where fewer than two speakers are known).",
         interval_table(summary),
         "## Paired differences\n\nThe first less the second, over the clips on which both are defined, with the same "
         "two intervals. Better or worse: neither covers 0. Intervals are not widened for how many there are.",
@@ -82,8 +86,8 @@ def main_table(summary: Summary, shown: Sequence[str] | None = None) -> str:
 
 
 def notes(summary: Summary) -> str:
-    """Say what was not measured: clips that failed, and metrics that some clips do not define."""
-    lines = []
+    """Say what the numbers rest on: clips with a text, those that failed or do not define a metric, and remarks."""
+    lines = _heard(summary)
     for entry in summary.entries:
         if entry.failed:
             lines.append(
@@ -92,7 +96,22 @@ def notes(summary: Summary) -> str:
         if entry.undefined:
             counts = ", ".join(f"{metrics.label(name)} on {count}" for name, count in entry.undefined.items())
             lines.append(f"- {entry.name}: not defined, and left out of the mean: {counts} of {entry.clips} clips.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"- {remark}" for remark in summary.remarks)])
+
+
+def _heard(summary: Summary) -> list[str]:
+    """Say on how many clips error rates rest, once for all entries that have it alike."""
+    found: dict[str, list[str]] = {}
+    for entry in summary.entries:
+        for name in (each for each in entry.heard if each.startswith("wer.")):
+            text = f"WER/CER ({name.partition('.')[2]}) on {entry.heard[name]} of {entry.clips} clips"
+            if without := entry.clips - entry.heard[name] - entry.empty.get(name, 0):
+                text += f"; {without} have no text in the recogniser's language"
+            if empty := entry.empty.get(name, 0):
+                text += f"; {empty} have a text without words, and what was heard there does not count"
+            found.setdefault(text, []).append(entry.name)
+    everyone = len(summary.entries)
+    return [f"- {'All rows' if len(names) == everyone else '; '.join(names)}: {text}." for text, names in found.items()]
 
 
 def interval_table(summary: Summary) -> str:

@@ -7,7 +7,7 @@ it says what was measured how; rows that were measured otherwise are refused com
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeAlias
@@ -66,18 +66,19 @@ def _plain(value: Any) -> Any:
 class Ledger:
     """A results folder that is being written to, by one run at a time.
 
-    Rows that hold an error are forgotten when it is opened, so that their clips are tried again.
+    Rows that hold an error, or are not done, are forgotten when it is opened, so that their clips are tried again.
 
     Args:
         folder: Made if missing.
         run: What is measured and how. `systems` (identities by name) and `settings` (labels by name) may grow; all else
             has to be as it was.
+        is_done: Tells whether a row without an error can stay; all can by default.
 
     Raises:
         ValueError: The folder holds rows that were measured otherwise, or another run is writing there.
     """
 
-    def __init__(self, folder: str | Path, run: Mapping[str, Any]):
+    def __init__(self, folder: str | Path, run: Mapping[str, Any], is_done: Callable[[Row], bool] = lambda row: True):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = (self.folder / LOCK_NAME).open("a")
@@ -88,7 +89,7 @@ class Ledger:
         except BaseException:
             self._lock.close()
             raise
-        self.rows = [row for row in held if "error" not in row]
+        self.rows = [row for row in held if "error" not in row and is_done(row)]
         self.done = {key(row) for row in self.rows}
         self._file = self._rewrite()
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from flexicodec.evaluation.sources import check_clips, fetch, opening
+from flexicodec.evaluation.systems import weights_digest
 
 FILES = ("config.yaml", "configuration.json", "model.pt", "am.mvn", "*.model", "tokens.json")
 MISSING = re.compile(r"miss key in ckpt: (\S+),")  # all that funasr says before it goes on with random weights
@@ -59,6 +60,11 @@ class SenseVoiceTranscriber:
             if missing := MISSING.findall(said.getvalue()):
                 raise ValueError(f"model.pt has no {', '.join(missing[:3])}{' ...' * (len(missing) > 3)}")
         self.sample_rate = int(self.model.kwargs["frontend"].fs)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the weights."""
+        return weights_digest(self.model.model)
 
     def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
         """See `flexicodec.evaluation.transcribers.Transcriber`."""

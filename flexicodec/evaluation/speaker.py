@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from flexicodec.evaluation.listeners import Listener
 from flexicodec.evaluation.sources import check_clips, split_spec
+from flexicodec.evaluation.systems import weights_digest
 
 HIGHER_IS_BETTER = {"speaker_similarity": True}
 
@@ -30,6 +31,11 @@ class SpeakerEncoder(Protocol):
 
     name: str
     sample_rate: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the weights."""
+        ...
 
     def embed(self, clips: Sequence[np.ndarray]) -> Float[np.ndarray, "clips dim"]:
         """Embed each clip; all of them are one batch, so that the caller bounds the memory.
@@ -63,6 +69,11 @@ class XVectorEncoder:
             "a speaker encoder (x-vectors) of transformers", source, "AutoModelForAudioXVector", device
         )
         self.sample_rate = self.listener.sample_rate
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the weights."""
+        return weights_digest(self.listener.model)
 
     def embed(self, clips: Sequence[np.ndarray]) -> Float[np.ndarray, "clips dim"]:
         """See `SpeakerEncoder`."""

@@ -5,6 +5,7 @@ clips, which is the wider and the safer one where speakers are few. Differences 
 resamples. Intervals are each at their own level; many of them at once will not all cover.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from flexicodec.evaluation import metrics
 from flexicodec.evaluation.rows import Row
 from flexicodec.evaluation.systems import GROUND_TRUTH
-from flexicodec.statistics import Interval
+from flexicodec.statistics import Interval, clusters, num_speakers
 from flexicodec.statistics.ratios import Resamples
 
 Columns = Float[np.ndarray, "2 items"]  # above and below the line
@@ -27,7 +28,7 @@ class Score:
 
     Attributes:
         clips: Interval over clips.
-        speakers: Interval over speakers, and clips within them; without ends where there is one speaker.
+        speakers: Interval over speakers, and clips within them; without ends where fewer than two speakers are known.
     """
 
     clips: Interval
@@ -51,6 +52,8 @@ class Entry:
         failed: Clips that could not be.
         scores: Metrics and rates by name.
         undefined: Clips that were measured and on which a metric is not defined (PESQ where it finds no speech, say).
+        heard: Clips that an error rate rests on, by its name: those with a text that the recogniser was to hear.
+        empty: Clips whose text has no words once normalised, by error rate; they do not count.
         corpora: Metrics by corpus, without intervals.
     """
 
@@ -61,7 +64,14 @@ class Entry:
     failed: int
     scores: dict[str, Score]
     undefined: dict[str, int]
+    heard: dict[str, int]
+    empty: dict[str, int]
     corpora: dict[str, dict[str, float]]
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """System and setting, apart."""
+        return self.system, self.setting
 
     @property
     def name(self) -> str:
@@ -87,8 +97,9 @@ class Summary:
         run: What was measured how, as in `run.json`.
         metrics: Their names, in order.
         entries: Ground truth first, then as the rows have them.
-        comparisons: Each entry against the first system at the same setting, and against the first setting of its own.
-        speakers: How many there are.
+        comparisons: Paired differences, see `opponents`.
+        speakers: How many are known.
+        remarks: What else has to be said about the numbers.
     """
 
     run: Mapping[str, Any]
@@ -96,6 +107,7 @@ class Summary:
     entries: list[Entry]
     comparisons: list[Comparison]
     speakers: int
+    remarks: tuple[str, ...] = ()
 
     def find(self, name: str) -> Entry:
         """Return an entry by its name.
@@ -131,15 +143,14 @@ class Table:
             raise ValueError("there are no rows to summarise")
         first = {row["id"]: row for row in rows}
         self.clips = {each: index for index, each in enumerate(first)}
-        speakers = [row.get("speaker") or f"clip {each}" for each, row in first.items()]
-        self.speakers = len(set(speakers))
+        speakers = [row.get("speaker") for row in first.values()]
+        self.speakers = num_speakers(speakers)
+        drawn = clusters(speakers, list(first)) or [""] * len(first)  # a single cluster has no interval
         self.corpora = [row.get("corpus") for row in first.values()]
         self.groups: dict[tuple[str, str], list[Row]] = {}
         for row in rows:
             self.groups.setdefault((row["system"], row["setting"]), []).append(row)
-        self.draws = [
-            Resamples.draw(len(self.clips), clusters, resamples, level, seed) for clusters in (None, speakers)
-        ]
+        self.draws = [Resamples.draw(len(self.clips), units, resamples, level, seed) for units in (None, drawn)]
 
     def columns(self, group: tuple[str, str], metric: str) -> Columns:
         """What each clip adds above and below the line; nothing where it failed or the metric is not defined."""
@@ -183,23 +194,54 @@ def summarise(
     """
     table, names = Table(rows, resamples, level, seed), list(run["names"])
     entries = [_entry(table, group, names) for group in table.groups]
-    pairs = [(group, other) for group in table.groups for other in opponents(group, list(table.groups))]
     comparisons = [
-        Comparison(name, _name(group), _name(other), table.difference(group, other, name))
-        for group, other in pairs
+        Comparison(name, entry.name, other.name, table.difference(entry.group, other.group, name))
+        for entry in entries
+        for other in opponents(entry, entries)
         for name in [*names, "bitrate_kbps"]
     ]
     return Summary(run, names, entries, comparisons, table.speakers)
 
 
-def opponents(group: tuple[str, str], groups: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """What an entry is compared with: the first system at the same setting, and its own system's first setting."""
-    coded = [each for each in groups if each[0] != GROUND_TRUTH]
-    if group not in coded:
+def opponents(entry: Entry, entries: Sequence[Entry]) -> list[Entry]:
+    """What an entry is compared with.
+
+    Of its own system: the first rate with as many codebooks, the first way to spend the same rate on as many codebooks,
+    and the most codebooks at the same rate. Of the systems before its own: the first that has the same setting, or else
+    what the first of them all has at the nearest measured bitrate.
+    """
+    coded = [each for each in entries if each.system != GROUND_TRUTH]
+    if entry not in coded:
         return []
-    same = next((each for each in coded if each[1] == group[1]), group)
-    own = next(each for each in coded if each[0] == group[0])
-    return [each for each in dict.fromkeys([same, own]) if each != group]
+    own = [each for each in coded if each.system == entry.system]
+    alike = [each for each in own if _codebooks(each) == _codebooks(entry)]
+    found = [alike[0], next(each for each in alike if _rate(each)[:2] == _rate(entry)[:2])]
+    found.append(max((each for each in own if _rate(each) == _rate(entry)), key=_codebooks))
+    before = coded[: coded.index(own[0])]
+    same = [each for each in before if each.setting == entry.setting and each.system != entry.system]
+    found += same[:1] or _nearest(entry, [each for each in before if each.system == before[0].system])
+    names = dict.fromkeys(each.name for each in found if each.name != entry.name)
+    return [next(each for each in found if each.name == name) for name in names]
+
+
+def _rate(entry: Entry) -> tuple[Any, Any, Any]:
+    asked = entry.asked
+    return asked.get("frame_rate"), asked.get("threshold"), asked.get("policy")
+
+
+def _codebooks(entry: Entry) -> int:
+    count = entry.asked.get("codebooks")
+    return -1 if count is None else int(count)
+
+
+def _nearest(entry: Entry, others: Sequence[Entry]) -> list[Entry]:
+    """Find the other of the nearest bitrate, as a ratio; none where nothing was measured."""
+
+    def kbps(each: Entry) -> float:
+        return each.scores["bitrate_kbps"].value
+
+    there = [each for each in others if kbps(each) > 0] if kbps(entry) > 0 else []
+    return [min(there, key=lambda each: abs(math.log(kbps(each) / kbps(entry))))] if there else []
 
 
 def _entry(table: Table, group: tuple[str, str], names: Sequence[str]) -> Entry:
@@ -208,6 +250,10 @@ def _entry(table: Table, group: tuple[str, str], names: Sequence[str]) -> Entry:
     scores = {name: table.score(group, name) for name in [*metrics.RATES, *names]}
     plain = [name for name in names if name.partition(".")[0] not in metrics.COUNTS]
     undefined = {name: sum(metrics.fraction(row, name)[1] == 0 for row in measured) for name in plain}
+    errors = [name for name in names if name not in plain]
+    transcribed = {name: [row for row in measured if metrics.transcript(row, name)] for name in errors}
+    heard = {name: sum(metrics.fraction(row, name)[1] > 0 for row in found) for name, found in transcribed.items()}
+    empty = {name: len(found) - heard[name] for name, found in transcribed.items()}
     by_corpus = {name: table.by_corpus(group, name) for name in names}
     corpora = {
         corpus: {name: by_corpus[name][corpus] for name in names} for corpus in table.by_corpus(group, "frame_rate_hz")
@@ -220,9 +266,7 @@ def _entry(table: Table, group: tuple[str, str], names: Sequence[str]) -> Entry:
         failed=len(rows) - len(measured),
         scores=scores,
         undefined={name: count for name, count in undefined.items() if count},
+        heard=heard,
+        empty={name: count for name, count in empty.items() if count},
         corpora=corpora,
     )
-
-
-def _name(group: tuple[str, str]) -> str:
-    return ", ".join(part for part in group if part)

@@ -15,6 +15,7 @@ from flexicodec.audio import collate
 from flexicodec.evaluation.listeners import Listener, open_exactly
 from flexicodec.evaluation.sensevoice import SenseVoiceTranscriber
 from flexicodec.evaluation.sources import check_clips, opening, split_spec
+from flexicodec.evaluation.systems import weights_digest
 from flexicodec.models.recognizer import Recognizer
 
 KINDS = ("ctc", "whisper", "hubert", "sensevoice")
@@ -30,6 +31,11 @@ class Transcriber(Protocol):
 
     name: str
     sample_rate: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the weights."""
+        ...
 
     def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
         """Write down each clip; all of them are one batch, so that the caller bounds the memory.
@@ -76,6 +82,11 @@ class CTCTranscriber:
         self.recognizer = Recognizer.load(source, device)
         self.sample_rate = self.recognizer.sample_rate
 
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the weights."""
+        return weights_digest(self.recognizer)
+
     def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
         """See `Transcriber`."""
         waves = check_clips(clips)
@@ -94,6 +105,11 @@ class HubertTranscriber:
         with opening(what, source):
             self.tokenizer = AutoTokenizer.from_pretrained(source)
         self.sample_rate = self.listener.sample_rate
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the weights."""
+        return weights_digest(self.listener.model)
 
     def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
         """See `Transcriber`."""
@@ -122,6 +138,11 @@ class WhisperTranscriber:
         self.settings: dict[str, Any] = {"do_sample": False, "num_beams": 1}
         if getattr(self.model.generation_config, "is_multilingual", False):
             self.settings |= {"language": language, "task": "transcribe"}
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the weights."""
+        return weights_digest(self.model)
 
     def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
         """See `Transcriber`."""

@@ -1,6 +1,7 @@
 """Statistics of measurements: intervals, correlations, slopes. Arrays in, numbers out; knows no codec."""
 
 from flexicodec.statistics.bootstrap import Interval, bootstrap, group
+from flexicodec.statistics.clusters import clusters, num_speakers
 from flexicodec.statistics.correlation import (
     fisher_interval,
     num_controls,
@@ -24,6 +25,7 @@ __all__ = [
     "Line",
     "Sampling",
     "bootstrap",
+    "clusters",
     "count_model",
     "deming",
     "fisher_interval",
@@ -33,6 +35,7 @@ __all__ = [
     "logistic_model",
     "mixed_model",
     "num_controls",
+    "num_speakers",
     "ols",
     "partial",
     "pearson",

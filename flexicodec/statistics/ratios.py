@@ -1,7 +1,8 @@
 """Means and pooled rates, many of them on the same resamples: `bootstrap` for ratios of sums, drawn once.
 
 A mean is a sum over a count and a corpus error rate is errors over words, so one drawing of items serves every metric
-of every system, and what two systems have on the same resample is paired by itself.
+of every system, and what two systems have on the same resample is paired by itself. An item with nothing below the line
+(a clip without a reference) does not count, whatever it has above it.
 """
 
 from collections.abc import Hashable, Sequence
@@ -78,7 +79,7 @@ class Resamples:
 
     def _ratios(self, numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, np.ndarray, int]:
         """The ratio, what it is on each resample, and the items it rests on."""
-        pair = np.stack([numerator, denominator], axis=1).astype(float)
+        pair = np.stack([np.where(np.asarray(denominator) != 0, numerator, 0), denominator], axis=1).astype(float)
         if len(pair) != self.counts.shape[1]:
             raise ValueError(f"{len(pair)} values for {self.counts.shape[1]} items; expected one for each")
         sums = (self.counts @ pair.astype(np.float32)).astype(float)

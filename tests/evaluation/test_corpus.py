@@ -61,7 +61,7 @@ def test_a_row_for_every_clip_system_and_setting(utterances, system, tmp_path):
     assert (truth["mel_distance"], truth["speaker"], truth["corpus"]) == (0, "s0", "noise")
     assert first["asked"] == {"frame_rate": 12.5, "threshold": None, "policy": None, "codebooks": 0}
     assert abs(first["tokens"] - 12.5 * first["seconds"]) <= 0.5
-    assert first["frame_rate_hz"] == pytest.approx(first["tokens"] / first["seconds"])
+    assert first["frame_rate_hz"] == pytest.approx(first["tokens"] / first["coded_seconds"])
     assert {"bitrate_kbps", "file_bytes"} <= first.keys()
     assert "bitrate_kbps" not in truth
 

@@ -5,6 +5,7 @@ import pytest
 
 from flexicodec.evaluation import instruments as module
 from flexicodec.evaluation.instruments import OWN_RECOGNIZER, SAMPLE_RATE, Instruments, Measures
+from flexicodec.evaluation.systems import weights_digest
 
 
 class Ear:
@@ -38,7 +39,11 @@ def test_every_kind_has_its_place(ear, speech):
     assert tools.names == [
         *("stoi", f"wer.{OWN_RECOGNIZER}", f"cer.{OWN_RECOGNIZER}", "similarity.wavlm:x", "utmos.utmos:y"),
     ]
-    assert tools.identity.keys() == {OWN_RECOGNIZER, "utmos:y"}
+    assert tools.identity == {
+        OWN_RECOGNIZER: weights_digest(tools.transcribers[OWN_RECOGNIZER].recognizer),
+        "wavlm:x": "abc",
+        "utmos:y": "abc",
+    }
     prepared = tools.prepare(clips, ["a text", None])
     assert ear.lengths == [-(-len(clip) // 2) for clip in clips]  # at 8 kHz, once for all systems
     found = tools.measure(prepared, clips)

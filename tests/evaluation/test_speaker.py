@@ -35,6 +35,16 @@ def test_embeddings_are_the_models(encoder, clips):
     assert encoder.embed(clips[:1])[0] == pytest.approx(vector / np.linalg.norm(vector), abs=1e-4)
 
 
+def test_a_fingerprint_is_of_the_weights(encoder):
+    before, weight = encoder.fingerprint, list(encoder.listener.model.parameters())[-1]
+    with torch.no_grad():
+        kept = weight.clone()
+        weight.flatten()[0] += 1
+        after = encoder.fingerprint
+        weight.copy_(kept)
+    assert after != before == encoder.fingerprint
+
+
 def test_scraps_have_no_embedding(encoder, clips):
     found = encoder.embed([clips[0], clips[0][:16], clips[0][:300], clips[0][:1]])
     assert np.isfinite(found[0]).all()

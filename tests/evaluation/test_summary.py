@@ -121,15 +121,57 @@ def test_differences_are_paired(summary):
     }
 
 
-def test_who_is_compared_with_whom():
-    groups = [("ground truth", ""), ("a", "x"), ("a", "y"), ("b", "y"), ("b", "z")]
-    assert [opponents(group, groups) for group in groups] == [
-        [],
-        [],
-        [("a", "x")],
-        [("a", "y")],
-        [("b", "y")],
-    ]
+def entry_of(system, rate, codebooks, kbps, policy=None):
+    rows = rows_of(system, f"{rate} Hz {policy}, {codebooks}", np.ones(CLIPS), frame_rate=rate, codebooks=codebooks)
+    rows = [{**row, "bitrate_kbps": kbps, "asked": {**row["asked"], "policy": policy}} for row in rows]
+    return summarise(rows, {**RUN, "names": []}, resamples=2).entries[0]
+
+
+def test_within_a_system_rates_policies_and_codebooks_are_compared_one_at_a_time():
+    entries = [entry_of("a", rate, count, rate * count) for rate in (12, 6) for count in (0, 7, 24)]
+    entries.append(entry_of("a", 6, 7, 42, "uniform"))
+    found = [[(each.asked["frame_rate"], each.asked["codebooks"]) for each in opponents(e, entries)] for e in entries]
+    most = (12, 24)
+    assert found == [[most], [most], [], [(12, 0), (6, 24)], [(12, 7), (6, 24)], [most], [(12, 7), (6, 7)]]
+
+
+def test_systems_meet_at_the_same_setting_or_the_nearest_bitrate():
+    first = [entry_of("a", 12, 24, 4.0), entry_of("a", 12, 7, 1.3), entry_of("a", 6, 7, 0.6)]
+    second = [entry_of("b", 12, 7, 9.0), entry_of("b", 75, 7, 0.9), entry_of("b", 75, 2, float("nan"))]
+    truth = summarise(rows_of("ground truth", "", np.ones(CLIPS)), {**RUN, "names": []}, resamples=2).entries
+    entries = [*truth, *first, *second]
+    found = [[each for each in opponents(one, entries) if each.system == "a"] for one in second]
+    assert found == [[first[1]], [first[1]], []]  # the same label, the nearest ratio (0.9 to 1.3 and 0.6), none
+    assert opponents(truth[0], entries) == []
+    assert not [each for one in first for each in opponents(one, entries) if each.system != "a"]
+
+
+def test_clips_without_a_text_are_counted(rows):
+    changed = [dict(row) for row in rows]
+    for row in changed:
+        if int(row["id"][1:]) < 15:
+            del row["transcripts"]
+    for row in changed[15 : 4 * CLIPS : CLIPS]:
+        counts = {"word_errors": 500, "words": 0, "character_errors": 900, "characters": 0, "text": "x"}
+        row["transcripts"] = {"ctc:x": counts}
+    summary = summarise(changed, RUN, resamples=50)
+    entry = summary.find("one, 6 Hz")
+    lengths = values(rows, "one", "6 Hz", "seconds")
+    assert (entry.heard["wer.ctc:x"], entry.empty["wer.ctc:x"], entry.scores["wer.ctc:x"].clips.items) == (24, 1, 24)
+    assert entry.scores["wer.ctc:x"].value == pytest.approx(24 / lengths[16:].sum())  # insertions are no errors there
+    assert entry.corpora["b"]["wer.ctc:x"] == entry.scores["wer.ctc:x"].value
+    assert np.isnan(entry.corpora["a"]["wer.ctc:x"])
+    said = "- All rows: WER/CER (ctc:x) on 24 of 40 clips; 15 have no text in the recogniser's language; 1 have a text"
+    assert notes(summary).startswith(said)
+    assert said in markdown(summary)
+
+
+def test_rates_are_over_the_seconds_that_were_coded(rows):
+    coded = [{**row, "coded_seconds": 2 * row["seconds"] - (index % 3)} for index, row in enumerate(rows)]
+    mine = [row for row in coded if (row["system"], row["setting"]) == ("one", "6 Hz")]
+    tokens = sum(row["frame_rate_hz"] * row["coded_seconds"] for row in mine)
+    scores = summarise(coded, RUN, resamples=5).find("one, 6 Hz").scores
+    assert scores["frame_rate_hz"].value == pytest.approx(tokens / sum(row["coded_seconds"] for row in mine))
 
 
 def test_what_failed_or_is_not_defined_is_left_out_and_counted(rows):
@@ -166,8 +208,14 @@ def test_one_speaker_gives_no_interval_over_speakers(rows):
     assert np.isfinite(score.clips.low)
 
 
-def test_unknown_speakers_stand_for_themselves(rows):
-    assert Table([{**row, "speaker": None} for row in rows], resamples=5).speakers == CLIPS
+def test_clips_of_unknown_speakers_stand_for_themselves(rows):
+    some = [{**row, "speaker": None if row["speaker"] == "s0" else row["speaker"]} for row in rows]
+    table = Table(some, resamples=5)
+    assert (table.speakers, table.score(("one", "6 Hz"), "stoi").speakers.clusters) == (7, 7 + CLIPS // 8)
+    nobody = summarise([{**row, "speaker": None} for row in rows], RUN, resamples=5)
+    assert nobody.speakers == 0
+    assert np.isnan(nobody.find("one, 6 Hz").scores["stoi"].speakers.low)
+    assert "40 clips of unknown speakers" in markdown(nobody)
 
 
 def test_nothing_to_summarise_and_unknown_entries():

@@ -60,6 +60,25 @@ def test_what_every_transcriber_says_of_itself(transcriber, clips):
     assert transcriber.transcribe(doubles) == transcriber.transcribe(clips)
 
 
+def weight_of(transcriber):
+    """Return the last of its weights, wherever the library behind it keeps the model."""
+    owner = getattr(transcriber, "recognizer", None) or getattr(transcriber, "listener", transcriber)
+    while not isinstance(owner, torch.nn.Module):
+        owner = owner.model
+    return list(owner.parameters())[-1]
+
+
+def test_a_fingerprint_is_of_the_weights(transcriber):
+    before, weight = transcriber.fingerprint, weight_of(transcriber)
+    assert transcriber.fingerprint == before
+    with torch.no_grad():
+        kept = weight.clone()
+        weight.flatten()[0] += 1
+        after = transcriber.fingerprint
+        weight.copy_(kept)
+    assert after != before == transcriber.fingerprint
+
+
 def test_the_recogniser_that_ships_is_the_default(clips):
     audio = torch.from_numpy(clips[0])[None]
     assert open_transcriber().transcribe(clips[:1]) == Recognizer.load("recognizer-mini").transcribe(audio)

@@ -46,6 +46,15 @@ def test_a_difference_is_over_what_both_have():
     assert found.high <= 1
 
 
+def test_an_item_with_nothing_below_the_line_adds_nothing_above_it():
+    draws = Resamples.draw(3, resamples=50)
+    above, below = np.array([1.0, 1.0, 50.0]), np.array([2.0, 2.0, 0.0])
+    found = draws.ratio(above, below)
+    assert (found.value, found.low, found.high, found.items) == (0.5, 0.5, 0.5, 2)
+    same = draws.difference(np.stack([above, above]), np.stack([below, below + 1]))
+    assert same.value == pytest.approx(found.value - 2 / 6)
+
+
 def test_a_system_never_differs_from_itself(errors):
     above, below = errors
     found = Resamples.draw(60, resamples=100).difference(np.stack([above, above]), np.stack([below, below]))

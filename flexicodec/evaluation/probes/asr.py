@@ -22,11 +22,10 @@ from flexicodec.corpus import Utterance
 from flexicodec.evaluation.intelligibility import ErrorCounts, character_errors, pool, word_errors
 from flexicodec.evaluation.probes.features import ClipFeatures, Representation, extract
 from flexicodec.evaluation.probes.fitting import Fit, FitConfig, Inputs, Spread, Standardise, fit, hold_out
-from flexicodec.evaluation.probes.splits import clusters
 from flexicodec.models.codec import Codec
 from flexicodec.models.recognizer import CharacterConfig, Vocabulary, open_vocabulary
 from flexicodec.models.recognizer.ctc import collapse
-from flexicodec.statistics import Interval, bootstrap
+from flexicodec.statistics import Interval, bootstrap, clusters
 
 
 @dataclass(frozen=True)
@@ -302,7 +301,7 @@ def error_rates(transcripts: Sequence[Transcript], resamples: int, seed: int) ->
             lambda errors, lengths: errors.sum() / lengths.sum(),
             [each.errors for each in counts],
             [each.length for each in counts],
-            clusters=clusters([row.speaker for row in transcripts]),
+            clusters=clusters([row.speaker for row in transcripts], [row.id for row in transcripts]),
             resamples=resamples,
             seed=seed,
         )

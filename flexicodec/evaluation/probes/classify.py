@@ -19,9 +19,8 @@ from torch.nn import functional as F
 from flexicodec.corpus import Utterance
 from flexicodec.evaluation.probes.features import ClipFeatures, Representation, extract
 from flexicodec.evaluation.probes.fitting import Fit, FitConfig, Inputs, Spread, Standardise, fit, hold_out
-from flexicodec.evaluation.probes.splits import clusters
 from flexicodec.models.codec import Codec
-from flexicodec.statistics import Interval, bootstrap
+from flexicodec.statistics import Interval, bootstrap, clusters
 
 Pooling = Literal["mean", "attention"]
 Labelled: TypeAlias = tuple[Sequence[Utterance], Sequence[str | None]]
@@ -274,7 +273,7 @@ def accuracies(guesses: Sequence[Guess], resamples: int, seed: int) -> tuple[Int
         return float((np.bincount(labels, right)[there] / counts[there]).mean())
 
     def interval(statistic: Callable[..., float], *arrays: np.ndarray) -> Interval:
-        drawn = clusters([row.speaker for row in guesses])
+        drawn = clusters([row.speaker for row in guesses], [row.id for row in guesses])
         return bootstrap(statistic, *arrays, clusters=drawn, resamples=resamples, seed=seed)
 
     return interval(lambda each: each.mean(), right), interval(balanced, right, labels)

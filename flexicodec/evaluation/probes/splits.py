@@ -87,11 +87,6 @@ def split_clips(
     return sides
 
 
-def clusters(speakers: Labels) -> Labels | None:
-    """Say what an interval is to draw: speakers, or clips (None) where one is unknown or there is one speaker only."""
-    return None if None in speakers or len(set(speakers)) < 2 else speakers
-
-
 def _few(labels: set[Hashable]) -> str:
     shown = ", ".join(sorted(map(repr, labels))[:3])
     return shown + ", ..." * (len(labels) > 3)
