@@ -38,9 +38,8 @@ def mirror_ends(
     targets = ends.to(x.device)[:, None] + steps
     sources = targets - 1 - steps if repeat else targets - 2 * (steps + 1)
     if torch.compiler.is_exporting():  # whole clips, so that all of these are there
-        items = (-1, x.shape[1], -1)
-        mirrored = x.gather(2, sources[:, None].expand(items))
-        return x.scatter(2, targets[:, None].expand(items), mirrored)
+        mirrored = x.gather(2, sources[:, None].expand(-1, x.shape[1], -1))
+        return x.scatter(2, targets[:, None].expand(-1, x.shape[1], -1), mirrored)
     items, places = ((sources >= 0) & (targets < x.shape[-1])).nonzero(as_tuple=True)
     x[items, :, targets[items, places]] = x[items, :, sources[items, places]]
     return x

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import flexicodec
-from flexicodec.cli import calibrate, decode, encode, info, manifest, reconstruct, train, train_asr, verify
+from flexicodec.cli import calibrate, decode, encode, export, info, manifest, reconstruct, train, train_asr, verify
 from flexicodec.cli.jobs import one_line
 
 VERBS = {
@@ -19,6 +19,7 @@ VERBS = {
     "info": info,
     "calibrate": calibrate,
     "verify": verify,
+    "export": export,
     "manifest": manifest,
     "train": train,
     "train-asr": train_asr,

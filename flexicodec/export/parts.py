@@ -4,12 +4,10 @@ What is left to the host is what decides: filterbanks and resizing before, the c
 Every graph takes a padded batch of any size, and any length of clips.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -28,6 +26,7 @@ from flexicodec.quantize.result import project
 from flexicodec.quantize.rvq import ResidualVectorQuantizer
 
 ABSENT = -1  # stands for the codes of codebooks that tokens do without
+SAMPLES = "whole_frames_of_samples"  # an axis that holds whole frames
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,8 @@ class Graph:
         module: What is traced; it takes the inputs in order.
         inputs: What goes in.
         outputs: What comes out.
-        example: Inputs to trace with.
+        example: Inputs to trace with, in a form that nothing takes for a special one (no sizes of 1).
+        has_blocks: Whether there are transformer blocks in it.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Graph:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     example: tuple[Tensor, ...]
+    has_blocks: bool = False
 
 
 class Everywhere(RaggedLengths):
@@ -162,7 +163,7 @@ class Voice(nn.Module):
         latents = codec.lookup(semantic, acoustic[:, :0], tokens)
         valid = (durations > 0)[:, None]
         latents = latents + lookup_present(codec.acoustic_quantizer, acoustic.masked_fill(~valid, ABSENT))
-        longest = frames.max().item()
+        longest = cast(int, frames.max().item())  # int() would want to know it while tracing
         torch._check(longest >= 1)
         spread = unmerge(latents, durations, longest)
         if codec.bottleneck is not None:
@@ -235,7 +236,7 @@ def graphs(codec: Codec) -> list[Graph]:
 
 
 def _flexicodec(codec: FlexiCodecRooms) -> list[Graph]:
-    encoder = codec.semantic_encoder
+    encoder, merging = codec.semantic_encoder, codec.config.merging
     if not isinstance(encoder, SanmEncoder | SSLEncoder):
         raise ValueError(
             f"this model listens with a {type(encoder).__name__} that was passed in, which cannot be exported; SAN-M "
@@ -243,45 +244,33 @@ def _flexicodec(codec: FlexiCodecRooms) -> list[Graph]:
         )
     dim, heard, rows = codec.config.acoustic.latent_dim, encoder.dim, codec.num_codebooks
     lengths, durations = Port("lengths", ("batch",), "int64"), Port("durations", ("batch", "tokens"), "int64")
-    if isinstance(encoder, SanmEncoder):
-        width = encoder.config.front_end.dim
-        ears, sound = Port("features", ("batch", "frames", width)), torch.randn(2, 23, width)
-        counts = torch.tensor([23, 19])
-    else:
-        ears, sound = Port("audio", ("batch", "samples")), torch.randn(2, 9000)
-        counts = torch.tensor([9000, 8000])
-    merged = torch.tensor([[3, 1, 2, 4, 1], [2, 2, 3, 0, 0]])
-    meaning, known = torch.randn(2, heard, 12), torch.randn(2, dim, 5)
-    codes = torch.zeros(2, rows, 5, dtype=torch.long)
-    whole = torch.tensor([7, 5]) * codec.frame_size
+    known = Port("known", ("batch", dim, "tokens"))
+    merged = torch.tensor([[3, 1, 2, 4, 1], [2, 2, 3, 0, 0]])  # two clips of 11 and 7 frames
+    sound, frames = torch.randn(2, 7 * codec.frame_size), torch.tensor([7, 5]) * codec.frame_size
     return [
-        Graph(
-            "semantic_encoder",
-            Ears(encoder),
-            (ears, lengths),
-            (Port("semantic_features", ("batch", heard, "semantic_frames")),),
-            (sound, counts),
-        ),
+        _ears(encoder),
         Graph(
             "acoustic_encoder",
             ConvEars(codec.encoder),
-            (Port("audio", ("batch", "samples")), lengths),
-            (Port("acoustic_features", ("batch", dim, "frames")),),
-            (torch.randn(2, 7 * codec.frame_size), whole),
+            (Port("audio", ("batch", SAMPLES)), lengths),
+            (Port("features", ("batch", dim, "frames")),),
+            (sound, frames),
         ),
         Graph(
             "semantic_quantizer",
             Meaning(codec),
             (Port("features", ("batch", heard, "frames")), durations),
-            (Port("codes", ("batch", "tokens"), "int64"), Port("known", ("batch", dim, "tokens"))),
-            (meaning, merged),
+            (Port("codes", ("batch", "tokens"), "int64"), known),
+            (torch.randn(2, heard, 12), merged),
+            bool(merging and merging.semantic_aggregator),
         ),
         Graph(
             "acoustic_quantizer",
             Sound(codec),
-            (Port("features", ("batch", dim, "frames")), Port("known", ("batch", dim, "tokens")), durations),
+            (Port("features", ("batch", dim, "frames")), known, durations),
             (Port("codes", ("batch", rows, "tokens"), "int64"),),
-            (torch.randn(2, dim, 12), known, merged),
+            (torch.randn(2, dim, 12), torch.randn(2, dim, 5), merged),
+            bool(merging and merging.acoustic_aggregator),
         ),
         Graph(
             "decoder",
@@ -292,33 +281,47 @@ def _flexicodec(codec: FlexiCodecRooms) -> list[Graph]:
                 durations,
             ),
             (Port("audio", ("batch", "samples")),),
-            (codes[:, 0].clone(), codes, merged),
+            (torch.zeros_like(merged), torch.zeros(2, rows, 5, dtype=torch.long), merged),
+            codec.bottleneck is not None,
         ),
     ]
+
+
+def _ears(encoder: SanmEncoder | SSLEncoder) -> Graph:
+    if isinstance(encoder, SanmEncoder):
+        width = encoder.config.front_end.dim
+        given = Port("features", ("batch", "frames", width))
+        example = torch.randn(2, 23, width), torch.tensor([23, 19])
+    else:
+        given = Port("audio", ("batch", "samples"))
+        example = torch.randn(2, 9000), torch.tensor([9000, 8000])
+    return Graph(
+        "semantic_encoder",
+        Ears(encoder),
+        (given, Port("lengths", ("batch",), "int64")),
+        (Port("heard", ("batch", encoder.dim, "frames")),),
+        example,
+        True,
+    )
 
 
 def _nanocodec(codec: NanoCodec) -> list[Graph]:
     rows, dim, size = codec.num_codebooks, codec.quantizer.dim, codec.frame_size
     lengths, counts = Port("lengths", ("batch",), "int64"), torch.tensor([37, 29])
+    latents, codes = Port("latents", ("batch", dim, "frames")), Port("codes", ("batch", rows, "frames"), "int64")
     return [
         Graph(
             "encoder",
             ConvEars(codec.encoder),
-            (Port("audio", ("batch", "samples")), lengths),
-            (Port("latents", ("batch", dim, "frames")),),
+            (Port("audio", ("batch", SAMPLES)), lengths),
+            (latents,),
             (torch.randn(2, 37 * size), counts * size),
         ),
-        Graph(
-            "quantizer",
-            Groups(codec.quantizer),
-            (Port("latents", ("batch", dim, "frames")), lengths),
-            (Port("codes", ("batch", rows, "frames"), "int64"),),
-            (torch.randn(2, dim, 37), counts),
-        ),
+        Graph("quantizer", Groups(codec.quantizer), (latents, lengths), (codes,), (torch.randn(2, dim, 37), counts)),
         Graph(
             "decoder",
             NanoVoice(codec),
-            (Port("codes", ("batch", rows, "frames"), "int64"), lengths),
+            (codes, lengths),
             (Port("audio", ("batch", "samples")),),
             (torch.zeros(2, rows, 37, dtype=torch.long), counts),
         ),
