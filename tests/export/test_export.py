@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import make_tiny_nanocodec
 
 import flexicodec
-from conftest import make_tiny_nanocodec
 from flexicodec.cli import main
 from flexicodec.export.compare import compare
 from flexicodec.export.onnx import FRONT_END_NAME, MANIFEST_NAME, export
@@ -52,7 +52,7 @@ def operators(folder):
 
 @pytest.fixture(scope="module")
 def verb(tmp_path_factory):
-    """A codec of two layers that reflects one end and repeats the other, exported by the command, and what that says."""
+    """A codec of two layers that reflects one end and repeats the other, exported by the command, and its words."""
     codec, folder = make_tiny_nanocodec(TINY), tmp_path_factory.mktemp("nano")
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
