@@ -21,7 +21,7 @@ FLOORS = {
     ),
     **dict.fromkeys(("blocks", "quantize", "merging"), 1),
     **dict.fromkeys(("models", "pretrained"), 2),
-    **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "serving"), 3),
+    **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "export", "serving"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }
 SHARED = (

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import systems
 
 HERE = Path(__file__).parent
 CASES = ("10 s", "30 s", "4x10 s")
@@ -118,6 +119,7 @@ with torch.no_grad():
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", help="interpreter that has flexicodec 0.1.2")
+    parser.add_argument("--onnx", metavar="FOLDER", help="what `flexicodec export` wrote, timed as one more system")
     parser.add_argument("--systems", nargs="+", default=["ours", "mini", "peer", "mimi", "encodec", "dac"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--device", default="cpu")
@@ -126,6 +128,9 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["time", "bfloat16", "batch", "memory", "load", "blocks"])
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    if arguments.onnx:
+        os.environ[systems.EXPORTED] = str(Path(arguments.onnx).resolve())
+        arguments.systems.append("onnx")
     chosen = [name for name in arguments.systems if name != "peer" or arguments.peer_python]
     python = {name: arguments.peer_python if name == "peer" else sys.executable for name in chosen}
     parts, device = arguments.parts, arguments.device

@@ -4,18 +4,20 @@ Random weights throughout, but for flexicodec-mini: speed does not depend on the
 this file too, so nothing of ours is imported before it is asked for.
 """
 
+import os
 from pathlib import Path
 
 import torch
 
-NAMES = ("ours", "mini", "peer", "mimi", "encodec", "dac")
+NAMES = ("ours", "mini", "onnx", "peer", "mimi", "encodec", "dac")
+EXPORTED = "FLEXICODEC_EXPORTED"  # environment variable: the folder that "onnx" opens
 FRAME_RATE = 8.33  # Hz, of those that have a choice
 CODEBOOKS = 7  # acoustic ones, as in the paper
 
 
 def load(name: str, device: str = "cpu", precision: str = "float32"):
     """Make a system; transformers' in their default configs, DAC and EnCodec at 24 kHz like Mimi."""
-    if name in ("ours", "mini"):
+    if name in ("ours", "mini", "onnx"):
         return Ours(name, device, precision)
     if precision != "float32":
         raise ValueError(f"{name} is measured in float32 only, got {precision}")
@@ -23,7 +25,7 @@ def load(name: str, device: str = "cpu", precision: str = "float32"):
 
 
 class Ours:
-    """This package's: the released architecture, or the model that ships."""
+    """This package's: the released architecture, the model that ships, or an export under onnxruntime."""
 
     sample_rate = 16_000
 
@@ -31,10 +33,16 @@ class Ours:
         import flexicodec
         from flexicodec.models.flexicodec.model import FlexiCodec
 
+        self.precision = precision
+        if name == "onnx":
+            from flexicodec.export.runtime import load_exported
+
+            self.codec = load_exported(os.environ[EXPORTED], threads=torch.get_num_threads())
+            return
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             codec = FlexiCodec().eval() if name == "ours" else flexicodec.load("flexicodec-mini")
-        self.codec, self.precision = codec.to(device), precision
+        self.codec = codec.to(device)
         self.codec.fingerprint  # noqa: B018 (hashed once, at first use)
 
     def encode(self, audio, lengths=None):

@@ -180,21 +180,44 @@ class FlexiCodecRooms(Codec):
             Semantic result, whose latents [B, acoustic_dim, N] have been through the second ConvNeXt stack, and
             acoustic result.
         """
-        lengths = (durations > 0).sum(dim=1)
-        with working_in(features.precision, self.device):
-            merged = self.semantic_aggregator(features.semantic, durations, features.lengths).float()
-        refined = self.semantic_encoder_stack(merged, lengths)
-        semantic = self.semantic_quantizer(refined, lengths, margins=margins)
-        meaning = self.semantic_decoder_stack(semantic.latents, lengths)
-        semantic = replace(semantic, latents=meaning)
+        assert bool((features.lengths == durations.sum(dim=1)).all()), (features.lengths, durations)
+        semantic = self.quantize_meaning(features.semantic, durations, features.precision, margins)
+        meaning = semantic.latents
         if isinstance(num_codebooks, int) and num_codebooks == 0:
-            blank = torch.zeros_like(meaning)
-            return semantic, self.acoustic_quantizer(blank, lengths, 0, margins=margins)
+            lengths = (durations > 0).sum(dim=1)
+            return semantic, self.acoustic_quantizer(torch.zeros_like(meaning), lengths, 0, margins=margins)
         heard = self.acoustic_features(features, num_codebooks)
-        with working_in(features.precision, self.device):
-            sound = self.acoustic_aggregator(heard, durations, features.lengths).float()
         known = meaning if keeps_semantic is None else meaning * keeps_semantic[:, None, None]
-        return semantic, self.acoustic_quantizer(sound - known, lengths, num_codebooks, margins=margins)
+        return semantic, self.quantize_sound(heard, known, durations, num_codebooks, features.precision, margins)
+
+    def quantize_meaning(
+        self,
+        semantic: Float[Tensor, "batch semantic_dim frames"],
+        durations: Int[Tensor, "batch tokens"],
+        precision: Precision = "float32",
+        margins: bool = False,
+    ) -> Quantized:
+        """Merge and quantise what is said; the latents [B, acoustic_dim, N] have been through the second stack."""
+        lengths = (durations > 0).sum(dim=1)
+        with working_in(precision, semantic.device):
+            merged = self.semantic_aggregator(semantic, durations).float()
+        refined = self.semantic_encoder_stack(merged, lengths)
+        quantized = self.semantic_quantizer(refined, lengths, margins=margins)
+        return replace(quantized, latents=self.semantic_decoder_stack(quantized.latents, lengths))
+
+    def quantize_sound(
+        self,
+        acoustic: Float[Tensor, "batch acoustic_dim frames"],
+        known: Float[Tensor, "batch acoustic_dim tokens"],
+        durations: Int[Tensor, "batch tokens"],
+        num_codebooks: int | Int[Tensor, " batch"] | None = None,
+        precision: Precision = "float32",
+        margins: bool = False,
+    ) -> Quantized:
+        """Merge how it sounds, and quantise what that has over what is known of it."""
+        with working_in(precision, acoustic.device):
+            sound = self.acoustic_aggregator(acoustic, durations).float()
+        return self.acoustic_quantizer(sound - known, (durations > 0).sum(dim=1), num_codebooks, margins=margins)
 
     def acoustic_features(
         self, features: Features, num_codebooks: int | Int[Tensor, " batch"] | None
