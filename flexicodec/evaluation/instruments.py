@@ -87,7 +87,7 @@ class Instruments:
     @property
     def identity(self) -> dict[str, str]:
         """What names the weights of every model, whose files might change under the same name."""
-        models = {**self.transcribers, **self.encoders, **self.predictors}
+        models: dict[str, Any] = {**self.transcribers, **self.encoders, **self.predictors}
         return {spec: model.fingerprint for spec, model in models.items()}
 
     def prepare(self, audio: Sequence[Clip], texts: Sequence[str | None]) -> References:
