@@ -238,4 +238,4 @@ def flag_limit_bps(frame_rate: float, base_frame_rate: float) -> float:
     share = frame_rate / base_frame_rate
     if not 0 < share <= 1:
         raise ValueError(f"frame rate is {frame_rate:g} Hz on a grid of {base_frame_rate:g} Hz; expected one below it")
-    return base_frame_rate * -sum(p * math.log2(p) for p in (share, 1 - share) if p > 0)
+    return base_frame_rate * sum(-p * math.log2(p) for p in (share, 1 - share) if 0 < p < 1)

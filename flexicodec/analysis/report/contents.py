@@ -92,7 +92,8 @@ def _per_token(study: Study, fixed: Sequence[SettingStudy]) -> Iterator[Block]:
 def _durations(study: Study) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for each in study.settings:
-        for row in each.durations:
+        merges = each.durations[0].mean.value > 1
+        for row in each.durations if merges else each.durations[:1]:
             capped = "–" if row.capped is None else Number.of(row.capped, "1", "share of tokens", 3)
             rows.append((f"{each.setting.name}: {row.name}", Number.of(row.mean, "frames", "", 2), capped, row.tokens))
     return Table(

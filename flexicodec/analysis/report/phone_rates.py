@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from flexicodec.analysis.figures import Series, draw_correlations, draw_intervals, draw_scatter
 from flexicodec.analysis.phone_rate import PhoneRate
-from flexicodec.analysis.report.document import Block, Figure, List, Number, Prose, Section, Table
+from flexicodec.analysis.report.document import Block, Cell, Figure, List, Number, Prose, Section, Table
 from flexicodec.analysis.study import SettingStudy, Study
 from flexicodec.statistics import Interval
 
@@ -206,7 +206,8 @@ def _units(settings: Sequence[SettingStudy]) -> Iterator[Block]:
 
 
 def _models(settings: Sequence[SettingStudy], unit: str) -> Iterator[Block]:
-    rows, notes = [], []
+    rows: list[tuple[Cell, ...]] = []
+    notes: dict[str, list[str]] = {}
     for name, over, found in _each(settings):
         counts, mixed = found.counts.effects["phone_rate"], found.mixed.effects["phone_rate"]
         rows.append(
@@ -219,7 +220,8 @@ def _models(settings: Sequence[SettingStudy], unit: str) -> Iterator[Block]:
                 found.mixed.kind,
             )
         )
-        notes += [f"{name}, {over}: {note}" for model in (found.counts, found.mixed) for note in model.notes]
+        for note in (*found.counts.notes, *found.mixed.notes):
+            notes.setdefault(note, []).append(f"{name}, {over}")
     yield Table(
         "models",
         f"Models without ratios and with speakers: the logarithm of the expected tokens for one {unit[:-1]} more per "
@@ -229,7 +231,8 @@ def _models(settings: Sequence[SettingStudy], unit: str) -> Iterator[Block]:
         tuple(rows),
     )
     if notes:
-        yield Prose("The fits noted: " + "; ".join(dict.fromkeys(notes)) + ".")
+        told = [note + (f" ({'; '.join(where)})" if len(where) < len(rows) else "") for note, where in notes.items()]
+        yield Prose("The fits noted: " + "; ".join(told) + ".")
 
 
 def _within(study: Study, unit: str) -> Iterator[Block]:
