@@ -301,7 +301,7 @@ def _ears(encoder: SanmEncoder | SSLEncoder) -> Graph:
         (given, Port("lengths", ("batch",), "int64")),
         (Port("heard", ("batch", encoder.dim, "frames")),),
         example,
-        True,
+        isinstance(encoder, SanmEncoder) or encoder.config.layer > 0,
     )
 
 

@@ -19,6 +19,7 @@ from flexicodec.blocks.sanm import SanmConfig
 from flexicodec.config import from_dict
 from flexicodec.export.onnx import FRONT_END_NAME, LAYOUT, MANIFEST_NAME
 from flexicodec.export.parts import ABSENT
+from flexicodec.merging.durations import LONGEST_EXPORTED
 from flexicodec.models.codec import Codec, exactly
 from flexicodec.models.flexicodec import long
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
@@ -219,6 +220,11 @@ class ExportedFlexiCodec(FlexiCodec):
         """
         if margins:
             raise ValueError("graphs give no margins; the model that was exported does (flexicodec.load)")
+        if int(durations.max()) > LONGEST_EXPORTED:
+            raise ValueError(
+                f"a token lasts {int(durations.max())} frames, but graphs hold {LONGEST_EXPORTED} at most; choose a "
+                "max_duration, or use the model that was exported"
+            )
         assert keeps_semantic is None
         assert num_codebooks is None or isinstance(num_codebooks, int)
         codes, known = self.graphs.run("semantic_quantizer", features.semantic.contiguous(), durations)

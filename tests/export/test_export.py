@@ -13,16 +13,18 @@ from conftest import make_tiny_nanocodec
 import flexicodec
 from flexicodec.cli import main
 from flexicodec.export.compare import compare
-from flexicodec.export.onnx import FRONT_END_NAME, MANIFEST_NAME, export
+from flexicodec.export.int8 import block_products
+from flexicodec.export.onnx import FRONT_END_NAME, MANIFEST_NAME, export, write_graph
 from flexicodec.export.parts import graphs
 from flexicodec.export.runtime import load_exported
-from flexicodec.models.flexicodec.config import AcousticConfig
+from flexicodec.models.flexicodec.config import AcousticConfig, SemanticConfig
+from flexicodec.models.flexicodec.ssl import SSLConfig, SSLSettings
 from flexicodec.models.nanocodec.config import DecoderConfig, EncoderConfig, NanoCodecConfig
-from flexicodec.quantize import GroupedFSQConfig, ResidualFSQConfig
+from flexicodec.quantize import GroupedFSQConfig, ResidualFSQConfig, VQConfig
 
 pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 SAMPLES = [1, 400, 1279, 1281, 5000, 16000, 40001]  # none of them the length that was traced
 SHORT = {"kernel_sizes": (3,), "dilations": (1,)}
@@ -258,7 +260,12 @@ def test_what_graphs_do_not_give_is_refused(flexi):
 
 @pytest.mark.slow
 def test_other_quantizers_and_a_fixed_rate(make_codec, tmp_path):
-    settings = {"merging": None, "bottleneck": None, "acoustic_quantizer": ResidualFSQConfig((5, 5), 3)}
+    settings = {
+        "merging": None,
+        "bottleneck": None,
+        "semantic": SemanticConfig(VQConfig(32, 4), dim=24, hidden_dim=32, num_layers=1),
+        "acoustic_quantizer": ResidualFSQConfig((5, 5), 3),
+    }
     codec = make_codec("whole", acoustic=FEW_LAYERS, **settings)
     exported = load_exported(export(codec, tmp_path), threads=1)
     assert compare(codec, exported, *noise([20000])).holds
@@ -278,3 +285,26 @@ def test_int8_is_near_and_smaller(make_codec, tmp_path):
     assert not torch.equal(ours, theirs)
     assert (ours - theirs).square().mean() < 0.05 * ours.square().mean()
     assert exported.encode(audio).frame_lengths.tolist() == tokens.frame_lengths.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hubert", "wavlm"])
+def test_self_supervised_ears(kind, make_codec, tmp_path):
+    settings = SSLSettings(
+        hidden_size=24,
+        num_attention_heads=4,
+        intermediate_size=40,
+        conv_dim=(12,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+    )
+    codec = make_codec("whole", SSLConfig(kind, 1, True, settings), acoustic=FEW_LAYERS)
+    ears, path = graphs(codec)[0], tmp_path / "ears.onnx"
+    write_graph(ears, codec.frame_size, path)
+    assert len(block_products(onnx.load(path))) == 6  # query, key, value, out, and two of the feed-forward half
+    audio, lengths = noise([20000, 1280, 7001])
+    given = {"audio": audio.numpy(), "lengths": lengths.numpy()}
+    (theirs,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, given)
+    with torch.no_grad():
+        ours, _ = codec.semantic_encoder(audio, lengths)
+    torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=1e-4, atol=1e-4)
