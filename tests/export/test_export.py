@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_tiny_nanocodec
 
 import flexicodec
 from flexicodec.cli import main
@@ -53,9 +52,9 @@ def operators(folder):
 
 
 @pytest.fixture(scope="module")
-def verb(tmp_path_factory):
+def verb(make_nanocodec, tmp_path_factory):
     """A codec of two layers that reflects one end and repeats the other, exported by the command, and its words."""
-    codec, folder = make_tiny_nanocodec(TINY), tmp_path_factory.mktemp("nano")
+    codec, folder = make_nanocodec(TINY), tmp_path_factory.mktemp("nano")
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
         patch.setitem(vars(flexicodec), "load", lambda *_, **__: codec)
@@ -131,18 +130,18 @@ def test_no_export_is_taken_for_one(nano, tmp_path):
         load_exported(tmp_path)
 
 
-def test_what_cannot_be_exported_says_why(nano, make_codec, fake_encoder, tmp_path):
+def test_what_cannot_be_exported_says_why(nano, make_codec, make_nanocodec, fake_encoder, tmp_path):
     codec, _ = nano
     with pytest.raises(ValueError, match="has none"):
         export(codec, tmp_path / "a", int8=True)
     with pytest.raises(ValueError, match="FakeSemanticEncoder that was passed in"):
         export(make_codec(semantic_encoder=fake_encoder()), tmp_path / "b")
-    part = make_tiny_nanocodec(TINY)
+    part = make_nanocodec(TINY)
     part.keep("decode")
     with pytest.raises(ValueError, match="without its encoder"):
         export(part, tmp_path / "c")
     with pytest.raises(ValueError, match="train mode"):
-        export(make_tiny_nanocodec(TINY).train(), tmp_path / "d")
+        export(make_nanocodec(TINY).train(), tmp_path / "d")
     assert not any(tmp_path.iterdir())
 
 

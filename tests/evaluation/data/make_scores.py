@@ -18,6 +18,9 @@ import soundfile
 import soxr
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+from treatments import degraded  # noqa: E402
+
 SPEECH = HERE.parent.parent / "data" / "speech"
 RATE = 16_000
 
@@ -31,18 +34,6 @@ import pesq  # noqa: E402
 import pysptk  # noqa: E402
 import pystoi  # noqa: E402
 import pyworld  # noqa: E402
-
-
-def degraded(audio):
-    """Give copies of a clip that were treated badly, each by a name; the tests make the same."""
-    noise = np.random.default_rng(0).standard_normal(len(audio))
-    return {
-        "noisy": audio + 0.01 * noise,
-        "coarse": np.round(audio * 64) / 64,
-        "quiet": 0.25 * audio,
-        "late": np.concatenate([np.zeros(80), audio[:-80]]),
-        "cut": np.where(np.arange(len(audio)) % 4000 < 3600, audio, 0.0),
-    }
 
 
 def mel_cepstra(audio):
