@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from treatments import degraded
 
 from flexicodec.audio import resample
 from flexicodec.evaluation import signal, world
+from tests.evaluation.treatments import degraded
 
 RATE = 16_000
 HELD = json.loads((Path(__file__).parent / "data" / "scores.json").read_text())["signal"]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from stand_ins import save_hubert, save_wavlm
 
 from flexicodec.evaluation.speaker import evaluate, open_speaker_encoder, similarity
+from tests.evaluation.stand_ins import save_hubert, save_wavlm
 
 
 @pytest.fixture(scope="module")

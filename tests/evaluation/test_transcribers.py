@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-import stand_ins
 import torch
 
 from flexicodec.evaluation.sensevoice import as_it_was
 from flexicodec.evaluation.transcribers import open_transcriber
 from flexicodec.models.recognizer import Recognizer
+from tests.evaluation import stand_ins
 
 
 @pytest.fixture(scope="module")

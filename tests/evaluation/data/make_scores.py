@@ -18,7 +18,7 @@ import soundfile
 import soxr
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parents[2]))
 from treatments import degraded  # noqa: E402
 
 SPEECH = HERE.parent.parent / "data" / "speech"
