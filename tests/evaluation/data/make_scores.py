@@ -19,7 +19,7 @@ import soxr
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[2]))
-from treatments import degraded  # noqa: E402
+from tests.evaluation.treatments import degraded  # noqa: E402
 
 SPEECH = HERE.parent.parent / "data" / "speech"
 RATE = 16_000
