@@ -41,12 +41,11 @@ class ResizeStage:
         self.unit = 2 * ratio.denominator
         self.advance = 2 * ratio.numerator  # units from one output to the next
         self.first = 0 if self.average else ratio.numerator - ratio.denominator
+        self.span = self.advance if self.average else self.unit + 1  # until all that an output sees is there
 
     def needs(self, outputs: int) -> int:
         """Count the inputs that have to be there before so many outputs are out."""
-        if self.average:
-            return outputs * self.ratio.numerator
-        return max(1, (self.first + (outputs - 1) * self.advance) // self.unit + 2)
+        return -(-(self.first + (outputs - 1) * self.advance + self.span) // self.unit)
 
     def initial_state(self) -> ResizeState:
         """Stand before the first input."""
@@ -56,8 +55,7 @@ class ResizeStage:
         """Take the next inputs, any number; `wanted` outputs follow where these are the last, else those ready."""
         kept = x if state.kept is None else torch.cat([state.kept, x], dim=-1)
         available, place = kept.shape[-1], state.place
-        span = self.advance if self.average else self.unit + 1  # units until an output has all its inputs
-        ready = max(0, (available * self.unit - place - span) // self.advance + 1) if wanted is None else wanted
+        ready = max(0, (available * self.unit - place - self.span) // self.advance + 1) if wanted is None else wanted
         if not ready:
             return x[..., :0], ResizeState(place, kept)
         places = place + self.advance * torch.arange(ready, device=x.device)
