@@ -47,7 +47,7 @@ def main() -> None:
         "commit": commit(),
         "seconds": sum(clip.shape[1] for clip in clips) / codec.sample_rate,
         "clips": len(clips),
-        "mebibytes": {folder.name: sizes(folder) for folder in arguments.folders},
+        "mebibytes": dict(zip(("float", "int8"), map(sizes, arguments.folders), strict=True)),
         "agreement": {},
         "stoi": {},
     }
