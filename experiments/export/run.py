@@ -47,7 +47,7 @@ def main() -> None:
         "commit": commit(),
         "seconds": sum(clip.shape[1] for clip in clips) / codec.sample_rate,
         "clips": len(clips),
-        "mebibytes": {folder.name: sizes(folder) for folder in arguments.folders},
+        "mebibytes": dict(zip(("float", "int8"), map(sizes, arguments.folders), strict=True)),
         "agreement": {},
         "stoi": {},
     }
@@ -55,6 +55,7 @@ def main() -> None:
         found = [compare(codec, codecs[name], clip, frame_rate=FRAME_RATE) for clip in clips]
         result["agreement"][name] = pooled(found)
         print(name, result["agreement"][name], flush=True)
+    result["int8_flips"] = flips(codec, eight, clips)
     for who, encoder, decoder in (
         ("torch", "torch", "torch"),
         ("float", "float", "float"),
@@ -75,6 +76,19 @@ def pooled(found: list[Agreement]) -> dict:
     rows = [asdict(each) for each in found]
     pool = {"margin": max, "audio": max}
     return {name: pool.get(name, sum)(row[name] for row in rows) for name in rows[0]}
+
+
+def flips(codec, exported, clips: list[torch.Tensor]) -> dict:
+    """Codes that differ at the same durations: of each codebook, the semantic one first, and tokens with any."""
+    counts, tokens, touched = torch.zeros(1 + codec.num_codebooks, dtype=torch.long), 0, 0
+    for clip in clips:
+        ours = codec.encode(clip, frame_rate=FRAME_RATE)
+        theirs = exported.encode(clip, durations=ours.durations)
+        rows = [torch.cat([each.semantic[:, None], each.acoustic], dim=1)[0] for each in (ours, theirs)]
+        differ = rows[0] != rows[1]
+        counts += differ.sum(1)
+        tokens, touched = tokens + differ.shape[1], touched + int(differ.any(0).sum())
+    return {"tokens": tokens, "tokens_with_any": touched, "by_codebook": counts.tolist()}
 
 
 def score(clip: torch.Tensor, encoder, decoder) -> float:
