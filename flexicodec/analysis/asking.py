@@ -26,6 +26,7 @@ from flexicodec.analysis.content import (
     ratio,
 )
 from flexicodec.analysis.excess import Excess, Measure, SweepPoint, excess_over, sweep
+from flexicodec.analysis.groups import group_correlations
 from flexicodec.analysis.information import BoundaryInformation
 from flexicodec.analysis.nulls import NULLS
 from flexicodec.analysis.phone_rate import PhoneRate, analyze
@@ -85,6 +86,7 @@ class _Asking:
         self.timed = [clip for clip in self.spoken if clip.alignment is not None]
         self.base = [_spoken_clip(clip, gathered.settings[0]) for clip in self.spoken]
         self.sampling = Sampling(options.resamples, seed=options.seed)
+        self.corpora = {clip.id: clip.corpus for clip in self.spoken}
         alignments = [clip.alignment for clip in self.timed if clip.alignment is not None]
         self.alignments = alignments
         if options.counting != "speech" and not self.timed:
@@ -125,6 +127,7 @@ class _Asking:
         spoken = [replace(s, coded=c.coded(setting)) for s, c in zip(self.base, self.spoken, strict=True)]
         whole, fixed = self.is_whole(setting), setting.is_exact
         phone_rate = {} if whole or fixed else self.phone_rate(spoken, offset)
+        usable_rates = self.usable(spoken, offset) if "speech" in phone_rate else []
         return SettingStudy(
             setting=setting,
             frame_rate=rates,
@@ -134,7 +137,8 @@ class _Asking:
             durations=self.durations(setting, offset),
             merged=self.merged(setting, offset),
             phone_rate=phone_rate,
-            rates=self.table(spoken, offset) if "speech" in phone_rate else None,
+            rates=Table.of(usable_rates, "speech") if usable_rates else None,
+            groups=group_correlations(usable_rates, self.corpora, self.sampling) if usable_rates else {},
             within=self.within(spoken, offset) if fixed else None,
             excess=self.excess(spoken, offset) if phone_rate else {},
             agreement=() if parts is None or whole else self.agreement(setting, parts),
@@ -204,9 +208,9 @@ class _Asking:
         """Count phones and tokens of clips."""
         return [count_rates(clip, counting=self.options.counting, offset=offset) for clip in spoken]
 
-    def table(self, spoken: Sequence[SpokenClip], offset: float) -> Table:
-        """Lay out the clips that are correlated over speech."""
-        return Table.of(usable(self.count(spoken, offset), "speech")[0], "speech")
+    def usable(self, spoken: Sequence[SpokenClip], offset: float) -> list[ClipRates]:
+        """Count the clips that are correlated over speech."""
+        return usable(self.count(spoken, offset), "speech")[0]
 
     def phone_rate(self, spoken: Sequence[SpokenClip], offset: float) -> dict[str, PhoneRate]:
         """Correlate rates of clips, over speech and over everything."""

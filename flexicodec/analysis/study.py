@@ -56,6 +56,7 @@ class SettingStudy:
         merged: What shares a token; empty where phones have no times.
         phone_rate: Over "speech" and over "all"; empty where the frame rate does not vary.
         rates: The clips that it is made of over speech, as columns; None where there is none.
+        groups: The correlation over speech inside corpora and speakers.
         within: Tokens and phones in windows, where the frame rate of clips is fixed.
         excess: Over each null, by measure.
         agreement: Boundaries; empty where phones have no times.
@@ -72,6 +73,7 @@ class SettingStudy:
     merged: Sequence[Merged]
     phone_rate: Mapping[str, PhoneRate]
     rates: Table | None
+    groups: Mapping[str, Interval]
     within: Within | None
     excess: Mapping[str, Mapping[str, Excess]]
     agreement: Sequence[Agreement]

@@ -55,6 +55,12 @@ def test_numbers_agree_with_each_other(found, gathered):
     assert each.codes.nominal_kbps.value == pytest.approx(each.nominal_kbps.value)
 
 
+def test_speakers_are_looked_into(found):
+    groups = by_name(found)["6.25 Hz"].groups
+    assert list(groups) == ["means of speakers taken out"]
+    assert groups["means of speakers taken out"].items == 12
+
+
 def test_the_curve_rises_from_the_caps_rate_to_the_grids(found, gathered):
     curve = found.curve
     assert curve.thresholds[-1] == 1.0

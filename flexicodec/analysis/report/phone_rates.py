@@ -49,6 +49,7 @@ def phone_rates(study: Study) -> Section:
             _correlations(settings, unit),
             _lines(settings, unit),
             *_controls(settings, unit),
+            *_groups(settings),
             *_units(settings),
             *_models(settings, unit),
             *_within(study, unit),
@@ -180,6 +181,22 @@ def _controls(settings: Sequence[SettingStudy], unit: str) -> Iterator[Block]:
             f"The last column is the share of the frame rate's variance that the {unit[:-1]} rate explains beyond "
             "the control.",
             ("taken out", "partial r", "partial r, Fisher", "semi-partial r", "gain in R²"),
+            tuple(rows),
+        )
+
+
+def _groups(settings: Sequence[SettingStudy]) -> Iterator[Block]:
+    rows = [
+        (f"{each.setting.name}: {name}", Number.of(found, "1", "Pearson, bootstrap", 2), found.items)
+        for each in settings
+        for name, found in each.groups.items()
+    ]
+    if rows:
+        yield Table(
+            "groups",
+            "Inside corpora and speakers, over speech: these differ in pace and in much else at once, so that a "
+            "mixture of them may correlate by their means alone.",
+            ("setting: clips", "r", "clips"),
             tuple(rows),
         )
 

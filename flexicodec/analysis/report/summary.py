@@ -34,6 +34,9 @@ def _rates(study: Study) -> Iterator[str]:
         f"There are {found.phones_per_token} {unit} per token of speech; the slope by least squares, "
         f"{found.lines['ols'].slope}, is not its inverse."
     )
+    means = [f"{r} with the {name}" for name, r in main.groups.items() if name.endswith("taken out")]
+    if means:
+        yield f"Inside groups the same correlation is {', '.join(means)}."
     if main.excess:
         null, beside = max(main.excess.items(), key=lambda item: item[1]["pearson"].null_value)
         one = beside["pearson"]
