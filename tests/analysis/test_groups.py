@@ -19,7 +19,7 @@ def clips(tokens_of, corpora=2, speakers=4, each=15, seed=0):
             for i in range(each):
                 phones, name = int(random.normal(80 + 80 * corpus, 8)), f"{corpus}-{speaker}-{i}"
                 tokens = int(tokens_of(corpus, phones, random))
-                rates.append(ClipRates(name, f"s{corpus}{speaker}", 10.0, 10.0, phones, tokens, tokens))
+                rates.append(ClipRates(name, f"s{corpus}{speaker}", 10.0, 10.0, phones, phones, tokens, tokens))
                 names[name] = f"corpus {corpus}"
     return rates, names
 
