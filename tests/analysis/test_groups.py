@@ -51,5 +51,5 @@ def test_few_clips_do_not_stand_by_themselves():
 
 @pytest.mark.parametrize("speaker", [None, "one"])
 def test_one_corpus_and_one_speaker_are_no_groups(speaker):
-    rates = [ClipRates(str(i), speaker, 10.0, 10.0, 80 + i, 40 + i, 40 + i) for i in range(12)]
+    rates = [ClipRates(str(i), speaker, 10.0, 10.0, 80 + i, 80 + i, 40 + i, 40 + i) for i in range(12)]
     assert group_correlations(rates, {}, QUICK) == {}
