@@ -112,7 +112,8 @@ def make_cases() -> Iterator[Case]:
         yield Case(name, NANO[name], codec, SpeechLM(body, heads[: codec.num_codebooks]), durations)
     flexicodec = FlexiCodec().eval()
     codes = flexicodec.format
-    assert codes.semantic_codebook_size and codes.max_duration
+    assert codes.semantic_codebook_size
+    assert codes.max_duration
     sizes = [codes.semantic_codebook_size, *[codes.acoustic_codebook_size] * FLEXICODEC_CODEBOOKS, codes.max_duration]
     lm = SpeechLM(body, make_heads(sizes))
     for rate in FLEXICODEC_RATES:
