@@ -101,42 +101,49 @@ class Case:
 
 
 def make_cases() -> Iterator[Case]:
-    """Build every row's codec and language model."""
-    for name, label in NANO.items():
-        codec = random_codec(name)
+    """Build every row's codec and language model; heads of the same size are shared as well."""
+    torch.manual_seed(0)
+    body = make_body()
+    codecs = {name: random_codec(name) for name in NANO}
+    (size,) = {codec.quantizer.codebook_size for codec in codecs.values()}
+    heads = make_heads([size] * max(codec.num_codebooks for codec in codecs.values()))
+    for name, codec in codecs.items():
         durations = torch.ones(round(SECONDS * codec.base_frame_rate), dtype=torch.long)
-        lm = SpeechLM([codec.quantizer.codebook_size] * codec.num_codebooks)
-        yield Case(name, label, codec, lm, durations)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        flexicodec = FlexiCodec().eval()
+        yield Case(name, NANO[name], codec, SpeechLM(body, heads[: codec.num_codebooks]), durations)
+    flexicodec = FlexiCodec().eval()
     codes = flexicodec.format
-    heads = [codes.semantic_codebook_size, *[codes.acoustic_codebook_size] * FLEXICODEC_CODEBOOKS]
-    lm = SpeechLM(heads, durations=codes.max_duration)
+    assert codes.semantic_codebook_size
+    assert codes.max_duration
+    sizes = [codes.semantic_codebook_size, *[codes.acoustic_codebook_size] * FLEXICODEC_CODEBOOKS, codes.max_duration]
+    lm = SpeechLM(body, make_heads(sizes))
     for rate in FLEXICODEC_RATES:
         frames, count = round(SECONDS * flexicodec.base_frame_rate), round(SECONDS * rate)
         bounds = torch.arange(count + 1) * frames // count
         yield Case(f"flexicodec_{rate:g}hz", "FlexiCodec", flexicodec, lm, bounds.diff())
 
 
-class SpeechLM(nn.Module):
-    """A Llama that reads the sum of a token's embeddings and writes the next one's codes.
+def make_body() -> nn.Module:
+    """Build the language model that all codecs share, with random weights."""
+    from transformers import LlamaConfig, LlamaModel
+
+    return LlamaModel(LlamaConfig(vocab_size=256, **LM)).eval()
+
+
+def make_heads(sizes: list[int]) -> nn.ModuleList:
+    """Build heads for codebooks of these sizes."""
+    return nn.ModuleList(nn.Linear(LM["hidden_size"], size, bias=False) for size in sizes)
+
+
+class SpeechLM:
+    """A Llama that reads the sum of a token's embeddings and writes the next one's codes, tables and heads being one.
 
     Args:
-        sizes: Codes of each codebook.
-        durations: Longest duration, which has a head of its own; None: tokens are frames.
+        body: The Llama.
+        heads: One of each codebook, and of durations where tokens have them.
     """
 
-    def __init__(self, sizes: list[int], durations: int | None = None) -> None:
-        super().__init__()
-        from transformers import LlamaConfig, LlamaModel
-
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.body = LlamaModel(LlamaConfig(vocab_size=256, **LM)).eval()
-            sizes = sizes + [durations] * (durations is not None)
-            self.heads = nn.ModuleList(nn.Linear(LM["hidden_size"], size, bias=False) for size in sizes)
-            self.embeddings = nn.ModuleList(nn.Embedding(size, LM["hidden_size"]) for size in sizes)
+    def __init__(self, body: nn.Module, heads: nn.ModuleList) -> None:
+        self.body, self.heads = body, heads
 
     @torch.inference_mode()
     def read(self, context: Tensor) -> tuple[Tensor, Any]:
@@ -153,7 +160,8 @@ class SpeechLM(nn.Module):
         return codes, out.last_hidden_state[:, -1], out.past_key_values
 
     def _embed(self, codes: Tensor) -> Tensor:
-        return sum(table(row) for table, row in zip(self.embeddings, codes, strict=True))[None]
+        tables = (head.weight for head in self.heads)
+        return sum(nn.functional.embedding(row, table) for row, table in zip(codes, tables, strict=True))[None]
 
 
 def sample(logits: Tensor) -> Tensor:
