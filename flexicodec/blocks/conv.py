@@ -15,11 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+from flexicodec.blocks import quick
 from flexicodec.blocks.padding import mirror_ends, zero_padding
-
-# Values up to which PyTorch, on one thread, convolves a single clip by a matrix product of its own; oneDNN takes half
-# the time, and all inputs of a stream that goes frame by frame are that small.
-SMALL = 20480
 
 PaddingMode = Literal["zeros", "reflect", "replicate"]
 
@@ -90,8 +87,7 @@ class ConvState:
         """Put the buffered inputs before `x`: `left` zeros at the first chunk; and `right` behind it at the last."""
         before = x.new_zeros(*x.shape[:-1], left) if self.buffer is None else self.buffer
         parts = [before, x, *([x.new_zeros(*x.shape[:-1], right)] if last else [])]
-        parts = [part for part in parts if part.shape[-1]] or [x]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return quick.join([part for part in parts if part.shape[-1]] or [x])
 
     def advance(self, y: Tensor, unused: Tensor) -> tuple[Tensor, "ConvState"]:
         """Give out `y`, masked, and remember the inputs that are not used up (a copy: they are a view of many more)."""
@@ -199,7 +195,12 @@ class Conv(nn.Conv1d):
                 return x.new_empty(x.shape[0], self.out_channels, 0), replace(state, buffer=x.clone())
             x = self._pad_chunk(x, state, last)
         count = max(0, (x.shape[-1] - self.reach - 1) // self.stride[0] + 1)
-        y = self._convolve(x, 0) if count else x.new_empty(x.shape[0], self.out_channels, 0)
+        if not count:
+            y = x.new_empty(x.shape[0], self.out_channels, 0)
+        elif quick.suits(x):
+            y = quick.convolve(x, self.weight, self.bias, self.stride[0], self.dilation[0], self.groups)
+        else:
+            y = self._convolve(x, 0)
         return state.advance(y, x[..., count * self.stride[0] :])
 
     def _pad(self, x: Tensor, lengths: RaggedLengths | None) -> Tensor:
@@ -223,16 +224,10 @@ class Conv(nn.Conv1d):
 
     def _convolve(self, x: Tensor, padding: int) -> Tensor:
         dilation = self.dilation[0]
-        if torch.compiler.is_compiling():  # the rest is about PyTorch's own kernels
-            return F.conv1d(x, self.weight, self.bias, self.stride, padding, dilation)
-        if self.kernel_size[0] == 1 and x.device.type == "cpu":
+        if self.kernel_size[0] == 1 and x.device.type == "cpu" and not torch.compiler.is_compiling():
             # No effect on the result: on one thread PyTorch gives undilated 1x1 convolutions of a single clip to MKL,
             # which is half as fast as oneDNN on CPUs with AVX-512 that are not Intel's.
             dilation = 2
-        elif x.numel() <= SMALL and not torch.is_grad_enabled() and _has_onednn(x):
-            sizes = (0, padding), (1, self.stride[0]), (1, dilation)
-            weight = self.weight.unsqueeze(2)
-            return torch.mkldnn_convolution(x.unsqueeze(2), weight, self.bias, *sizes, self.groups).squeeze(2)
         return F.conv1d(x, self.weight, self.bias, self.stride, padding, dilation)
 
 
@@ -311,14 +306,14 @@ class ConvTranspose(nn.ConvTranspose1d):
         if not x.shape[-1] and (self.causal or not last):
             return x.new_empty(x.shape[0], self.out_channels, 0), state
         x = state.extend(x, 1, 0 if self.causal else 1, last)
-        y = F.conv_transpose1d(x, self.weight, self.bias, self.stride, padding=self.stride, groups=self.groups)
+        if quick.suits(x) and self.groups == 1 and x.shape[-1] > 1:
+            assert self.bias is not None
+            y = quick.spread(x, self.weight, self.bias, self.stride[0])
+        else:
+            y = F.conv_transpose1d(x, self.weight, self.bias, self.stride, padding=self.stride, groups=self.groups)
         begin = self.margin if state.buffer is None else 0
         end = y.shape[-1] - (self.margin - self.output_padding[0] if last else 0)
         return state.advance(y[..., begin:end], x[..., -1:])
-
-
-def _has_onednn(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
 def fold_weight_norm(

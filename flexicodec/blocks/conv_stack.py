@@ -125,7 +125,7 @@ class ConvStack(nn.Module):
         x: Float[Tensor, "batch in_channels time"],
         lengths: Int[Tensor, " batch"] | None = None,
         own_ends: bool = True,
-        chunk_frames: int = 64,
+        chunk_frames: int = 128,
     ) -> Float[Tensor, "batch out_channels out_time"]:
         """Run whole clips chunk by chunk, without gradients: what `forward` gives, in little memory that is reused.
 
@@ -141,8 +141,6 @@ class ConvStack(nn.Module):
         if chunk_frames < 1:
             raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
         self._check_clips(x)
-        if len(x) * x.shape[-1] <= chunk_frames * self.inputs_per_frame:
-            return self(x, lengths, own_ends)  # no larger than one chunk of one clip
         output = x.new_empty(x.shape[0], self.out_channels, self.output_length(x.shape[-1]))
         state, done = self._start(self._ragged(lengths, x, own_ends)), 0
         chunks = x.split(chunk_frames * self.inputs_per_frame, dim=-1)

@@ -1,13 +1,11 @@
 """Linear layers that take the fastest way there is on the CPU; else they are those of `torch.nn`."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-FEW_ROWS = 8  # below, arranging the weights for oneDNN costs more than it brings
+from flexicodec.blocks import quick
 
 
 def linear(
@@ -15,14 +13,13 @@ def linear(
     weight: Float[Tensor, "out_features in_features"],
     bias: Float[Tensor, " out_features"] | None = None,
 ) -> Float[Tensor, "*shape out_features"]:
-    """Compute x weight^T + bias.
-
-    PyTorch hands float32 matrix products to MKL, which reaches half of oneDNN's speed on CPUs with AVX-512 that are not
-    Intel's (2.2 times from 64 rows on, measured in experiments/speed). So without gradients they go to oneDNN, through
-    the operator that PyTorch's own compiler uses; the two round differently.
-    """
-    if _suits_onednn(x, weight):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    """Compute x weight^T + bias, without gradients on the CPU by way of `quick`."""
+    if quick.suits(x) and x.numel() >= quick.FEW_ROWS * x.shape[-1]:
+        dtype = quick.working_dtype(x)
+        if weight.dtype != dtype:
+            weight = quick.kept(weight, f"{dtype}", lambda values: values.to(dtype))
+            bias = None if bias is None else quick.kept(bias, f"{dtype}", lambda values: values.to(dtype))
+        return quick.linear(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
@@ -45,19 +42,3 @@ def quicken(module: nn.Module) -> None:
             setattr(module, name, ours)
         else:
             quicken(child)
-
-
-def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
-    return (
-        not torch.compiler.is_compiling()
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and x.numel() >= FEW_ROWS * x.shape[-1]
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and _operator() is not None
-    )
-
-
-def _operator() -> Any:
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None

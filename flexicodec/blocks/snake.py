@@ -3,10 +3,15 @@
 A sine per value costs more than its few bytes of traffic, so the inference path works in one buffer, in place.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from flexicodec.blocks import quick
+
+NUMPY_THREADS = 2
 
 
 class Snake(nn.Module):
@@ -24,18 +29,30 @@ class Snake(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch channels time"]:
         """Bend every value of `x`, in the precision of `x`."""
-        alpha, scale = self.alpha.to(x.dtype), self._scale(x.dtype)
-        if torch.is_grad_enabled():
-            return x + scale * (alpha * x).sin().square()
+        if torch.is_grad_enabled() or not quick.suits(x):
+            return x + _scale(self.alpha, x.dtype) * (self.alpha.to(x.dtype) * x).sin().square()
         # the same roundings in one buffer; addcmul would save a pass, but its fused rounding is not upstream's, and a
         # deep stack with large activations makes 1e-4 of that
-        return (alpha * x).sin_().square_().mul_(scale).add_(x)
+        wide = x.float()  # half the precision takes twice the time here
+        alpha = quick.kept(self.alpha, "float", Tensor.float)
+        scale = quick.kept(self.alpha, "scale", lambda values: _scale(values, torch.float32))
+        return _sine_(alpha * wide).square_().mul_(scale).add_(wide).to(x.dtype)
 
-    def _scale(self, dtype: torch.dtype) -> Float[Tensor, "1 channels 1"]:
-        # 1e-9 is zero in half precision, and 1e9 infinite: take the reciprocal in float32 and bring it into range
-        alpha = self.alpha.to(torch.promote_types(self.alpha.dtype, torch.float32))
-        limit = torch.finfo(dtype).max
-        return (alpha + 1e-9).reciprocal().clamp(-limit, limit).to(dtype)
+
+def _scale(alpha: Float[Tensor, "1 channels 1"], dtype: torch.dtype) -> Float[Tensor, "1 channels 1"]:
+    # 1e-9 is zero in half precision, and 1e9 infinite: take the reciprocal in float32 and bring it into range
+    limit = torch.finfo(dtype).max
+    wide = alpha.to(torch.promote_types(alpha.dtype, torch.float32))
+    return (wide + 1e-9).reciprocal().clamp(-limit, limit).to(dtype)
+
+
+def _sine_(x: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch channels time"]:
+    """Take sines in place. NumPy's take a third of the time of PyTorch's on this CPU, but one thread alone."""
+    if torch.get_num_threads() > NUMPY_THREADS:
+        return x.sin_()
+    values = x.numpy()
+    np.sin(values, out=values)
+    return x
 
 
 class HalfSnake(nn.Module):
@@ -56,4 +73,8 @@ class HalfSnake(nn.Module):
     def forward(self, x: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch channels time"]:
         """Bend every value of `x`, in the precision of `x`."""
         half = x.shape[1] // 2
-        return torch.cat([self.snake(x[:, :half]), F.leaky_relu(x[:, half:], self.slope)], dim=1)
+        if torch.is_grad_enabled():
+            return torch.cat([self.snake(x[:, :half]), F.leaky_relu(x[:, half:], self.slope)], dim=1)
+        y = torch.empty_like(x)  # in the memory layout of `x`
+        y[:, :half], y[:, half:] = self.snake(x[:, :half]), F.leaky_relu(x[:, half:], self.slope)
+        return y

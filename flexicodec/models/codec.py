@@ -212,7 +212,13 @@ class Codec(nn.Module, ABC):
 
     def _weight_version(self) -> int:
         """Count the writes to the weights, as torch does for autograd."""
-        return sum(tensor._version for tensor in (*self.parameters(), *self.buffers()))
+        count, modules = 0, [cast(nn.Module, self)]
+        while modules:  # `parameters()` takes ten times as long, and every call of the codec asks
+            module = modules.pop()
+            modules.extend(child for child in module._modules.values() if child is not None)
+            for tensors in (module._parameters, module._buffers):
+                count += sum(tensor._version for tensor in tensors.values() if tensor is not None)
+        return count
 
     def compute_fingerprint(self) -> str:
         """Hash the weights of `token_modules` and the settings beside them; 16 hexadecimal digits.
@@ -251,10 +257,10 @@ class Codec(nn.Module, ABC):
                 "codes become Tokens by flexicodec.Tokens(semantic=..., acoustic=..., durations=...)"
             )
         theirs, ours = tokens.format, self.format
-        if theirs.fingerprint is not None and theirs.fingerprint != self.fingerprint:
+        if theirs.fingerprint is not None and theirs.fingerprint != ours.fingerprint:
             raise ValueError(
                 f"these tokens were made by another model: fingerprint {theirs.fingerprint} "
-                f"({theirs.model or 'unnamed'}), and this one's is {self.fingerprint} ({ours.model or 'unnamed'}); "
+                f"({theirs.model or 'unnamed'}), and this one's is {ours.fingerprint} ({ours.model or 'unnamed'}); "
                 "load the model that encoded them"
             )
         if (theirs.sample_rate, theirs.frame_size) != (ours.sample_rate, ours.frame_size):

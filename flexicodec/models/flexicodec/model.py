@@ -304,7 +304,8 @@ class FlexiCodec(FlexiCodecRooms):
             with working_in(precision, self.device):
                 audio, lengths = long.sound(self, *long.smooth(self, tokens, windows))
         else:
-            latents = self.embed(tokens)
+            assert tokens.semantic is not None
+            latents = self.lookup(tokens.semantic, tokens.acoustic, tokens.token_lengths)
             with working_in(precision, self.device):
                 audio, lengths = self.synthesize(latents, tokens.durations)
         return fit_lengths(audio.float(), lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)

@@ -1,0 +1,133 @@
+"""Convolutions, their transposes and linear layers in the fastest way there is on the CPU, for inference alone.
+
+PyTorch's own choices are slow on many CPUs: it hands matrix products to MKL, which reaches half of oneDNN's speed where
+AVX-512 is not Intel's, and gives oneDNN convolutions in a memory layout that has to be rearranged before and after
+each. Here everything goes to oneDNN with channels last in memory, and weights are kept the way it takes them.
+experiments/speed has the measurements. Results differ from PyTorch's by rounding.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.weak import WeakIdKeyDictionary
+
+FEW_ROWS = 8  # below, arranging the weights for oneDNN costs more than it brings
+
+_kept = WeakIdKeyDictionary()  # of parameters: what was made of them, with what tells whether they are still the same
+
+
+def suits(x: Tensor) -> bool:
+    """Tell whether `x` can go this way: on the CPU, without gradients, and not while a graph is drawn up."""
+    return (
+        x.device.type == "cpu"
+        and working_dtype(x) in (torch.float32, torch.bfloat16)
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and _operator() is not None
+    )
+
+
+def working_dtype(x: Tensor) -> torch.dtype:
+    """Name the precision that products with `x` are computed in."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def kept(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return what `make` makes of a parameter, the same tensor as last time while the parameter stays as it is.
+
+    It notices what changes a parameter as PyTorch sees it (training, loading, moving), not what is written through
+    `parameter.data` into the same memory.
+
+    Args:
+        parameter: nothing is kept of other tensors.
+        form: a name for what is made.
+        make: takes the parameter's values.
+    """
+    if not isinstance(parameter, nn.Parameter) or parameter.is_inference():
+        return make(parameter.detach())
+    state = StorageWeakRef(parameter.untyped_storage()), parameter._version
+    forms = _kept.setdefault(parameter, {})
+    if form not in forms or forms[form][0] != state:
+        forms[form] = state, make(parameter.detach())
+    return forms[form][1]
+
+
+def linear(
+    x: Float[Tensor, "*shape in_features"],
+    weight: Float[Tensor, "out_features in_features"],
+    bias: Float[Tensor, " out_features"] | None = None,
+) -> Float[Tensor, "*shape out_features"]:
+    """Compute x weight^T + bias; `x` suits and `weight` is in its working precision."""
+    x = x.to(weight.dtype)
+    if weight.dtype != torch.float32:
+        with torch.autocast("cpu", enabled=False):
+            return F.linear(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def convolve(
+    x: Float[Tensor, "batch in_channels time"],
+    weight: Float[Tensor, "out_channels in_channels_per_group kernel"],
+    bias: Float[Tensor, " out_channels"] | None,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Float[Tensor, "batch out_channels out_time"]:
+    """Convolve without padding; `x` suits."""
+    dtype = working_dtype(x)
+    bias = None if bias is None else kept(bias, f"{dtype}", lambda values: values.to(dtype))
+    if weight.shape[2] == stride == groups == 1 and x.shape[0] * x.shape[2] >= FEW_ROWS:
+        matrix = kept(weight, f"matrix {dtype}", lambda values: values[:, :, 0].to(dtype))
+        return linear(x.mT, matrix, bias).mT
+    image = kept(weight, f"image {dtype}", lambda values: _as_image(values.to(dtype)))
+    with torch.autocast("cpu", enabled=False):
+        return torch.mkldnn_convolution(
+            _as_image(x.to(dtype)), image, bias, (0, 0), (1, stride), (1, dilation), groups
+        ).squeeze(2)
+
+
+def spread(
+    x: Float[Tensor, "batch in_channels time"],
+    weight: Float[Tensor, "in_channels out_channels 2*stride"],
+    bias: Float[Tensor, " out_channels"],
+    stride: int,
+) -> Float[Tensor, "batch out_channels (time-1)*stride"]:
+    """Convolve transposed with a kernel of two strides, the first and last `stride` outputs left out; `x` suits.
+
+    The outputs between two inputs depend on these two alone, so that it is one product with both of them.
+    """
+    dtype = working_dtype(x)
+
+    def pairwise(values: Tensor) -> Tensor:
+        both = torch.cat([values[:, :, stride:], values[:, :, :stride]])  # the earlier input, then the later one
+        return both.permute(2, 1, 0).flatten(0, 1).to(dtype).contiguous()
+
+    matrix = kept(weight, f"pairwise {dtype}", pairwise)
+    biases = kept(bias, f"pairwise {dtype}", lambda values: values.repeat(stride).to(dtype))
+    rows = x.mT.to(dtype)
+    y = linear(torch.cat([rows[:, :-1], rows[:, 1:]], dim=-1), matrix, biases)
+    return y.unflatten(-1, (stride, -1)).flatten(1, 2).mT
+
+
+def join(parts: Sequence[Float[Tensor, "batch channels time"]]) -> Float[Tensor, "batch channels all_time"]:
+    """Put pieces one after the other in time, in the memory layout of the longest."""
+    if len(parts) == 1:
+        return parts[0]
+    longest = max(parts, key=lambda part: part.shape[-1])
+    if longest.stride(1) == 1:
+        return torch.cat([part.mT for part in parts], dim=1).mT
+    return torch.cat(list(parts), dim=-1)
+
+
+def _as_image(x: Tensor) -> Tensor:
+    """Make it four-dimensional, channels last in memory."""
+    return x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+
+
+def _operator() -> Any:
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
