@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from worker import EXAMPLE
 
 import flexicodec
-from flexicodec.blocks import conv, linear
+from flexicodec.blocks import linear, quick
 from flexicodec.models.flexicodec.model import FlexiCodec
 
 SECONDS = 10.0
@@ -48,7 +48,7 @@ def blocks(codec: FlexiCodec) -> dict:
 def flops(call) -> float:
     """Count a call's floating-point operations, without oneDNN's own operators, which the counter does not know."""
     counter = FlopCounterMode(display=False)
-    with counter, mock.patch.object(linear, "_operator", return_value=None), mock.patch.object(conv, "SMALL", -1):
+    with counter, mock.patch.object(quick, "_operator", return_value=None):
         call()
     return counter.get_total_flops()
 

@@ -40,9 +40,7 @@ def test_convolutions(layout, batch, kernel, stride, dilation, groups, bias):
     weight = nn.Parameter(torch.randn(12, 8 // groups, kernel))
     values = nn.Parameter(torch.randn(12)) if bias else None
     found = quick.convolve(x, weight, values, stride, dilation, groups)
-    torch.testing.assert_close(
-        found, F.conv1d(x, weight, values, stride, 0, dilation, groups), rtol=1e-5, atol=1e-4
-    )
+    torch.testing.assert_close(found, F.conv1d(x, weight, values, stride, 0, dilation, groups), rtol=1e-5, atol=1e-4)
 
 
 @LAYOUTS
@@ -114,7 +112,7 @@ def test_what_is_made_is_made_once_and_goes_with_its_parameter():
         quick.kept(parameter, "doubled", lambda values: made.append(values) or 2 * values)
     assert len(made) == 1
     known = len(quick._kept)
-    del parameter, made
+    del parameter
     gc.collect()
     assert len(quick._kept) == known - 1
 
