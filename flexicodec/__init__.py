@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from flexicodec.models.codec import Codec
     from flexicodec.models.flexicodec.checkpoint import from_upstream
     from flexicodec.models.nanocodec.checkpoint import from_nemo
+    from flexicodec.models.windows import Windows
     from flexicodec.pretrained import load
     from flexicodec.tokens import TokenFormat, Tokens
 
@@ -21,6 +22,7 @@ __all__ = [
     "Codec",
     "TokenFormat",
     "Tokens",
+    "Windows",
     "__version__",
     "calibrate",
     "collate",
@@ -36,6 +38,7 @@ _HOMES = {
     "Codec": "flexicodec.models.codec",
     "TokenFormat": "flexicodec.tokens",
     "Tokens": "flexicodec.tokens",
+    "Windows": "flexicodec.models.windows",
     "calibrate": "flexicodec.calibration",
     "collate": "flexicodec.audio",
     "from_nemo": "flexicodec.models.nanocodec.checkpoint",

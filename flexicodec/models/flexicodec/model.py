@@ -15,11 +15,10 @@ from torch import Tensor
 from flexicodec.audio import Channels, as_batch, fit_lengths
 from flexicodec.blocks.stages import Stage
 from flexicodec.config import non_defaults, to_dict
-from flexicodec.margins import Margins
-from flexicodec.merging import CausalPolicy, MergingPolicy, boundary_margins, cosine_similarities, validate_durations
+from flexicodec.merging import CausalPolicy, MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
 from flexicodec.models.codec import MODEL_DEFAULT, check_samples, exactly
-from flexicodec.models.flexicodec import long, streaming
+from flexicodec.models.flexicodec import long, report, streaming
 from flexicodec.models.flexicodec.choice import RUNNING, choose_policy
 from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
 from flexicodec.models.flexicodec.semantic import SanmEncoder
@@ -28,7 +27,6 @@ from flexicodec.models.flexicodec.writing import FlexiCodecWriter
 from flexicodec.models.streaming import StreamSettings
 from flexicodec.models.streaming_encoder import STREAM_WINDOWS, EncoderSettings, StreamingEncoder
 from flexicodec.models.windows import Windows
-from flexicodec.quantize import Quantized
 from flexicodec.tokens import TokenFormat, Tokens
 
 __all__ = ["Features", "FlexiCodec"]
@@ -201,8 +199,8 @@ class FlexiCodec(FlexiCodecRooms):
             durations=durations,
             audio_lengths=features.audio_lengths,
             format=replace(self.format, max_duration=cap),
-            info={**info, **self._say_windows(features.windows, in_pieces, count)},
-            margins=self._margins(rule, features, seconds, cap, semantic, acoustic) if margins else None,
+            info={**info, **report.windows(self, features.windows, in_pieces, count)},
+            margins=report.margins(rule, features, seconds, cap, semantic, acoustic) if margins else None,
         )
 
     def encode(  # type: ignore[override]
@@ -338,43 +336,13 @@ class FlexiCodec(FlexiCodecRooms):
         """See `Codec.stream_inputs`."""
         return streaming.inputs(self, tokens)
 
-    def _margins(
-        self,
-        rule: MergingPolicy | None,
-        features: Features,
-        seconds: Float[Tensor, " batch"],
-        cap: int | None,
-        semantic: Quantized,
-        acoustic: Quantized,
-    ) -> Margins:
-        """Gather the margins of a batch; durations from elsewhere cannot flip."""
-        similarities, lengths = features.similarities, features.lengths
-        boundaries = torch.full_like(similarities, torch.inf)
-        if rule is not None:
-            boundaries = boundary_margins(rule, similarities, lengths, seconds=seconds, max_duration=cap)
-        assert semantic.margins is not None
-        assert acoustic.margins is not None
-        boundaries = torch.nn.functional.pad(boundaries, (0, 1), value=torch.inf)
-        return Margins(boundaries, acoustic.margins, semantic.margins[:, 0])
-
-    def _say_windows(self, windows: Windows | None, in_pieces: list[bool], count: int) -> dict[str, Any]:
-        """Note for `Tokens.info` where windows made a difference."""
-        if windows is None or not any(in_pieces) or self.is_windowed(count):
-            return {}
-        return {
-            "window_seconds": [windows.seconds if each else None for each in in_pieces],
-            "overlap_seconds": [windows.overlap_seconds if each else None for each in in_pieces],
-        }
-
     def is_windowed(self, num_codebooks: int | None = None) -> bool:
         """Tell whether tokens see a limited part of a clip, so that pieces and streams can give what the whole gives.
 
         Args:
             num_codebooks: Acoustic codebooks in use; None for all.
         """
-        pieces = long.SemanticStage(self, WINDOWS)
-        tokens = long.QuantizeStage(self, self._count(num_codebooks), False, WINDOWS.steps(self.base_frame_rate))
-        return pieces.exact and tokens.exact
+        return report.is_windowed(self, self._count(num_codebooks))
 
     def _cap(self, max_duration: Any) -> int | None:
         """Settle the most frames a token may hold."""
