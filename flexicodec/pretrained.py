@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 from flexicodec.config import from_dict, load_yaml
@@ -33,6 +33,7 @@ def load(
     filename: str | None = None,
     revision: str | None = None,
     device: str | torch.device | None = None,
+    parts: str = "all",
 ) -> Codec:
     """Open a codec.
 
@@ -44,6 +45,9 @@ def load(
         filename: Which weights file of the folder or hub repository, where there are several.
         revision: Branch, tag or commit of the hub repository.
         device: Where to put the model; None means the CPU.
+        parts: "all"; or to save time and memory "encode" for a model that only makes tokens, "decode" for one that only
+            makes audio of them, "semantic" for a FlexiCodec that makes tokens without acoustic codes. What was left
+            out raises a ValueError when it is needed.
 
     Returns:
         The codec in eval mode, float32.
@@ -59,26 +63,30 @@ def load(
     if sensevoice is not None and (ours or archive):
         raise ValueError(f"sensevoice={str(sensevoice)!r} is of no use to {model}, which brings its own encoder")
     if ours:
-        codec = load_pretrained(folder, name)
+        codec = load_pretrained(folder, name, parts)
     elif archive is not None:
         from flexicodec.models.nanocodec.checkpoint import load_nemo
 
         codec = load_nemo(archive, name)
     else:
         codec = load_upstream(folder, filename=filename, sensevoice=sensevoice, name=name)
+    if parts != "all" and not ours:  # these layouts are converted as a whole, and do not hold their fingerprint
+        codec.set_fingerprint(codec.fingerprint)
+        codec.keep(parts)
     return codec.to(device or "cpu").eval()
 
 
-def load_pretrained(folder: str | Path, name: str | None = None) -> Codec:
-    """Open a folder that `Codec.save_pretrained` wrote.
+def load_pretrained(folder: str | Path, name: str | None = None, parts: str = "all") -> Codec:
+    """Open a folder that `Codec.save_pretrained` wrote; of other parts than those asked for nothing is read.
 
     Raises:
-        ValueError: The folder lacks a file, or its weights do not fit its config.
+        ValueError: The folder lacks a file, its weights do not fit its config, or there are no such parts.
     """
     from flexicodec.models.flexicodec.config import FlexiCodecConfig
     from flexicodec.models.flexicodec.model import FlexiCodec
     from flexicodec.models.nanocodec.config import NanoCodecConfig
     from flexicodec.models.nanocodec.model import NanoCodec
+    from flexicodec.models.parts import absent_parts
     from flexicodec.models.weights import load_exactly
 
     families: dict[str, tuple[type, Any]] = {
@@ -98,7 +106,9 @@ def load_pretrained(folder: str | Path, name: str | None = None) -> Codec:
     config: Any = from_dict(config_class, held["config"])
     with torch.device("meta"):
         codec: Codec = codec_class(config, name=name)
-    state = read_weights(folder / WEIGHTS_NAME)
+    codec.keep(parts)
+    absent = tuple(f"{part}." for part in absent_parts(codec))
+    state = read_weights(folder / WEIGHTS_NAME, leave=absent)
     load_exactly(codec, {key: value.float() if value.is_floating_point() else value for key, value in state.items()})
     codec.set_fingerprint(held["fingerprint"])
     return codec.eval()
@@ -138,8 +148,12 @@ def load_upstream(
     )
 
 
-def read_weights(path: str | Path) -> Mapping[str, Tensor]:
+def read_weights(path: str | Path, leave: tuple[str, ...] = ()) -> Mapping[str, Tensor]:
     """Read tensors by name from a safetensors or torch file, memory-mapped, never unpickling code.
+
+    Args:
+        path: The file.
+        leave: Tensors whose names begin so are not read; of safetensors files only.
 
     Raises:
         ValueError: The file is neither, or is damaged.
@@ -147,7 +161,8 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            with safe_open(path, framework="pt") as held:
+                return {key: held.get_tensor(key) for key in held.keys() if not (leave and key.startswith(leave))}
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}: {error})") from error

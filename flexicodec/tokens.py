@@ -302,6 +302,14 @@ class Tokens:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one clip as a `.flxc` file, at once or not at all.
 
+        Raises:
+            ValueError: See `to_bytes`.
+        """
+        tokenfile.write(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Write one clip as the bytes of a `.flxc` file.
+
         `tokenfile` says how header and layers become bytes. The header holds the format under the keys of
         `_HEADER_KEYS`, `samples` (length of the audio, or null) and `info`. The layers are the semantic codes (of width
         0 for codecs without), the durations less one, and then one per acoustic codebook; their widths are the bits of
@@ -322,7 +330,7 @@ class Tokens:
         semantic = np.zeros_like(durations) if clip.semantic is None else clip.semantic[0].numpy()
         layers = [(semantic, clip.format.semantic_bits), (durations, int(clip._duration_bits()[0]))]
         layers += [(codes, clip.format.acoustic_bits) for codes in clip.acoustic[0].numpy()]
-        tokenfile.write(path, tokenfile.pack(header, layers))
+        return tokenfile.pack(header, layers)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], acoustic: int | None = None) -> "Tokens":

@@ -214,6 +214,12 @@ def make_tiny_nanocodec(config, seed=0, name="tiny-nano"):
 
 
 @pytest.fixture(scope="session")
+def make_nanocodec():
+    """Build a tiny NanoCodec from a config, with random weights."""
+    return make_tiny_nanocodec
+
+
+@pytest.fixture(scope="session")
 def nanocodecs():
     """Tiny codecs by name: LFSC's layout, NanoCodec's, and NanoCodec's with everything causal or nothing."""
     return {name: make_tiny_nanocodec(config) for name, config in TINY_NANOCODECS.items()}

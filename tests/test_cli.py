@@ -181,8 +181,8 @@ def test_options_reach_the_model(speech, tmp_path, loads):
     run("encode", speech, "-o", tmp_path / "out", "--sensevoice", "sv", "--device", "cpu")
     run("info", "other")
     assert loads == [
-        ("flexicodec-mini", {"sensevoice": "sv", "device": "cpu"}),
-        ("other", {"sensevoice": None, "device": None}),
+        ("flexicodec-mini", {"sensevoice": "sv", "device": "cpu", "parts": "encode"}),
+        ("other", {"sensevoice": None, "device": None, "parts": "all"}),
     ]
 
 

@@ -21,12 +21,23 @@ FLOORS = {
     ),
     **dict.fromkeys(("blocks", "quantize", "merging"), 1),
     **dict.fromkeys(("models", "pretrained"), 2),
-    **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "serving"), 3),
+    **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "export", "serving"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }
-SHARED = ("codec", "streaming", "streaming_encoder", "weights", "windows")  # of models, beside the families
-USES = [name for name, floor in FLOORS.items() if floor == 3]  # never look at one another, with one exception:
-ALLOWED = {("training", other) for other in ("evaluation", "analysis", "calibration")}  # a run measures and draws
+SHARED = (
+    "codec",
+    "parts",
+    "precision",
+    "streaming",
+    "streaming_encoder",
+    "weights",
+    "windows",
+)  # of models, beside the families
+USES = [name for name, floor in FLOORS.items() if floor == 3]  # never look at one another, but for:
+ALLOWED = {
+    *(("training", other) for other in ("evaluation", "analysis", "calibration")),  # a run measures and draws
+    ("analysis", "calibration"),  # thresholds are fitted to a corpus in one place
+}
 
 
 def python(*arguments):

@@ -1,8 +1,11 @@
-"""Measure a codec on a manifest: STOI, PESQ and what a recogniser makes of it, by frame rate and by codebooks; token
-durations in silence and speech; and speed.
+"""Measure a codec on a manifest as the tables in README.md have it: STOI, PESQ and what a recogniser makes of it, by
+frame rate and by codebooks; token durations in silence and speech; and speed.
 
 python experiments/mini/evaluate.py ../shared/speech/eval.jsonl --output experiments/mini/results/v1.json \\
     --recogniser runs/asr-mini/model
+
+Quality is measured by `flexicodec.evaluation`, whose rows go into a folder beside the output: the same command goes on
+where it stopped.
 """
 
 import argparse
@@ -12,24 +15,26 @@ import platform
 import subprocess
 import time
 from pathlib import Path
+from statistics import stdev
 
 import numpy as np
 import torch
-from jiwer import cer
-from pesq import NoUtterancesError, pesq
-from pystoi import stoi
 from tqdm import tqdm
 
 import flexicodec
 from flexicodec.calibration import fit_threshold
-from flexicodec.corpus import Utterance, read_manifest
+from flexicodec.corpus import read_manifest, read_utterance
+from flexicodec.evaluation.corpus import Plan, evaluate_corpus
+from flexicodec.evaluation.instruments import Measures
+from flexicodec.evaluation.rows import Row
+from flexicodec.evaluation.summary import Table
+from flexicodec.evaluation.systems import GROUND_TRUTH, CodecSystem, Sweep
 from flexicodec.files import replacing
 from flexicodec.merging import token_index
-from flexicodec.models.recognizer import Recognizer
 
 FRAME_RATES = (12.5, 8.33, 6.25, 4.0)
+BY_CODEBOOKS = (12.5, 6.25)  # frame rates
 CODEBOOKS = (0, 1, 2, 4, 8, 16, 24)
-NOT_ENGLISH = ("rhasspy_nathalie",)
 SILENCE_DB = 35.0  # frames this far below the clip's loud frames (95th percentile) count as silence
 
 
@@ -46,27 +51,37 @@ def main() -> None:
     utterances = read_manifest(arguments.manifest)
     if arguments.limit:
         utterances = utterances[:: max(1, len(utterances) // arguments.limit)]
-    clips = [flexicodec.read_audio(u.path, sample_rate=codec.sample_rate) for u in tqdm(utterances, desc="read")]
-    features = [codec.features(clip) for clip in tqdm(clips, desc="features")]
-    counts = sorted({c for c in CODEBOOKS if c <= codec.num_codebooks} | {codec.num_codebooks})
-
     results = {
         "model": arguments.model,
         "fingerprint": codec.fingerprint,
-        "clips": len(clips),
-        "seconds": round(sum(clip.shape[1] for clip in clips) / codec.sample_rate, 1),
+        "clips": len(utterances),
+        "seconds": round(sum(utterance.duration for utterance in utterances), 1),
         "commit": git_commit(),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
     }
-    ears = Recognizer.load(arguments.recogniser) if arguments.recogniser else None
-    if ears is not None:
-        results["recogniser"] = {"original_cer": round(error_rate(ears, utterances, [c[0] for c in clips]), 4)}
-    measured = {}
-    for rate in FRAME_RATES:
-        for count in counts if rate in (12.5, 6.25) else (codec.num_codebooks,):
-            measured[rate, count] = measure(codec, utterances, clips, features, rate, count, ears)
-    results["by_frame_rate"] = [measured[rate, codec.num_codebooks] for rate in FRAME_RATES]
-    results["by_codebooks"] = [measured[rate, count] for rate in (12.5, 6.25) for count in counts]
+    system = CodecSystem(codec, "model")
+    rows = arguments.output.with_suffix(".rows") / system.identity["weights"]  # those of another model stay apart
+    ears = f"ctc:{arguments.recogniser}" if arguments.recogniser else None
+    all_codebooks = Plan(
+        Measures(metrics=("stoi", "pesq_wb"), transcribers=(ears,) if ears else ()), Sweep(frame_rates=FRAME_RATES)
+    )
+    by_rate = evaluate_corpus(utterances, [system], rows / "by_frame_rate", all_codebooks, progress=True).rows
+    counts = sorted({count for count in CODEBOOKS if count <= codec.num_codebooks} | {codec.num_codebooks})
+    each_count = Plan(
+        Measures(metrics=("stoi",), transcribers=()), Sweep(frame_rates=BY_CODEBOOKS, codebooks=tuple(counts))
+    )
+    by_count = evaluate_corpus(utterances, [system], rows / "by_codebooks", each_count, progress=True).rows
+    dutch = {utterance.id for utterance in utterances if utterance.language == "nl"}
+    if ears:
+        original = [row for row in by_rate if row["system"] == GROUND_TRUTH]
+        results["recogniser"] = {
+            "original_cer": round(Table(original).score((GROUND_TRUTH, ""), f"cer.{ears}").value, 4)
+        }
+    results["by_frame_rate"] = entries(by_rate, ears, dutch)
+    results["by_codebooks"] = entries(by_count, None, dutch)
+
+    clips = [torch.from_numpy(read_utterance(utterance, codec.sample_rate))[None] for utterance in utterances]
+    features = [codec.features(clip) for clip in tqdm(clips, desc="features")]
     results["silence"] = silence_durations(codec, clips, features, 6.25)
     results["speed"] = speed(codec, clips)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -75,65 +90,40 @@ def main() -> None:
     print_tables(results)
 
 
-def measure(codec, utterances: list[Utterance], clips, features, frame_rate: float, num_codebooks: int, ears) -> dict:
-    """Means over all clips, and over the English ones and each corpus; `sem` is the standard error.
+def entries(rows: list[Row], ears: str | None, dutch: set[str]) -> list[dict]:
+    """Make an entry of the rows of each setting: over all clips, over the English ones and by corpus.
 
-    PESQ and the recogniser take long, and are asked about all codebooks only.
+    Rates are those of the corpus: all tokens, or bits, over all seconds. `sem` is the standard error.
     """
-    whole = num_codebooks == codec.num_codebooks
-    rows, decoded = [], []
-    for utterance, clip, feature in zip(utterances, clips, features, strict=True):
-        tokens = codec.tokenize(feature, frame_rate=frame_rate, num_codebooks=num_codebooks)
-        reference, estimate = clip[0].numpy(), codec.decode(tokens)[0].numpy()
-        row = {
-            "corpus": utterance.corpus,
-            "stoi": float(stoi(reference, estimate, codec.sample_rate)),
-            "pesq_wb": wideband_pesq(reference, estimate, codec.sample_rate) if whole else float("nan"),
-            "rate": float(tokens.frame_rates[0]),
-            "kbps": float(tokens.bitrates_kbps[0]),
+    table = Table(rows, resamples=1)
+    english = Table([row for row in rows if row["id"] not in dutch], resamples=1)
+    found = []
+    for group in (group for group in table.groups if group[0] != GROUND_TRUTH):
+        clips, asked = table.groups[group], table.groups[group][0]["asked"]
+        if failed := [row for row in clips if "error" in row]:
+            raise ValueError(f"{len(failed)} clips failed; first: {failed[0]['id']}: {failed[0]['error']}")
+        stoi = [row["stoi"] for row in clips if row["stoi"] is not None]
+
+        def mean(metric: str, of: Table, group: tuple[str, str] = group) -> float:
+            return round(of.score(group, metric).value, 4)
+
+        entry = {
+            "frame_rate": asked["frame_rate"],
+            "codebooks": asked["codebooks"],
+            "stoi": mean("stoi", table),
+            "sem": round(stdev(stoi) / len(stoi) ** 0.5, 4) if len(stoi) > 1 else None,
+            "stoi_english": mean("stoi", english),
+            "realised_rate": mean("frame_rate_hz", table),
+            "kbps": mean("bitrate_kbps", table),
+            "stoi_by_corpus": {name: round(value, 4) for name, value in table.by_corpus(group, "stoi").items()},
         }
-        rows.append(row)
-        decoded.append(torch.from_numpy(estimate))
-    english = [row for row in rows if row["corpus"] not in NOT_ENGLISH]
-
-    def mean(name: str, of: list[dict]) -> float:
-        return round(float(np.nanmean([row[name] for row in of])), 4)
-
-    corpora = list(dict.fromkeys(row["corpus"] for row in rows))
-    result = {
-        "frame_rate": frame_rate,
-        "codebooks": num_codebooks,
-        "stoi": mean("stoi", rows),
-        "sem": round(float(np.std([row["stoi"] for row in rows]) / np.sqrt(len(rows))), 4),
-        "stoi_english": mean("stoi", english),
-        "realised_rate": mean("rate", rows),
-        "kbps": mean("kbps", rows),
-        "stoi_by_corpus": {name: mean("stoi", [r for r in rows if r["corpus"] == name]) for name in corpora},
-    }
-    if whole:
-        result["pesq_wb"], result["pesq_wb_english"] = mean("pesq_wb", rows), mean("pesq_wb", english)
-        result["pesq_failed"] = int(sum(np.isnan(row["pesq_wb"]) for row in rows))
-    if whole and ears is not None:
-        result["cer"] = round(error_rate(ears, utterances, decoded), 4)
-    return result
-
-
-def wideband_pesq(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    """PESQ-WB, or NaN where it finds no speech."""
-    try:
-        return float(pesq(sample_rate, reference, estimate, "wb"))
-    except NoUtterancesError:
-        return float("nan")
-
-
-def error_rate(ears: Recognizer, utterances: list[Utterance], audio: list[torch.Tensor]) -> float:
-    """Character error rate over all English clips with a text."""
-    pairs = [
-        (utterance.text, ears.transcribe(clip[None], torch.tensor([len(clip)]))[0])
-        for utterance, clip in zip(utterances, audio, strict=True)
-        if utterance.text and utterance.corpus not in NOT_ENGLISH
-    ]
-    return float(cer([text for text, _ in pairs], [heard for _, heard in pairs]))
+        if "pesq_wb" in clips[0]:
+            entry["pesq_wb"], entry["pesq_wb_english"] = mean("pesq_wb", table), mean("pesq_wb", english)
+            entry["pesq_failed"] = sum(row["pesq_wb"] is None for row in clips)
+        if ears:
+            entry["cer"] = mean(f"cer.{ears}", table)
+        found.append(entry)
+    return found
 
 
 def silence_durations(codec, clips, features, frame_rate: float) -> dict:

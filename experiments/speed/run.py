@@ -1,111 +1,183 @@
-"""CPU time of encoding and decoding ten seconds on one thread, and of loading, for the released architecture.
+"""Speed and memory of encoding and decoding, ours against other codecs, in one interleaved run.
 
-Random weights: speed does not depend on their values. Run it as
+    python experiments/speed/run.py --peer-python PEER/bin/python --output experiments/speed/results.json
 
-    python experiments/speed/run.py --output experiments/speed/results.json
-
-The peer's figures are those of `flexicodec` 0.1.2 measured the same way (CPU time, one thread, ten seconds, eight
-codebooks with the semantic one) on a machine of the same kind, not in the same run.
+A process a system and number of threads; what is compared is measured turn by turn, so that whatever else the machine
+does hits all of them alike. On one thread the figures are CPU time, on more wall time. README.md says how the peer's
+interpreter is made; without it the peer is left out.
 """
 
 import argparse
 import json
 import os
 import platform
-import tempfile
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors.torch import save_file
+import systems
 
-import flexicodec
-from flexicodec.models.flexicodec.model import FlexiCodec
-
-SECONDS = 10.0
-PEER_RTF = {"encode": 0.171, "decode": 0.140, "load_seconds": 17.0}
+HERE = Path(__file__).parent
+CASES = ("10 s", "30 s", "4x10 s")
+BATCHES = ("32 ragged", "32 equal")
 
 
-def cpu_time(function, repeats: int) -> float:
-    """Median CPU seconds of a call, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        started = time.process_time()
-        function()
-        times.append(time.process_time() - started)
-    return float(np.median(times[1:]))
+class Worker:
+    """A system in a process of its own."""
+
+    def __init__(self, system: str, threads: int, python: str, device: str, precision: str = "float32"):
+        self.system, self.threads, self.precision = system, threads, precision
+        command = [python, str(HERE / "worker.py"), system, "--threads", str(threads), "--device", device]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        if system != "peer":
+            environment["PYTHONPATH"] = str(HERE.parents[1])
+        self.process = subprocess.Popen(
+            [*command, "--precision", precision],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+            cwd=HERE,
+        )
+        self.made = self._read()
+
+    def measure(self, verb: str, case: str, forget: bool = False) -> dict:
+        self.process.stdin.write(json.dumps({"do": verb, "case": case, "forget": forget}) + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _read(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(
+                f"{self.system} ended with {self.process.wait()}; run worker.py {self.system} to see why"
+            )
+        return json.loads(line)
 
 
-def load_seconds(folder: str | Path) -> float:
-    """Wall seconds to open a model once its files are in the page cache."""
-    flexicodec.load(folder)
-    started = time.monotonic()
-    flexicodec.load(folder)
-    return round(time.monotonic() - started, 2)
+def compare(workers: list[Worker], cases, repeats: int, device: str) -> list[dict]:
+    """Time every system on every case in turns; seconds per second of audio."""
+    rows = []
+    for case in cases:
+        for verb in ("encode", "decode"):
+            taken: list[list[float]] = [[] for _ in workers]
+            for repeat in range(repeats + 1):
+                for index, worker in enumerate(workers):
+                    found = worker.measure(verb, case)
+                    clock = "cpu" if worker.threads == 1 and device == "cpu" else "wall"
+                    if repeat:  # the first one warms up
+                        taken[index].append(found[clock] / found["seconds"])
+            for worker, times in zip(workers, taken, strict=True):
+                row = {"system": worker.system, "precision": worker.precision, "threads": worker.threads}
+                row |= {"case": case, "verb": verb, "median": float(np.median(times))}
+                row |= {"low": min(times), "high": max(times), "repeats": repeats}
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+    return rows
 
 
-def random_release(folder: Path) -> None:
-    """Write random half-precision weights in the released layout, SenseVoice's own included, and their yaml."""
-    schema = json.loads((Path(__file__).parents[2] / "tests" / "data" / "state_dict_12hz_v1.json").read_text())
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for name, held in schema.items():  # a shape, or the shape that each of several layers has
-        shape, layers = (held["shape"], held["layers"]) if isinstance(held, dict) else (held, 1)
-        for layer in range(layers):
-            state[name.replace("*", str(layer))] = 0.02 * torch.randn(shape, generator=generator)
-    state["semantic_mean"], state["semantic_std"] = torch.zeros(1), torch.ones(1)
-    save_file({key: value.half() for key, value in state.items()}, folder / "12hz_v1_half.safetensors")
-    settings = "use_similarity_alignment: true, use_query_token_aggregator: true, use_bottleneck_transformer: true"
-    config = f"model: {{{settings}, transformer_num_layers: 32, transformer_num_heads: 8}}\n"
-    (folder / "12hz_v1_half_config.yaml").write_text(config)
+def memory(system: str, case: str, python: str, device: str) -> dict:
+    """Peak resident memory over the loaded model, of a fresh process that encodes and decodes once."""
+    worker = Worker(system, 1, python, device)
+    base = worker.made["rss_gib"]
+    row = {"system": system, "case": case, "loaded_gib": base}
+    for verb in ("encode", "decode"):
+        found = worker.measure(verb, case)
+        row |= {f"{verb}_over_loaded_gib": found["peak_gib"] - base, f"{verb}_rtf": found["cpu"] / found["seconds"]}
+    worker.close()
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def products(threads: int) -> dict[str, float]:
+    """GFLOP/s of a square product of 2048: what MKL and oneDNN reach, the latter in bfloat16 too."""
+    code = f"""
+import time, torch
+torch.set_num_threads({threads})
+a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+ways = {{"mkl float32": lambda: a @ b, "onednn bfloat16": lambda x=a.bfloat16(), y=b.bfloat16(): x @ y}}
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    ways["onednn float32"] = lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+with torch.no_grad():
+    for name, way in ways.items():
+        way()
+        times = []
+        for _ in range(9):
+            start = time.perf_counter(); way(); times.append(time.perf_counter() - start)
+        print(name, "=", round(2 * 2048**3 / sorted(times)[2] / 1e9))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name: float(value) for name, value in (line.split(" = ") for line in done.stdout.splitlines())}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", help="interpreter that has flexicodec 0.1.2")
+    parser.add_argument("--onnx", metavar="FOLDER", help="what `flexicodec export` wrote, timed as one more system")
+    parser.add_argument("--systems", nargs="+", default=["ours", "mini", "peer", "mimi", "encodec", "dac"])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--long", nargs="*", default=["10 min", "1 h"], help="cases whose memory is measured")
+    parser.add_argument("--parts", nargs="+", default=["time", "bfloat16", "batch", "memory", "load", "blocks"])
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    if arguments.onnx:
+        os.environ[systems.EXPORTED] = str(Path(arguments.onnx).resolve())
+        arguments.systems.append("onnx")
+    chosen = [name for name in arguments.systems if name != "peer" or arguments.peer_python]
+    python = {name: arguments.peer_python if name == "peer" else sys.executable for name in chosen}
+    parts, device = arguments.parts, arguments.device
 
-    example = Path(flexicodec.__file__).parent / "assets" / "example.flac"
-    speech = flexicodec.read_audio(example, sample_rate=16_000)[0]
-    audio = torch.cat([speech, speech])[: int(SECONDS * 16_000)]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        codec = FlexiCodec().eval()
-    codec.fingerprint  # noqa: B018 (hashed once, at first use)
-    features = codec.features(audio)
-    tokens = codec.tokenize(features, frame_rate=8.33, num_codebooks=7)
-    lengths, frames = features.audio_lengths, features.lengths
-    parts = {
-        "encode": lambda: codec.encode(audio, frame_rate=8.33, num_codebooks=7),
-        "decode": lambda: codec.decode(tokens),
-        "semantic encoder": lambda: codec.listen(audio[None], lengths, frames),
-        "acoustic encoder": lambda: no_grad(codec.hear, audio[None], lengths, frames),
-        "tokenize": lambda: codec.tokenize(features, frame_rate=8.33, num_codebooks=7),
-    }
-    rtf = {name: round(cpu_time(call, arguments.repeats) / SECONDS, 4) for name, call in parts.items()}
-    with tempfile.TemporaryDirectory() as ours, tempfile.TemporaryDirectory() as released:
-        codec.save_pretrained(ours, dtype=torch.float16)
-        random_release(Path(released))
-        loading = {"ours": load_seconds(ours), "released layout": load_seconds(released)}
-    result = {
-        "rtf": rtf,
-        "load_seconds": loading,
-        "peer_recorded": PEER_RTF,
-        "faster_than_recorded": {name: round(PEER_RTF[name] / rtf[name], 2) for name in ("encode", "decode")},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, 1 thread",
-    }
-    print(json.dumps(result, indent=2))
+    def start(name: str, threads: int, precision: str = "float32") -> Worker:
+        return Worker(name, threads, python.get(name, sys.executable), device, precision)
+
+    result = {"machine": machine(), "commit": commit(), "device": device, "products_gflops": {}, "times": []}
+    for threads in arguments.threads:
+        result["products_gflops"][str(threads)] = products(threads)
+        workers = [start(name, threads) for name in chosen] if "time" in parts else []
+        if "bfloat16" in parts:
+            workers += [start(name, threads, "bfloat16") for name in chosen if name in ("ours", "mini")]
+        result["times"] += compare(workers, CASES, arguments.repeats, device) if workers else []
+        for worker in workers:
+            worker.close()
+    if "batch" in parts:
+        workers = [start("ours", 1), start("mini", 1)]
+        result["times"] += compare(workers, BATCHES, max(1, arguments.repeats // 2), device)
+        for worker in workers:
+            worker.close()
+    if "memory" in parts:
+        ours = [name for name in chosen if name in ("ours", "mini")]
+        result["memory"] = [memory(name, case, python[name], device) for case in arguments.long for name in ours]
+    for part in ("load", "blocks"):
+        if part in parts:
+            done = subprocess.run(
+                [sys.executable, str(HERE / f"{part}.py")],
+                capture_output=True,
+                text=True,
+                check=True,
+                cwd=HERE.parents[1],
+            )
+            result[part] = json.loads(done.stdout.splitlines()[-1])
     if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def no_grad(function, *arguments):
-    """Call without gradients, as the public methods do."""
-    with torch.no_grad():
-        return function(*arguments)
+def machine() -> str:
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE, check=False
+    )
+    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ from flexicodec.config import apply_overrides, from_dict, load_yaml
 from flexicodec.files import replacing
 from flexicodec.models.recognizer import Recognizer, RecognizerConfig
 from flexicodec.training import loop
-from flexicodec.training.config import AdversarialConfig, CalibratedRange, DataConfig, InitConfig, TrainingConfig
+from flexicodec.training.config import CalibratedRange, DataConfig, InitConfig, TrainingConfig
+from flexicodec.training.discriminators.config import AdversarialConfig
 
 CONFIG = Path(__file__).parents[2] / "configs" / "flexicodec" / "mini_cpu.yaml"
 FORWARD, BACKWARD = "generator forward", "generator backward"

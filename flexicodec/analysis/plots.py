@@ -5,6 +5,7 @@ matplotlib (the extra `demo`) is imported on first use, and without pyplot: no w
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from flexicodec.analysis.segments import Segment, is_silence
 from flexicodec.analysis.thresholds import boundaries, effective_threshold
 from flexicodec.audio import resample
 from flexicodec.blocks.frontend import FrontEnd, FrontEndConfig
@@ -34,23 +36,27 @@ def plot_tokens(
     tokens: Tokens,
     similarities: Float[Tensor, "*one pairs"] | None = None,
     *,
+    tiers: Mapping[str, Sequence[Segment]] | None = None,
     path: str | os.PathLike[str] | None = None,
     title: str | None = None,
     span: tuple[float, float] | None = None,
 ) -> "Figure":
     """Draw one clip: log-mel spectrogram with the tokens' boundaries, their durations, and the similarity curve.
 
+    Phones, words or other segments that are given stand in rows below the tokens.
+
     Args:
         audio: [S] or [1, S], the clip at the codec's rate.
         tokens: Its tokens; of a batch take one, `tokens[i]`.
         similarities: [T - 1] or [1, T - 1], cosine of each frame with the next, as in `codec.features(audio)`; None
             leaves the curve out.
+        tiers: Segments by the name of their row, seconds from the clip's start.
         path: Where to save it (.png, .pdf, .svg, ...); None does not.
         title: Text above; by default what the tokens amount to.
         span: Seconds from and to; None shows the clip, or the first 12 s of a longer one.
 
     Returns:
-        A matplotlib figure, which a notebook shows by itself.
+        A matplotlib figure, which a notebook shows after `%matplotlib inline`.
 
     Raises:
         ValueError: More than one clip, or audio or similarities that do not belong to the tokens.
@@ -62,7 +68,8 @@ def plot_tokens(
     start, end = span or (0.0, min(seconds, SECONDS_SHOWN))
     if not 0 <= start < end:
         raise ValueError(f"span is {start:g} to {end:g}; expected seconds from 0 up, the end after the start")
-    heights = [2.4, 0.33] + [1.9] * (curve is not None)
+    rows = dict(tiers or {})
+    heights = [2.4, 0.33] + [0.33] * len(rows) + [1.9] * (curve is not None)
     figure = Figure(figsize=(WIDTH, 1.2 + sum(heights)), dpi=DPI, layout="constrained")
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     figure.suptitle(title or describe(tokens))
@@ -70,8 +77,10 @@ def plot_tokens(
     axes[-1].set_xlabel(f"time (s); a frame is {1000 / tokens.format.base_frame_rate:g} ms")
     _draw_spectrogram(axes[0], wave, tokens)
     _draw_durations(axes[1], tokens)
+    for row, (name, segments) in zip(axes[2:], rows.items(), strict=False):
+        _draw_segments(row, name, segments)
     if curve is not None:
-        _draw_similarities(axes[2], tokens, curve)
+        _draw_similarities(axes[-1], tokens, curve)
     if path is not None:
         figure.savefig(path)
     return figure
@@ -160,6 +169,21 @@ def _draw_durations(axes: "Axes", tokens: Tokens) -> None:
             axes.text(middle, 0.47, str(duration), color=colour, fontsize=6.5, ha="center", va="center")
     axes.set_yticks([])
     axes.set_ylabel("frames\nper token", rotation=0, ha="right", va="center")
+
+
+def _draw_segments(axes: "Axes", name: str, segments: Sequence[Segment]) -> None:
+    """Draw a row of phones, words or the like, each with its label where that fits; silence stays blank."""
+    first, last = axes.get_xlim()
+    character = (last - first) / 150  # seconds that one takes at this size
+    for segment in segments:
+        if is_silence(segment.label) or segment.end <= first or segment.start >= last:
+            continue
+        axes.axvspan(segment.start, segment.end, facecolor="0.93", edgecolor="0.35", linewidth=0.6)
+        if first <= segment.middle <= last and segment.duration > character * len(segment.label):
+            axes.text(segment.middle, 0.47, segment.label, fontsize=6.5, ha="center", va="center", clip_on=True)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([])
+    axes.set_ylabel(name, rotation=0, ha="right", va="center")
 
 
 def _draw_similarities(axes: "Axes", tokens: Tokens, similarities: Float[Tensor, " pairs"]) -> None:

@@ -4,6 +4,8 @@ The band is worked through block by block, so memory grows linearly with the seq
 form does not depend on its padding or on the clips it is batched with.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float, Int
@@ -47,7 +49,9 @@ def attend(
     """Do what `attention` does, for callers who hold the mask already and keep the padding at moderate values."""
     assert window is None or window >= 0, window
     steps = query.shape[2]
-    if window is None or window >= steps - 1:
+    if window is not None and torch.compiler.is_exporting():  # one form for every length
+        out = _attend_in_blocks(query, key, value, valid, window, scale)
+    elif window is None or window >= steps - 1:
         mask = None if valid is None else _key_mask(valid)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     elif steps <= max(window, MIN_BLOCK) + 2 * window:  # a single block would see it all
@@ -89,16 +93,16 @@ def _attend_in_blocks(
     batch, _, steps, _ = query.shape
     block = max(window, MIN_BLOCK)
     span = block + 2 * window
-    blocks = -(-steps // block)
+    blocks = (steps + block - 1) // block
     fill = blocks * block - steps
 
     queries = F.pad(query, (0, 0, 0, fill)).unflatten(2, (blocks, block))
-    keys, values = (F.pad(x, (0, 0, window, fill + window)).unfold(2, span, block).mT for x in (key, value))
+    keys, values = (_spans(F.pad(x, (0, 0, block, fill + block)), 2, block, window) for x in (key, value))
     queries, keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (queries, keys, values))
 
     if valid is None:
         valid = torch.ones(1, steps, dtype=torch.bool, device=query.device)
-    in_reach = F.pad(valid, (window, fill + window)).unfold(1, span, block)
+    in_reach = _spans(F.pad(valid, (block, fill + block)), 1, block, window)
     offset = torch.arange(span, device=query.device) - window - torch.arange(block, device=query.device)[:, None]
     # As above: every query sees itself, even in the padding.
     mask = (in_reach[:, :, None] & (offset.abs() <= window)) | (offset == 0)
@@ -106,6 +110,15 @@ def _attend_in_blocks(
 
     out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
     return out.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :steps]
+
+
+def _spans(x: Tensor, axis: int, block: int, window: int) -> Tensor:
+    """Split an axis into blocks, with the `window` steps before and behind each; the first and last block fall away."""
+    blocks = x.unflatten(axis, (-1, block))
+    count = blocks.shape[axis] - 2
+    before, own, behind = (blocks.narrow(axis, start, count) for start in range(3))
+    reach = before.narrow(axis + 1, block - window, window), own, behind.narrow(axis + 1, 0, window)
+    return torch.cat(reach, dim=axis + 1)
 
 
 def rotary(
@@ -131,10 +144,17 @@ def rotations(positions: Int[Tensor, "*batch steps"], head_dim: int) -> Complex[
     precise = torch.float32 if positions.device.type == "mps" else torch.float64
     pairs = torch.arange(0, head_dim, 2, dtype=precise, device=positions.device)
     angles = positions[..., None].to(precise) * 10000.0 ** (-pairs / head_dim)
+    if torch.compiler.is_exporting():  # runtimes have no complex numbers, and sines in float32 alone: wrap first
+        angles = (angles - (2 * math.pi) * torch.floor(angles / (2 * math.pi))).float()
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
     return torch.complex(angles.cos().float(), angles.sin().float())
 
 
 def rotate(x: Float[Tensor, "*shape dim"], turns: Complex[Tensor, "*#shape half_dim"]) -> Float[Tensor, "*shape dim"]:
     """Turn the adjacent pairs of the last axis, read as complex numbers (far faster than slicing them apart)."""
+    if torch.compiler.is_exporting():
+        (cos, sin), (real, imaginary) = turns.chunk(2, dim=-1), x.unflatten(-1, (-1, 2)).unbind(-1)
+        turned = real * cos - imaginary * sin, real * sin + imaginary * cos
+        return torch.stack(turned, dim=-1).flatten(-2)
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)

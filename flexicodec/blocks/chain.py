@@ -92,22 +92,35 @@ class Chain(nn.ModuleList):
         self, x: Float[Tensor, "batch in_channels time"], state: ChainState, last: bool
     ) -> tuple[Float[Tensor, "batch out_channels out_time"], ChainState]:
         """Run the next chunk of any size, also 0; gives the outputs whose inputs are all there."""
+        outputs, state = self._tiles(x, state, last)
+        return _joined(outputs), state
+
+    def _tiles(self, x: Tensor, state: ChainState, last: bool) -> tuple[list[Tensor], ChainState]:
+        """Do the same tile by tile, and leave the outputs in pieces."""
         tiles = x.split(max(1, (self.tile or x.numel()) // x.shape[0]), dim=-1)
         outputs = []
         for index, tile in enumerate(tiles):
             y, state = self._step(tile, state, last and index == len(tiles) - 1)
             outputs.append(y)
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1), state
+        return outputs, state
 
     def _step(self, x: Tensor, state: ChainState, last: bool) -> tuple[Tensor, ChainState]:
-        states = []
+        pieces, states = [x], []
         for layer, layer_state in zip(self, state.layers, strict=True):
-            if isinstance(layer, TIME_LAYERS):
-                x, layer_state = layer.step(x, layer_state, last)
+            if isinstance(layer, Chain):
+                pieces, layer_state = layer._tiles(_joined(pieces), layer_state, last)
+            elif isinstance(layer, TIME_LAYERS):
+                for index, piece in enumerate(pieces):
+                    ends = last and index == len(pieces) - 1
+                    pieces[index], layer_state = layer.step(piece, layer_state, ends)
             else:
-                x = layer(x)
+                pieces = [layer(piece) for piece in pieces]
             states.append(layer_state)
-        return x, replace(state, layers=tuple(states))
+        return _joined(pieces), replace(state, layers=tuple(states))
+
+
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), dim=-1)
 
 
 class Residual(Chain):

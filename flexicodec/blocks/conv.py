@@ -206,9 +206,9 @@ class Conv(nn.Conv1d):
         """Reflect or repeat whole clips at their ends."""
         time = x.shape[-1]
         x = F.pad(x, (self.left, self.right), mode=self.padding_mode)
-        if lengths is not None and lengths.own_ends and lengths.shortest < time:
-            mirror_ends(x, self.left + lengths.values, self.right, repeat=self.padding_mode == "replicate")
-        return x
+        if lengths is None or not lengths.own_ends or lengths.shortest >= time:
+            return x
+        return mirror_ends(x, self.left + lengths.values, self.right, repeat=self.padding_mode == "replicate")
 
     def _pad_chunk(self, x: Tensor, state: ConvState, last: bool) -> Tensor:
         """Do to a chunk, with the buffered inputs before it, what `_pad` does to whole clips."""
@@ -223,6 +223,8 @@ class Conv(nn.Conv1d):
 
     def _convolve(self, x: Tensor, padding: int) -> Tensor:
         dilation = self.dilation[0]
+        if torch.compiler.is_compiling():  # the rest is about PyTorch's own kernels
+            return F.conv1d(x, self.weight, self.bias, self.stride, padding, dilation)
         if self.kernel_size[0] == 1 and x.device.type == "cpu":
             # No effect on the result: on one thread PyTorch gives undilated 1x1 convolutions of a single clip to MKL,
             # which is half as fast as oneDNN on CPUs with AVX-512 that are not Intel's.

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from flexicodec.blocks.linear import Linear
 from flexicodec.blocks.padding import valid_steps, zero_padding
 
 
@@ -29,8 +30,8 @@ class ConvNeXtBlock(nn.Module):
             raise ValueError(f"kernel_size must be odd, to look as far back as ahead, got {kernel_size}")
         self.depthwise = nn.Conv1d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.linear1 = nn.Linear(dim, hidden_dim)
-        self.linear2 = nn.Linear(hidden_dim, dim)
+        self.linear1 = Linear(dim, hidden_dim)
+        self.linear2 = Linear(hidden_dim, dim)
 
     def forward(
         self, x: Float[Tensor, "batch dim steps"], lengths: Int[Tensor, " batch"] | None = None

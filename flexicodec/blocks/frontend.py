@@ -124,7 +124,9 @@ class FrontEnd(nn.Module):
             previous = torch.cat([block[..., :1], block[..., :-1]], dim=-1)
             spectrum = torch.fft.rfft((block - 0.97 * previous) * window, n=512)
             power = spectrum.real.square() + spectrum.imag.square()
-            blocks.append(torch.log(torch.clamp(power[..., :256] @ filters, min=ENERGY_FLOOR)))
+            with torch.autocast(device.type, enabled=False):  # energies span more than half precision holds
+                energies = power[..., :256] @ filters
+            blocks.append(torch.log(torch.clamp(energies, min=ENERGY_FLOOR)))
         return torch.cat(blocks, dim=1)
 
 

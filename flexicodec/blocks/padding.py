@@ -10,7 +10,7 @@ from torch import Tensor
 
 def valid_steps(lengths: Int[Tensor, " batch"] | None, steps: int) -> Bool[Tensor, "batch steps"] | None:
     """Mark the steps before each item's length; None when there is no padding, so that the fast paths stay open."""
-    if lengths is None or bool((lengths >= steps).all()):
+    if lengths is None or (not torch.compiler.is_exporting() and bool((lengths >= steps).all())):
         return None
     return torch.arange(steps, device=lengths.device) < lengths[:, None]
 
@@ -37,6 +37,9 @@ def mirror_ends(
     steps = torch.arange(width, device=x.device)
     targets = ends.to(x.device)[:, None] + steps
     sources = targets - 1 - steps if repeat else targets - 2 * (steps + 1)
+    if torch.compiler.is_exporting():  # whole clips, so that all of these are there
+        mirrored = x.gather(2, sources[:, None].expand(-1, x.shape[1], -1))
+        return x.scatter(2, targets[:, None].expand(-1, x.shape[1], -1), mirrored)
     items, places = ((sources >= 0) & (targets < x.shape[-1])).nonzero(as_tuple=True)
     x[items, :, targets[items, places]] = x[items, :, sources[items, places]]
     return x

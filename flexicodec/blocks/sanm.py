@@ -17,6 +17,7 @@ from transformers.models.fun_asr_nano.modeling_fun_asr_nano import FunAsrNanoEnc
 
 from flexicodec.blocks.attention import attention
 from flexicodec.blocks.frontend import FrontEnd, FrontEndConfig
+from flexicodec.blocks.linear import quicken
 
 SENSEVOICE_PROMPT = (0, 1, 2, 15)  # language auto, event, emotion, no inverse text normalisation
 NUM_PROMPT_EMBEDDINGS = 16
@@ -89,6 +90,7 @@ class SanmEncoder(nn.Module):
         )
         # Positions are computed for the length at hand; the table would be one more buffer that no checkpoint fills.
         self.encoder.position_embeddings = nn.Identity()
+        quicken(self.encoder)
 
     def forward(
         self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
 from flexicodec.blocks.attention import attend, rotate, rotations
+from flexicodec.blocks.linear import Linear
 from flexicodec.blocks.padding import valid_steps, zero_padding
 
 STREAM_BLOCK = 64  # steps of a stream that are taken at once, for memory that does not grow with the chunk
@@ -80,9 +81,9 @@ class Transformer(nn.Module):
         self.config = config
         width = config.dim if input_dim is None else input_dim
         projected = width != config.dim
-        self.input_projection = nn.Linear(width, config.dim, bias=False) if projected else nn.Identity()
+        self.input_projection = Linear(width, config.dim, bias=False) if projected else nn.Identity()
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
-        self.output_projection = nn.Linear(config.dim, width, bias=False) if projected else nn.Identity()
+        self.output_projection = Linear(config.dim, width, bias=False) if projected else nn.Identity()
 
     def forward(
         self,
@@ -155,12 +156,12 @@ class TransformerLayer(nn.Module):
         self.num_heads = config.num_heads
         self.window = config.window
         self.norm1 = nn.LayerNorm(dim, eps=1e-5)
-        self.in_proj = nn.Linear(dim, 3 * dim, bias=False)  # rows: query, key, value, each head after head
-        self.out_proj = nn.Linear(dim, dim, bias=False)
+        self.in_proj = Linear(dim, 3 * dim, bias=False)  # rows: query, key, value, each head after head
+        self.out_proj = Linear(dim, dim, bias=False)
         self.scale1 = nn.Parameter(torch.full((dim,), config.layer_scale_init))
         self.norm2 = nn.LayerNorm(dim, eps=1e-5)
-        self.linear1 = nn.Linear(dim, config.feedforward_dim, bias=False)
-        self.linear2 = nn.Linear(config.feedforward_dim, dim, bias=False)
+        self.linear1 = Linear(dim, config.feedforward_dim, bias=False)
+        self.linear2 = Linear(config.feedforward_dim, dim, bias=False)
         self.scale2 = nn.Parameter(torch.full((dim,), config.layer_scale_init))
 
     def forward(

@@ -9,7 +9,21 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import flexicodec
-from flexicodec.cli import calibrate, decode, encode, info, manifest, reconstruct, train, train_asr, verify
+from flexicodec.cli import (
+    analyze,
+    calibrate,
+    decode,
+    encode,
+    evaluate,
+    export,
+    info,
+    manifest,
+    probe,
+    reconstruct,
+    train,
+    train_asr,
+    verify,
+)
 from flexicodec.cli.jobs import one_line
 
 VERBS = {
@@ -18,8 +32,12 @@ VERBS = {
     "reconstruct": reconstruct,
     "info": info,
     "calibrate": calibrate,
+    "evaluate": evaluate,
+    "analyze": analyze,
     "verify": verify,
+    "export": export,
     "manifest": manifest,
+    "probe": probe,
     "train": train,
     "train-asr": train_asr,
 }

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if args.lookahead is not None or args.chunk_tokens is not None:
         raise ValueError("--lookahead and --chunk-tokens are for --stream; files are decoded whole")
     planned = jobs.plan(args.inputs, args.output, jobs.TOKEN_SUFFIXES, jobs.WRITABLE_SUFFIXES)
-    codec = options.load_codec(args)
+    codec = options.load_codec(args, "decode")
 
     def decode(source: Path, target: Path) -> str:
         tokens = flexicodec.Tokens.load(source, acoustic=args.codebooks)

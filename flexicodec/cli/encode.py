@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     if args.stream:
         return stream_encode.run(args)
     planned = jobs.plan(args.inputs, args.output, AUDIO_SUFFIXES, jobs.TOKEN_SUFFIXES)
-    codec = options.load_codec(args)
+    codec = options.load_codec(args, "encode")
     rate = options.chosen_rate(args, codec)
 
     def encode(source: Path, target: Path) -> str:

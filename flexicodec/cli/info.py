@@ -12,7 +12,7 @@ from flexicodec.files import AUDIO_SUFFIXES
 if TYPE_CHECKING:
     from flexicodec import Codec, Tokens
 
-HELP = "show a token file's header and rates, or a model's config, size and fingerprint"
+HELP = "show a token file's header and rates or write its tokens' times, or show a model's config, size and fingerprint"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="FILE_OR_MODEL", help="a .flxc or .nemo file, or name, folder or hub id of a model"
     )
+    parser.add_argument("--textgrid", metavar="OUT", type=Path, help="write a file's tokens in time, for Praat")
+    parser.add_argument("--ctm", metavar="OUT", type=Path, help="write them as CTM: file 1 start duration frames:code")
     options.add_placement(parser)
 
 
@@ -27,12 +29,26 @@ def run(args: argparse.Namespace) -> int:
     """Print what there is to know and return the exit code."""
     path = Path(args.model)
     if path.suffix.lower() in jobs.TOKEN_SUFFIXES:
-        print_rows(describe_file(path, flexicodec.Tokens.load(path)))
+        tokens = flexicodec.Tokens.load(path)
+        print_rows(describe_file(path, tokens))
+        export(args, path, tokens)
         return 0
+    if args.textgrid or args.ctm:
+        raise ValueError(f"--textgrid and --ctm need a .flxc file, whose tokens they write; {path} is none")
     if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES:
         raise ValueError(f"{path} is a recording; info shows .flxc files and models")
     print_model(args.model, options.load_codec(args))
     return 0
+
+
+def export(args: argparse.Namespace, path: Path, tokens: "Tokens") -> None:
+    """Write the tokens' times where that was asked for."""
+    from flexicodec.analysis.tiers import save_ctm, save_textgrid
+
+    if args.textgrid:
+        save_textgrid(tokens, args.textgrid)
+    if args.ctm:
+        save_ctm(tokens, args.ctm, "_".join(path.stem.split()))
 
 
 def describe_file(path: Path, tokens: "Tokens") -> list[Row]:

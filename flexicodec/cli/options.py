@@ -60,8 +60,8 @@ def add_codebooks(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_codec(args: argparse.Namespace) -> "Codec":
-    """Load the model that was asked for.
+def load_codec(args: argparse.Namespace, parts: str = "all") -> "Codec":
+    """Load the model that was asked for, or the parts of it that a verb needs.
 
     Raises:
         ValueError: torch cannot use the device, or what `flexicodec.load` raises.
@@ -72,7 +72,7 @@ def load_codec(args: argparse.Namespace) -> "Codec":
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {args.device!r} cannot be used: {error}") from error
-    return flexicodec.load(args.model, sensevoice=args.sensevoice, device=args.device)
+    return flexicodec.load(args.model, sensevoice=args.sensevoice, device=args.device, parts=parts)
 
 
 def chosen_rate(args: argparse.Namespace, codec: "Codec") -> Rate:

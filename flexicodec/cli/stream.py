@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if args.inputs:
         raise ValueError("decode --stream reads tokens from stdin; leave out the files")
     with _sink(args.output) as open_sink:
-        codec = options.load_codec(args)
+        codec = options.load_codec(args, "decode")
         write = open_sink(codec.sample_rate)
         chosen = {"lookahead_frames": args.lookahead, "chunk_tokens": args.chunk_tokens}
         settings = {name: value for name, value in chosen.items() if value is not None}

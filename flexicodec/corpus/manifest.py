@@ -1,9 +1,9 @@
 """Manifests: JSONL files with a line for each clip, saying where its audio lies, who speaks and what is said.
 
 A line holds `path` (relative to the manifest, or absolute), `start` (seconds into the file, 0 where absent), `duration`
-(seconds) and, where known, `id`, `text`, `speaker`, `corpus`, `language`, `num_phones` and `alignment`. Lines with
-`duration_s`, `text_norm`, `lang` and `n_phones_est`, as in the corpora this project shares, are read too (`text_norm`
-before `text`), and so are lhotse cuts (see `cuts`).
+(seconds) and, where known, `id`, `text`, `speaker`, `corpus`, `language`, `sentence`, `num_phones` and `alignment`.
+Lines with `duration_s`, `text_norm`, `lang` and `n_phones_est`, as in the corpora this project shares, are read too
+(`text_norm` before `text`), and so are lhotse cuts (see `cuts`).
 """
 
 import gzip
@@ -35,6 +35,7 @@ class Utterance:
         id: Names it among others: by default the path as the manifest has it, without suffix, and the start where that
             is not 0.
         language: Of the text, as an ISO 639 code.
+        sentence: Name of what is read, where several speakers read the same (TIMIT's "SA1", say).
         num_phones: Canonical phones of the text, silence not counted.
         alignment: File that says when its phones and words sound: a TextGrid, or a CTM.
     """
@@ -49,6 +50,7 @@ class Utterance:
     language: str | None = None
     num_phones: int | None = None
     alignment: Path | None = None
+    sentence: str | None = None
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -85,6 +87,27 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     return utterances
 
 
+def read_field(path: str | os.PathLike[str], name: str) -> list[Any]:
+    """Read one field of every line of a manifest, whatever it is called, in the order of `read_manifest`.
+
+    Manifests may say more of a clip than an `Utterance` holds: gender, emotion, a keyword. Of lhotse cuts, the fields
+    of an `Utterance` can be asked for.
+
+    Returns:
+        A value for each clip; None where its line has no such field.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: No line has the field; the message lists those there are.
+    """
+    path = Path(path)
+    rows = [vars(cut) for cut in read_manifest(path)] if _holds_cuts(path) else [json.loads(r) for _, r in _lines(path)]
+    if not any(name in row for row in rows):
+        there = ", ".join(dict.fromkeys(key for row in rows for key in row))
+        raise ValueError(f"no line of {path} has a field {name!r}; there are {there or 'no lines'}")
+    return [row.get(name) for row in rows]
+
+
 def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
     """Write a manifest, whole or not at all; audio below its folder is named relative to it, other audio absolutely."""
     folder = Path(os.path.abspath(path)).parent
@@ -96,7 +119,7 @@ def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]
                 "duration": round(utterance.duration, 6),
                 **spoken(utterance),
             }
-            for name in ("language", "num_phones"):
+            for name in ("language", "sentence", "num_phones"):
                 if getattr(utterance, name) is not None:
                     row[name] = getattr(utterance, name)
             if utterance.alignment is not None:
@@ -207,6 +230,7 @@ def _utterance(row: Mapping[str, Any], folder: Path) -> Utterance:
         language=row.get("language", row.get("lang")),
         num_phones=None if num_phones is None else int(num_phones),
         alignment=None if alignment is None else locate(alignment, folder),
+        sentence=row.get("sentence"),
     )
 
 

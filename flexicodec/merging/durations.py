@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 LONGEST = 2**31 - 1  # frames a cap may name
+LONGEST_EXPORTED = 2048  # frames of a token that an exported graph can take the mean of; every doubling costs a round
 
 
 def valid_frames(lengths: Int[Tensor, " batch"] | None, like: Tensor) -> Bool[Tensor, "batch frames"]:
@@ -72,6 +73,10 @@ def durations_from_starts(
 def token_index(durations: Int[Tensor, "batch tokens"], num_frames: int) -> Int[Tensor, "batch frames"]:
     """Say for every frame which token it belongs to; frames past the item's total get N, one past the last token."""
     ends = durations.long().cumsum(-1)
+    if torch.compiler.is_exporting():  # runtimes have no searchsorted; this counts the ends so far as well
+        marks = ends.new_zeros(ends.shape[0], num_frames + 1)
+        marks = marks.scatter_add(1, ends.clamp(max=num_frames), torch.ones_like(ends))
+        return marks.cumsum(-1)[:, :num_frames]
     frames = torch.arange(num_frames, device=durations.device).expand(len(durations), -1)
     return torch.searchsorted(ends, frames.contiguous(), right=True)
 
@@ -93,14 +98,15 @@ def merge(
     ends = durations.cumsum(-1)
     if features.numel() == 0 or durations.numel() == 0:
         return features.new_zeros(len(features), dim, durations.shape[1])
-    assert int(ends[:, -1].max()) <= num_frames, "durations exceed the frames"
+    exporting = torch.compiler.is_exporting()
+    assert exporting or int(ends[:, -1].max()) <= num_frames, "durations exceed the frames"
 
     first = F.pad(ends - durations, (0, 1)).gather(1, token_index(durations, num_frames))
     offset = (torch.arange(num_frames, device=features.device) - first)[:, None]  # of a frame inside its token
     sums = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
-    step, longest = 1, int(durations.max())
+    step, longest = 1, LONGEST_EXPORTED if exporting else int(durations.max())
     while step < longest:
-        earlier = F.pad(sums[..., :-step], (step, 0))
+        earlier = F.pad(sums, (step, 0))[..., :num_frames]
         sums = sums + torch.where(offset >= step, earlier, 0.0)
         step *= 2
 

@@ -3,10 +3,10 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ import flexicodec
 from flexicodec.blocks.stages import Stage
 from flexicodec.config import from_dict
 from flexicodec.files import replacing
+from flexicodec.models.parts import absent_parts, keep_parts
 from flexicodec.models.streaming import StreamingDecoder, StreamSettings
 from flexicodec.models.streaming_encoder import StreamingEncoder
 from flexicodec.tokens import TokenFormat, Tokens
@@ -69,16 +70,19 @@ class Codec(nn.Module, ABC):
         sample_rate: Hz of the audio it takes and gives.
         frame_size: Samples in one frame of the grid.
         token_modules: Submodules whose weights decide what tokens mean; the fingerprint covers these alone.
+        parts: Submodules that each choice of parts keeps; see `keep`.
     """
 
     model_type: str
     sample_rate: int
     frame_size: int
     token_modules: tuple[str, ...]
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(self) -> None:
         super().__init__()
         self._fingerprint: tuple[str, int] | None = None  # and the state of the weights it names
+        self._decoder_fingerprint: tuple[str, int] | None = None
 
     @property
     def base_frame_rate(self) -> float:
@@ -172,27 +176,67 @@ class Codec(nn.Module, ABC):
         written to (by training, say). Weights are hashed as half precision, so that storing a model in half precision
         keeps its name.
         """
-        if self._fingerprint is None or self._fingerprint[1] != self._weight_version():
+        if self._fingerprint is None or (self._fingerprint[1] != self._weight_version() and not absent_parts(self)):
             self.set_fingerprint(self.compute_fingerprint())
         assert self._fingerprint is not None
         return self._fingerprint[0]
 
+    @property
+    def decoder_fingerprint(self) -> str:
+        """Names what turns latents into audio as well, which tokens do not depend on; see `fingerprint`."""
+        version = self._weight_version()
+        if self._decoder_fingerprint is None or self._decoder_fingerprint[1] != version:
+            config = json.dumps([self.fingerprint, self.config_dict()], sort_keys=True)
+            self._decoder_fingerprint = self._hash(config, lambda part: part not in self.token_modules), version
+        return self._decoder_fingerprint[0]
+
     def set_fingerprint(self, fingerprint: str) -> None:
         """Take over the name that a saved model's config gives it, instead of hashing its weights again."""
         self._fingerprint = (fingerprint, self._weight_version())
+
+    def keep(self, parts: str) -> None:
+        """Let go of what a use of the model does not need.
+
+        Args:
+            parts: "all" for everything, "encode" for what makes tokens, "decode" for what makes audio of them, and
+                where the family has it "semantic" for what makes semantic tokens alone.
+
+        Raises:
+            ValueError: There is no such choice.
+        """
+        choices = ("all", *self.parts)
+        if parts not in choices:
+            raise ValueError(f"parts is {parts!r}; {type(self).__name__} has {', '.join(map(repr, choices))}")
+        if parts != "all":
+            keep_parts(self, self.parts[parts], parts)
 
     def _weight_version(self) -> int:
         """Count the writes to the weights, as torch does for autograd."""
         return sum(tensor._version for tensor in (*self.parameters(), *self.buffers()))
 
     def compute_fingerprint(self) -> str:
-        """Hash the weights of `token_modules` and the settings beside them; 16 hexadecimal digits."""
-        digest = hashlib.sha256(json.dumps(self.token_settings(), sort_keys=True).encode())
+        """Hash the weights of `token_modules` and the settings beside them; 16 hexadecimal digits.
+
+        Raises:
+            ValueError: Some of them were not loaded.
+        """
+        self._check_whole("named by its weights")
+        return self._hash(json.dumps(self.token_settings(), sort_keys=True), lambda part: part in self.token_modules)
+
+    def _hash(self, settings: str, counts: Callable[[str], bool]) -> str:
+        """Hash settings and the weights of those parts that count."""
+        digest = hashlib.sha256(settings.encode())
         for name, tensor in sorted(self.state_dict().items()):
-            if name.split(".")[0] in self.token_modules:
+            if counts(name.split(".")[0]):
                 digest.update(f"{name}{tuple(tensor.shape)}".encode())
                 digest.update(np.ascontiguousarray(tensor.detach().to("cpu", torch.float16).numpy()).data)
         return digest.hexdigest()[:16]
+
+    def _check_whole(self, what: str) -> None:
+        if absent := absent_parts(self):
+            raise ValueError(
+                f"a model without its {', '.join(absent)} cannot be {what}; load it with parts='all', the default"
+            )
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Refuse tokens this model cannot decode.
@@ -250,7 +294,11 @@ class Codec(nn.Module, ABC):
             folder: Made if missing. Each file appears at once, by rename.
             dtype: Store floating weights so (torch.float16 halves the file); None keeps them as they are. The
                 fingerprint does not change.
+
+        Raises:
+            ValueError: Parts of the model were not loaded.
         """
+        self._check_whole("saved")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {}

@@ -107,7 +107,7 @@ class StreamState:
 
     Attributes:
         items: One of each item of the batch.
-        model: Fingerprint of the model.
+        model: Fingerprint of what the stream goes through.
         settings: Of the stream.
     """
 
@@ -134,13 +134,17 @@ class StreamState:
         """Read a file that `save` wrote, to the CPU. It may come from anybody: nothing in it is run.
 
         Raises:
-            ValueError: It holds something else.
+            FileNotFoundError: There is no such file.
+            ValueError: It holds something else, or half of it.
         """
         known = {kind.__name__: kind for kind in (cls, *KINDS)} | states.KNOWN
         try:
             state = states.from_plain(torch.load(path, map_location="cpu", weights_only=True), known)
-        except ValueError as error:
-            raise ValueError(f"{os.fspath(path)}: {error}") from error
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # whatever a damaged or a malicious file makes torch raise
+            said = str(error) if isinstance(error, ValueError) else f"no stream state ({type(error).__name__}: {error})"
+            raise ValueError(f"{os.fspath(path)}: {said[:500]}") from error
         if not isinstance(state, cls):
             raise ValueError(f"{os.fspath(path)} holds no state of a stream")
         return state
@@ -189,7 +193,7 @@ class StreamingDecoder:
             assert wanted is not None
             self.lookahead_tokens, self.lookahead_frames = 0, wanted
         self.exact = not self._early and all(stage.exact for stage in self._stages)
-        self.state = StreamState((self._fresh(),) * batch_size, codec.fingerprint, self.settings)
+        self.state = StreamState((self._fresh(),) * batch_size, codec.decoder_fingerprint, self.settings)
 
     def __enter__(self) -> "StreamingDecoder":
         return self

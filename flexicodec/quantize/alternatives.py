@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flexicodec.quantize.result import FlatQuantized, Quantizer, linear_or_identity, project, straight_through
-from flexicodec.quantize.rvq import cosine_gaps
+from flexicodec.quantize.rvq import cosine_gaps, nearest_by_cosine
 
 # Entries of the distance table per search; the library holds about four arrays of this size.
 _SEARCH_ENTRIES = 2**22
@@ -137,6 +137,9 @@ class PlainVQ(Quantizer):
 
     def _search(self, encoded: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
         """Return the codebook rows nearest to tokens and their codes; learn from the tokens when training."""
+        if torch.compiler.is_exporting():
+            codes = nearest_by_cosine(encoded, self.vq.codebook)
+            return F.embedding(codes, self.vq.codebook), codes
         learn = self.training and torch.is_grad_enabled() and len(encoded) > 0
         with torch.no_grad():
             if learn:

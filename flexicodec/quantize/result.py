@@ -137,7 +137,8 @@ class Quantizer(nn.Module, ABC):
             )
         valid = _valid_tokens(lengths, codes.shape[0], codes.shape[2], codes.device)
         codes = codes.long().masked_fill(~valid.unsqueeze(1), 0)
-        self._check_range(codes)
+        if not torch.compiler.is_exporting():
+            self._check_range(codes)
         if codes.shape[1] == 0:
             return torch.zeros(codes.shape[0], self.dim, codes.shape[2], device=codes.device)
         with torch.autocast(codes.device.type, enabled=False):

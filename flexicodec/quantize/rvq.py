@@ -179,6 +179,9 @@ def _cosines(
 ) -> Iterator[Float[Tensor, "block codes"]]:
     """Compare a block of tokens at a time with every row."""
     features, codebook = F.normalize(features, dim=-1), F.normalize(codebook.float(), dim=-1)
+    if torch.compiler.is_exporting():
+        yield features @ codebook.T
+        return
     entries = _SEARCH_ENTRIES.get(features.device.type, _SEARCH_ENTRIES_ELSEWHERE)
     for block in features.split(max(1, entries // codebook.shape[0])):
         yield block @ codebook.T

@@ -1,5 +1,49 @@
 """Statistics of measurements: intervals, correlations, slopes. Arrays in, numbers out; knows no codec."""
 
-from flexicodec.statistics.bootstrap import Interval, bootstrap
+from flexicodec.statistics.bootstrap import Interval, bootstrap, group
+from flexicodec.statistics.clusters import clusters, num_speakers
+from flexicodec.statistics.correlation import (
+    fisher_interval,
+    num_controls,
+    partial,
+    pearson,
+    r_squared_gain,
+    residuals,
+    semi_partial,
+    spearman,
+    within,
+)
+from flexicodec.statistics.models import FittedModel, count_model, logistic_model, mixed_model
+from flexicodec.statistics.proportion import wilson
+from flexicodec.statistics.regression import FITS, Line, deming, fit_deming, inverse, ols, rma
+from flexicodec.statistics.sampling import Sampling
 
-__all__ = ["Interval", "bootstrap"]
+__all__ = [
+    "FITS",
+    "FittedModel",
+    "Interval",
+    "Line",
+    "Sampling",
+    "bootstrap",
+    "clusters",
+    "count_model",
+    "deming",
+    "fisher_interval",
+    "fit_deming",
+    "group",
+    "inverse",
+    "logistic_model",
+    "mixed_model",
+    "num_controls",
+    "num_speakers",
+    "ols",
+    "partial",
+    "pearson",
+    "r_squared_gain",
+    "residuals",
+    "rma",
+    "semi_partial",
+    "spearman",
+    "wilson",
+    "within",
+]

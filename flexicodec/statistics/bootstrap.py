@@ -114,14 +114,12 @@ def group(clusters: Sequence[Hashable] | None, items: int) -> list[np.ndarray]:
 
 def draw(groups: Sequence[np.ndarray], resamples: int, random: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield the rows of each resample: clusters with replacement, then rows within each with replacement."""
-    if all(len(rows) == 1 for rows in groups):
-        single = np.concatenate(groups)
-        for _ in range(resamples):
-            yield single[random.integers(len(single), size=len(single))]
-        return
+    rows, sizes = np.concatenate(groups), np.array([len(each) for each in groups])
+    starts = np.cumsum(sizes) - sizes
     for _ in range(resamples):
         chosen = random.integers(len(groups), size=len(groups))
-        yield np.concatenate([groups[c][random.integers(len(groups[c]), size=len(groups[c]))] for c in chosen])
+        size = np.repeat(sizes[chosen], sizes[chosen])
+        yield rows[np.repeat(starts[chosen], sizes[chosen]) + random.integers(size)]
 
 
 def _left_out(statistic: Statistic, data: Sequence[np.ndarray], groups: Sequence[np.ndarray]) -> np.ndarray:

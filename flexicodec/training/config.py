@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
+from flexicodec.models.nanocodec.config import NanoCodecConfig
+from flexicodec.training.discriminators.config import AdversarialConfig
 
 Policy = Literal["threshold", "rate", "uniform", "variance"]
 
@@ -146,8 +148,25 @@ class DropoutConfig:
 class LossWeights:
     """Factors of the losses; the names are those of the curves, and a weight of 0 leaves the loss out.
 
-    The defaults are upstream's (specs: 15 mel, 1 adversarial, 2 feature matching, 0.25 commitment, 1 codebook, 15
-    alignment, 1 REPA); its mel loss is twice the sum of L1 distances, so 15 there is 30 here.
+    The defaults are upstream FlexiCodec's (specs: 15 mel, 1 adversarial, 2 feature matching, 0.25 commitment, 1
+    codebook, 15 alignment, 1 REPA); its mel loss is twice the sum of L1 distances, so 15 there is 30 here. Weights of
+    losses that a model does not have (commitment, codebook and alignment of a NanoCodec) mean nothing.
+
+    Attributes:
+        mel: L1 of log10 mel spectrograms, summed over windows (DAC).
+        adversarial: What the discriminators' scores cost.
+        feature_matching: Distance of what their layers make of decoded and of real audio.
+        commitment: Distance of features to their codes, which the features pay for.
+        codebook: The same, which the codebook pays for.
+        alignment: Distance of the semantic stream to the frozen features.
+        repa: Representation alignment of the bottleneck's output.
+        log_mel: L1 of log(mel + 1) spectrograms, mean over windows (LFSC, as all that follow).
+        log_mel_squared: The same with squared differences.
+        stft: L1 of log(magnitude + 1) spectrograms, mean over windows.
+        waveform: Mean absolute difference of samples.
+        waveform_squared: Mean squared difference of samples.
+        si_sdr: Negative scale-invariant ratio of signal to distortion, in dB.
+        speaker: Negative cosine of speaker embeddings (NanoCodec); needs `reconstruction.speaker_encoder`.
     """
 
     mel: float = 30.0
@@ -157,77 +176,54 @@ class LossWeights:
     codebook: float = 1.0
     alignment: float = 15.0
     repa: float = 0.0
+    log_mel: float = 0.0
+    log_mel_squared: float = 0.0
+    stft: float = 0.0
+    waveform: float = 0.0
+    waveform_squared: float = 0.0
+    si_sdr: float = 0.0
+    speaker: float = 0.0
 
 
 @dataclass(frozen=True)
-class PeriodDiscriminatorConfig:
-    """HiFi-GAN's multi-period discriminator (arXiv 2010.05646, in DAC's form).
+class ReconstructionConfig:
+    """How decoded audio is held against the original; `LossWeights` says how much each comparison counts.
 
     Attributes:
-        periods: One discriminator each.
-        channels: Of the convolutions.
+        windows: STFT windows in samples, of all losses on spectrograms; the hop is a quarter.
+        num_mels: Mel bands of each window.
+        compatible: Let LFSC's losses hear what lies past the lengths, as NeMo's do; to compare numbers.
+        speaker_encoder: Folder or file with the weights of H/ASP, for `losses.speaker`; see `training.speaker`.
     """
 
-    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
-    channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
-
-
-@dataclass(frozen=True)
-class BandDiscriminatorConfig:
-    """DAC's multi-resolution complex STFT discriminator over frequency bands (arXiv 2306.06546).
-
-    Attributes:
-        windows: STFT windows in samples, one discriminator each; the hop is a quarter.
-        channels: Of the convolutions; DAC has 32, upstream FlexiCodec 64.
-        bands: Edges as shares of the spectrum, each band with convolutions of its own.
-    """
-
-    windows: tuple[int, ...] = (2048, 1024, 512)
-    channels: int = 64
-    bands: tuple[tuple[float, float], ...] = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
-
-
-@dataclass(frozen=True)
-class AdversarialConfig:
-    """The discriminators and their game.
-
-    Attributes:
-        period: Multi-period discriminator.
-        band: Multi-resolution band discriminator.
-        loss: "lsgan" (least squares) or "hinge".
-        start_step: Step from which there is an adversary.
-        every: The discriminators learn in every so-many-th step.
-        learning_rate: Peak of the discriminators' rate; None takes the generator's.
-        init_from: Weights of discriminators of these settings to start from: a training checkpoint, or the
-            `discriminators.safetensors` of one; None starts them anew.
-    """
-
-    period: PeriodDiscriminatorConfig | None = field(default_factory=PeriodDiscriminatorConfig)
-    band: BandDiscriminatorConfig | None = field(default_factory=BandDiscriminatorConfig)
-    loss: Literal["lsgan", "hinge"] = "lsgan"
-    start_step: int = 0
-    every: int = 1
-    learning_rate: float | None = None
-    init_from: str | None = None
+    windows: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048)
+    num_mels: tuple[int, ...] = (5, 10, 20, 40, 80, 160, 320)
+    compatible: bool = False
+    speaker_encoder: str | None = None
 
     def __post_init__(self) -> None:
-        _check_counts(self, 1, "every")
-        _check_counts(self, 0, "start_step")
+        if not self.windows or len(self.windows) != len(self.num_mels):
+            raise ValueError(
+                f"{len(self.windows)} windows but {len(self.num_mels)} numbers of mels; give one number per window"
+            )
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW for both networks, its schedule, and what keeps it steady.
+    """What moves both networks, its schedule, and what keeps it steady.
 
     Attributes:
+        optimizer: "adamw", or "adam" without weight decay.
         learning_rate: Peak.
-        betas: AdamW's.
-        weight_decay: AdamW's.
+        betas: Of the running means of gradients and of their squares.
+        weight_decay: AdamW's; 0 for "adam".
         warmup_steps: Linear warm-up, of both networks.
         schedule: "cosine" down to `final_share` of the peak at the last step, or "exponential".
         final_share: Where the cosine ends.
-        decay: Factor per step of the exponential.
-        grad_clip: Largest gradient norm, of each network.
+        decay: Factor of the exponential, per epoch.
+        epoch_steps: Steps of an epoch, after which the exponential falls at once. It is a count of steps and not of the
+            data, so that a run keeps its schedule when its manifest grows; 1 falls at every step.
+        grad_clip: Largest gradient norm, of each network; None clips nothing.
         ema_decay: Of the running mean of the generator's weights, which is what gets validated and exported; None for
             no mean.
         accumulation: Forward passes per step.
@@ -235,6 +231,7 @@ class OptimConfig:
             for no look.
     """
 
+    optimizer: Literal["adamw", "adam"] = "adamw"
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.8, 0.99)
     weight_decay: float = 0.01
@@ -242,17 +239,23 @@ class OptimConfig:
     schedule: Literal["cosine", "exponential"] = "cosine"
     final_share: float = 0.1
     decay: float = 0.999996
-    grad_clip: float = 1.0
+    epoch_steps: int = 1
+    grad_clip: float | None = 1.0
     ema_decay: float | None = 0.999
     accumulation: int = 1
     reseed_every: int | None = None
 
     def __post_init__(self) -> None:
-        _check_counts(self, 1, "accumulation", "reseed_every")
+        _check_counts(self, 1, "accumulation", "reseed_every", "epoch_steps")
         _check_counts(self, 0, "warmup_steps")
-        if not self.learning_rate > 0 or not self.grad_clip > 0:
+        if not self.learning_rate > 0 or (self.grad_clip is not None and not self.grad_clip > 0):
             raise ValueError(
                 f"learning_rate is {self.learning_rate} and grad_clip {self.grad_clip}, expected both above 0"
+            )
+        if self.optimizer == "adam" and self.weight_decay:
+            raise ValueError(
+                f"optimizer is adam, which has no weight decay here, and weight_decay is {self.weight_decay}; write "
+                "weight_decay: 0, or optimizer: adamw"
             )
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}, expected a number from 0 to below 1, or null for no mean")
@@ -263,8 +266,8 @@ class InitConfig:
     """Weights to start from.
 
     Attributes:
-        source: A model's name or folder, a training checkpoint, a recogniser's folder, a SenseVoice or SSL folder, or
-            the peer's released file.
+        source: A model's name or folder, a training checkpoint, a recogniser's folder, a SenseVoice or SSL folder, the
+            peer's released file, or NeMo's `.nemo` archive.
         parts: Parts of the codec to take (names of its modules, "encoder" and "decoder", say); () takes all it has.
         allow_missing: Shell patterns of keys that the source may lack; they keep their fresh values.
         allow_extra: Shell patterns of keys of the source that may go unused.
@@ -282,7 +285,11 @@ class TrainingConfig:
 
     Attributes:
         output: Folder for checkpoints, curves, samples and the finished model.
+        model: What is trained. Its parts tell which family it is: an encoder, decoder and quantizer make a NanoCodec,
+            anything else a FlexiCodec.
         init_from: Weights to start from, applied in order.
+        rates: How merging varies; of no account where a model never merges.
+        dropout: How the codes in use vary; of no account where they only mean something together.
         steps: Optimiser steps.
         mixed_precision: "no" or "bf16" (Accelerate's names); frozen encoder, quantisers and discriminators stay in
             float32.
@@ -299,12 +306,13 @@ class TrainingConfig:
     """
 
     output: str
-    model: FlexiCodecConfig
+    model: FlexiCodecConfig | NanoCodecConfig
     data: DataConfig
     init_from: tuple[InitConfig, ...] = ()
     rates: RateConfig = field(default_factory=RateConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     losses: LossWeights = field(default_factory=LossWeights)
+    reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     adversarial: AdversarialConfig | None = field(default_factory=AdversarialConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     steps: int = 800_000

@@ -14,8 +14,12 @@ from torch import Tensor
 
 from flexicodec.calibration import fit_threshold
 from flexicodec.merging import POLICIES, MergingPolicy, Threshold, cosine_similarities
+from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
-from flexicodec.training.config import CalibratedRange, DropoutConfig, RateConfig
+from flexicodec.training.config import CalibratedRange, DropoutConfig, RateConfig, TrainingConfig
+
+UNMERGED = RateConfig(threshold_range=(1.0, 1.0))  # where a model has nothing to merge with
+UNDROPPED = DropoutConfig(semantic_only_share=0.0, all_codebooks_share=1.0)  # where codes mean something together only
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,13 @@ class Draws:
     def to(self, device: torch.device) -> "Draws":
         """Move the tensors."""
         return Draws(self.policies, self.num_codebooks.to(device), self.keeps_semantic.to(device))
+
+
+def what_varies(config: TrainingConfig) -> tuple[RateConfig, DropoutConfig]:
+    """Say what of a run's rates and dropout goes for its model."""
+    if not isinstance(config.model, FlexiCodecConfig):
+        return UNMERGED, UNDROPPED
+    return (config.rates if config.model.merging else UNMERGED), config.dropout
 
 
 def draw(

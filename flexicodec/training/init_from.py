@@ -1,4 +1,4 @@
-"""Weights to start from: our models and checkpoints, recognisers, SSL and SenseVoice folders, the peer's released file.
+"""Weights to start from: our models and checkpoints, recognisers, SSL and SenseVoice folders, what others released.
 
 What a source lacks of the parts asked of it, and what it holds beside them, is printed, and the config must allow it.
 """
@@ -6,7 +6,7 @@ What a source lacks of the parts asked of it, and what it holds beside them, is 
 import json
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,12 @@ from flexicodec.models.flexicodec.rooms import FlexiCodecRooms
 from flexicodec.models.flexicodec.semantic import SanmConfig
 from flexicodec.models.flexicodec.ssl import SSLConfig, ssl_state
 from flexicodec.models.flexicodec.upstream_names import upstream_name
+from flexicodec.models.nanocodec.config import NanoCodecConfig
+from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.models.recognizer import encoder_state, is_recognizer
 from flexicodec.models.recognizer.folder import HABITS
 from flexicodec.models.weights import some
-from flexicodec.pretrained import SENSEVOICE_WEIGHTS, SHIPPED, UPSTREAM_WEIGHTS, locate, read_weights
+from flexicodec.pretrained import SENSEVOICE_WEIGHTS, SHIPPED, UPSTREAM_WEIGHTS, load, locate, read_weights
 from flexicodec.training.checkpoints import MARK, read_checkpoint
 from flexicodec.training.config import InitConfig
 
@@ -57,17 +59,17 @@ class _Found:
     config: Mapping[str, Any] | None = None
 
 
-def init_from(model: FlexiCodecRooms, sources: Iterable[InitConfig]) -> None:
-    """Fill a fresh model's weights from sources, the later ones over the earlier ones.
+def init_from(model: FlexiCodecRooms | NanoCodec, sources: Iterable[InitConfig]) -> None:
+    """Fill a fresh model's weights from sources, the later ones over the earlier ones; a NanoCodec needs none.
 
     Raises:
         ValueError: A source is nothing known, has misshapen weights, or lacks or holds keys that the config does not
-            allow; a frozen encoder is of other settings; or no source brings one.
+            allow; or a FlexiCodec's frozen encoder is of other settings, or missing.
     """
     heard = False
     for source in sources:
         heard |= any(_part(name) == FROZEN for name in _fill(model, source))
-    if not heard:
+    if not heard and not isinstance(model, NanoCodec):
         raise ValueError(
             "no entry of init_from brings weights for the frozen semantic encoder, and similarities of random features "
             "mean nothing; name a recogniser's folder (flexicodec train-asr), SenseVoiceSmall's, or a codec's"
@@ -90,7 +92,7 @@ def init_discriminators(discriminators: nn.Module, source: str | Path) -> None:
         raise ValueError(f"{path} holds discriminators of other settings: {error}") from error
 
 
-def _fill(model: FlexiCodecRooms, source: InitConfig) -> set[str]:
+def _fill(model: FlexiCodecRooms | NanoCodec, source: InitConfig) -> set[str]:
     wanted = model.state_dict()
     known = {_part(name) for name in wanted}
     if unknown := set(source.parts) - known:
@@ -115,22 +117,29 @@ def _fill(model: FlexiCodecRooms, source: InitConfig) -> set[str]:
         if refused := [key for key in keys if not any(fnmatch(key, pattern) for pattern in allowed)]:
             raise ValueError(f"{source.source} {label} {some(refused)}; if that is meant, say so in {option}")
     taken = {name: state[name].float() for name in asked & state.keys()}
-    if found.config is not None and any(_part(name) == FROZEN for name in taken):
-        _check_frozen(source.source, found.config, model.config)
+    if found.config is not None:
+        filled = {_part(name) for name in taken}
+        if isinstance(model, NanoCodec):
+            _compare_settings(source.source, found.config, model.config, filled)
+        elif FROZEN in filled:
+            _check_frozen(source.source, found.config, model.config)
     model.load_state_dict({**wanted, **taken})
     log.info("took %d tensors from %s", len(taken), source.source)
     return set(taken)
 
 
-def _read(source: InitConfig, model: FlexiCodecRooms) -> _Found:
+def _read(source: InitConfig, model: FlexiCodecRooms | NanoCodec) -> _Found:
     """Read a source; of its parts those asked for by name, where some are."""
     path = Path(source.source)
     if not (path / CONFIG_NAME).is_file() and (path / "model" / CONFIG_NAME).is_file():  # the output folder of a run
         source, path = replace(source, source=str(path / "model")), path / "model"
-    for file in (path, *(path / name for name in (SENSEVOICE_WEIGHTS, *UPSTREAM_WEIGHTS))):
-        if file.is_file():
-            return _read_upstream(file, model, source.parts)
-    found = _read_folder(source.source, model)
+    if isinstance(model, NanoCodec):
+        found = _read_nanocodec(source.source)
+    else:
+        for file in (path, *(path / name for name in (SENSEVOICE_WEIGHTS, *UPSTREAM_WEIGHTS))):
+            if file.is_file():
+                return _read_upstream(file, model, source.parts)
+        found = _read_folder(source.source, model)
     state = {name: value for name, value in found.state.items() if not source.parts or _part(name) in source.parts}
     return replace(found, state=state)
 
@@ -139,11 +148,7 @@ def _read_folder(source: str, model: FlexiCodecRooms) -> _Found:
     """Read a folder, or a model by its name, by our names."""
     path, encoder = Path(source), model.config.semantic_encoder
     if (path / MARK).is_file():
-        checkpoint = read_checkpoint(path)
-        if checkpoint is None:
-            raise ValueError(f"the checkpoint {path} is damaged")
-        weights = checkpoint.weights("average") or checkpoint.weights("generator") or {}
-        return _Found(fold_names(weights), config=checkpoint.config()["model"])
+        return _read_checkpoint(path)
     if is_recognizer(path):
         if not isinstance(encoder, SanmConfig):
             raise ValueError(f"{path} is a SAN-M recogniser, but the model's semantic encoder is {encoder}")
@@ -158,6 +163,41 @@ def _read_folder(source: str, model: FlexiCodecRooms) -> _Found:
         f"init_from knows no source {source!r}: expected a model's name or folder, a checkpoint (.../step-0001000), a "
         "recogniser's folder, an SSL or SenseVoice folder that suits the model, or upstream's weights file"
     )
+
+
+def _read_checkpoint(path: Path) -> _Found:
+    """Read what a training checkpoint would export."""
+    checkpoint = read_checkpoint(path)
+    if checkpoint is None:
+        raise ValueError(f"the checkpoint {path} is damaged")
+    weights = checkpoint.weights("average") or checkpoint.weights("generator") or {}
+    return _Found(fold_names(weights), config=checkpoint.config()["model"])
+
+
+def _read_nanocodec(source: str) -> _Found:
+    """Read a checkpoint, or whatever `flexicodec.load` opens: a folder of ours, an archive of NeMo's."""
+    if (Path(source) / MARK).is_file():
+        return _read_checkpoint(Path(source))
+    try:
+        codec = load(source)
+    except ValueError as error:
+        raise ValueError(f"init_from cannot read {source!r}: {error}") from error
+    return _Found(codec.state_dict(), config=codec.config_dict() if isinstance(codec, NanoCodec) else None)
+
+
+def _compare_settings(source: str, held: Mapping[str, Any], config: NanoCodecConfig, taken: Collection[str]) -> None:
+    """Say which settings a NanoCodec's weights were made with and will not find here, where shapes do not tell."""
+    theirs = from_dict(NanoCodecConfig, held)
+    differing = [
+        f"{part}.{name}"
+        for part in sorted({*taken, "quantizer"})
+        for name, value in asdict(getattr(theirs, part)).items()
+        if value != asdict(getattr(config, part))[name]
+    ]
+    if theirs.sample_rate != config.sample_rate:
+        differing.append("sample_rate")
+    if differing:
+        log.warning("%s was made with other settings: %s", source, ", ".join(differing))
 
 
 def _read_upstream(path: Path, model: FlexiCodecRooms, parts: Collection[str]) -> _Found:

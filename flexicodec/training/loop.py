@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from flexicodec.config import to_dict
+from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.training.checkpoints import Checkpoint, CheckpointFolder, restore_random_state, save_random_state
-from flexicodec.training.config import AdversarialConfig, CalibratedRange, RateConfig, TrainingConfig
+from flexicodec.training.config import CalibratedRange, TrainingConfig
 from flexicodec.training.data import Batch, training_batches, validation_clips
-from flexicodec.training.draws import Draws, calibrated_range, draw
+from flexicodec.training.discriminators.config import AdversarialConfig
+from flexicodec.training.draws import Draws, calibrated_range, draw, what_varies
 from flexicodec.training.monitor import Curves, Progress, log_histogram, make_accelerator, part
 from flexicodec.training.networks import Learner, Networks
 from flexicodec.training.optim import update_average
@@ -23,7 +25,6 @@ from flexicodec.training.validation import sample, validate
 
 log = logging.getLogger(__name__)
 
-UNMERGED = RateConfig(threshold_range=(1.0, 1.0))  # where the model has nothing to merge with
 FREE_KEYS = (  # may differ between a run and its continuation without a word
     *("output", "trackers", "log_every", "sample_every", "validate_every", "save_every"),
     *("keep_last", "keep_best", "export_half", "max_bad_steps", "compile"),
@@ -70,7 +71,7 @@ class Trainer:
         self.device = self.accelerator.device
         self.networks = Networks(config, self.accelerator, fresh=found is None)
         self.codec = self.networks.codec
-        self.rates = config.rates if config.model.merging else UNMERGED
+        self.rates, self.dropout = what_varies(config)
         if found is not None:
             self.networks.load(found, self.accelerator)
         self.threshold_range = self._threshold_range(found)
@@ -93,12 +94,9 @@ class Trainer:
                 world=accelerator.num_processes,
                 start=self.step * passes,
             )
+        semantic_size, acoustic_size = self.networks.codebook_sizes
         curves = Curves(
-            self.codec.num_codebooks,
-            self.codec.acoustic_quantizer.codebook_size,
-            self.codec.semantic_quantizer.codebook_size,
-            self.codec.max_duration,
-            self.codec.base_frame_rate,
+            self.codec.num_codebooks, acoustic_size, semantic_size, self.codec.max_duration, self.codec.base_frame_rate
         )
         with Progress(accelerator, config.steps, self.step) as progress:
             while self.step < config.steps:
@@ -201,7 +199,7 @@ class Trainer:
         config = self.config
         drawn = draw(
             self.rates,
-            config.dropout,
+            self.dropout,
             self.threshold_range,
             self.codec.num_codebooks,
             batch.items.tolist(),
@@ -232,6 +230,7 @@ class Trainer:
         if found is not None and found.config()["rates"]["threshold_range"] == to_dict(wanted):
             low, high = found.state()["threshold_range"]
             return low, high
+        assert isinstance(self.codec, FlexiCodec)  # for no other has rates to calibrate
         low, high = calibrated_range(self.codec, self._some_clips(wanted.clips), wanted)
         log.info("tau is drawn from %.3f to %.3f, which gives %s Hz", low, high, wanted.frame_rates)
         return low, high

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,25 +11,30 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from flexicodec.blocks.conv import apply_weight_norm, remove_weight_norm
 from flexicodec.models.flexicodec.model import FlexiCodec
+from flexicodec.models.nanocodec.config import NanoCodecConfig
+from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.quantize import ResidualVectorQuantizer
 from flexicodec.training.checkpoints import Checkpoint
 from flexicodec.training.config import TrainingConfig
 from flexicodec.training.discriminators import Discriminators
-from flexicodec.training.init import init_encoder, init_quantizer
+from flexicodec.training.generators import make_generator
+from flexicodec.training.init import init_encoder, init_nanocodec, init_quantizer
 from flexicodec.training.init_from import init_discriminators, init_from
 from flexicodec.training.optim import learning_rate_factor, make_average, make_optimizer
 from flexicodec.training.reseed import Reseeder, forget_rows
-from flexicodec.training.step import Generator, Judge
+from flexicodec.training.step import Judge
 
 log = logging.getLogger(__name__)
 
+TrainableCodec = FlexiCodec | NanoCodec
 
-def build_codec(config: TrainingConfig, fresh: bool = True) -> FlexiCodec:
+
+def build_codec(config: TrainingConfig, fresh: bool = True) -> TrainableCodec:
     """Make the codec as it is trained: with its starting weights, and the convolutions weight-normalised.
 
     Args:
@@ -36,11 +42,18 @@ def build_codec(config: TrainingConfig, fresh: bool = True) -> FlexiCodec:
         fresh: Whether to fill the weights; a checkpoint brings its own.
     """
     torch.manual_seed(config.seed)
-    codec = FlexiCodec(config.model)
+    codec: TrainableCodec
+    if isinstance(config.model, NanoCodecConfig):
+        codec = NanoCodec(config.model)
+        if fresh:
+            init_nanocodec(codec)
+    else:
+        codec = FlexiCodec(config.model)
+        if fresh:
+            init_encoder(codec.encoder)
+            if isinstance(codec.acoustic_quantizer, ResidualVectorQuantizer):
+                init_quantizer(codec.acoustic_quantizer)
     if fresh:
-        init_encoder(codec.encoder)
-        if isinstance(codec.acoustic_quantizer, ResidualVectorQuantizer):
-            init_quantizer(codec.acoustic_quantizer)
         init_from(codec, config.init_from)
     apply_weight_norm(codec.encoder)
     apply_weight_norm(codec.decoder)
@@ -61,7 +74,7 @@ class Learner:
         self.bare = self.module = module
         self.config = config
         self.peak = learning_rate or config.optim.learning_rate
-        self.optimizer: AdamW = make_optimizer(module, config.optim, self.peak)
+        self.optimizer: Optimizer = make_optimizer(module, config.optim, self.peak)
 
     def set_rate(self, step: int) -> None:
         """Set the learning rate of a step."""
@@ -69,8 +82,10 @@ class Learner:
             group["lr"] = self.peak * learning_rate_factor(self.config.optim, step, self.config.steps)
 
     def clip(self, accelerator: Accelerator) -> float:
-        """Clip the gradients' norm and say what it was."""
-        return float(accelerator.clip_grad_norm_(self.bare.parameters(), self.config.optim.grad_clip))
+        """Clip the gradients' norm, where the config wants that, and say what it was."""
+        largest = self.config.optim.grad_clip
+        norm = accelerator.clip_grad_norm_(self.bare.parameters(), math.inf if largest is None else largest)
+        return float(norm)
 
     def move(self, finite: bool) -> None:
         """Take the step, if it is finite, and forget the gradients."""
@@ -84,6 +99,8 @@ class Networks:
 
     Attributes:
         codec: The model in training.
+        heads: What is trained beside it and not exported, by name.
+        codebook_sizes: Rows of the semantic codebook, None where there is none, and of each acoustic one.
         average: Running mean of its weights, or None.
         generator: The codec and its losses, as a learner.
         judge: The discriminators and their loss, as a learner, or None.
@@ -93,10 +110,11 @@ class Networks:
     def __init__(self, config: TrainingConfig, accelerator: Accelerator, fresh: bool = True):
         self.config = config
         self.codec = build_codec(config, fresh).to(accelerator.device)
-        generator = Generator(self.codec, config).to(accelerator.device)
-        self.generator, self.repa = Learner(generator, config), generator.repa
+        generator = make_generator(self.codec, config).to(accelerator.device)
+        self.generator, self.heads = Learner(generator, config), generator.heads
+        self.codebook_sizes = generator.codebook_sizes
         self.average = make_average(self.codec, config.optim.ema_decay)
-        quantizer = self.codec.acoustic_quantizer
+        quantizer = getattr(self.codec, "acoustic_quantizer", None)
         self.reseeder: Reseeder | None = None
         if config.optim.reseed_every and isinstance(quantizer, ResidualVectorQuantizer):
             self.reseeder = Reseeder(quantizer, config.seed)
@@ -107,7 +125,7 @@ class Networks:
             self.discriminators = Discriminators(config.adversarial, self.codec.sample_rate).to(accelerator.device)
             if fresh and config.adversarial.init_from is not None:
                 init_discriminators(self.discriminators, config.adversarial.init_from)
-            judge = Judge(self.discriminators, config.adversarial.loss)
+            judge = Judge(self.discriminators, config.adversarial)
             self.judge = Learner(judge, config, config.adversarial.learning_rate)
 
     def prepare(self, accelerator: Accelerator) -> None:
@@ -128,26 +146,26 @@ class Networks:
             weight = self.reseeder.quantizer.stages[stage].codebook.weight
             forget_rows(self.generator.optimizer, weight, rows)
             if self.average is not None:
-                mean = cast(ResidualVectorQuantizer, self.mean_codec(self.average).acoustic_quantizer)
+                mean = cast(FlexiCodec, self.mean_codec(self.average)).acoustic_quantizer
+                assert isinstance(mean, ResidualVectorQuantizer)
                 mean.stages[stage].codebook.weight.data[rows] = weight.data[rows]
         return sum(len(rows) for rows in moved)
 
-    def averaged(self) -> FlexiCodec:
+    def averaged(self) -> TrainableCodec:
         """Give the codec with the weights that count, the running mean where there is one, in eval mode."""
         codec = self.codec if self.average is None else self.mean_codec(self.average)
         codec.eval()
         return codec
 
     @staticmethod
-    def mean_codec(average: AveragedModel) -> FlexiCodec:
+    def mean_codec(average: AveragedModel) -> TrainableCodec:
         """Give the codec that holds the running mean."""
-        return cast(FlexiCodec, average.module)
+        return cast(TrainableCodec, average.module)
 
     def weights(self) -> dict[str, Mapping[str, Tensor]]:
         """All weights by the names of checkpoint files."""
         found: dict[str, Mapping[str, Tensor]] = {"generator": self.codec.state_dict()}
-        if self.repa is not None:
-            found["repa"] = self.repa.state_dict()
+        found |= {name: head.state_dict() for name, head in self.heads.items()}
         if self.average is not None:
             found["average"] = self.average.state_dict()
         if self.discriminators is not None:
@@ -170,7 +188,7 @@ class Networks:
         """
         modules: dict[str, nn.Module | None] = {
             "generator": self.codec,
-            "repa": self.repa,
+            **self.heads,
             "average": self.average,
             "discriminators": self.discriminators,
         }
@@ -206,7 +224,7 @@ class Networks:
             half: Store it in half precision.
         """
         codec = copy.deepcopy(self.averaged())
-        if codec.config.merging is not None:
+        if isinstance(codec, FlexiCodec) and codec.config.merging is not None:
             merging = replace(codec.config.merging, threshold_range=threshold_range)
             codec.config = replace(codec.config, merging=merging)
         remove_weight_norm(codec.encoder)

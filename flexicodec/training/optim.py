@@ -4,23 +4,19 @@ import math
 
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flexicodec.training.config import OptimConfig
 
-RESEED_TOKENS = 4096  # features kept for rows that need a new place
-RESEED_EVIDENCE = (
-    4  # tokens a stage must have coded, per row, before a row counts as unused: by chance 1 in 50 would be
-)
 
-
-def make_optimizer(module: nn.Module, config: OptimConfig, learning_rate: float | None = None) -> AdamW:
-    """Make AdamW over everything that is trained in a module."""
+def make_optimizer(module: nn.Module, config: OptimConfig, learning_rate: float | None = None) -> Optimizer:
+    """Make the config's optimiser over everything that is trained in a module."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return AdamW(
-        trained, lr=learning_rate or config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-    )
+    rate = learning_rate or config.learning_rate
+    if config.optimizer == "adam":
+        return Adam(trained, lr=rate, betas=config.betas)
+    return AdamW(trained, lr=rate, betas=config.betas, weight_decay=config.weight_decay)
 
 
 def learning_rate_factor(config: OptimConfig, step: int, steps: int) -> float:
@@ -32,7 +28,7 @@ def learning_rate_factor(config: OptimConfig, step: int, steps: int) -> float:
         return (step + 1) / config.warmup_steps
     after = step - config.warmup_steps
     if config.schedule == "exponential":
-        return config.decay**after
+        return config.decay ** (after // config.epoch_steps)
     progress = min(1.0, after / max(1, steps - config.warmup_steps))
     return config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from flexicodec.blocks.mel import slaney_mel_filters
 from flexicodec.training.frozen import FrozenListener
 from flexicodec.training.losses import mean_of_valid
-from flexicodec.training.mel import slaney_mel_filters
 
 WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 NUM_MELS = (5, 10, 20, 40, 80, 160, 320)
@@ -24,11 +24,14 @@ PerItem = Float[Tensor, " batch"]
 Lengths = Int[Tensor, " batch"]
 
 
-def waveform_loss(estimate: Audio, reference: Audio, lengths: Lengths, *, compatible: bool = False) -> PerItem:
-    """Mean absolute difference of samples; `compatible` also adds up what differs past the lengths."""
+def waveform_loss(
+    estimate: Audio, reference: Audio, lengths: Lengths, *, squared: bool = False, compatible: bool = False
+) -> PerItem:
+    """Mean absolute (or squared) difference of samples; `compatible` also adds up what differs past the lengths."""
     if not compatible:
         estimate, reference = _silence(estimate, lengths), _silence(reference, lengths)
-    return (estimate - reference).abs().sum(dim=1) / lengths
+    difference = estimate - reference
+    return (difference.square() if squared else difference.abs()).sum(dim=1) / lengths
 
 
 def si_sdr_loss(estimate: Audio, reference: Audio, lengths: Lengths) -> PerItem:
@@ -142,8 +145,8 @@ class SpeakerConsistencyLoss(nn.Module):
         super().__init__()
         self.listener = FrozenListener(network, sample_rate, network_rate)
 
-    def forward(self, estimate: Audio, reference: Audio) -> PerItem:
-        """Compare audio item by item, padding included: networks that pool over time hear it."""
+    def forward(self, estimate: Audio, reference: Audio, lengths: Lengths | None = None) -> PerItem:
+        """Compare audio item by item, padding included whatever the lengths: networks that pool over time hear it."""
         with torch.no_grad():
             target = self.listener(reference)
         return -F.cosine_similarity(self.listener(estimate), target, dim=1)

@@ -1,23 +1,25 @@
-"""One training step, readable beside the paper (arXiv 2510.00981, section 3).
+"""One training step, readable beside the papers: what the generator makes of a batch, and what that costs it.
 
-What the generator makes of a batch and how far off it was, and what the discriminators think of it.
+`generators` has the way through each family of codecs; here is what they share, and what the discriminators think of
+the result.
 
 Every loss is one value per item. `TrainingConfig.losses` weighs them, in `weighted_sum` and nowhere else.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flexicodec.merging import cosine_similarities, merge
-from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
-from flexicodec.training.adversarial import Game, adversarial_loss, discriminator_loss, feature_matching_loss
-from flexicodec.training.config import AdversarialConfig, LossWeights, TrainingConfig
+from flexicodec.models.codec import Codec
+from flexicodec.training.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
+from flexicodec.training.audio_losses import AudioLosses
+from flexicodec.training.config import LossWeights, TrainingConfig
 from flexicodec.training.discriminators import Discriminators, Judgement
-from flexicodec.training.draws import Draws, merge_items
-from flexicodec.training.losses import MultiScaleMelLoss, feature_alignment_loss, mean_of_valid
+from flexicodec.training.discriminators.config import AdversarialConfig
+from flexicodec.training.draws import Draws
 from flexicodec.training.monitor import balance
 
 Losses = dict[str, Float[Tensor, " batch"]]
@@ -31,7 +33,7 @@ class Generated:
         audio: Decoded, as long as what it was made from; zero past each item's length.
         reference: What it was made from, zero past the same lengths: the released geometry leaves out some of the end.
         losses: Named like the curves and the weights.
-        semantic: Semantic codes.
+        semantic: Semantic codes; None where the codec has none.
         acoustic: Acoustic codes, 0 in codebooks that an item does not use.
         durations: Frames per token.
     """
@@ -39,93 +41,44 @@ class Generated:
     audio: Float[Tensor, "batch samples"]
     reference: Float[Tensor, "batch samples"]
     losses: Losses
-    semantic: Int[Tensor, "batch tokens"]
+    semantic: Int[Tensor, "batch tokens"] | None
     acoustic: Int[Tensor, "batch codebooks tokens"]
     durations: Int[Tensor, "batch tokens"]
 
 
-class Generator(nn.Module):
-    """The codec and what it learns from, in one module, so that data parallelism sees one forward pass.
+class Generator(nn.Module, ABC):
+    """A codec and what it learns from, in one module, so that data parallelism sees one forward pass.
 
-    Args:
+    One subclass a family of codecs; nothing else in training asks which family it has before it.
+
+    Attributes:
         codec: The model.
-        config: Of the run.
-
-    Raises:
-        ValueError: Losses are asked for that compare features of different widths, or need a bottleneck that is not
-            there.
+        heads: What is trained beside it and not exported, by the names that checkpoints give them.
+        codebook_sizes: Rows of the semantic codebook, None where there is none, and of each acoustic one.
     """
 
-    def __init__(self, codec: FlexiCodecRooms, config: TrainingConfig):
+    codec: Codec
+    codebook_sizes: tuple[int | None, int]
+
+    def __init__(self, codec: Codec, config: TrainingConfig) -> None:
         super().__init__()
-        dim, semantic_dim = codec.config.acoustic.latent_dim, codec.semantic_encoder.dim
-        if config.losses.alignment and dim != semantic_dim:
-            raise ValueError(
-                f"the alignment loss compares latents of width {dim} with features of width {semantic_dim}; set "
-                f"model.acoustic.latent_dim to {semantic_dim}, or losses.alignment to 0"
-            )
         self.codec = codec
-        self.align = bool(config.losses.alignment)
-        self.mel_loss = MultiScaleMelLoss(codec.sample_rate)
-        self.repa = RepaHead(codec) if config.losses.repa else None
+        self.heads = nn.ModuleDict()
+        self.audio_losses = AudioLosses(config.losses, config.reconstruction, codec.sample_rate)
 
+    @abstractmethod
     def forward(self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], draws: Draws) -> Generated:
-        """Encode at the rates drawn, decode, and compare."""
-        codec = self.codec
-        frames = codec.frame_counts(lengths)
-        semantic = codec.listen(audio, lengths, frames)
-        acoustic = codec.hear(audio, lengths, frames)
-        features = Features(semantic, acoustic, cosine_similarities(semantic, frames), frames, lengths)
+        """Encode as drawn, decode, and compare."""
 
-        durations = merge_items(draws.policies, features, codec.sample_rate, codec.max_duration)
-        tokens = (durations > 0).sum(dim=1)
-        meaning, sound = codec.quantize(features, durations, draws.num_codebooks, draws.keeps_semantic)
-        latents = meaning.latents * draws.keeps_semantic[:, None, None] + sound.latents
-        smoothed, _ = codec.smooth(latents, durations)
-        decoded, decoded_lengths = codec.sound(smoothed, frames)
-
-        lengths = torch.minimum(lengths, decoded_lengths)
-        decoded, audio = (_fit(sound, lengths, audio.shape[1]) for sound in (decoded, audio))
-        losses = {"mel": self.mel_loss(decoded, audio, lengths), **meaning.losses}
-        if self.align:
-            losses["alignment"] = feature_alignment_loss(meaning.latents, merge(semantic, durations), tokens)
-        for name, loss in sound.losses.items():
-            losses[name] = losses.get(name, 0.0) + loss
-        if self.repa is not None:
-            losses["repa"] = self.repa(smoothed, semantic, acoustic, frames, draws)
-        return Generated(decoded, audio, losses, meaning.codes[:, 0], sound.codes, durations)
-
-
-class RepaHead(nn.Module):
-    """Representation alignment of the bottleneck's output, which a small MLP maps onto both encoders' features.
-
-    The target is their sum, the semantic features alone where an item has no acoustic codes (specs/flexicodec.md,
-    section 12); it is detached, upstream's is not.
-    """
-
-    def __init__(self, codec: FlexiCodecRooms):
-        super().__init__()
-        dim, semantic_dim = codec.config.acoustic.latent_dim, codec.semantic_encoder.dim
-        if dim != semantic_dim or codec.bottleneck is None:
-            raise ValueError(
-                f"repa aligns a bottleneck's output with the sum of both encoders' features; this model's are {dim} "
-                f"and {semantic_dim} wide, with{'out' if codec.bottleneck is None else ''} a bottleneck: set "
-                "losses.repa to 0"
-            )
-        self.mlp = nn.Sequential(nn.Linear(dim, 3 * dim), nn.GELU(), nn.Linear(3 * dim, dim))
-
-    def forward(
+    def compare(
         self,
-        smoothed: Float[Tensor, "batch dim frames"],
-        semantic: Float[Tensor, "batch dim frames"],
-        acoustic: Float[Tensor, "batch dim frames"],
+        decoded: Float[Tensor, "batch made"],
+        audio: Float[Tensor, "batch samples"],
         lengths: Int[Tensor, " batch"],
-        draws: Draws,
-    ) -> Float[Tensor, " batch"]:
-        """Mean squared distance over valid frames."""
-        heard = acoustic * (draws.num_codebooks > 0)[:, None, None]
-        predicted = self.mlp(smoothed.transpose(1, 2)).transpose(1, 2)
-        return mean_of_valid((predicted - (semantic + heard).detach()).square().mean(dim=1), lengths)
+    ) -> tuple[Float[Tensor, "batch samples"], Float[Tensor, "batch samples"], Losses]:
+        """Cut decoded and original audio to the same lengths; also measures how far apart they are."""
+        decoded, audio = (_fit(sound, lengths, audio.shape[1]) for sound in (decoded, audio))
+        return decoded, audio, self.audio_losses(decoded, audio, lengths)
 
 
 def generator_losses(
@@ -144,8 +97,8 @@ def generator_losses(
         with torch.no_grad():
             truth = discriminators(made.reference)
     return made.losses | {
-        "adversarial": adversarial_loss(fake, game.loss),
-        "feature_matching": feature_matching_loss(truth, fake),
+        "adversarial": adversarial_loss(fake, game.loss, average=game.average),
+        "feature_matching": feature_matching_loss(truth, fake, relative=game.relative, average=game.average),
     }
 
 
@@ -157,9 +110,9 @@ def weighted_sum(losses: Losses, weights: LossWeights) -> Float[Tensor, " batch"
 class Judge(nn.Module):
     """The discriminators and their loss on a batch, in one forward pass for data parallelism."""
 
-    def __init__(self, discriminators: Discriminators, kind: Game):
+    def __init__(self, discriminators: Discriminators, game: AdversarialConfig):
         super().__init__()
-        self.discriminators, self.kind = discriminators, kind
+        self.discriminators, self.game = discriminators, game
 
     def forward(
         self, real: Float[Tensor, "batch samples"], fake: Float[Tensor, "batch samples"]
@@ -172,7 +125,8 @@ class Judge(nn.Module):
         judged = self.discriminators(torch.cat([real, fake.detach()]))
         truth = [_items(judgement, slice(None, len(real))) for judgement in judged]
         made = [_items(judgement, slice(len(real), None)) for judgement in judged]
-        return discriminator_loss(truth, made, self.kind), balance(truth, made, self.kind)
+        loss = discriminator_loss(truth, made, self.game.loss, average=self.game.average)
+        return loss, balance(truth, made, self.game.loss)
 
 
 class frozen:  # noqa: N801 - reads as a word in a `with`

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
 
+from flexicodec.models.codec import Codec
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.training.losses import MultiScaleMelLoss
 from flexicodec.training.monitor import log_samples
@@ -19,10 +20,10 @@ SAMPLES = 4  # clips to listen to
 Clips = list[Float[Tensor, " samples"]]
 
 
-def validation_rates(codec: FlexiCodec) -> dict[str, dict[str, Any]]:
+def validation_rates(codec: Codec) -> dict[str, dict[str, Any]]:
     """Say at which rates a codec is validated, as arguments of `encode`."""
-    full = f"{codec.base_frame_rate:g}hz"
-    if codec.config.merging is None:
+    full = f"{codec.base_frame_rate:.4g}hz"
+    if not isinstance(codec, FlexiCodec) or codec.config.merging is None:
         return {full: {}}
     rates: dict[str, dict[str, Any]] = {full: {"threshold": 1.0}}
     if codec.max_duration is None or codec.base_frame_rate / codec.max_duration <= MERGED_RATE:
@@ -31,7 +32,7 @@ def validation_rates(codec: FlexiCodec) -> dict[str, dict[str, Any]]:
 
 
 @torch.no_grad()
-def validate(accelerator: Accelerator, codec: FlexiCodec, clips: Clips) -> dict[str, float]:
+def validate(accelerator: Accelerator, codec: Codec, clips: Clips) -> dict[str, float]:
     """Measure the mel loss at fixed rates with all codebooks, the clips shared among processes.
 
     Returns:
@@ -50,7 +51,7 @@ def validate(accelerator: Accelerator, codec: FlexiCodec, clips: Clips) -> dict[
 
 
 @torch.no_grad()
-def sample(accelerator: Accelerator, codec: FlexiCodec, clips: Clips, step: int, output: str | Path) -> None:
+def sample(accelerator: Accelerator, codec: Codec, clips: Clips, step: int, output: str | Path) -> None:
     """Keep a few clips, decoded at the last of the validation rates, with pictures of their tokens."""
     choice = list(validation_rates(codec).values())[-1]
     clips = clips[:SAMPLES]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from flexicodec.analysis.plots import plot_tokens
+from flexicodec.analysis.segments import Segment
 from flexicodec.tokens import TokenFormat, Tokens
 
 FRAME = 0.08
@@ -62,6 +63,18 @@ def test_a_chosen_threshold_is_shown_as_chosen():
 def test_tokens_that_no_threshold_gives_have_no_line():
     audio, tokens, similarities = example(durations=(4, 4, 4, 4))
     assert labels(plot_tokens(audio, tokens, similarities).axes[-1]) == ["merged", "token boundary"]
+
+
+def test_phones_and_words_stand_below_the_tokens():
+    phones = [Segment(0, 0.4, "sil"), Segment(0.4, 0.7, "AA1"), Segment(0.7, 0.701, "T"), Segment(0.9, 1.2, "S")]
+    tiers = {"phones": phones, "words": [Segment(0.4, 0.701, "hot")]}
+    axes = plot_tokens(*example(), tiers=tiers).axes
+    assert [a.get_ylabel() for a in axes[2:4]] == ["phones", "words"]
+    assert [text.get_text() for text in axes[2].texts] == ["AA1", "S"]  # T has no room, and silence no label
+    assert [(p.get_x(), p.get_width()) for p in axes[2].patches] == [
+        pytest.approx(each) for each in ((0.4, 0.3), (0.7, 0.001), (0.9, 0.3))
+    ]
+    assert axes[4].get_ylabel().startswith("similarity")
 
 
 def test_without_similarities_there_is_no_curve():

@@ -1,5 +1,6 @@
 """Streams: any chunks give what the whole gives, batches what each stream gives alone, and states are values."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -284,6 +285,20 @@ def test_a_state_belongs_to_a_model_and_its_settings(codecs, tmp_path):
     ):
         with pytest.raises(ValueError, match=match):
             other.load_state(decoder.state)
+    twin = copy.deepcopy(codecs["nano"])
+    with torch.no_grad():
+        next(twin.decoder.parameters()).add_(0.1)
+    assert twin.fingerprint == codecs["nano"].fingerprint  # the same tokens, other audio
+    with pytest.raises(ValueError, match="model"):
+        twin.streaming_decoder().load_state(decoder.state)
+    decoder.state.save(tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    for damaged in (b"junk of any kind", whole[: len(whole) // 2]):
+        (tmp_path / "other.pt").write_bytes(damaged)
+        with pytest.raises(ValueError, match="other.pt: no stream state"):
+            StreamState.load(tmp_path / "other.pt")
+    with pytest.raises(FileNotFoundError):
+        StreamState.load(tmp_path / "none.pt")
     torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="other.pt.*no stream state"):
         StreamState.load(tmp_path / "other.pt")

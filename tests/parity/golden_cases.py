@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from flexicodec.blocks.frontend import stack_frames
 from flexicodec.merging import unmerge
 from flexicodec.models.flexicodec.checkpoint import from_upstream
+from flexicodec.models.nanocodec.archive import read_archive
 from flexicodec.models.nanocodec.checkpoint import from_nemo
 
 TOLERANCE = 1e-4  # max |difference| / max |reference|
@@ -135,7 +136,9 @@ class NanoCase:
 
     @cached_property
     def config(self):
-        return json.loads((self.folder / NEMO_CONFIG).read_text())
+        if (self.folder / NEMO_CONFIG).is_file():
+            return json.loads((self.folder / NEMO_CONFIG).read_text())
+        return read_archive(self.folder / self.archives[0])[0]
 
     @cached_property
     def codec(self):
@@ -143,7 +146,9 @@ class NanoCase:
 
     @cached_property
     def weights(self):
-        return load_file(self.folder / NEMO_WEIGHTS)
+        if (self.folder / NEMO_WEIGHTS).is_file():
+            return load_file(self.folder / NEMO_WEIGHTS)
+        return read_archive(self.folder / self.archives[0])[1]
 
     @cached_property
     def tensors(self):
@@ -178,12 +183,17 @@ def find_cases(folder):
                 raise ValueError(f"{path} has no {' and no '.join(missing)} beside it")
             claimed |= set(parts)
             cases.append(FlexiCodecCase(path, str(path.relative_to(folder).with_suffix(""))))
-        elif isinstance(held, dict) and "audio_encoder" in held and path.name == NEMO_CONFIG:
-            parts = [path.with_name(name) for name in (NEMO_WEIGHTS, NEMO_TENSORS)]
+        elif isinstance(held, dict) and "audio_encoder" in (held.get("model") or held) and path.name == NEMO_CONFIG:
+            archived = any(path.parent.glob("*.nemo"))
+            parts = [path.with_name(name) for name in (NEMO_TENSORS,) + (NEMO_WEIGHTS,) * (not archived)]
             missing = [part.name for part in parts if not part.is_file()]
             if missing:
                 raise ValueError(f"{path} has no {' and no '.join(missing)} beside it")
-            claimed |= set(parts)
+            claimed |= {path.with_name(name) for name in (NEMO_WEIGHTS, NEMO_TENSORS)}
+            cases.append(NanoCase(path.parent, str(path.parent.relative_to(folder))))
+    for path in sorted(folder.rglob(NEMO_TENSORS)):
+        if path not in claimed and any(path.parent.glob("*.nemo")):  # an archive brings config and weights
+            claimed.add(path)
             cases.append(NanoCase(path.parent, str(path.parent.relative_to(folder))))
     others = set()
     for path in sorted(folder.rglob("*.safetensors")):

@@ -1,24 +1,49 @@
 """Losses and discriminators of LFSC and NanoCodec against NeMo's own numbers, wherever a losses.json lies.
 
-Weights of discriminators are not stored: a formula on NeMo's names fills them (see the README of the goldens).
+All of them are built from the recipes that ship, as the trainer builds them. Weights of discriminators are not stored:
+a formula on NeMo's names fills them (see the README of the goldens).
 """
 
 import json
 import re
+from dataclasses import fields, replace
 from functools import cache
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from flexicodec.training.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
-from flexicodec.training.discriminators import PeriodDiscriminator, SlmDiscriminator, SpectrogramDiscriminator
-from flexicodec.training.discriminators.stft import WHOLE_BAND
-from flexicodec.training.reconstruction import LogMelLoss, LogStftLoss, si_sdr_loss, waveform_loss
+from flexicodec.config import apply_overrides, from_dict, load_yaml
+from flexicodec.training.adversarial import feature_matching_loss
+from flexicodec.training.audio_losses import AudioLosses
+from flexicodec.training.config import LossWeights, TrainingConfig
+from flexicodec.training.discriminators import (
+    Discriminators,
+    PeriodDiscriminator,
+    SlmDiscriminator,
+    SpectrogramDiscriminator,
+    ensemble,
+)
+from flexicodec.training.step import Generated, Judge, generator_losses, weighted_sum
 
-SAMPLE_RATE = 22_050
+RECIPES = Path(__file__).parents[2] / "configs" / "nanocodec" / "training"
 LOSS_TOLERANCE, SCORE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 5e-4, 1e-2  # as the README of the goldens says
+# NeMo's discriminators: the recipe and the part of its adversary that each is.
+KINDS = {
+    "mpd": ("nano", "period"),
+    "mb_mstft": ("nano", "spectrogram"),
+    "encodec_mrstft": ("lfsc", "spectrogram"),
+    "slm_head_stub_ssl": ("nano", "slm"),
+}
 NANO, LFSC = ("mpd", "mb_mstft", "slm_head_stub_ssl"), ("encodec_mrstft", "mpd", "slm_head_stub_ssl")
+NAMES = {"log_mel": "mel_l1", "log_mel_squared": "mel_l2", "stft": "stft", "waveform": "time_l1", "si_sdr": "si_sdr"}
+
+
+def read(recipe, *overrides):
+    """A recipe as the command line reads it."""
+    return from_dict(TrainingConfig, apply_overrides(load_yaml(RECIPES / f"{recipe}.yaml"), overrides))
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +61,15 @@ def cases(goldens):
 # ------------------------------------------------------------------------------------------------------ discriminators
 
 
-def stub_speech_model(audio):
-    """Stand in for WavLM: h_l[b, c, t] = sin((c+1)(l+1)/100 + 10 mean_t), mean_t over 400 samples at hop 320."""
-    means = audio.unfold(1, 400, 320).mean(dim=2)
-    channels = torch.arange(1, 769)[:, None]
-    return [torch.sin(channels * (layer + 1) * 0.01 + 10 * means[:, None]) for layer in range(13)]
+class StubSpeechModel:
+    """Stands in for WavLM: h_l[b, c, t] = sin((c+1)(l+1)/100 + 10 mean_t), mean_t over 400 samples at hop 320."""
+
+    dim = 13 * 768
+
+    def __call__(self, audio):
+        means = audio.unfold(1, 400, 320).mean(dim=2)
+        channels = torch.arange(1, 769)[:, None]
+        return [torch.sin(channels * (layer + 1) * 0.01 + 10 * means[:, None]) for layer in range(13)]
 
 
 def inner(ours):
@@ -54,23 +83,15 @@ def banded(ours, rest):
     return rest.replace("%s", band) + inner(f"layers.{name}" if ours.startswith("stacks") else f"post.{name}")
 
 
-def parts_and_names(kind):
-    """The discriminators of one of NeMo's classes, with a function from the names of our weights to NeMo's."""
-    if kind == "mpd":
-        parts = [PeriodDiscriminator(p, padding_mode="reflect", match_scores=True) for p in (2, 3, 5, 7, 11)]
-        return parts, inner
-    if kind == "mb_mstft":
-        parts = [SpectrogramDiscriminator(window) for window in (512, 1024)]
-        return parts, lambda ours: banded(ours, "discriminators.%s.")
-    if kind == "encodec_mrstft":
-        windows = (128, 256, 512, 1024, 2048)
-        parts = [SpectrogramDiscriminator(window, bands=WHOLE_BAND, dilations=(1, 2, 4)) for window in windows]
-        return parts, lambda ours: banded(ours, "")
-    assert kind == "slm_head_stub_ssl"
+def nemo_name(part, ours):
+    """What NeMo calls a weight of one of our discriminators, within its own."""
+    if isinstance(part, PeriodDiscriminator):
+        return inner(ours)
+    if isinstance(part, SpectrogramDiscriminator):
+        return banded(ours, "discriminators.%s." if len(part.edges) > 1 else "")
+    assert isinstance(part, SlmDiscriminator)
     names = {"project": "pre", "layers": "convs", "post": "conv_post"}
-    return [SlmDiscriminator(stub_speech_model, 13 * 768, SAMPLE_RATE)], (
-        lambda ours: re.sub(r"^\w+", lambda match: names[match[0]], ours)
-    )
+    return re.sub(r"^\w+", lambda match: names[match[0]], ours)
 
 
 @torch.no_grad()
@@ -84,22 +105,38 @@ def fill(weight, name):
         weight.copy_(0.02 * wave if name.endswith("bias") else wave)
 
 
-@cache
-def build(kind):
-    """One of NeMo's discriminators, its weights filled."""
-    parts, nemo_name = parts_and_names(kind)
-    for index, part in enumerate(parts):
-        prefix = "" if kind.startswith("slm") else f"discriminators.{index}."
+def fill_all(discriminators):
+    """Fill the weights of discriminators, each kind counted from 0."""
+    counts = {}
+    for part in discriminators.parts:
+        index = counts[type(part)] = counts.get(type(part), -1) + 1
+        prefix = "" if isinstance(part, SlmDiscriminator) else f"discriminators.{index}."
         for ours, weight in part.named_parameters():
-            fill(weight, prefix + nemo_name(ours))
-    # What the stub hears of real and decoded audio is so alike that their distance in float32 is 2e-4 off at times.
-    return torch.nn.ModuleList(parts).to(torch.float64 if kind.startswith("slm") else torch.float32)
+            fill(weight, prefix + nemo_name(part, ours))
+        if isinstance(part, SlmDiscriminator):
+            # What the stub hears of real and decoded audio is so alike that their distance in float32 is 2e-4 off.
+            part.double()
+    return discriminators
+
+
+@cache
+def build(recipe, *parts):
+    """The adversary of a recipe, or some parts of it, with its config."""
+    config = read(recipe)
+    left_out = {name: None for name in ("period", "spectrogram", "slm") if parts and name not in parts}
+    game = replace(config.adversarial, **left_out)
+    with patch.object(ensemble, "hidden_states", lambda source: StubSpeechModel()):
+        return fill_all(Discriminators(game, config.model.sample_rate)), game
 
 
 @torch.no_grad()
-def judge(kinds, audio):
-    parts = [part for kind in kinds for part in build(kind)]
-    return [judgement for part in parts for judgement in part(audio.to(next(part.parameters()).dtype))]
+def losses_of(discriminators, game, real, fake):
+    """What the trainer would make of a batch, by NeMo's names."""
+    made = generator_losses(Generated(fake, real, {}, None, None, None), discriminators, game)
+    loss, _ = Judge(discriminators, game)(real, fake)
+    kind = {"lsgan": "squared", "hinge": "hinge"}[game.loss]
+    found = {f"gen_{kind}": made["adversarial"], f"disc_{kind}": loss, "fm_absolute": made["feature_matching"]}
+    return {name: float(value.mean()) for name, value in found.items()}
 
 
 def as_nemo(kind, scores):
@@ -107,12 +144,14 @@ def as_nemo(kind, scores):
     return scores if kind.startswith("slm") else scores[:, 0].transpose(1, 2)
 
 
-@pytest.mark.parametrize("kind", ["mpd", "mb_mstft", "encodec_mrstft", "slm_head_stub_ssl"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_discriminator(cases, kind):
+    discriminators, game = build(*KINDS[kind])
     for tensors, numbers in cases:
         expected = numbers[kind]
-        assert sum(weight.numel() for weight in build(kind).parameters()) == expected["params"]
-        real, fake = judge([kind], tensors["disc_real"]), judge([kind], tensors["disc_gen"])
+        assert sum(weight.numel() for weight in discriminators.parameters()) == expected["params"]
+        with torch.no_grad():
+            real, fake = (discriminators(tensors[name]) for name in ("disc_real", "disc_gen"))
         assert len(real) == expected["n_scores"]
         for index, judgement in enumerate(real):
             recorded = tensors[f"{kind}.score_real.{index}"]
@@ -121,53 +160,69 @@ def test_discriminator(cases, kind):
         assert [[list(f.shape) for f in j.features] for j in real] == expected["fmap_shapes"]
         sizes = [[float(f.abs().mean()) for f in j.features] for j in real]
         assert sizes == [pytest.approx(row, rel=1e-3) for row in expected["fmap_absmean_real"]]
-        assert_losses(real, fake, expected)
+        for loss in ("lsgan", "hinge"):
+            ours = losses_of(discriminators, replace(game, loss=loss), tensors["disc_real"], tensors["disc_gen"])
+            assert ours == pytest.approx({name: expected[name] for name in ours}, rel=LOSS_TOLERANCE)
         relative = feature_matching_loss(real, fake, relative=True, average=True).mean()
         assert float(relative) == pytest.approx(expected["fm_relative"], rel=RELATIVE_TOLERANCE)
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("nano_combined", NANO), ("lfsc_combined", LFSC)])
-def test_discriminators_together(cases, name, kinds):
+@pytest.mark.parametrize(
+    ("name", "recipe", "kinds"), [("nano_combined", "nano", NANO), ("lfsc_combined", "lfsc", LFSC)]
+)
+def test_discriminators_together(cases, name, recipe, kinds):
+    discriminators, game = build(recipe)
     # NeMo also keeps windows and the resampler's filters among its tensors.
     constants = {"mpd": 0, "mb_mstft": 2, "encodec_mrstft": 5, "slm_head_stub_ssl": 1}
-    tensors_kept = sum(len(build(kind).state_dict()) + constants[kind] for kind in kinds)
+    tensors_kept = len(discriminators.state_dict()) + sum(constants[kind] for kind in kinds)
     for tensors, numbers in cases:
         if f"{name}_state_tensors" in numbers:
             assert tensors_kept == numbers[f"{name}_state_tensors"]
-            continue
-        expected = numbers[name]
-        assert tensors_kept == expected["state_tensors"]
-        real, fake = judge(kinds, tensors["disc_real"]), judge(kinds, tensors["disc_gen"])
-        assert len(real) == expected["n_scores"]
-        assert_losses(real, fake, expected)
+            expected = together(numbers, kinds)
+        else:
+            expected = numbers[name]
+            assert tensors_kept == expected["state_tensors"]
+            assert len(discriminators(tensors["disc_real"])) == expected["n_scores"]
+        ours = losses_of(discriminators, game, tensors["disc_real"], tensors["disc_gen"])
+        assert ours == pytest.approx({loss: expected[loss] for loss in ours}, rel=LOSS_TOLERANCE)
 
 
-def assert_losses(real, fake, expected):
-    losses = {"fm_absolute": feature_matching_loss(real, fake, average=True)}
-    for kind, game in (("squared", "lsgan"), ("hinge", "hinge")):
-        losses[f"gen_{kind}"] = adversarial_loss(fake, game, average=True)
-        losses[f"disc_{kind}"] = discriminator_loss(real, fake, game, average=True)
-    ours = {name: float(loss.mean()) for name, loss in losses.items() if name in expected}
-    assert ours == pytest.approx({name: expected[name] for name in ours}, rel=LOSS_TOLERANCE)
-    assert {"fm_absolute", "gen_squared", "disc_squared"} <= ours.keys()
+def together(numbers, kinds):
+    """The losses of several discriminators from those of each: means over all that give a score."""
+    counts = [numbers[kind]["n_scores"] for kind in kinds]
+    return {
+        loss: sum(count * numbers[kind][loss] for count, kind in zip(counts, kinds, strict=True)) / sum(counts)
+        for loss in ("gen_squared", "disc_squared", "fm_absolute")
+    }
 
 
 # ------------------------------------------------------------------------------------------------------ reconstruction
 
 
 def test_reconstruction(cases):
+    every = {field.name: float(field.name in NAMES) for field in fields(LossWeights)}
+    config = read("lfsc", "reconstruction.compatible=true", f"losses={json.dumps(every)}")
+    compare = AudioLosses(config.losses, config.reconstruction, config.model.sample_rate)
     for tensors, numbers in cases:
         real, fake, lengths = (tensors[f"loss_{name}"] for name in ("real", "gen", "len"))
-        mel, stft = LogMelLoss(SAMPLE_RATE, compatible=True), LogStftLoss(compatible=True)
-        losses = {
-            "mel_l1": mel(fake, real, lengths),
-            "mel_l2": LogMelLoss(SAMPLE_RATE, squared=True, compatible=True)(fake, real, lengths),
-            "stft": stft(fake, real, lengths),
-            "time_l1": waveform_loss(fake, real, lengths, compatible=True),
-            "si_sdr": si_sdr_loss(fake, real, lengths),
-        }
-        ours = {name: float(loss.mean()) for name, loss in losses.items()}
-        assert ours == pytest.approx({name: numbers[name] for name in ours}, rel=LOSS_TOLERANCE)
-        for name, loss in (("mel_l1_each", mel), ("stft_each", stft)):
-            each = [float(part.mean()) for part in loss.each(fake, real, lengths)]
+        ours = {NAMES[name]: float(loss.mean()) for name, loss in compare(fake, real, lengths).items()}
+        assert ours == pytest.approx({name: numbers[name] for name in NAMES.values()}, rel=LOSS_TOLERANCE)
+        for name, loss in (("mel_l1_each", "log_mel"), ("stft_each", "stft")):
+            each = [float(part.mean()) for part in compare.comparisons[loss].each(fake, real, lengths)]
             assert each == pytest.approx(numbers[name], rel=LOSS_TOLERANCE)
+
+
+@pytest.mark.parametrize(("recipe", "kinds"), [("nano", NANO), ("lfsc", LFSC)])
+def test_a_recipe_weighs_its_losses_as_nemo_does(cases, recipe, kinds):
+    """1 mel, 20 STFT, 1 adversarial, 1 feature matching; the speaker loss has no recorded number."""
+    config = read(recipe, "reconstruction.compatible=true", "losses.speaker=0")
+    compare = AudioLosses(config.losses, config.reconstruction, config.model.sample_rate)
+    discriminators, game = build(recipe)
+    for tensors, numbers in cases:
+        real, fake, lengths = (tensors[f"loss_{name}"] for name in ("real", "gen", "len"))
+        made = Generated(tensors["disc_gen"], tensors["disc_real"], compare(fake, real, lengths), None, None, None)
+        with torch.no_grad():
+            total = weighted_sum(generator_losses(made, discriminators, game), config.losses).mean()
+        game_losses = together(numbers, kinds)
+        expected = numbers["mel_l1"] + 20 * numbers["stft"] + game_losses["gen_squared"] + game_losses["fm_absolute"]
+        assert float(total) == pytest.approx(expected, rel=LOSS_TOLERANCE)

@@ -11,6 +11,17 @@ from flexicodec.models.nanocodec.checkpoint import from_nemo
 from flexicodec.tokens import Tokens
 
 LATENTS, AUDIO, EXACT = 5e-4, 2e-5, 1e-6  # atol
+BATCH = [
+    f"batch_{name}" for name in ("audio", "audio_len", "encoded", "encoded_len", "tokens", "audio_out", "audio_out_len")
+]
+
+
+def recorded(case, *names):
+    """Tensors of a case; without one of them there is nothing to compare with."""
+    missing = [name for name in names if name not in case.tensors]
+    if missing:
+        pytest.skip(f"{case.name} holds no {', '.join(missing)}")
+    return case.tensors
 
 
 def assert_near(ours, theirs, tolerance):
@@ -44,19 +55,20 @@ def test_tokens(nano_case):
     tokens = nano_case.codec.encode(io["audio"], io["audio_len"])
     assert torch.equal(tokens.acoustic, io["tokens"].long())
     assert tokens.token_lengths.tolist() == io["tokens_len"].tolist()
-    assert_near(nano_case.codec.embed(tokens), io["dequantized"], EXACT)
+    if "dequantized" in io:
+        assert_near(nano_case.codec.embed(tokens), io["dequantized"], EXACT)
 
 
 def test_audio(nano_case):
     io, codec = nano_case.tensors, nano_case.codec
     assert_near(codec.decode(tokens_of(nano_case)), io["audio_out"], AUDIO)
     decoded = codec.decode(codec.encode(io["audio"], io["audio_len"]))
-    samples = int(io["audio_len"])
-    assert_near(decoded, io["audio_out"][:, :samples], AUDIO)
+    for i, samples in enumerate(io["audio_len"].tolist()):
+        assert_near(decoded[i, :samples], io["audio_out"][i, :samples], AUDIO)
 
 
 def test_quantizer(nano_case):
-    io, quantizer = nano_case.tensors, nano_case.codec.quantizer
+    io, quantizer = recorded(nano_case, "fsq_in", "fsq_indices", "fsq_dequantized"), nano_case.codec.quantizer
     out = quantizer(io["fsq_in"])
     assert torch.equal(out.codes, io["fsq_indices"].long())
     assert_near(out.latents, io["fsq_dequantized"], EXACT)
@@ -65,13 +77,13 @@ def test_quantizer(nano_case):
 
 @torch.no_grad()
 def test_decoder(nano_case):
-    io = nano_case.tensors
+    io = recorded(nano_case, "dec_in", "dec_out")
     frames = torch.full((len(io["dec_in"]),), io["dec_in"].shape[-1])
     assert_near(nano_case.codec.sound(io["dec_in"], frames), io["dec_out"], AUDIO)
 
 
 def test_a_batch_as_nemo_computes_it(nano_case):
-    io, codec = nano_case.tensors, nano_case.codec
+    io, codec = recorded(nano_case, *BATCH), nano_case.codec
     with torch.no_grad():
         latents = codec.hear(io["batch_audio"], io["batch_audio_len"], compatible=True)
     valid = torch.arange(latents.shape[-1]) < io["batch_encoded_len"][:, None]
@@ -84,18 +96,21 @@ def test_a_batch_as_nemo_computes_it(nano_case):
 
 
 def test_a_batch_as_each_clip_alone(nano_case):
-    io, codec = nano_case.tensors, nano_case.codec
+    io, codec = recorded(nano_case, *BATCH), nano_case.codec
     tokens = codec.encode(io["batch_audio"], io["batch_audio_len"])
     heard = codec.decode(tokens)
     for i, samples in enumerate(io["batch_audio_len"].tolist()):
         alone = codec.encode(io["batch_audio"][i, :samples])
-        assert tokens[i] == alone
+        if tokens[i] != alone:  # a code of another clip's company may flip where two were equally near
+            margins = codec.encode(io["batch_audio"][i, :samples], margins=True).margins.acoustic[0]
+            assert float(margins[tokens[i].acoustic[0] != alone.acoustic[0]].max()) < 1e-5
+            continue
         assert_near(heard[i : i + 1, :samples], codec.decode(alone), AUDIO)
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_chunks_of_frames_are_the_whole(nano_case, chunk):
-    io, decoder = nano_case.tensors, nano_case.codec.decoder
+    io, decoder = recorded(nano_case, "dequantized"), nano_case.codec.decoder
     state, outputs = decoder.stream(), []
     chunks = io["dequantized"].split(chunk, dim=-1)
     for index, frames in enumerate(chunks):

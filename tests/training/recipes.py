@@ -1,25 +1,30 @@
-"""The real recipe at toy size: a recogniser's folder, and configs of both stages."""
+"""The real recipes at toy size: a recogniser's folder, configs of both stages, and a NanoCodec's."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from flexicodec.blocks.sanm import SanmConfig
 from flexicodec.blocks.transformer import TransformerConfig
+from flexicodec.config import from_dict, load_yaml
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
+from flexicodec.models.nanocodec.config import DecoderConfig, EncoderConfig, NanoCodecConfig
 from flexicodec.models.recognizer import Recognizer, RecognizerConfig
-from flexicodec.quantize import FSQConfig, RVQConfig
+from flexicodec.quantize import FSQConfig, GroupedFSQConfig, RVQConfig
 from flexicodec.training.config import (
-    AdversarialConfig,
-    BandDiscriminatorConfig,
     DataConfig,
     DropoutConfig,
     InitConfig,
     LossWeights,
     OptimConfig,
-    PeriodDiscriminatorConfig,
     RateConfig,
     TrainingConfig,
+)
+from flexicodec.training.discriminators.config import (
+    AdversarialConfig,
+    BandDiscriminatorConfig,
+    PeriodDiscriminatorConfig,
 )
 
 SANM = SanmConfig(num_layers=2, dim=16, num_heads=2, feedforward_dim=32, prompt=(), positions=False, window=4)
@@ -59,6 +64,40 @@ def recipe(manifest, output, recogniser, **settings):
         losses=LossWeights(repa=1.0),
         adversarial=ADVERSARY,
         optim=OptimConfig(warmup_steps=2, learning_rate=1e-3, reseed_every=3, ema_decay=0.9),
+        steps=4,
+        trackers=("jsonl",),
+        log_every=1,
+        sample_every=None,
+        validate_every=1000,
+        save_every=2,
+    )
+    return replace(config, **settings)
+
+
+RECIPES = Path(__file__).parents[2] / "configs" / "nanocodec" / "training"
+NANO = NanoCodecConfig(  # 30 samples a frame
+    encoder=EncoderConfig((2, 3, 5), 4, kernel_sizes=(3, 7), dilations=(1, 2)),
+    decoder=DecoderConfig((5, 3, 2), 24, kernel_sizes=(3, 7), dilations=(1, 2)),
+    quantizer=GroupedFSQConfig(3, (5, 4)),
+)
+
+
+def read_recipe(name):
+    """Read one of the shipped recipes of NanoCodec."""
+    return from_dict(TrainingConfig, load_yaml(RECIPES / f"{name}.yaml"))
+
+
+def nano_recipe(manifest, output, **settings):
+    """Make the config of a run with the tiny recipe's losses, discriminators and optimiser."""
+    tiny = read_recipe("tiny")
+    config = replace(
+        tiny,
+        output=str(output),
+        model=NANO,
+        optim=replace(tiny.optim, warmup_steps=0, schedule="exponential", decay=0.5, epoch_steps=2),
+        data=DataConfig(
+            manifest=(str(manifest),), validation=str(manifest), validation_clips=2, batch_size=2, crop_seconds=0.3
+        ),
         steps=4,
         trackers=("jsonl",),
         log_every=1,

@@ -7,15 +7,21 @@ import torch
 import torch.nn.functional as F
 
 from flexicodec.training.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
-from flexicodec.training.config import AdversarialConfig, BandDiscriminatorConfig, PeriodDiscriminatorConfig
 from flexicodec.training.discriminators import (
     BandDiscriminator,
     Discriminators,
-    HiddenStates,
     PeriodDiscriminator,
     SlmDiscriminator,
     SpectrogramDiscriminator,
 )
+from flexicodec.training.discriminators.config import (
+    AdversarialConfig,
+    BandDiscriminatorConfig,
+    PeriodDiscriminatorConfig,
+    SlmDiscriminatorConfig,
+    SpectrogramDiscriminatorConfig,
+)
+from flexicodec.training.discriminators.slm import hidden_states
 from flexicodec.training.discriminators.stft import WHOLE_BAND
 from flexicodec.training.resample import Resampler
 
@@ -282,6 +288,31 @@ def test_a_few_steps_tell_tones_from_noise(kind):
             assert means[0].min() > means[1].max() + 0.1
 
 
+def test_conventions_come_from_the_config():
+    parts = {"period": PeriodDiscriminatorConfig((2, 3), NARROW, "reflect", match_scores=True), "band": None}
+    spectrogram = SpectrogramDiscriminatorConfig((128, 256), 4, ((0.0, 1.0),), (1, 2, 4))
+    discriminators = small(**parts, spectrogram=spectrogram, centre=False)
+    kinds = [PeriodDiscriminator, PeriodDiscriminator, SpectrogramDiscriminator, SpectrogramDiscriminator]
+    assert [type(part) for part in discriminators.parts] == kinds
+    audio = noise(2, 3000)
+    judgements = discriminators(audio)
+    assert all(judgement.features[-1] is judgement.scores for judgement in judgements)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        alone = PeriodDiscriminator(2, NARROW, "reflect", match_scores=True)
+    alone.load_state_dict(discriminators.parts[0].state_dict())
+    torch.testing.assert_close(numbers(alone(audio)), numbers(judgements[:1]))  # as it came
+    louder = numbers(discriminators(3 * audio))
+    assert distance(louder, numbers(judgements)) > 0.1
+    centred = small(**parts, spectrogram=spectrogram)
+    torch.testing.assert_close(numbers(centred(3 * audio)), numbers(centred(audio)), rtol=1e-4, atol=1e-5)
+
+
+def test_the_game_is_checked():
+    with pytest.raises(ValueError, match="every is 0 and start_step 0, expected 1 or more"):
+        AdversarialConfig(every=0)
+
+
 def test_one_kind_is_enough_but_none_is_an_error():
     assert len(small(band=None).parts) == 5
     assert len(small(period=None).parts) == 2
@@ -324,7 +355,8 @@ def test_a_frozen_network_stays_as_it_is():
     assert discriminator.to(torch.float64)(audio.double())[0].scores.dtype == torch.float64  # it moves along
 
 
-def test_a_speech_model_of_transformers_fits():
+def test_a_speech_model_of_transformers_fits(tmp_path):
+    """Its hidden states are those of transformers, on audio that is neither shifted nor scaled."""
     from transformers import WavLMConfig, WavLMModel
 
     config = WavLMConfig(
@@ -339,14 +371,25 @@ def test_a_speech_model_of_transformers_fits():
         num_conv_pos_embeddings=4,
         num_conv_pos_embedding_groups=2,
     )
-    network = HiddenStates(WavLMModel(config))
+    model = WavLMModel(config).eval()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"do_normalize": true}')  # which NeMo passes over, and we
+    network = hidden_states(tmp_path)
     assert network.dim == 3 * 8
-    discriminator = SlmDiscriminator(network, network.dim, 22_050, channels=(4, 5))
     audio = noise(2, 6000).requires_grad_()
-    (judgement,) = discriminator(audio)
+    with torch.no_grad():
+        expected = model(audio, output_hidden_states=True).hidden_states
+    for ours, theirs in zip(network(audio), expected, strict=True):
+        torch.testing.assert_close(ours, theirs.transpose(1, 2), rtol=1e-4, atol=1e-5)
+    game = {"slm": SlmDiscriminatorConfig(str(tmp_path), channels=(4, 5)), "centre": False}
+    discriminators = small(period=None, band=None, **game)
+    (judgement,) = discriminators(audio)
     assert judgement.features[0].shape == (2, 5, judgement.scores.shape[-1], 1)
     judgement.scores.sum().backward()
     assert audio.grad.any()
+    assert len(discriminators.state_dict()) == 9
+    with pytest.raises(ValueError, match=r"adversarial\.slm\.source is .*there is no"):
+        hidden_states(tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize(("from_rate", "to_rate"), [(22_050, 16_000), (16_000, 22_050), (24_000, 16_000)])

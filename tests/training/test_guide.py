@@ -15,13 +15,13 @@ def guide(pytestconfig):
 
 
 def test_every_overlay_is_a_config(guide, pytestconfig):
-    base = load_yaml(pytestconfig.rootpath / "configs/flexicodec/mini.yaml")
     blocks = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
     assert len(blocks) > 4
     for block in blocks:
         settings = yaml.safe_load(block)
-        settings.pop("base", None)
-        assert from_dict(TrainingConfig, overlay(base, settings))
+        named = pytestconfig.rootpath / settings.pop("base", "")
+        base = named if named.is_file() else pytestconfig.rootpath / "configs/flexicodec/mini.yaml"
+        assert from_dict(TrainingConfig, overlay(load_yaml(base), settings))
 
 
 def test_links_lead_somewhere(guide, pytestconfig):

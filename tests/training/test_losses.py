@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from flexicodec.blocks.mel import slaney_mel_filters
 from flexicodec.training.losses import MultiScaleMelLoss, feature_alignment_loss
-from flexicodec.training.mel import slaney_mel_filters
 
 
 @pytest.fixture

@@ -111,6 +111,20 @@ def add_random(into, seed, items=3):
 # ------------------------------------------------------------------------------------------------------------ curves
 
 
+def test_a_codec_without_semantic_codes_has_no_curve_of_them():
+    curves = small_curves(semantic_size=None, max_duration=1)
+    curves.add_tokens(
+        None, torch.tensor([[[0, 1, 1], [3, 3, 0]]]), torch.tensor([[1, 1, 0]]), torch.tensor([2], dtype=torch.int64)
+    )
+    row = curves.row(OneProcess())
+    assert {name for name in row if name.startswith("codebook/")} == {
+        *(f"codebook/acoustic_0{book}/{what}" for book in (1, 2) for what in ("perplexity", "use")),
+        "codebook/tokens",
+    }
+    assert row["codebook/acoustic_01/perplexity"] == pytest.approx(2)
+    assert (row["codebook/acoustic_02/perplexity"], row["rate/frame_rate"]) == (pytest.approx(1), 12.5)
+
+
 def test_perplexity_counts_the_codes_in_use():
     assert float(perplexity(torch.full((50,), 3))) == pytest.approx(50)
     assert float(perplexity(torch.tensor([0, 9, 0]))) == 1

@@ -26,6 +26,29 @@ def test_the_exponential_multiplies_every_step():
     assert [learning_rate_factor(config, step, 100) for step in range(5)] == [0.5, 1.0, 1.0, 0.5, 0.25]
 
 
+def test_the_exponential_may_fall_once_an_epoch():
+    config = OptimConfig(warmup_steps=0, schedule="exponential", decay=0.5, epoch_steps=3)
+    assert [learning_rate_factor(config, step, 100) for step in range(8)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_adam_has_no_weight_decay():
+    """Where no gradient pulls, AdamW shrinks a weight and Adam leaves it; with a gradient and no decay they agree."""
+    ends = {}
+    for name, decay, slope in (("adam", 0.0, 0.0), ("adamw", 0.1, 0.0), ("adam", 0.0, 1.0), ("adamw", 0.0, 1.0)):
+        weight = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.ones_(weight.weight)
+        optimizer = make_optimizer(weight, OptimConfig(optimizer=name, weight_decay=decay, learning_rate=0.1))
+        (slope * weight.weight.square().sum()).backward()
+        optimizer.step()
+        ends[name, slope] = float(weight.weight.detach())
+    assert ends["adam", 0.0] == 1.0 > ends["adamw", 0.0]
+    assert ends["adam", 1.0] == ends["adamw", 1.0] == pytest.approx(0.9)
+    with pytest.raises(ValueError, match="adam, which has no weight decay here, and weight_decay is 0.01"):
+        OptimConfig(optimizer="adam")
+    with pytest.raises(ValueError, match="epoch_steps is 0, expected 1 or more"):
+        OptimConfig(epoch_steps=0)
+
+
 def test_an_optimiser_takes_what_is_trained():
     module = torch.nn.Linear(3, 2)
     module.bias.requires_grad_(False)

@@ -1,10 +1,12 @@
 """Distances of waveforms, spectrograms and speakers: what they ignore, and what they are at known pairs."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
-from flexicodec.training.mel import slaney_mel_filters, to_hertz, to_mel
+from flexicodec.blocks.mel import htk_mel_filters, slaney_mel_filters, to_hertz, to_mel
 from flexicodec.training.reconstruction import (
     LogMelLoss,
     LogStftLoss,
@@ -17,6 +19,7 @@ from flexicodec.training.reconstruction import (
 RATE = 22_050
 LOSSES = {
     "waveform": waveform_loss,
+    "waveform squared": partial(waveform_loss, squared=True),
     "si_sdr": si_sdr_loss,
     "mel": LogMelLoss(RATE, (64, 512), (10, 80)),
     "mel squared": LogMelLoss(RATE, (64, 512), (10, 80), squared=True),
@@ -69,6 +72,7 @@ def test_waveforms_differ_by_the_mean_of_samples():
     estimate, reference = torch.zeros(2, 4), torch.tensor([[1.0, -1.0, 2.0, 0.0], [3.0, 1.0, 100.0, 100.0]])
     assert waveform_loss(estimate, reference, lengths).tolist() == [1.0, 2.0]
     assert waveform_loss(estimate, reference, lengths, compatible=True).tolist() == [1.0, 102.0]
+    assert waveform_loss(estimate, reference, lengths, squared=True).tolist() == [6 / 4, 10 / 2]
 
 
 @pytest.mark.parametrize("decibels", [0, 10, 30])
@@ -130,3 +134,10 @@ def test_filters_are_triangles(rate, window, mels):
     np.testing.assert_allclose(peaks.sum(0)[inside], 1.0, atol=1e-5)  # where one falls, the next rises
     frequencies = np.linspace(0, rate / 2, 50)
     np.testing.assert_allclose(to_hertz(to_mel(frequencies)), frequencies, atol=1e-6)
+
+
+def test_htk_filters_are_those_of_transformers():
+    from transformers.audio_utils import mel_filter_bank
+
+    expected = mel_filter_bank(257, 64, 0.0, 8000.0, 16_000, mel_scale="htk")
+    np.testing.assert_allclose(htk_mel_filters(16_000, 512, 64), expected.T, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Long clips, one at a time and piece by piece, so that memory and time grow with the clip and not with its square.
+"""Clips one at a time, and long ones piece by piece, so that memory and time grow with the clips and not with squares.
 
 What is carried from piece to piece is what a stream carries; see `Windows` for what is not exact then.
 """
@@ -15,12 +15,20 @@ from flexicodec.models.flexicodec import streaming
 from flexicodec.models.flexicodec.listening import SemanticStage
 from flexicodec.models.flexicodec.quantizing import QuantizeStage
 from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
+from flexicodec.models.precision import Precision, working_in
 from flexicodec.models.streaming import StreamSettings
 from flexicodec.models.windows import Windows
 from flexicodec.quantize import Quantized
 from flexicodec.tokens import Tokens
 
 PIECE_FRAMES = 256  # about 20 s: what is taken at once
+PADDED_SHARE = 0.1  # of a batch on the CPU, where a batch is no faster than its clips and more than this is a waste
+
+
+def goes_one_by_one(codec: FlexiCodecRooms, lengths: Int[Tensor, " batch"], windows: Windows | None) -> bool:
+    """Tell whether clips of so many frames are taken one at a time: long ones are, and ragged batches on the CPU."""
+    padded = 1 - float(lengths.sum()) / max(1, len(lengths) * int(lengths.max()))
+    return any(is_long(codec, lengths, windows)) or (codec.device.type == "cpu" and padded > PADDED_SHARE)
 
 
 def is_long(codec: FlexiCodecRooms, lengths: Int[Tensor, " batch"], windows: Windows | None) -> list[bool]:
@@ -34,7 +42,8 @@ def listen(
     audio: Float[Tensor, "batch samples"],
     audio_lengths: Int[Tensor, " batch"],
     frames: Int[Tensor, " batch"],
-    windows: Windows,
+    windows: Windows | None,
+    precision: Precision = "float32",
 ) -> Float[Tensor, "batch semantic_dim frames"]:
     """Do what `codec.listen` does, a clip at a time, long ones in pieces."""
     heard = []
@@ -42,11 +51,35 @@ def listen(
         zip(is_long(codec, frames, windows), audio_lengths.tolist(), frames.tolist(), strict=True)
     ):
         row = slice(i, i + 1)
-        if long:
-            heard.append(_listen(codec, audio[row, :samples], count, windows)[0])
+        if long and windows is not None:
+            with working_in(precision, audio.device):
+                heard.append(_listen(codec, audio[row, :samples], count, windows)[0].float())
         else:
-            heard.append(codec.listen(audio[row, :samples], audio_lengths[row], frames[row])[0])
+            heard.append(codec.listen(audio[row, :samples], audio_lengths[row], frames[row], precision)[0])
     return pad_sequence([each.T for each in heard], batch_first=True).mT
+
+
+def hear(
+    codec: FlexiCodecRooms,
+    audio: Float[Tensor, "batch samples"],
+    audio_lengths: Int[Tensor, " batch"],
+    frames: Int[Tensor, " batch"],
+) -> Float[Tensor, "batch acoustic_dim frames"]:
+    """Do what `codec.hear` does, a clip at a time."""
+    rows = zip(audio, audio_lengths, frames, strict=True)
+    heard = [codec.hear(clip[None, : int(length)], length[None], count[None])[0] for clip, length, count in rows]
+    return pad_sequence([each.T for each in heard], batch_first=True).mT
+
+
+def sound(
+    codec: FlexiCodecRooms, frames: Float[Tensor, "batch dim frames"], lengths: Int[Tensor, " batch"]
+) -> tuple[Float[Tensor, "batch samples"], Int[Tensor, " batch"]]:
+    """Do what `codec.sound` does, a clip at a time."""
+    clips = [
+        codec.sound(clip[None, :, : int(length)], length[None]) for clip, length in zip(frames, lengths, strict=True)
+    ]
+    audio = pad_sequence([clip[0] for clip, _ in clips], batch_first=True)
+    return audio, torch.cat([length for _, length in clips])
 
 
 def _listen(
@@ -78,16 +111,18 @@ def quantize(
     margins: bool,
 ) -> tuple[Quantized, Quantized]:
     """Do what `codec.quantize` does, a clip at a time, long ones in pieces; latents are left out."""
-    assert features.windows is not None
+    windows = features.windows
+    sound = codec.acoustic_features(features, num_codebooks)
     results = []
-    for i, long in enumerate(is_long(codec, features.lengths, features.windows)):
+    for i, long in enumerate(is_long(codec, features.lengths, windows)):
         own, frames = durations[i : i + 1], int(features.lengths[i])
         own = own[:, : int((own > 0).sum())]
-        both = features.semantic[i : i + 1, :, :frames], features.acoustic[i : i + 1, :, :frames]
-        if long:
-            results.append(_quantize(codec, both, own, num_codebooks, margins, features.windows))
+        both = features.semantic[i : i + 1, :, :frames], sound[i : i + 1, :, :frames]
+        if long and windows is not None:
+            results.append(_quantize(codec, both, own, num_codebooks, margins, windows))
         else:
-            alone = Features(*both, features.similarities[i : i + 1, : frames - 1], *_lengths(features, i))
+            curve = features.similarities[i : i + 1, : frames - 1]
+            alone = Features(*both, curve, *_lengths(features, i), precision=features.precision)
             results.append(codec.quantize(alone, own, num_codebooks, margins=margins))
     return _side_by_side([semantic for semantic, _ in results]), _side_by_side([acoustic for _, acoustic in results])
 
@@ -122,13 +157,13 @@ def _quantize(
 
 
 def smooth(
-    codec: FlexiCodecRooms, tokens: Tokens, windows: Windows
+    codec: FlexiCodecRooms, tokens: Tokens, windows: Windows | None
 ) -> tuple[Float[Tensor, "batch dim frames"], Int[Tensor, " batch"]]:
     """Look up, unmerge and smooth, as `codec.lookup` and `codec.smooth` do, a clip at a time, long ones in pieces."""
     lengths, frames = tokens.frame_lengths, []
     for i, long in enumerate(is_long(codec, lengths, windows)):
         clip = tokens[i]
-        if long:
+        if long and windows is not None:
             frames.append(_smooth(codec, clip, windows)[0])
         else:
             assert clip.semantic is not None

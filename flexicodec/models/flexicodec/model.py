@@ -3,10 +3,11 @@
 This is the model as users meet it: what comes is checked, a rate is chosen, and the rooms below do the work.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +25,7 @@ from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
 from flexicodec.models.flexicodec.semantic import SanmEncoder
 from flexicodec.models.flexicodec.ssl import SSLEncoder
 from flexicodec.models.flexicodec.writing import FlexiCodecWriter
+from flexicodec.models.precision import Precision, check_precision, working_in
 from flexicodec.models.streaming import StreamSettings
 from flexicodec.models.streaming_encoder import STREAM_WINDOWS, EncoderSettings, StreamingEncoder
 from flexicodec.models.windows import Windows
@@ -59,6 +61,11 @@ class FlexiCodec(FlexiCodecRooms):
         "semantic_decoder_stack",
         "acoustic_quantizer",
     )
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "encode": token_modules,
+        "semantic": tuple(name for name in token_modules if name not in ("encoder", "acoustic_aggregator")),
+        "decode": ("semantic_quantizer", "semantic_decoder_stack", "acoustic_quantizer", "bottleneck", "decoder"),
+    }
 
     @property
     def format(self) -> TokenFormat:
@@ -119,7 +126,9 @@ class FlexiCodec(FlexiCodecRooms):
         *,
         sample_rate: int | None = None,
         channels: Channels | None = None,
+        acoustic: bool = True,
         windows: Windows | None = WINDOWS,
+        precision: Precision = "float32",
     ) -> Features:
         """Run both encoders once; `tokenize` then makes tokens at any number of rates.
 
@@ -128,8 +137,11 @@ class FlexiCodec(FlexiCodecRooms):
             lengths: Valid samples of each item, of the audio as passed; None means all.
             sample_rate: Hz of the audio, resampled where it differs from the codec's; None means the codec's.
             channels: "mix" averages the channels of [B, C, S]; "error" refuses more than one.
+            acoustic: Run the convolutional encoder too; semantic tokens alone do not need it.
             windows: How clips longer than one window are heard, and then tokenized; None takes every clip whole. Where
                 attention spans the clip, this changes features; see `Windows`.
+            precision: "bfloat16" lets transformers work in half the precision, which is faster and flips some of the
+                boundaries and codes; convolutions and quantisers stay in float32.
 
         Raises:
             ValueError: Empty audio, NaN or Inf, wrong rank, or lengths that do not fit.
@@ -143,12 +155,15 @@ class FlexiCodec(FlexiCodecRooms):
             device=self.device,
         )
         frames = self.frame_counts(audio_lengths)
-        if windows is not None and any(long.is_long(self, frames, windows)):
-            semantic = long.listen(self, batch, audio_lengths, frames, windows)
+        check_precision(precision)
+        clips = batch, audio_lengths, frames
+        if long.goes_one_by_one(self, frames, windows):
+            semantic = long.listen(self, *clips, windows, precision)
+            sound = long.hear(self, *clips) if acoustic else None
         else:
-            semantic = self.listen(batch, audio_lengths, frames)
-        acoustic = self.hear(batch, audio_lengths, frames)
-        return Features(semantic, acoustic, cosine_similarities(semantic, frames), frames, audio_lengths, windows)
+            semantic, sound = self.listen(*clips, precision), self.hear(*clips) if acoustic else None
+        similarities = cosine_similarities(semantic, frames)
+        return Features(semantic, sound, similarities, frames, audio_lengths, windows, precision)
 
     @exactly
     def tokenize(  # type: ignore[override]
@@ -189,7 +204,7 @@ class FlexiCodec(FlexiCodecRooms):
             )
         durations = validate_durations(durations, features.lengths, cap)
         in_pieces = long.is_long(self, features.lengths, features.windows)
-        if any(in_pieces):
+        if long.goes_one_by_one(self, features.lengths, features.windows):
             semantic, acoustic = long.quantize(self, features, durations, count, margins)
         else:
             semantic, acoustic = self.quantize(features, durations, count, margins=margins)
@@ -199,7 +214,7 @@ class FlexiCodec(FlexiCodecRooms):
             durations=durations,
             audio_lengths=features.audio_lengths,
             format=replace(self.format, max_duration=cap),
-            info={**info, **report.windows(self, features.windows, in_pieces, count)},
+            info={**info, **report.making(self, features, in_pieces, count)},
             margins=report.margins(rule, features, seconds, cap, semantic, acoustic) if margins else None,
         )
 
@@ -217,14 +232,15 @@ class FlexiCodec(FlexiCodecRooms):
         sample_rate: int | None = None,
         channels: Channels | None = None,
         windows: Windows | None = WINDOWS,
+        precision: Precision = "float32",
         margins: bool = False,
     ) -> Tokens:
         """Turn audio into tokens: `tokenize(features(audio, ...), ...)`.
 
         Args:
-            audio: As for `features`, with the four that belong to it.
+            audio: As for `features`, with the five that belong to it.
             lengths: Valid samples of each item; None means all.
-            threshold: As for `tokenize`, with all that follow but three; choose threshold, frame_rate or durations.
+            threshold: As for `tokenize`, with all that follow but four; choose threshold, frame_rate or durations.
             frame_rate: Tokens per second.
             durations: Frames per token, decided elsewhere.
             policy: How to spend `frame_rate`, or a `MergingPolicy`.
@@ -233,14 +249,22 @@ class FlexiCodec(FlexiCodecRooms):
             sample_rate: Hz of the audio; None means the codec's.
             channels: "mix" or "error", for [B, C, S].
             windows: How clips longer than one window are encoded; None takes every clip whole.
+            precision: "bfloat16" for faster transformers and a few other codes.
             margins: Tell also how far every boundary and code was from flipping.
 
         Raises:
             ValueError: As for `features` and `tokenize`, before any work is done where that can be seen.
         """
         self._choose(threshold, frame_rate, durations, policy, self._cap(max_duration))  # refuse before the work
-        self._count(num_codebooks)
-        features = self.features(audio, lengths, sample_rate=sample_rate, channels=channels, windows=windows)
+        features = self.features(
+            audio,
+            lengths,
+            sample_rate=sample_rate,
+            channels=channels,
+            acoustic=self._count(num_codebooks) > 0,
+            windows=windows,
+            precision=precision,
+        )
         return self.tokenize(
             features,
             threshold=threshold,
@@ -253,13 +277,16 @@ class FlexiCodec(FlexiCodecRooms):
         )
 
     @exactly
-    def decode(self, tokens: Tokens, *, windows: Windows | None = WINDOWS) -> Float[Tensor, "batch samples"]:
+    def decode(
+        self, tokens: Tokens, *, windows: Windows | None = WINDOWS, precision: Precision = "float32"
+    ) -> Float[Tensor, "batch samples"]:
         """Turn tokens into audio.
 
         Args:
             tokens: Of this model.
             windows: How clips longer than one window are decoded; None takes every clip whole. Where attention spans
                 the clip, this changes the audio; see `Windows`.
+            precision: "bfloat16" is faster; the audio is then some 33 dB or more above the difference.
 
         Returns:
             [B, S] at `sample_rate`, zero past each clip's `audio_lengths`. Where these are unknown, a clip is as long
@@ -269,12 +296,16 @@ class FlexiCodec(FlexiCodecRooms):
             ValueError: The tokens belong to another model, or hold codes this one lacks.
         """
         self.check_tokens(tokens)
+        check_precision(precision)
         tokens = tokens.to(self.device)
-        if windows is not None and any(long.is_long(self, tokens.frame_lengths, windows)):
-            audio, lengths = self.sound(*long.smooth(self, tokens, windows))
+        if long.goes_one_by_one(self, tokens.frame_lengths, windows):
+            with working_in(precision, self.device):
+                audio, lengths = long.sound(self, *long.smooth(self, tokens, windows))
         else:
-            audio, lengths = self.synthesize(self.embed(tokens), tokens.durations)
-        return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
+            latents = self.embed(tokens)
+            with working_in(precision, self.device):
+                audio, lengths = self.synthesize(latents, tokens.durations)
+        return fit_lengths(audio.float(), lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
 
     @exactly
     def embed(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexicodec.blocks.states import known
+from flexicodec.merging.aggregate import MeanAggregator
 from flexicodec.merging.aggregate_stages import AggregateStage, AggregateState
 from flexicodec.models.flexicodec.rooms import FlexiCodecRooms
 from flexicodec.quantize import Quantized, Quantizer
@@ -78,9 +79,10 @@ class QuantizeStage:
         self.codec, self.num_codebooks, self.margins = codec, num_codebooks, margins
         self.semantic_dim, self.dim = codec.semantic_encoder.dim, codec.config.acoustic.latent_dim
         steps = [2 * frames for frames in windows]  # of the aggregators: a frame, or the query behind a token
+        for_sound = codec.acoustic_aggregator if num_codebooks else MeanAggregator()  # not run then
         self.aggregators = (
             AggregateStage(codec.semantic_aggregator, self.semantic_dim, *steps),
-            AggregateStage(codec.acoustic_aggregator, self.dim, *steps),
+            AggregateStage(for_sound, self.dim, *steps),
         )
         self.exact = all(each.exact for each in self.aggregators[: 2 if num_codebooks else 1])
 

@@ -1,4 +1,4 @@
-"""What tokens say about their making: whether windows made a difference, and how far each decision was from another."""
+"""What tokens say about their making: windows, precision, and how far each decision was from another."""
 
 from typing import Any
 
@@ -23,16 +23,23 @@ def is_windowed(codec: FlexiCodecRooms, num_codebooks: int) -> bool:
     return listening.exact and tokens.exact
 
 
-def windows(
-    codec: FlexiCodecRooms, chosen: Windows | None, in_pieces: list[bool], num_codebooks: int
-) -> dict[str, Any]:
-    """Note for `Tokens.info` where windows made a difference: their length and overlap, None for clips taken whole."""
-    if chosen is None or not any(in_pieces) or is_windowed(codec, num_codebooks):
-        return {}
-    return {
-        "window_seconds": [chosen.seconds if each else None for each in in_pieces],
-        "overlap_seconds": [chosen.overlap_seconds if each else None for each in in_pieces],
-    }
+def making(codec: FlexiCodecRooms, features: Features, in_pieces: list[bool], num_codebooks: int) -> dict[str, Any]:
+    """Note for `Tokens.info` what was not the usual way: windows where they made a difference, and the precision.
+
+    Args:
+        codec: The model.
+        features: What tokens are made from.
+        in_pieces: Which clips were taken in windows; the others were taken whole, and stand as None.
+        num_codebooks: Acoustic codebooks in use.
+    """
+    info: dict[str, Any] = {}
+    chosen = features.windows
+    if chosen is not None and any(in_pieces) and not is_windowed(codec, num_codebooks):
+        info["window_seconds"] = [chosen.seconds if each else None for each in in_pieces]
+        info["overlap_seconds"] = [chosen.overlap_seconds if each else None for each in in_pieces]
+    if features.precision != "float32":
+        info["precision"] = features.precision
+    return info
 
 
 def margins(

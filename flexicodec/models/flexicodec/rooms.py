@@ -5,6 +5,7 @@ these, and so does the public model on top of them.
 """
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +21,7 @@ from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.resize import resize
 from flexicodec.models.flexicodec.semantic import SanmEncoder, SemanticEncoder
 from flexicodec.models.flexicodec.ssl import SSLEncoder
+from flexicodec.models.precision import Precision, working_in
 from flexicodec.models.windows import Windows
 from flexicodec.quantize import Quantized
 
@@ -32,19 +34,21 @@ class Features:
 
     Attributes:
         semantic: Features of the frozen ASR encoder; zero past each item's frames.
-        acoustic: Features of the convolutional encoder; zero past each item's frames.
+        acoustic: Features of the convolutional encoder; zero past each item's frames. None where it was not asked.
         similarities: Cosine of each frame's semantic features with the next frame's, 0 at padding.
         lengths: Valid frames of each item.
         audio_lengths: Valid samples of each item, at the codec's rate.
         windows: How clips longer than one window were heard, and will be tokenized; None: whole.
+        precision: In which transformers worked, and will.
     """
 
     semantic: Float[Tensor, "batch semantic_dim frames"]
-    acoustic: Float[Tensor, "batch acoustic_dim frames"]
+    acoustic: Float[Tensor, "batch acoustic_dim frames"] | None
     similarities: Float[Tensor, "batch frames-1"]
     lengths: Int[Tensor, " batch"]
     audio_lengths: Int[Tensor, " batch"]
     windows: Windows | None = None
+    precision: Precision = "float32"
 
 
 class FlexiCodecRooms(Codec):
@@ -122,21 +126,26 @@ class FlexiCodecRooms(Codec):
         """Count frames per item, by the geometry of the config."""
         if self.config.geometry == "whole":
             return -(-audio_lengths // self.frame_size)
-        assert isinstance(self.semantic_encoder, SanmEncoder)
-        heard = self.semantic_encoder.front_end.num_frames(self.audible_samples(audio_lengths))
+        encoder = cast(SanmEncoder, self.semantic_encoder)  # no other goes with this geometry
+        heard = encoder.front_end.num_frames(self.audible_samples(audio_lengths))
         return (heard.cpu().double() / 1.33333).long().to(heard.device)  # not every device has float64
 
     @torch.no_grad()
     def listen(
-        self, audio: Float[Tensor, "batch samples"], audio_lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"]
+        self,
+        audio: Float[Tensor, "batch samples"],
+        audio_lengths: Int[Tensor, " batch"],
+        frames: Int[Tensor, " batch"],
+        precision: Precision = "float32",
     ) -> Float[Tensor, "batch semantic_dim frames"]:
-        """Hear what is said: the frozen encoder's features, resized to the grid. Always float32, without gradients."""
+        """Hear what is said: the frozen encoder's features, resized to the grid, in float32 and without gradients."""
         released = self.config.geometry == "released"
         audible = self.audible_samples(audio_lengths)
         with torch.autocast(audio.device.type, enabled=False):
-            heard, heard_lengths = self.semantic_encoder(_pad_to(audio.float(), int(audible.max())), audible)
+            with working_in(precision, audio.device):
+                heard, heard_lengths = self.semantic_encoder(_pad_to(audio.float(), int(audible.max())), audible)
             ratio = None if released else self.semantic_encoder.frame_rate / self.base_frame_rate
-            return resize(heard, heard_lengths, frames, ratio)
+            return resize(heard.float(), heard_lengths, frames, ratio)
 
     def hear(
         self, audio: Float[Tensor, "batch samples"], audio_lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"]
@@ -171,18 +180,59 @@ class FlexiCodecRooms(Codec):
             Semantic result, whose latents [B, acoustic_dim, N] have been through the second ConvNeXt stack, and
             acoustic result.
         """
-        lengths = (durations > 0).sum(dim=1)
-        merged = self.semantic_aggregator(features.semantic, durations, features.lengths)
-        refined = self.semantic_encoder_stack(merged, lengths)
-        semantic = self.semantic_quantizer(refined, lengths, margins=margins)
-        meaning = self.semantic_decoder_stack(semantic.latents, lengths)
-        semantic = replace(semantic, latents=meaning)
+        assert bool((features.lengths == durations.sum(dim=1)).all()), (features.lengths, durations)
+        semantic = self.quantize_meaning(features.semantic, durations, features.precision, margins)
+        meaning = semantic.latents
         if isinstance(num_codebooks, int) and num_codebooks == 0:
-            blank = torch.zeros_like(meaning)
-            return semantic, self.acoustic_quantizer(blank, lengths, 0, margins)
-        sound = self.acoustic_aggregator(features.acoustic, durations, features.lengths)
+            lengths = (durations > 0).sum(dim=1)
+            return semantic, self.acoustic_quantizer(torch.zeros_like(meaning), lengths, 0, margins=margins)
+        heard = self.acoustic_features(features, num_codebooks)
         known = meaning if keeps_semantic is None else meaning * keeps_semantic[:, None, None]
-        return semantic, self.acoustic_quantizer(sound - known, lengths, num_codebooks, margins)
+        return semantic, self.quantize_sound(heard, known, durations, num_codebooks, features.precision, margins)
+
+    def quantize_meaning(
+        self,
+        semantic: Float[Tensor, "batch semantic_dim frames"],
+        durations: Int[Tensor, "batch tokens"],
+        precision: Precision = "float32",
+        margins: bool = False,
+    ) -> Quantized:
+        """Merge and quantise what is said; the latents [B, acoustic_dim, N] have been through the second stack."""
+        lengths = (durations > 0).sum(dim=1)
+        with working_in(precision, semantic.device):
+            merged = self.semantic_aggregator(semantic, durations).float()
+        refined = self.semantic_encoder_stack(merged, lengths)
+        quantized = self.semantic_quantizer(refined, lengths, margins=margins)
+        return replace(quantized, latents=self.semantic_decoder_stack(quantized.latents, lengths))
+
+    def quantize_sound(
+        self,
+        acoustic: Float[Tensor, "batch acoustic_dim frames"],
+        known: Float[Tensor, "batch acoustic_dim tokens"],
+        durations: Int[Tensor, "batch tokens"],
+        num_codebooks: int | Int[Tensor, " batch"] | None = None,
+        precision: Precision = "float32",
+        margins: bool = False,
+    ) -> Quantized:
+        """Merge how it sounds, and quantise what that has over what is known of it."""
+        with working_in(precision, acoustic.device):
+            sound = self.acoustic_aggregator(acoustic, durations).float()
+        return self.acoustic_quantizer(sound - known, (durations > 0).sum(dim=1), num_codebooks, margins=margins)
+
+    def acoustic_features(
+        self, features: Features, num_codebooks: int | Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch acoustic_dim frames"]:
+        """Give the acoustic features, zeros where there are none and semantic tokens do without.
+
+        Raises:
+            ValueError: There are none, and acoustic codes are asked for.
+        """
+        if features.acoustic is not None:
+            return features.acoustic
+        if not isinstance(num_codebooks, int) or num_codebooks:
+            raise ValueError("these features were made with acoustic=False, which does for num_codebooks=0 only")
+        semantic = features.semantic
+        return semantic.new_zeros(len(semantic), self.config.acoustic.latent_dim, semantic.shape[-1])
 
     def lookup(
         self,

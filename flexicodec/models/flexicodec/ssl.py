@@ -5,7 +5,7 @@ statistics over time count valid samples only, and padding is neither convolved 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from math import prod
 from pathlib import Path
@@ -150,12 +150,12 @@ class SSLConfig:
         return SSLEncoder(self)
 
     @classmethod
-    def from_folder(cls, folder: str | Path, layer: int, normalise: bool | None = None) -> "SSLConfig":
+    def from_folder(cls, folder: str | Path, layer: int | None, normalise: bool | None = None) -> "SSLConfig":
         """Describe the encoder in a local transformers folder, up to a layer.
 
         Args:
             folder: Holds config.json and preprocessor_config.json.
-            layer: See `SSLConfig`.
+            layer: See `SSLConfig`; None runs all blocks there are.
             normalise: None does as preprocessor_config.json says.
 
         Raises:
@@ -168,7 +168,9 @@ class SSLConfig:
             raise ValueError(
                 f"{folder / CONFIG_NAME} has model_type {held.get('model_type')!r}, expected {', '.join(CLASSES)}"
             )
-        if layer > (depth := held.get("num_hidden_layers", 12)):
+        depth = held.get("num_hidden_layers", 12)
+        layer = depth if layer is None else layer
+        if layer > depth:
             raise ValueError(f"layer is {layer}, but the model in {folder} has {depth} blocks; expected 0 to {depth}")
         if held.get("adapter_attn_dim") is not None:
             raise ValueError(f"the model in {folder} has attention adapters (MMS), which are not built here")
@@ -227,7 +229,15 @@ class SSLEncoder(nn.Module):
         self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch dim frames"], Int[Tensor, " batch"]]:
         """Listen; see `SemanticEncoder`. Clips must be as long as the receptive field, 400 samples by default."""
-        assert int(lengths.min()) >= self.config.settings.receptive_field, "the caller pads clips to a codec frame"
+        *_, hidden = self.hidden_states(audio, lengths)
+        return hidden, self.num_frames(lengths)
+
+    def hidden_states(
+        self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
+    ) -> Iterator[Float[Tensor, "batch dim frames"]]:
+        """Yield what enters the first block and what each block makes of it, zero past each item's frames."""
+        long_enough = torch.compiler.is_exporting() or int(lengths.min()) >= self.config.settings.receptive_field
+        assert long_enough, "the caller pads clips to a codec frame"
         heard = _valid(lengths, audio.shape[1])
         audio = audio.masked_fill(~heard, 0.0)
         if self.config.normalise:
@@ -235,10 +245,11 @@ class SSLEncoder(nn.Module):
         frames = self.num_frames(lengths)
         hidden = self.place(self.project(self.convolve(audio, lengths)), frames)
         bias = self.position_bias(hidden.shape[1])
+        padding = ~_valid(frames, hidden.shape[1])[..., None]
+        yield hidden.masked_fill(padding, 0.0).transpose(1, 2)
         for block in self.encoder.layers:
             hidden = _run_block(block, hidden, frames, bias, self.config.settings.do_stable_layer_norm)
-        hidden = hidden.masked_fill(~_valid(frames, hidden.shape[1])[..., None], 0.0)
-        return hidden.transpose(1, 2), frames
+            yield hidden.masked_fill(padding, 0.0).transpose(1, 2)
 
     def convolve(
         self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]

@@ -194,14 +194,14 @@ def convert(
     Raises:
         ValueError: Names, as NeMo does, what is missing or misshapen.
     """
-    norms = next((pair for pair in NORM_SUFFIXES if any(key.endswith(pair) for key in state)), NORM_SUFFIXES[0])
     sources: dict[str, tuple[str, ...]] = {}
     faults = []
     for name, shape in wanted.items():
         theirs = nemo_names.nemo_name(name, config)
         expected = {theirs: shape}
         if theirs.endswith(".weight") and theirs not in state:
-            size_key, direction_key = (theirs.removesuffix(".weight") + suffix for suffix in norms)
+            namings = [[theirs.removesuffix(".weight") + suffix for suffix in pair] for pair in NORM_SUFFIXES]
+            size_key, direction_key = next((pair for pair in namings if pair[0] in state), namings[0])
             expected = {size_key: (shape[0], *(1 for _ in shape[1:])), direction_key: shape}
         sources[name] = tuple(expected)
         for key, its_shape in expected.items():

@@ -3,7 +3,8 @@
 This is the model as users meet it, and the two steps between audio and latents that training composes as well.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +37,7 @@ class NanoCodec(Codec):
     model_type = "nanocodec"
     load_report: Any = None  # of a model that was converted: what was left out, see weights.LoadReport
     token_modules = ("encoder", "quantizer")
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {"encode": token_modules, "decode": ("quantizer", "decoder")}
     max_duration = 1
 
     def __init__(self, config: NanoCodecConfig | None = None, name: str | None = None) -> None:

@@ -14,11 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from flexicodec.corpus.buckets import buckets
 from flexicodec.corpus.manifest import Filter, Keep, Utterance, read_manifest
 from flexicodec.corpus.reading import UNREADABLE, read_utterance
 from flexicodec.training.config import DataConfig
 from flexicodec.training.data.items import Item, ItemMaker
-from flexicodec.training.data.order import Source, Unit, bucket_units, buckets, crop_units
+from flexicodec.training.data.order import Source, Unit, bucket_units, crop_units
 from flexicodec.training.data.shards import ShardSource
 from flexicodec.training.data.sources import ManifestClips
 

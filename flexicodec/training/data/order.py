@@ -14,9 +14,10 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float, Int
 
+from flexicodec.corpus.buckets import buckets
+
 # What a draw is for; the last word of its key.
 SHARDS, ORDER, CROP, SPEED, REPLACEMENT, AUGMENTATION = range(16, 22)
-JITTER = 0.1  # share by which lengths are varied before sorting, so that buckets differ from epoch to epoch
 
 
 def keyed(purpose: int, seed: int, first: int, second: int = 0) -> np.random.Generator:
@@ -130,26 +131,3 @@ def bucket_units(
                 item, unit = item + len(found[position]), unit + 1
         if item == before:
             raise ValueError("there are no clips to train on")
-
-
-def buckets(
-    seconds: Float[np.ndarray, " clips"], batch_seconds: float, random: np.random.Generator | None = None
-) -> list[list[int]]:
-    """Group clips of similar length, each group within `batch_seconds`, padding included.
-
-    Args:
-        seconds: Durations.
-        batch_seconds: Bound of a group; a longer clip is a group of its own.
-        random: Varies who meets whom; None sorts strictly by length.
-    """
-    noise = 1.0 if random is None else random.uniform(1 - JITTER, 1 + JITTER, len(seconds))
-    groups: list[list[int]] = []
-    longest = 0.0
-    for clip in np.argsort(seconds * noise, kind="stable").tolist():
-        longest = max(longest, float(seconds[clip]))
-        if groups and longest * (len(groups[-1]) + 1) <= batch_seconds:
-            groups[-1].append(clip)
-        else:
-            groups.append([clip])
-            longest = float(seconds[clip])
-    return groups

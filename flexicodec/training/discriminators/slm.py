@@ -4,12 +4,14 @@ The speech model, WavLM in LFSC and NanoCodec, comes from outside; gradients pas
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flexicodec.models.flexicodec.ssl import PREPROCESSOR_NAME, SSLConfig, SSLEncoder, ssl_state
 from flexicodec.training.discriminators.shared import Judgement, activations, conv1d
 from flexicodec.training.frozen import FrozenListener
 
@@ -17,25 +19,44 @@ Layers = Sequence[Float[Tensor, "batch dim frames"]]
 
 
 class HiddenStates(nn.Module):
-    """Every hidden state of a speech model of Transformers: the embeddings', then each layer's.
+    """Every hidden state of a speech model: what enters its first block, then what each block makes of it.
 
     Args:
-        model: A frozen `WavLMModel`, `HubertModel` or the like.
+        encoder: WavLM, HuBERT or wav2vec 2.0.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, encoder: SSLEncoder) -> None:
         super().__init__()
-        self.model = model
+        self.encoder = encoder
 
     @property
     def dim(self) -> int:
         """Channels of all hidden states together."""
-        return int((self.model.config.num_hidden_layers + 1) * self.model.config.hidden_size)
+        return self.encoder.dim * (self.encoder.config.layer + 1)
 
     def forward(self, audio: Float[Tensor, "batch samples"]) -> Layers:
         """Listen to audio at the model's rate, neither shifted nor scaled."""
-        states = self.model(audio, output_hidden_states=True).hidden_states
-        return [state.transpose(1, 2) for state in states]
+        lengths = torch.full((len(audio),), audio.shape[1], device=audio.device)
+        return list(self.encoder.hidden_states(audio, lengths))
+
+
+def hidden_states(source: str | Path) -> HiddenStates:
+    """Open a local folder in transformers' layout: WavLM base plus, as in LFSC and NanoCodec, or a relative of it.
+
+    Audio reaches it as it is, whatever preprocessor_config.json says of normalisation: so it does in NeMo.
+
+    Raises:
+        ValueError: The folder holds no such model, or not all of its weights.
+    """
+    says_how = (Path(source) / PREPROCESSOR_NAME).is_file()
+    try:
+        config = SSLConfig.from_folder(source, layer=None, normalise=None if says_how else False)
+        with torch.device("meta"):
+            encoder = replace(config, normalise=False).build()
+        encoder.load_state_dict(ssl_state(source, config), assign=True)
+    except ValueError as error:
+        raise ValueError(f"adversarial.slm.source is {str(source)!r}: {error}") from error
+    return HiddenStates(encoder.requires_grad_(False))
 
 
 class SlmDiscriminator(nn.Module):

@@ -34,7 +34,7 @@ class Curves:
     Args:
         num_codebooks: Acoustic ones.
         codebook_size: Rows of each.
-        semantic_size: Rows of the semantic codebook.
+        semantic_size: Rows of the semantic codebook; None where there is none.
         max_duration: Most frames a token may hold; None for no cap, where the histogram's last bin takes all of
             `LONGEST_SHOWN` frames and more.
         base_frame_rate: Frames per second, Hz.
@@ -44,7 +44,7 @@ class Curves:
         self,
         num_codebooks: int,
         codebook_size: int,
-        semantic_size: int,
+        semantic_size: int | None,
         max_duration: int | None,
         base_frame_rate: float,
     ) -> None:
@@ -58,7 +58,7 @@ class Curves:
         self._events: dict[str, int] = defaultdict(int)
         self._sums: dict[str, list[tuple[Tensor | float, float]]] = defaultdict(list)  # name: sums and their weights
         shapes = {
-            "semantic": (1, self.semantic_size),
+            "semantic": (0 if self.semantic_size is None else 1, self.semantic_size or 0),
             "acoustic": (self.num_codebooks, self.codebook_size),
             "durations": (self.longest + 1,),  # the first bin is padding
             "frames": (1,),
@@ -89,7 +89,7 @@ class Curves:
     @torch.no_grad()
     def add_tokens(
         self,
-        semantic: Int[Tensor, "batch tokens"],
+        semantic: Int[Tensor, "batch tokens"] | None,
         acoustic: Int[Tensor, "batch codebooks tokens"],
         durations: Int[Tensor, "batch tokens"],
         num_codebooks: Int[Tensor, " batch"],
@@ -97,13 +97,14 @@ class Curves:
         """Count codes and durations of one batch.
 
         Args:
-            semantic: Codes.
+            semantic: Codes; None where there is no semantic codebook.
             acoustic: Codes; those of codebooks that an item did not use are not counted.
             durations: Frames per token; 0 is padding and not counted.
             num_codebooks: Acoustic codebooks that each item used.
         """
         valid = durations > 0
-        self._count("semantic", semantic, valid)
+        if semantic is not None:
+            self._count("semantic", semantic, valid)
         book = torch.arange(acoustic.shape[1], device=acoustic.device)[:, None]
         used = valid[:, None] & (book < num_codebooks.to(acoustic.device)[:, None, None])
         self._count("acoustic", acoustic + book * self.codebook_size, used)
@@ -157,7 +158,9 @@ class Curves:
         return means | {"non_finite": bad}
 
     def _codebooks(self, counts: dict[str, Int[Tensor, "..."]]) -> dict[str, float]:
-        names = ["semantic", *(f"acoustic_{book:02d}" for book in range(1, self.num_codebooks + 1))]
+        names = [f"acoustic_{book:02d}" for book in range(1, self.num_codebooks + 1)]
+        if self.semantic_size is not None:
+            names.insert(0, "semantic")
         row = {}
         for name, used in zip(names, [*counts["semantic"], *counts["acoustic"]], strict=True):
             if used.any():

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexicodec.training.data.order import bucket_units, buckets, crop_start, crop_units, slots_per_clip
+from flexicodec.corpus.buckets import buckets
+from flexicodec.training.data.order import bucket_units, crop_start, crop_units, slots_per_clip
 
 law = settings(derandomize=True, deadline=None, max_examples=60)
 

@@ -1,4 +1,4 @@
-"""Triangular filters on Slaney's mel scale (librosa's default)."""
+"""Triangular filters on mel scales: Slaney's (librosa's default) and HTK's (torchaudio's)."""
 
 from functools import lru_cache
 
@@ -18,12 +18,23 @@ def slaney_mel_filters(sample_rate: int, window: int, num_mels: int, unit_area: 
         unit_area: Divide each by its area in Hz (librosa's default); else every peak is 1.
     """
     edges = to_hertz(np.linspace(0.0, to_mel(sample_rate / 2), num_mels + 2))
+    areas = (edges[2:] - edges[:-2]) / 2 if unit_area else np.ones(num_mels)
+    return (_triangles(edges, sample_rate, window) / areas[:, None]).astype(np.float32)
+
+
+def htk_mel_filters(sample_rate: int, window: int, num_mels: int) -> np.ndarray:
+    """Compute filters as `slaney_mel_filters` does, evenly spaced on 2595 log10(1 + f / 700), every peak 1."""
+    highest = 2595 * np.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0.0, highest, num_mels + 2) / 2595) - 1)
+    return _triangles(edges, sample_rate, window).astype(np.float32)
+
+
+def _triangles(edges: np.ndarray, sample_rate: int, window: int) -> np.ndarray:
+    """Rise from each edge to the next and fall to the one after it, at the bins of an FFT."""
     bins = np.arange(window // 2 + 1) * sample_rate / window
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
-    triangles = np.maximum(0.0, np.minimum(rising, falling))
-    areas = (edges[2:] - edges[:-2]) / 2 if unit_area else np.ones(num_mels)
-    return (triangles / areas[:, None]).astype(np.float32)
+    return np.maximum(0.0, np.minimum(rising, falling))
 
 
 def to_mel(hertz: float | np.ndarray) -> np.ndarray:

@@ -1,0 +1,164 @@
+"""Table 1 of the NanoCodec paper as toy runs: its frame rates, bit rates and causality, trained for a minute each.
+
+    python experiments/nanocodec/ablations.py DIR --output experiments/nanocodec/results/ablations.json
+
+DIR holds `train.jsonl` and `eval.jsonl`. Every row is a config of `toy/`: strides, codebooks, levels, padding and
+causality are the published model's (this is checked), and everything is narrow. All rows hear the same crops, in the
+same order; the hub of the table is trained with other seeds too, to show what a difference has to exceed.
+"""
+
+import argparse
+import logging
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import causality, kbps, read_config, write
+
+import flexicodec
+from flexicodec.audio import resample
+from flexicodec.config import from_dict, load_yaml
+from flexicodec.corpus import read_manifest
+from flexicodec.models.nanocodec.config import NanoCodecConfig, published
+from flexicodec.pretrained import parameter_counts
+from flexicodec.training.config import TrainingConfig
+from flexicodec.training.loop import train
+from flexicodec.training.reconstruction import LogMelLoss
+
+TOY = Path(__file__).parent / "toy"
+HUB, SEEDS = "nano_1.1kbps_12.5fps", (1, 2)
+SHAPE = ("strides", "causal", "padding_mode", "activation", "kernel_sizes")
+# Table 1 (arXiv 2508.05835) on 1600 utterances of MLS: PESQ, mel distance, speaker similarity, character errors in %.
+# One row for each model; the paper repeats some. The decoder of 0.8 kbps cannot be built: its levels are not published.
+PAPER: dict[str, tuple[float, float, float, float]] = {
+    "lfsc_1.89kbps_21.5fps": (2.831, 0.146, 0.841, 2.529),
+    "ablations/noncausal_noncausal_21.5fps": (2.919, 0.136, 0.876, 2.203),
+    "nano_1.89kbps_21.5fps": (2.837, 0.150, 0.854, 2.434),
+    "ablations/causal_causal": (1.926, 0.211, 0.735, 5.490),
+    "ablations/noncausal_noncausal": (2.592, 0.158, 0.825, 3.614),
+    "nano_1.1kbps_12.5fps": (2.378, 0.177, 0.788, 3.617),
+    "nano_1.1kbps_25fps": (2.534, 0.167, 0.798, 3.749),
+    "nano_1.1kbps_6.25fps": (2.081, 0.200, 0.746, 5.293),
+    "nano_1.78kbps_12.5fps": (2.760, 0.143, 0.862, 2.423),
+    "nano_0.8kbps_12.5fps": (2.033, 0.205, 0.706, 6.519),
+    "nano_0.6kbps_12.5fps": (2.012, 0.205, 0.701, 7.792),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("speech", type=Path, help="folder with train.jsonl and eval.jsonl")
+    parser.add_argument("--steps", type=int, help="of every run; the configs' own otherwise")
+    parser.add_argument("--clips", type=int, default=24, help="held-out clips, spread over the manifest")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    torch.set_num_threads(1)
+    clips = held_out(arguments.speech / "eval.jsonl", arguments.clips)
+    rows: list[dict[str, Any]] = []
+    for name in PAPER:
+        try:
+            wanted = published(name) if "/" not in name else read_config(name)
+        except ValueError as error:
+            rows.append({"config": name, "not_built": str(error), "paper": PAPER[name]})
+            continue
+        for seed in (0, *SEEDS) if name == HUB else (0,):
+            config = toy_config(name, wanted, arguments.speech / "train.jsonl")
+            config = replace(config, seed=seed, steps=arguments.steps or config.steps)
+            rows.append({"config": name, "seed": seed} | run(config, clips) | {"paper": PAPER[name]})
+            print(rows[-1], flush=True)
+            results = {"clips": len(clips), "rows": rows}
+            write(arguments.output, results)  # every time, so that a run that ends early leaves what it found
+    print_table(rows)
+
+
+def toy_config(name: str, wanted: NanoCodecConfig, manifest: Path) -> TrainingConfig:
+    """Read a toy row's config, and hold it against the published one."""
+    config = from_dict(TrainingConfig, load_yaml(TOY / f"{Path(name).name}.yaml"))
+    assert isinstance(config.model, NanoCodecConfig)
+    for part in ("encoder", "decoder"):
+        ours, theirs = getattr(config.model, part), getattr(wanted, part)
+        for field in SHAPE:
+            assert getattr(ours, field) == getattr(theirs, field), f"{name}: {part}.{field} is not the published one"
+    assert config.model.decoder.output_activation == wanted.decoder.output_activation, name
+    assert config.model.decoder.grouped_upsampling == wanted.decoder.grouped_upsampling, name
+    assert config.model.quantizer == wanted.quantizer, f"{name}: quantizer is not the published one"
+    return replace(config, trackers=(), data=replace(config.data, manifest=(str(manifest),)))
+
+
+def held_out(manifest: Path, count: int) -> list[torch.Tensor]:
+    """Read some held-out clips at 22.05 kHz, spread over the manifest."""
+    utterances = read_manifest(manifest)
+    chosen = utterances[:: max(1, len(utterances) // count)][:count]
+    return [flexicodec.read_audio(utterance.path, sample_rate=22_050) for utterance in chosen]
+
+
+def run(config: TrainingConfig, clips: list[torch.Tensor]) -> dict[str, Any]:
+    """Train one row and measure it."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.process_time()
+        codec: Any = flexicodec.load(train(replace(config, output=folder)))
+        seconds = time.process_time() - started
+    assert isinstance(config.model, NanoCodecConfig)
+    counts = parameter_counts(codec)
+    return {
+        "causality": causality(config.model),
+        "kbps": round(kbps(config.model), 3),
+        "frame_rate": round(config.model.frame_rate, 3),
+        "codes": [config.model.quantizer.num_groups, int(np.prod(config.model.quantizer.levels))],
+        "parameters": {part: counts[part] for part in ("encoder", "decoder")},
+        "steps": config.steps,
+        "cpu_seconds": round(seconds, 1),
+    } | judge(codec, clips)
+
+
+@torch.no_grad()
+def judge(codec: Any, clips: list[torch.Tensor]) -> dict[str, Any]:
+    """Measure held-out clips: mel distance, STOI of what is left at 16 kHz, and how many codes are in use."""
+    from pystoi import stoi
+
+    distance = LogMelLoss(codec.sample_rate)
+    mels, stois, used = [], [], []
+    for clip in clips:
+        tokens = codec.encode(clip)
+        decoded = codec.decode(tokens)
+        mels.append(float(distance(decoded, clip, torch.tensor([clip.shape[1]]))))
+        reference, estimate = (resample(each, codec.sample_rate, 16_000)[0].numpy() for each in (clip, decoded))
+        stois.append(float(stoi(reference, estimate, 16_000)))
+        used.append(tokens.acoustic[0])
+    codes = torch.cat(used, dim=1)
+    return {
+        "mel_distance": round(float(np.mean(mels)), 4),
+        "mel_distance_sem": round(float(np.std(mels) / len(mels) ** 0.5), 4),
+        "stoi": round(float(np.mean(stois)), 4),
+        "stoi_sem": round(float(np.std(stois) / len(stois) ** 0.5), 4),
+        "codes_used_per_codebook": round(float(np.mean([len(row.unique()) for row in codes])), 1),
+        "frames": codes.shape[1],
+    }
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print toy and paper side by side as Markdown."""
+    print(
+        "| config | enc/dec | Hz | codes | kbps | toy: mel distance | toy: STOI | paper: PESQ | mel | SECS | CER, % |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        paper = " | ".join(f"{value:g}" for value in row["paper"])
+        if "not_built" in row:
+            print(f"| {row['config']} | | 12.5 | 4 of 65536 | 0.80 | not built | not built | {paper} |")
+            continue
+        seed = f", seed {row['seed']}" if row["config"] == HUB else ""
+        measured = " | ".join(f"{row[name]:.3f} ({row[f'{name}_sem']:.3f})" for name in ("mel_distance", "stoi"))
+        print(
+            f"| {row['config']}{seed} | {row['causality']} | {row['frame_rate']:.4g} "
+            f"| {row['codes'][0]} of {row['codes'][1]} | {row['kbps']:.2f} | {measured} | {paper} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

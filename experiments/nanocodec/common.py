@@ -1,0 +1,84 @@
+"""What the scripts of this folder share: which models, on which machine, and how a time is summed up."""
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from flexicodec.config import from_dict, load_yaml
+from flexicodec.files import replacing
+from flexicodec.models.nanocodec.config import NanoCodecConfig
+from flexicodec.models.nanocodec.model import NanoCodec
+
+Result = TypeVar("Result")
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "nanocodec"
+MODELS = (  # those of table 1 of the NanoCodec paper, in its order, and one that it leaves out
+    "lfsc_1.89kbps_21.5fps",
+    "ablations/noncausal_noncausal_21.5fps",
+    "ablations/causal_causal",
+    "ablations/causal_noncausal",
+    "ablations/noncausal_noncausal",
+    "nano_1.1kbps_12.5fps",
+    "nano_1.1kbps_25fps",
+    "nano_1.1kbps_6.25fps",
+    "nano_1.78kbps_12.5fps",
+    "nano_0.6kbps_12.5fps",
+    "nano_1.89kbps_21.5fps",
+)
+
+
+def read_config(name: str) -> NanoCodecConfig:
+    """Read a config of `configs/nanocodec`."""
+    return from_dict(NanoCodecConfig, load_yaml(CONFIGS / f"{name}.yaml")["model"])
+
+
+def random_codec(name: str) -> NanoCodec:
+    """Build a codec of this config with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return NanoCodec(read_config(name)).eval()
+
+
+def causality(config: NanoCodecConfig) -> str:
+    """Say whether encoder and decoder are causal, as the paper's table does."""
+    return f"{'C' if config.encoder.causal else 'N'}/{'C' if config.decoder.causal else 'N'}"
+
+
+def kbps(config: NanoCodecConfig) -> float:
+    """Return the bit rate, in bits per second over 1000, codes at log2 of their number."""
+    codes = float(np.prod(config.quantizer.levels))
+    return config.frame_rate * config.quantizer.num_groups * float(np.log2(codes)) / 1000
+
+
+def timed(function: Callable[..., Result], *arguments: Any) -> tuple[Result, float, float]:
+    """Return what a call gives, and the CPU seconds, of all threads, and the wall seconds that it takes."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = function(*arguments)
+    return result, time.process_time() - cpu, time.perf_counter() - wall
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles and the smallest, to four digits."""
+    found = [*np.percentile(values, [50, 25, 75]), min(values)]
+    return {name: float(f"{value:.4g}") for name, value in zip(("median", "q25", "q75", "best"), found, strict=True)}
+
+
+def write(path: Path | None, results: dict[str, Any]) -> None:
+    """Write results with the machine and the commit they come from."""
+    if path is None:
+        return
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    about = {"commit": commit, "machine": f"{cpu}, {torch.get_num_threads()} thread(s)", "torch": torch.__version__}
+    with replacing(path) as part:
+        part.write_text(json.dumps(about | results, indent=1) + "\n")

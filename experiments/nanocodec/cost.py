@@ -1,0 +1,249 @@
+"""What LFSC and NanoCodec cost: weights, work, time, latency and memory of every config of the paper's table 1.
+
+    python experiments/nanocodec/cost.py --output experiments/nanocodec/results/cost.json [--nemo DIR]
+
+Weights are random: none of this depends on their values. With `--nemo` (see peer.py) NeMo's own code runs in the same
+rounds, with the same weights, once it was seen to give the same tokens.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import MODELS, causality, kbps, random_codec, read_config, spread, timed, write
+from torch.utils.flop_counter import FlopCounterMode
+
+import flexicodec
+from flexicodec.blocks import states
+from flexicodec.blocks.conv import apply_weight_norm
+from flexicodec.models.nanocodec.checkpoint import from_nemo
+from flexicodec.models.nanocodec.config import NanoCodecConfig
+from flexicodec.models.nanocodec.model import NanoCodec
+from flexicodec.pretrained import parameter_counts
+
+SECONDS = 10
+# NeMo 3.0.0 as recorded on another machine of this kind: wall seconds per second of audio, median of 5 and best, with
+# 2 threads on 2 cores of an AMD EPYC beside other jobs, weight norms not folded, batch 1, 10 s of speech.
+NEMO_RECORDED = {
+    "nano_1.89kbps_21.5fps": {"encode": (0.235, 0.213), "decode": (0.388, 0.339)},
+    "nano_1.78kbps_12.5fps": {"encode": (0.406, 0.142), "decode": (0.680, 0.222)},
+    "nano_0.6kbps_12.5fps": {"encode": (0.178, 0.134), "decode": (0.244, 0.232)},
+    "lfsc_1.89kbps_21.5fps": {"encode": (0.383, 0.287), "decode": (0.321, 0.283)},
+}
+STREAMED_FRAMES = 48
+FIELD_FRAMES = 81  # of the clip in which fields are looked for; they are 28 frames long at most
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--nemo", type=Path, help="folder that NeMo was installed into, see peer.py")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    sizes = {name: size(read_config(name)) | fields(read_config(name)) | memory(name) for name in MODELS}
+    print_sizes(sizes)
+    speeds = {}
+    for threads, names in ((1, MODELS), (2, tuple(NEMO_RECORDED))):
+        torch.set_num_threads(threads)
+        speeds[f"{threads} threads"] = speed(names, arguments.rounds, arguments.nemo)
+    print_speeds(speeds)
+    torch.set_num_threads(1)
+    recorded = {"what": "NeMo 3.0.0, 2 threads, another machine: wall, (median, best)", "rtf": NEMO_RECORDED}
+    write(arguments.output, {"rounds": arguments.rounds, "sizes": sizes, "speeds": speeds, "nemo_recorded": recorded})
+
+
+# --------------------------------------------------------------------------------------------------- weights and work
+
+
+def size(config: NanoCodecConfig) -> dict[str, Any]:
+    """Count weights, as the papers do (with weight norms) and folded, and multiply-accumulates per second of audio."""
+    with torch.device("meta"):
+        codec = NanoCodec(config)
+        samples = torch.empty(1, 1, 64 * config.frame_size)
+        latents = torch.empty(1, config.quantizer.dim, 64)
+    seconds = 64 / config.frame_rate
+    work = {}
+    for part, given in (("encoder", samples), ("decoder", latents)):
+        with FlopCounterMode(display=False) as counter:
+            getattr(codec, part)(given)
+        work[part] = round(counter.get_total_flops() / 2 / seconds / 1e9, 2)
+    folded = parameter_counts(codec)
+    apply_weight_norm(codec)
+    counts = parameter_counts(codec)
+    return {
+        "causality": causality(config),
+        "kbps": round(kbps(config), 3),
+        "frame_rate": round(config.frame_rate, 3),
+        "parameters": {part: counts[part] for part in work},
+        "parameters_folded": {part: folded[part] for part in work},
+        "gmac_per_second": work,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------ what they see
+
+
+def fields(config: NanoCodecConfig) -> dict[str, Any]:
+    """Find how far encoder and decoder see, in seconds, by what a clip's missing parts spoil.
+
+    Fields do not depend on widths, so a narrow model is asked. What it does not see is filled with NaN.
+    """
+    narrow = NanoCodec(
+        replace(config, encoder=replace(config.encoder, width=1), decoder=replace(config.decoder, width=64))
+    ).eval()
+    hop, rate, middle = config.frame_size, config.sample_rate, FIELD_FRAMES // 2
+    end = FIELD_FRAMES * hop
+
+    @torch.no_grad()
+    def clean(spoiled: slice) -> bool:
+        audio = torch.zeros(1, 1, end)
+        audio[..., spoiled] = torch.nan
+        return not bool(narrow.encoder(audio)[..., middle].isnan().any())
+
+    start, stop = middle * hop, (middle + 1) * hop
+    back = start - last(lambda sample: clean(slice(sample)), 0, start)
+    ahead = first(lambda sample: clean(slice(sample, None)), stop, end) - stop
+    assert ahead == narrow.encoder.layers.needs(1) - hop, "the encoder waits for other samples than it sees"
+
+    latents = torch.zeros(1, config.quantizer.dim, FIELD_FRAMES)
+    latents[..., middle] = torch.nan
+    with torch.no_grad():
+        reached = narrow.decoder(latents)[0, 0].isnan().nonzero().flatten()
+    before, after = start - int(reached.min()), int(reached.max()) + 1 - stop
+    waits = narrow.streaming_decoder().lookahead_frames
+    assert waits == -(-before // hop), "the decoder waits for other frames than it sees"
+    return {
+        "encoder_samples": {"back": back, "ahead": ahead},
+        "decoder_samples": {"back": after, "ahead": before},
+        "encoder_look_ahead_seconds": round(ahead / rate, 4),
+        "decoder_look_ahead_seconds": round(before / rate, 4),
+        "decoder_look_ahead_frames": waits,
+        "encoder_latency_seconds": round((hop + ahead) / rate, 4),
+        "decoder_latency_seconds": round(narrow.streaming_decoder().latency_seconds, 4),
+    }
+
+
+def last(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """Return the largest number in [low, high) that a property holds for, which it does from `low` on up to there."""
+    while high - low > 1:
+        half = (low + high) // 2
+        low, high = (half, high) if holds(half) else (low, half)
+    return low
+
+
+def first(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """Return the smallest number in [low, high] that a property holds for, which it does from there on."""
+    return low if holds(low) else last(lambda number: not holds(number), low, high) + 1
+
+
+@torch.no_grad()
+def memory(name: str) -> dict[str, Any]:
+    """Stream some frames one by one, and note the most that encoder and decoder remember, in megabytes."""
+    codec = random_codec(name)
+    state, most = codec.encoder.stream(), 0
+    for _ in range(STREAMED_FRAMES):
+        _, state = codec.encoder.step(torch.zeros(1, 1, codec.frame_size), state)
+        most = max(most, states.num_bytes(state))
+    stream, heard = codec.streaming_decoder(), 0
+    for _ in range(STREAMED_FRAMES):
+        stream.decode(tokens_of(codec, 1))
+        heard = max(heard, stream.state.num_bytes)
+    return {"encoder_state_mb": round(most / 1e6, 3), "decoder_state_mb": round(heard / 1e6, 3)}
+
+
+def tokens_of(codec: NanoCodec, frames: int) -> flexicodec.Tokens:
+    """Make tokens of any codes."""
+    codes = torch.randint(codec.quantizer.codebook_size, (1, codec.num_codebooks, frames))
+    return flexicodec.Tokens(acoustic=codes, format=codec.format)
+
+
+# --------------------------------------------------------------------------------------------------------------- speed
+
+
+def speed(names: tuple[str, ...], rounds: int, nemo: Path | None) -> dict[str, Any]:
+    """Time encoding and decoding of ten seconds of speech, every model once a round, so that all share the weather."""
+    example = Path(flexicodec.__file__).parent / "assets" / "example.flac"
+    speech = flexicodec.read_audio(example, sample_rate=22_050)[0]
+    audio = torch.cat([speech, speech])[: SECONDS * 22_050][None]
+    calls: dict[tuple[str, str, str], Callable[[], Any]] = {}
+    for name in names:
+        codec = random_codec(name)
+        if nemo is not None and name in NEMO_RECORDED:
+            codec = beside_nemo(name, nemo, audio, calls)
+        tokens = codec.encode(audio)
+        calls[name, "ours", "encode"] = lambda codec=codec: codec.encode(audio)
+        calls[name, "ours", "decode"] = lambda codec=codec, tokens=tokens: codec.decode(tokens)
+    taken: dict[tuple[str, str, str], list[tuple[float, float]]] = {key: [] for key in calls}
+    for number in range(rounds + 1):
+        for key, call in calls.items():
+            _, *took = timed(call)
+            if number:  # the first round warms up
+                taken[key].append((took[0], took[1]))
+    found: dict[str, Any] = {}
+    for (name, whose, way), times in taken.items():
+        cpu, wall = ([each[kind] / SECONDS for each in times] for kind in (0, 1))
+        found.setdefault(name, {}).setdefault(whose, {})[way] = {"cpu": spread(cpu), "wall": spread(wall)}
+    return found
+
+
+@torch.no_grad()
+def beside_nemo(name: str, folder: Path, audio: torch.Tensor, calls: dict[Any, Callable[[], Any]]) -> NanoCodec:
+    """Add NeMo's model to what is timed, and return ours with its weights, once both gave the same."""
+    import peer
+
+    torch.manual_seed(0)
+    model, settings = peer.build(folder, read_config(name))
+    codec = from_nemo(settings, model.state_dict())
+    length = torch.tensor([audio.shape[1]])
+    tokens, frames = model.encode(audio=audio, audio_len=length)
+    sound, _ = model.decode(tokens=tokens, tokens_len=frames)
+    ours = codec.encode(audio)
+    assert torch.equal(ours.acoustic, tokens.long()), f"{name}: NeMo gives other tokens"
+    assert float((codec.decode(ours) - sound[:, : audio.shape[1]]).abs().max()) < 2e-5, f"{name}: NeMo sounds different"
+    inference = torch.inference_mode()
+    calls[name, "NeMo", "encode"] = inference(lambda: model.encode(audio=audio, audio_len=length))
+    calls[name, "NeMo", "decode"] = inference(lambda: model.decode(tokens=tokens, tokens_len=frames))
+    return codec
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def print_sizes(sizes: dict[str, Any]) -> None:
+    """Print weights, work and what is waited for as Markdown."""
+    print("| config | enc/dec | kbps | Hz | weights, M | GMAC a second | encoder | decoder | state, MB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, row in sizes.items():
+        weights = " + ".join(f"{count / 1e6:.1f}" for count in row["parameters"].values())
+        work = " + ".join(f"{count:.1f}" for count in row["gmac_per_second"].values())
+        seen = [f"{1000 * row[f'{part}_look_ahead_seconds']:.0f}" for part in ("encoder", "decoder")]
+        waits = [f"{1000 * row[f'{part}_latency_seconds']:.0f}" for part in ("encoder", "decoder")]
+        memory = " + ".join(f"{row[f'{part}_state_mb']:.2f}" for part in ("encoder", "decoder"))
+        print(
+            f"| {name} | {row['causality']} | {row['kbps']:.2f} | {row['frame_rate']:.4g} | {weights} | {work} "
+            f"| {seen[0]} / {waits[0]} ms | {seen[1]} / {waits[1]} ms | {memory} |"
+        )
+
+
+def print_speeds(speeds: dict[str, Any]) -> None:
+    """Print times as Markdown."""
+    for threads, found in speeds.items():
+        print(f"\n{threads}: seconds a second of audio\n")
+        print("| config | code | encode: CPU (quartiles) | wall, median / best | decode: CPU (quartiles) | wall |")
+        print("|---|---|---|---|---|---|")
+        for name, codes in found.items():
+            for whose, ways in codes.items():
+                cells = []
+                for way in ("encode", "decode"):
+                    cpu, wall = ways[way]["cpu"], ways[way]["wall"]
+                    cells.append(f"{cpu['median']:.3f} ({cpu['q25']:.3f} to {cpu['q75']:.3f})")
+                    cells.append(f"{wall['median']:.3f} / {wall['best']:.3f}")
+                print(f"| {name} | {whose} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

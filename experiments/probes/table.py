@@ -1,0 +1,49 @@
+"""Part an ASR probe's errors by corpus, and hold representations against each other on the same clips.
+
+python experiments/probes/table.py OUT/clips.jsonl --corpus librispeech_test_clean --output table.json
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from flexicodec.files import replacing
+from flexicodec.statistics import bootstrap
+
+
+def main() -> None:
+    """Read rows, print a line for each rate and each pair of neighbours, and write them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clips", type=Path, help="clips.jsonl of `flexicodec probe asr`")
+    parser.add_argument("--corpus", required=True, help="second part of the clips' ids")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    rows = [json.loads(line) for line in arguments.clips.read_text().splitlines()]
+    by: dict[str, dict[str, dict]] = defaultdict(dict)
+    for row in rows:
+        if row["id"].split("/")[1] == arguments.corpus:
+            by[row["representation"]][row["id"]] = row
+    names, ids = list(by), list(next(iter(by.values())))
+    speakers = [by[names[0]][i]["speaker"] for i in ids]
+    lengths = np.array([by[names[0]][i]["characters"]["length"] for i in ids])
+    errors = {name: np.array([by[name][i]["characters"]["errors"] for i in ids]) for name in names}
+
+    found = {}
+    for name in names:
+        found[name] = bootstrap(lambda e, n: e.sum() / n.sum(), errors[name], lengths, clusters=speakers)
+    for one, other in zip(names[1:], names, strict=False):
+        found[f"{one} - {other}"] = bootstrap(
+            lambda a, b, n: (a - b).sum() / n.sum(), errors[one], errors[other], lengths, clusters=speakers
+        )
+    for name, interval in found.items():
+        print(f"{name:<24} {interval}  ({interval.items} clips, {interval.clusters} speakers)")
+    with replacing(arguments.output) as part:
+        part.write_text(json.dumps({name: asdict(each) for name, each in found.items()}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Where the time goes: milliseconds and GFLOP per second of audio of every block, and how near that is to the limit.
+
+The limit is a plain matrix product of 2048. Ten seconds on one thread, the released architecture. Prints a JSON object.
+"""
+
+import json
+import time
+from unittest import mock
+
+import numpy as np
+import torch
+from systems import CODEBOOKS, FRAME_RATE, speech
+from torch.utils.flop_counter import FlopCounterMode
+from worker import EXAMPLE
+
+import flexicodec
+from flexicodec.blocks import conv, linear
+from flexicodec.models.flexicodec.model import FlexiCodec
+
+SECONDS = 10.0
+
+
+def blocks(codec: FlexiCodec) -> dict:
+    """Name the blocks, each as something to call."""
+    audio = speech(EXAMPLE, SECONDS, codec.sample_rate)
+    features = codec.features(audio)
+    tokens = codec.tokenize(features, frame_rate=FRAME_RATE, num_codebooks=CODEBOOKS)
+    lengths, frames, count = features.audio_lengths, features.lengths, tokens.token_lengths
+    latents = codec.lookup(tokens.semantic, tokens.acoustic, count)
+    smoothed, _ = codec.smooth(latents, tokens.durations)
+    fbank, fbank_lengths = codec.semantic_encoder.front_end(audio[None], lengths)
+    merged = codec.semantic_aggregator(features.semantic, tokens.durations, frames)
+    return {
+        "fbank": lambda: codec.semantic_encoder.front_end(audio[None], lengths),
+        "semantic encoder": lambda: codec.semantic_encoder.encode(fbank, fbank_lengths),
+        "acoustic encoder": lambda: codec.hear(audio[None], lengths, frames),
+        "aggregators": lambda: [
+            aggregate(features.semantic, tokens.durations, frames)
+            for aggregate in (codec.semantic_aggregator, codec.acoustic_aggregator)
+        ],
+        "ConvNeXt encoder": lambda: codec.semantic_encoder_stack(merged, count),
+        "merge and quantise, all of it": lambda: codec.quantize(features, tokens.durations, CODEBOOKS),
+        "bottleneck": lambda: codec.smooth(latents, tokens.durations),
+        "decoder": lambda: codec.sound(smoothed, frames),
+    }
+
+
+def flops(call) -> float:
+    """Count a call's floating-point operations, without oneDNN's own operators, which the counter does not know."""
+    counter = FlopCounterMode(display=False)
+    with counter, mock.patch.object(linear, "_operator", return_value=None), mock.patch.object(conv, "SMALL", -1):
+        call()
+    return counter.get_total_flops()
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        codec = FlexiCodec().eval()
+        a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+        limit = 2 * 2048**3 / median(lambda: linear.linear(a, b)) / 1e9
+        rows = {}
+        for name, call in blocks(codec).items():
+            seconds, count = median(call), flops(call)
+            rows[name] = {
+                "ms_per_second": round(1000 * seconds / SECONDS, 2),
+                "gflop_per_second": round(count / SECONDS / 1e9, 2),
+                "share_of_limit": round(count / seconds / 1e9 / limit, 2),
+            }
+    print(json.dumps({"limit_gflops": round(limit), "model": "released architecture", "blocks": rows}))
+
+
+def median(call, repeats: int = 5) -> float:
+    """Median CPU seconds, after one call to warm up."""
+    times = []
+    for _ in range(repeats + 1):
+        started = time.process_time()
+        call()
+        times.append(time.process_time() - started)
+    return float(np.median(times[1:]))
+
+
+if __name__ == "__main__":
+    assert flexicodec.__version__
+    main()

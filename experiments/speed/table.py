@@ -1,0 +1,60 @@
+"""Print the results of run.py as Markdown: `python experiments/speed/table.py experiments/speed/results.json`."""
+
+import json
+import sys
+from pathlib import Path
+
+TARGETS = {  # times faster than the peer, (threads, verb, case)
+    (1, "encode", "10 s"): 1.2,
+    (1, "encode", "30 s"): 1.6,
+    (1, "encode", "4x10 s"): 1.6,
+    (1, "decode", "10 s"): 1.12,
+    (1, "decode", "30 s"): 1.8,
+    (1, "decode", "4x10 s"): 1.8,
+    (2, "encode", "10 s"): 1.5,
+    (2, "encode", "30 s"): 1.8,
+    (2, "encode", "4x10 s"): 1.8,
+    (2, "decode", "10 s"): 1.6,
+    (2, "decode", "30 s"): 2.2,
+    (2, "decode", "4x10 s"): 2.1,
+}
+
+
+def main() -> None:
+    result = json.loads(Path(sys.argv[1]).read_text())
+    times = {
+        (row["threads"], row["verb"], row["case"], row["system"], row["precision"]): row for row in result["times"]
+    }
+    systems = list(dict.fromkeys((row["system"], row["precision"]) for row in result["times"]))
+    names = [name if precision == "float32" else f"{name}, {precision}" for name, precision in systems]
+    print(
+        f"Machine: {result['machine']}, commit {result['commit']}. Products of 2048, GFLOP/s: "
+        f"{result['products_gflops']}.\n"
+    )
+    print(f"| threads | | | {' | '.join(names)} | ours faster than the peer by (aim) |")
+    print("|---" * (len(systems) + 4) + "|")
+    for threads, verb, case in TARGETS:
+        rows = [times.get((threads, verb, case, *system)) for system in systems]
+        if not any(rows):
+            continue
+        cells = [f"{row['median']:.4f} ({row['low']:.4f}-{row['high']:.4f})" if row else "" for row in rows]
+        ours, peer = (times.get((threads, verb, case, name, "float32")) for name in ("ours", "peer"))
+        ratio = f"{peer['median'] / ours['median']:.2f} ({TARGETS[threads, verb, case]})" if ours and peer else ""
+        print(f"| {threads} | {verb} | {case} | {' | '.join(cells)} | {ratio} |")
+    for name in ("ours", "mini"):
+        for verb in ("encode", "decode"):
+            pair = [times.get((1, verb, case, name, "float32")) for case in ("32 equal", "32 ragged")]
+            if all(pair):
+                print(
+                    f"\n{name}, {verb}: a ragged batch of 32 has {pair[0]['median'] / pair[1]['median']:.2f} of the "
+                    "throughput of an equal one."
+                )
+    for row in result.get("memory", []):
+        print(f"\n{row}")
+    for part in ("load", "blocks"):
+        if part in result:
+            print(f"\n{part}: {json.dumps(result[part])}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,348 @@
+"""The report's section on frame rate against phone rate: correlations, lines, controls, units, windows, nulls, tau."""
+
+from collections.abc import Iterator, Sequence
+
+from flexicodec.analysis.figures import Series, draw_correlations, draw_intervals, draw_scatter
+from flexicodec.analysis.phone_rate import PhoneRate
+from flexicodec.analysis.report.document import Block, Cell, Figure, List, Number, Prose, Section, Table
+from flexicodec.analysis.study import SettingStudy, Study
+from flexicodec.statistics import Interval
+
+PAPER_R, PAPER_SLOPE = 0.775, 0.5
+PAPER = f"paper, TIMIT: {PAPER_R}"
+LINES = {
+    "ols": "least squares",
+    "rma": "reduced major axis",
+    "deming": "Deming",
+    "inverse": "inverse",
+}
+NULL_NAMES = {
+    "uniform": "uniform",
+    "random": "random boundaries",
+    "shuffled": "shuffled durations",
+    "voice_activity": "speech or silence only",
+    "energy": "change of loudness",
+    "mel_cosine": "mel spectra, cosine",
+}
+CONTROL_NAMES = {
+    "silence_share": "share of silence",
+    "log_energy_mean": "mean loudness of speech",
+    "log_energy_std": "spread of loudness",
+    "seconds": "duration",
+    "voiced_share": "share voiced",
+    "all": "all of these",
+}
+
+
+def phone_rates(study: Study) -> Section:
+    """Report the frame rate against the phone rate; a section of one sentence where nothing can be said."""
+    settings = [each for each in study.settings if each.phone_rate]
+    unit = study.gathered.unit
+    title = f"Frame rate against {unit[:-1]} rate"
+    if not settings:
+        return Section(title, (Prose(f"No setting has frame rates that vary, in clips with {unit}, to be compared."),))
+    return Section(
+        title,
+        (
+            *_introduction(study, settings),
+            *_scatter(study),
+            _correlations(settings, unit),
+            _lines(settings, unit),
+            *_controls(settings, unit),
+            *_groups(settings),
+            *_units(settings),
+            *_models(settings, unit),
+            *_within(study, unit),
+            *_nulls(settings, unit),
+            *_sweep(study, unit),
+        ),
+    )
+
+
+def _introduction(study: Study, settings: Sequence[SettingStudy]) -> Iterator[Block]:
+    unit = study.gathered.unit
+    yield Prose(
+        f"Does one tau give more tokens per second where {unit} come faster? The paper (arXiv 2510.00981) correlates "
+        f"the two over utterances of TIMIT and reports r = {PAPER_R} and a slope of about {PAPER_SLOPE}; its tau, "
+        "split and number of utterances, and whether silence counts, are not known. TIMIT has hand labels and 630 "
+        "speakers, so its number stands beside those here for orientation, not as a target."
+    )
+    any_rate = next(iter(settings[0].phone_rate.values()))
+    lost = [f"{len(names)} {reason}" for reason, names in any_rate.left_out.items()]
+    yield List(
+        (
+            f"{any_rate.clips} clips are correlated; speakers: {any_rate.speakers or 'unknown'}"
+            + (f"; left out: {'; '.join(lost)}." if lost else "; none is left out."),
+            'Over "speech", silence is taken out of the seconds, and tokens whose middle lies in it out of the tokens. '
+            'Over "all" both rates are divided by the whole duration, so that pauses alone correlate them.',
+            f"Tokens were moved by {1000 * study.offset:+.0f} ms, see the section on boundaries."
+            if study.halves
+            else "Tokens were not moved in time.",
+        )
+    )
+
+
+def _scatter(study: Study) -> Iterator[Block]:
+    """Draw the main setting."""
+    main = study.main
+    found, table = main.phone_rate.get("speech"), main.rates
+    if found is None or table is None:
+        return
+    r, unit = found.pearson.bca, study.gathered.unit
+    yield Figure(
+        "scatter",
+        f"Each dot is a clip at {main.setting.name}. Least squares takes the {unit[:-1]} rate as exact and is too "
+        "flat, the inverse line is too steep; the truth depends on where the noise is. No slope is the ratio of the "
+        f"rates: that is {found.phones_per_token} {unit} per token.",
+        f"Scatter of {found.clips} clips, correlation {r}, with four lines.",
+        draw_scatter(
+            table.x,
+            table.y,
+            {LINES[name]: line for name, line in found.lines.items()},
+            x_label=f"{unit} per second of speech",
+            y_label="tokens per second of speech",
+            title=f"{main.setting.name}: r = {r.value:.2f} [{r.low:.2f}, {r.high:.2f}], {found.clips} clips",
+        ),
+    )
+
+
+def _each(settings: Sequence[SettingStudy]) -> Iterator[tuple[str, str, PhoneRate]]:
+    for each in settings:
+        for over, found in each.phone_rate.items():
+            yield each.setting.name, over, found
+
+
+def _correlations(settings: Sequence[SettingStudy], unit: str) -> Table:
+    rows = [
+        (
+            f"{name}, {over}",
+            Number(found.phone_rate, "Hz", items=found.clips, digits=2),
+            Number(found.frame_rate, "Hz", items=found.clips, digits=2),
+            Number.of(found.pearson.bca, "1", f"bootstrap of {found.clusters}, BCa", 2),
+            Number.of(found.pearson.fisher, "1", "Fisher's z, as if clips were independent", 2),
+            Number.of(found.spearman.bca, "1", f"bootstrap of {found.clusters}, BCa", 2),
+            Number.of(found.phones_per_token, f"{unit} per token", "ratio of sums", 2),
+        )
+        for name, over, found in _each(settings)
+    ]
+    return Table(
+        "correlations",
+        f"Tokens per second against {unit} per second, over clips, at one tau for all of them.",
+        (
+            "setting, over",
+            f"{unit} (Hz)",
+            "tokens (Hz)",
+            "Pearson r, bootstrap",
+            "Pearson r, Fisher",
+            "Spearman",
+            f"{unit} per token",
+        ),
+        tuple(rows),
+    )
+
+
+def _lines(settings: Sequence[SettingStudy], unit: str) -> Table:
+    rows = []
+    for name, over, found in _each(settings):
+        for kind, line in found.lines.items():
+            rows.append(
+                (
+                    f"{name}, {over}: {LINES[kind]}",
+                    Number.of(line.slope, f"tokens per {unit[:-1]}", "as if clips were independent", 2),
+                    Number.of(found.slopes[kind], f"tokens per {unit[:-1]}", f"bootstrap of {found.clusters}", 2),
+                    Number.of(line.intercept, "Hz", "as if clips were independent", 2),
+                )
+            )
+    return Table(
+        "slopes",
+        f"Lines through the clips. A slope is tokens more per second for each {unit[:-1]} more per second; Deming's "
+        "line takes noise of both counts as Poisson's.",
+        ("line", "slope", "slope, bootstrap", "intercept (Hz)"),
+        tuple(rows),
+    )
+
+
+def _controls(settings: Sequence[SettingStudy], unit: str) -> Iterator[Block]:
+    rows = [
+        (
+            f"{name}, {over}: {CONTROL_NAMES[control]}",
+            Number.of(each.bootstrap, "1", "partial correlation, bootstrap", 2),
+            Number.of(each.fisher, "1", "partial correlation, Fisher's z", 2),
+            Number(each.semi_partial, "1", digits=2),
+            Number(each.r_squared_gain, "1", digits=3),
+        )
+        for name, over, found in _each(settings)
+        for control, each in found.controlled.items()
+    ]
+    if rows:
+        yield Table(
+            "controls",
+            "What is left of the correlation when something else that clips differ in is taken out of both rates. "
+            f"The last column is the share of the frame rate's variance that the {unit[:-1]} rate explains beyond "
+            "the control.",
+            ("taken out", "partial r", "partial r, Fisher", "semi-partial r", "gain in R²"),
+            tuple(rows),
+        )
+
+
+def _groups(settings: Sequence[SettingStudy]) -> Iterator[Block]:
+    rows = [
+        (f"{each.setting.name}: {name}", Number.of(found, "1", "Pearson, bootstrap", 2), found.items)
+        for each in settings
+        for name, found in each.groups.items()
+    ]
+    if rows:
+        yield Table(
+            "groups",
+            "Inside corpora and speakers, over speech: these differ in pace and in much else at once, so that a "
+            "mixture of them may correlate by their means alone.",
+            ("setting: clips", "r", "clips"),
+            tuple(rows),
+        )
+
+
+def _units(settings: Sequence[SettingStudy]) -> Iterator[Block]:
+    rows = [
+        (
+            f"{name}, {over}: {unit}",
+            Number(each.rate, "Hz", digits=2),
+            Number.of(each.alone, "1", "Pearson, bootstrap", 2),
+            Number.of(each.given_others, "1", "partial correlation, bootstrap", 2),
+        )
+        for name, over, found in _each(settings)
+        for unit, each in found.units.items()
+        if len(found.units) > 1
+    ]
+    if rows:
+        yield Table(
+            "units",
+            "Phones, syllables and words side by side: each alone, and with the rates of the other two taken out.",
+            ("unit", "per second", "r alone", "r given the others"),
+            tuple(rows),
+        )
+
+
+def _models(settings: Sequence[SettingStudy], unit: str) -> Iterator[Block]:
+    rows: list[tuple[Cell, ...]] = []
+    notes: dict[str, list[str]] = {}
+    for name, over, found in _each(settings):
+        counts, mixed = found.counts.effects["phone_rate"], found.mixed.effects["phone_rate"]
+        rows.append(
+            (
+                f"{name}, {over}",
+                Number.of(counts, f"log tokens per ({unit}/s)", f"{found.counts.kind}, robust errors", 3),
+                found.counts.kind,
+                Number(found.counts.variances.get("dispersion", float("nan")), "1", digits=2),
+                Number.of(mixed, f"tokens per {unit[:-1]}", found.mixed.kind, 3),
+                found.mixed.kind,
+            )
+        )
+        for note in (*found.counts.notes, *found.mixed.notes):
+            notes.setdefault(note, []).append(f"{name}, {over}")
+    yield Table(
+        "models",
+        f"Models without ratios and with speakers: the logarithm of the expected tokens for one {unit[:-1]} more per "
+        "second, with seconds as exposure; and the frame rate on the same with all controls and, where speakers are "
+        "several, a random intercept for each. Dispersion is 1 where counts vary as Poisson's.",
+        ("setting, over", "count model", "kind", "dispersion", "mixed model", "kind"),
+        tuple(rows),
+    )
+    if notes:
+        told = [note + (f" ({'; '.join(where)})" if len(where) < len(rows) else "") for note, where in notes.items()]
+        yield Prose("The fits noted: " + "; ".join(told) + ".")
+
+
+def _within(study: Study, unit: str) -> Iterator[Block]:
+    rows = []
+    for each in study.settings:
+        found = each.within or (each.phone_rate["speech"].within if "speech" in each.phone_rate else None)
+        if found is not None:
+            rows.append(
+                (
+                    each.setting.name,
+                    Number.of(found.r, "1", "bootstrap of clips", 2),
+                    Number.of(found.fisher, "1", "Fisher's z, as if windows were independent", 2),
+                    Number.of(found.given_speech, "1", "partial correlation, bootstrap of clips", 2),
+                    Number.of(found.slope, f"tokens per {unit[:-1]}", "least squares, bootstrap of clips", 2),
+                    found.windows,
+                )
+            )
+    if rows:
+        yield Table(
+            "within",
+            f"Does the rate adapt inside a clip? Tokens against {unit} in windows of one second, each clip's own "
+            "means taken out; with the seconds of speech in the window taken out too, what pauses explain is gone.",
+            ("setting", "r", "r, Fisher", "r given speech", "slope", "windows"),
+            tuple(rows),
+        )
+
+
+def _nulls(settings: Sequence[SettingStudy], unit: str) -> Iterator[Block]:
+    measures = {"pearson": "clips", "within": "windows", "within_given_speech": "windows given speech"}
+    rows, series = [], []
+    for each in settings:
+        values: list[Interval] = []
+        for null, found in each.excess.items():
+            for measure, one in found.items():
+                rows.append(
+                    (
+                        f"{each.setting.name}, {measures[measure]}: {NULL_NAMES[null]}",
+                        Number(one.value, "1", digits=2),
+                        Number(one.null_value, "1", digits=2),
+                        Number.of(one.excess, "1", "difference, bootstrap", 2),
+                        Number(one.null_frame_rate, "Hz", digits=2),
+                    )
+                )
+            values.append(found["pearson"].excess)
+        series.append(Series(each.setting.name, tuple(NULL_NAMES[null] for null in each.excess), tuple(values)))
+    if not rows:
+        return
+    yield Figure(
+        "excess",
+        f"By how much the correlation of tokens with {unit} per second of speech exceeds that of null codecs which "
+        "know little of the sound and have as many tokens in all. Right of 0: the codec follows more than they do.",
+        f"Differences in r over {len(NULL_NAMES)} nulls at {len(series)} settings, with intervals.",
+        draw_intervals(series, label="r minus the null's r"),
+    )
+    yield Table(
+        "nulls",
+        "Correlations beside those of null codecs: over clips, with as many tokens in the corpus; over windows "
+        "within clips, with as many in every clip. A null whose rate never changes has no correlation, and 0 stands "
+        "for it.",
+        ("setting, over: null", "r", "null's r", "excess", "null's tokens (Hz)"),
+        tuple(rows),
+    )
+
+
+def _sweep(study: Study, unit: str) -> Iterator[Block]:
+    points = study.sweep
+    if not points:
+        return
+    rates = tuple(round(point.frame_rate, 3) for point in points)
+    yield Figure(
+        "sweep",
+        f"Correlation of tokens with {unit} per second of speech at one tau after another, against the frame rate "
+        "that tau gives. The band is the bootstrap interval.",
+        f"r runs from {points[0].r.value:.2f} at {rates[0]:.1f} Hz to {points[-1].r.value:.2f} at {rates[-1]:.1f} Hz.",
+        draw_correlations(
+            [Series("these clips", rates, tuple(point.r for point in points))],
+            x_label="tokens per second of speech (Hz) at one tau",
+            marks=[(PAPER, PAPER_R)],
+        ),
+    )
+    yield Table(
+        "sweep",
+        "The same as numbers.",
+        ("tau", "tokens (Hz)", "r, bootstrap", "r, Fisher", "slope, least squares", "r in windows"),
+        tuple(
+            (
+                f"{point.threshold:.3f}",
+                Number(point.frame_rate, "Hz", items=point.clips, digits=2),
+                Number.of(point.r, "1", "bootstrap", 2),
+                Number.of(point.fisher, "1", "Fisher's z", 2),
+                Number(point.slope, f"tokens per {unit[:-1]}", digits=2),
+                Number(point.within, "1", digits=2),
+            )
+            for point in points
+        ),
+    )

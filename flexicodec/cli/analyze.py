@@ -1,0 +1,153 @@
+"""`flexicodec analyze`: hold the tokens of a corpus against what is said in it, and write a report."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flexicodec.cli import options
+from flexicodec.cli.jobs import one_line
+
+if TYPE_CHECKING:
+    from flexicodec.analysis.gather import Transcribe
+    from flexicodec.analysis.study import Study
+
+HELP = "report on frame rate against phone rate, what tokens hold, where they start, and what they cost"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument(
+        "manifest", metavar="MANIFEST", type=Path, help="JSONL manifest, with alignments if there are any"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="REPORT", type=Path,
+        help="folder for report.html, report.md with its figures, and numbers.json",
+    )  # fmt: skip
+    options.add_model(parser)
+    parser.add_argument(
+        "--frame-rate", nargs="+", type=float, metavar="HZ", default=[],
+        help="tokens per second of the whole corpus, at one threshold that is fitted to it (default: 8.33 6.25 4, "
+        "where no threshold is given)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threshold", nargs="+", type=float, metavar="TAU", default=[], help="thresholds to use as they are"
+    )
+    parser.add_argument(
+        "--per-clip", action="store_true", help="also meet each frame rate exactly in every clip, where it cannot vary"
+    )
+    options.add_codebooks(parser)
+    parser.add_argument("--limit", type=int, metavar="N", help="clips at most, spread evenly over the manifest")
+    _add_phones(parser)
+    parser.add_argument(
+        "--resamples", type=int, default=10_000, metavar="N", help="of the bootstrap (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all drawing (default: %(default)s)")
+    parser.add_argument(
+        "--textgrids", action="store_true",
+        help="also write a TextGrid for every clip: tokens of each setting beside phones, words and transcript",
+    )  # fmt: skip
+
+
+def _add_phones(parser: argparse.ArgumentParser) -> None:
+    """Add where phones and transcripts come from."""
+    parser.add_argument(
+        "--phones", choices=("alignment", "counts", "recogniser"),
+        help="where phones come from: the manifest's alignments or counts, or a CTC recogniser that lays the text "
+        "along the sound and gives its own symbols, letters, say (default: the first of these that there is)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--counting", choices=("all", "speech", "merged"), default="speech",
+        help="phones that count: every label, all but silences, or with TIMIT's closures joined to their releases too "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--recogniser", metavar="DIR", help="folder of a `train-asr` recogniser (default: the one that ships)"
+    )
+    parser.add_argument(
+        "--transcriber", metavar="SPEC",
+        help="write down what a recogniser hears too: ctc:recognizer-mini, sensevoice:DIR, whisper:ID_OR_DIR, ...",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Gather, ask, write, and return 1 if a clip could not be read."""
+    from flexicodec.analysis.asking import study
+    from flexicodec.analysis.gather import gather
+    from flexicodec.analysis.report import make_report, write
+    from flexicodec.analysis.study import Options
+    from flexicodec.analysis.tiers import save_textgrids
+    from flexicodec.corpus import read_manifest
+    from flexicodec.models.recognizer import Recognizer
+
+    utterances, codec = read_manifest(args.manifest), options.load_codec(args)
+    rates = args.frame_rate or ([] if args.threshold else [8.33, 6.25, 4.0])
+    gathered = gather(
+        codec,
+        utterances,
+        frame_rates=rates,
+        thresholds=args.threshold,
+        per_clip=args.per_clip,
+        num_codebooks=args.codebooks,
+        source=args.phones,
+        recognizer=None if args.recogniser is None else Recognizer.load(args.recogniser, args.device),
+        transcribe=None if args.transcriber is None else _transcribe(args.transcriber, codec.sample_rate, args.device),
+        limit=args.limit,
+        progress=sys.stderr.isatty(),
+    )
+    found = study(
+        gathered, Options(args.resamples, seed=args.seed, counting=args.counting, progress=sys.stderr.isatty())
+    )
+    files = write(make_report(found, _about(args, codec)), args.output)
+    if args.textgrids:
+        save_textgrids(gathered, args.output / "textgrids")
+    for name, reason in gathered.unread:
+        print(f"flexicodec: skipped {name}: {one_line(ValueError(reason))}", file=sys.stderr)
+    print(f"{files[0]}: {_summary(found)}")
+    return 1 if gathered.unread else 0
+
+
+def _about(args: argparse.Namespace, codec: Any) -> dict[str, Any]:
+    """Say what made the numbers."""
+    import flexicodec
+
+    return {
+        "model": args.model,
+        "fingerprint": codec.fingerprint,
+        "manifest": str(args.manifest),
+        "limit": args.limit,
+        "counting": args.counting,
+        "resamples": args.resamples,
+        "seed": args.seed,
+        "transcriber": args.transcriber,
+        "flexicodec_lab_version": flexicodec.__version__,
+    }
+
+
+def _transcribe(spec: str, sample_rate: int, device: str | None) -> "Transcribe":
+    """Open a recogniser, and let it hear clips at the codec's rate."""
+    import torch
+
+    from flexicodec.audio import resample
+    from flexicodec.evaluation.transcribers import open_transcriber
+
+    transcriber = open_transcriber(spec, device)
+
+    def write_down(audio: Any) -> str:
+        return transcriber.transcribe([resample(torch.as_tensor(audio), sample_rate, transcriber.sample_rate).numpy()])[
+            0
+        ]
+
+    return write_down
+
+
+def _summary(found: "Study") -> str:
+    """Say in a line what was looked at, and what became of it."""
+    gathered = found.gathered
+    without = f", {len(gathered.without_phones)} without {gathered.unit}" if gathered.without_phones else ""
+    said = f"{len(gathered.clips)} clips, {gathered.seconds / 3600:.2f} hours{without}, {len(gathered.unread)} skipped"
+    over_speech = found.main.phone_rate.get("speech")
+    if over_speech is None:
+        return said
+    r = over_speech.pearson.bca
+    return f"{said}; tokens against {gathered.unit} per second of speech at {found.main.setting.name}: r = {r}"

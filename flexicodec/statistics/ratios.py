@@ -1,0 +1,96 @@
+"""Means and pooled rates, many of them on the same resamples: `bootstrap` for ratios of sums, drawn once.
+
+A mean is a sum over a count and a corpus error rate is errors over words, so one drawing of items serves every metric
+of every system, and what two systems have on the same resample is paired by itself. An item with nothing below the line
+(a clip without a reference) does not count, whatever it has above it.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from flexicodec.statistics.bootstrap import Interval, draw, group
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """How often each item was drawn in each resample.
+
+    Attributes:
+        counts: [resamples, items], as floats because they are weights.
+        units: What was drawn: clusters, or items where there are no clusters.
+        level: Of confidence, for the intervals.
+    """
+
+    counts: Float[np.ndarray, "resamples items"]
+    units: int
+    level: float = 0.95
+
+    @classmethod
+    def draw(
+        cls,
+        items: int,
+        clusters: Sequence[Hashable] | None = None,
+        resamples: int = 10_000,
+        level: float = 0.95,
+        seed: int = 0,
+    ) -> "Resamples":
+        """Draw as `bootstrap` does: the same seed gives the same resamples.
+
+        Args:
+            items: How many there are.
+            clusters: Cluster of each item, its speaker, say; None takes every item for itself.
+            resamples: How many to draw.
+            level: Of confidence, between 0 and 1.
+            seed: Of the drawing.
+
+        Raises:
+            ValueError: No items, clusters of another number, or a level that is no share.
+        """
+        if items < 1 or (clusters is not None and len(clusters) != items):
+            raise ValueError(f"{items} items and {clusters and len(clusters)} clusters; expected a cluster per item")
+        if not 0 < level < 1:
+            raise ValueError(f"level is {level}; expected a share between 0 and 1 (not percent)")
+        groups = group(clusters, items)
+        counts = np.zeros((resamples if len(groups) > 1 else 0, items), np.float32)
+        for row, drawn in zip(counts, draw(groups, len(counts), np.random.default_rng(seed)), strict=True):
+            row[:] = np.bincount(drawn, minlength=items)
+        return cls(counts, len(groups), level)
+
+    def ratio(self, numerator: Float[np.ndarray, " items"], denominator: Float[np.ndarray, " items"]) -> Interval:
+        """Find sum(numerator) / sum(denominator) and its percentile interval; items of denominator 0 do not count."""
+        value, drawn, items = self._ratios(numerator, denominator)
+        return self._interval(value, drawn, items)
+
+    def difference(
+        self,
+        numerator: Float[np.ndarray, "2 items"],
+        denominator: Float[np.ndarray, "2 items"],
+    ) -> Interval:
+        """Find by how much the first ratio exceeds the second over the items that both have, and its interval."""
+        both = (np.asarray(denominator) != 0).all(axis=0)
+        (first, one, items), (second, other, _) = (
+            self._ratios(np.where(both, above, 0), np.where(both, below, 0))
+            for above, below in zip(numerator, denominator, strict=True)
+        )
+        return self._interval(first - second, one - other, items)
+
+    def _ratios(self, numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, np.ndarray, int]:
+        """The ratio, what it is on each resample, and the items it rests on."""
+        pair = np.stack([np.where(np.asarray(denominator) != 0, numerator, 0), denominator], axis=1).astype(float)
+        if len(pair) != self.counts.shape[1]:
+            raise ValueError(f"{len(pair)} values for {self.counts.shape[1]} items; expected one for each")
+        sums = (self.counts @ pair.astype(np.float32)).astype(float)
+        total = pair.sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(total[0] / total[1]), sums[:, 0] / sums[:, 1], int(np.count_nonzero(denominator))
+
+    def _interval(self, value: float, drawn: np.ndarray, items: int) -> Interval:
+        finite = drawn[np.isfinite(drawn)]
+        failed = len(drawn) - len(finite)
+        if not len(finite) or not np.isfinite(value):
+            return Interval(value, np.nan, np.nan, self.level, items, self.units, failed)
+        low, high = np.quantile(finite, [(1 - self.level) / 2, (1 + self.level) / 2])
+        return Interval(value, float(low), float(high), self.level, items, self.units, failed)

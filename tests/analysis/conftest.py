@@ -1,0 +1,89 @@
+"""A little made-up speech whose phones are known to the sample, in files as a manifest names them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+
+from flexicodec.analysis.asking import study
+from flexicodec.analysis.gather import gather
+from flexicodec.analysis.segments import Segment, write_textgrid
+from flexicodec.analysis.study import Options
+from flexicodec.corpus import Utterance, read_manifest, write_manifest
+
+RATE = 16_000
+QUICK = Options(resamples=40, draws=2)
+SOUNDS = {"AA1": (220, 880), "IY0": (200, 2400), "S": (), "N": (180, 300), "T": (), "sil": None}
+
+
+def sound(label, samples, random):
+    """Two partials for what is voiced, noise for what is not, next to nothing for silence."""
+    partials = SOUNDS[label]
+    if partials is None:
+        return 1e-4 * random.standard_normal(samples)
+    if not partials:
+        return 0.05 * random.standard_normal(samples)
+    time = np.arange(samples) / RATE
+    return sum(0.2 * np.sin(2 * np.pi * hertz * time) for hertz in partials)
+
+
+def utter(random, pace):
+    """Words of two to four phones of 60 to 200 ms, a pause after some of them; samples, phones and words."""
+    wave, phones, words = [], [Segment(0.0, 0.1, "sil")], []
+    wave.append(sound("sil", RATE // 10, random))
+    for number in range(random.integers(3, 6)):
+        start = phones[-1].end
+        for label in random.choice(["AA1", "S", "IY0", "N", "T"], size=random.integers(2, 5)):
+            samples = int(random.uniform(0.06, 0.2) / pace * RATE)
+            wave.append(sound(str(label), samples, random))
+            phones.append(Segment(phones[-1].end, phones[-1].end + samples / RATE, str(label)))
+        words.append(Segment(start, phones[-1].end, f"word{number}"))
+        if number % 2:
+            wave.append(sound("sil", RATE // 5, random))
+            phones.append(Segment(phones[-1].end, phones[-1].end + 0.2, "sil"))
+    return np.concatenate(wave), phones, words
+
+
+@pytest.fixture(scope="session")
+def spoken_folder(tmp_path_factory):
+    """Twelve clips of three speakers with TextGrids, counts of phones, and texts."""
+    folder = tmp_path_factory.mktemp("spoken")
+    random = np.random.default_rng(5)
+    utterances = []
+    for i in range(12):
+        wave, phones, words = utter(random, pace=0.7 + 0.06 * i)
+        path, grid = folder / f"{i}.wav", folder / f"{i}.TextGrid"
+        soundfile.write(path, wave, RATE)
+        write_textgrid(grid, {"words": words, "phones": phones}, len(wave) / RATE)
+        count = sum(p.label != "sil" for p in phones)
+        seconds, speaker = len(wave) / RATE, f"s{i % 3}"
+        utterances.append(
+            Utterance(path, seconds, text="so it is", speaker=speaker, id=str(i), num_phones=count, alignment=grid)
+        )
+    write_manifest(folder / "spoken.jsonl", utterances)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def utterances(spoken_folder):
+    """The same as a list."""
+    return [replace(u, id=u.path.stem) for u in read_manifest(spoken_folder / "spoken.jsonl")]
+
+
+@pytest.fixture(scope="session")
+def listening_codec(make_codec, fake_encoder):
+    """A tiny codec that hears loudness and colour of sound, and merges by them."""
+    return make_codec(semantic_encoder=fake_encoder())
+
+
+@pytest.fixture(scope="session")
+def gathered(listening_codec, utterances):
+    """These clips at the grid's rate, at half of it over all clips, and at half of it in every clip."""
+    return gather(listening_codec, utterances, frame_rates=(12.5, 6.25), per_clip=True)
+
+
+@pytest.fixture(scope="session")
+def studied(gathered):
+    """All that is asked of them, with few resamples."""
+    return study(gathered, QUICK)

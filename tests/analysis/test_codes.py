@@ -1,0 +1,128 @@
+"""What tokens cost: known for codes that are drawn evenly, that repeat, and that do not vary."""
+
+import math
+
+import numpy as np
+import pytest
+
+from flexicodec.analysis.codes import flag_limit_bps, study_codes
+from flexicodec.tokens import TokenFormat, Tokens
+
+FORM = TokenFormat(semantic_codebook_size=64, acoustic_codebook_size=16, max_duration=4)
+LEVELS = (8, 8)
+
+
+def clips(semantic, acoustic, durations, form=FORM):
+    """Tokens of several clips; each argument makes the integers of one."""
+    random = np.random.default_rng(0)
+    return [Tokens(semantic(random), acoustic(random), durations(random), format=form) for _ in range(20)]
+
+
+def even(size, *shape):
+    return lambda random: random.integers(0, size, size=shape)
+
+
+def durations(random):
+    return random.integers(1, 5, size=400)
+
+
+@pytest.fixture(scope="module")
+def study():
+    return study_codes(clips(even(64, 400), even(16, 2, 400), durations), LEVELS, resamples=100)
+
+
+def test_even_and_independent_codes_cost_their_fields(study):
+    assert [(part.name, part.nominal) for part in study.parts] == [
+        ("durations", 2),
+        ("semantic", 6),
+        ("acoustic 1", 4),
+        ("acoustic 2", 4),
+    ]
+    for part in study.parts:
+        assert part.coded[part.best].value == pytest.approx(part.nominal, rel=0.01)
+        assert part.coded["alone"].value >= part.nominal - 0.01  # no model foresees what is random
+        assert part.miller_madow == pytest.approx(part.nominal, rel=0.01)
+    assert study.digits == pytest.approx((3.0, 3.0), abs=0.01)
+    assert study.tokens == 8000
+    assert study.parts[0].use is None
+    assert study.parts[1].use.used == 64
+    assert study.parts[2].use.perplexity == pytest.approx(16, rel=0.01)
+
+
+def test_rates_are_bits_over_seconds(study):
+    seconds = 20 * 400 * 2.5 * 0.08
+    assert study.nominal_kbps.value == pytest.approx(8000 * 16 / seconds / 1000, rel=0.02)
+    assert study.coded_kbps.value == pytest.approx(study.nominal_kbps.value, rel=0.01)
+    assert study.coded_kbps.value <= study.nominal_kbps.value  # a part can always be stored as its field
+
+
+def test_flags_and_lengths_without_memory_cost_the_same(study):
+    flags = {name: interval.value for name, interval in study.flags_bps.items()}
+    assert flags["2-bit lengths"] == pytest.approx(10.0, rel=0.02)  # 5 tokens per second
+    assert flags["a flag per frame"] == pytest.approx(12.5, rel=0.01)
+    assert flags["flags at their entropy"] == pytest.approx(flag_limit_bps(5, 12.5), rel=0.01)
+    assert flags["flags, coded"] == pytest.approx(flags["lengths, coded"], rel=0.01)
+    assert flags["lengths, coded"] < flags["flags at their entropy"]
+
+
+def test_what_repeats_is_cheap_once_the_last_token_is_known():
+    walk = clips(
+        lambda random: np.cumsum(random.integers(0, 2, size=400)) % 64,
+        lambda random: np.cumsum(random.integers(0, 2, size=(1, 400)), axis=1) % 16,
+        durations,
+    )
+    study = study_codes(walk, None, resamples=50)
+    for part in study.parts[1:]:
+        assert part.best == "after the last token's"
+        assert part.coded[part.best].value == pytest.approx(1.0, abs=0.1)
+        assert part.coded["alone"].value > 3.5
+
+
+def test_digits_that_explain_each_other():
+    def doubled(random):
+        digit = random.integers(0, 8, size=400)
+        return digit + 8 * digit
+
+    semantic = study_codes(clips(doubled, even(16, 1, 400), durations), LEVELS, resamples=50).parts[1]
+    assert semantic.coded["digits alone"].value == pytest.approx(6.0, abs=0.05)
+    assert semantic.coded["digits, each after the one before"].value == pytest.approx(3.0, abs=0.1)
+
+
+def test_a_constant_costs_next_to_nothing():
+    study = study_codes(clips(lambda r: np.zeros(400, int), even(1, 1, 400), lambda r: np.full(400, 4)), LEVELS)
+    assert study.coded_kbps.value < 0.002
+    assert study.digits == (0.0, 0.0)
+    assert all(math.copysign(1, digit) == 1 for digit in study.digits)
+
+
+def test_codecs_without_semantic_codes_or_cap():
+    form = TokenFormat(semantic_codebook_size=None, acoustic_codebook_size=16, max_duration=None)
+    study = study_codes(clips(lambda random: None, even(16, 1, 400), durations, form), resamples=50)
+    assert [(part.name, part.nominal) for part in study.parts] == [("durations", None), ("acoustic 1", 4)]
+    assert "a flag per frame" in study.flags_bps
+
+
+def test_speakers_are_never_on_both_sides():
+    """Every speaker says one thing of their own: only a model that heard the speaker could foresee it."""
+    said = [Tokens(np.full(200, i // 2), np.zeros((1, 200), int), np.ones(200, int), format=FORM) for i in range(20)]
+    speakers = [f"speaker {i // 2}" for i in range(20)]
+    known = study_codes(said, None, resamples=20).parts[1].coded["alone"].value
+    unknown = study_codes(said, None, clusters=speakers, resamples=20).parts[1].coded["alone"].value
+    assert known < 5 < unknown
+
+
+def test_the_limit_of_flags():
+    assert flag_limit_bps(6.25, 12.5) == 12.5
+    assert flag_limit_bps(12.5, 12.5) == 0.0
+    with pytest.raises(ValueError, match="13 Hz on a grid of 12.5 Hz"):
+        flag_limit_bps(13, 12.5)
+
+
+def test_one_clip_is_not_enough():
+    some = clips(even(64, 400), even(16, 1, 400), durations)
+    with pytest.raises(ValueError, match="1 entries of 1 clips"):
+        study_codes(some[:1])
+    with pytest.raises(ValueError, match="2 entries of 1 clips or speakers"):
+        study_codes(some[:2], clusters=["a", "a"])
+    with pytest.raises(ValueError, match="each the tokens of one clip"):
+        study_codes([Tokens.cat(some[:2]), some[2]])

@@ -1,0 +1,92 @@
+"""`flexicodec evaluate` from what is typed to what lies in the folder."""
+
+import json
+
+import pytest
+
+from flexicodec.cli import main
+
+QUICK = ["--metrics", "mel_distance", "--transcriber", "none", "--resamples", "50"]
+
+
+@pytest.fixture(scope="module")
+def model(whole, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    whole.save_pretrained(folder)
+    return str(folder)
+
+
+def test_one_command_leaves_rows_report_and_plots(manifest, model, tmp_path, capsys):
+    out = tmp_path / "results"
+    command = ["evaluate", str(manifest), "--model", model, "--frame-rate", "12.5", "4", "--codebooks", "0", "7", "all"]
+    assert main([*command, "-o", str(out), *QUICK, "--parquet"]) == 0
+    said = capsys.readouterr()
+    assert "tiny: 7 codebooks left out; it has 0 to 4 acoustic ones" in said.err
+    assert "| tiny, 4 Hz, 0 codebooks | 6 |" in said.out
+    assert "summary.md: 30 rows measured, 30 in all" in said.out
+    assert {path.name for path in out.iterdir()} == {
+        *("rows.jsonl", "rows.parquet", "run.json", "summary.json", "summary.md", "bitrate.png", "frame_rate.png"),
+        ".lock",
+    }
+    held = json.loads((out / "run.json").read_text())
+    assert held["settings"]["tiny"][0] == "12.5 Hz, 0 codebooks"
+    assert main([*command, "-o", str(out), *QUICK]) == 0
+    assert "0 rows measured, 30 in all" in capsys.readouterr().out
+
+
+def test_several_models_with_names_on_some_clips(manifest, model, nanocodecs, tmp_path, capsys):
+    nanocodecs["nano"].save_pretrained(tmp_path / "nano")
+    models = ["--model", f"a={model}", "--model", str(tmp_path / "nano")]
+    assert main(["evaluate", str(manifest), *models, "-o", str(tmp_path / "r"), *QUICK, "--limit", "3"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "r" / "rows.jsonl").read_text().splitlines()]
+    assert {(row["system"], row["id"]) for row in rows} == {
+        (name, clip) for name in ("ground truth", "a", "nano") for clip in ("0", "2", "4")
+    }
+
+
+def test_a_failed_clip_shows_in_the_exit_code(manifest, model, tmp_path, capsys):
+    (tmp_path / "3.wav").unlink()
+    assert main(["evaluate", str(manifest), "--model", model, "-o", str(tmp_path / "r"), *QUICK]) == 1
+    said = capsys.readouterr()
+    assert "failed 3: FileNotFoundError: no such audio file" in said.err
+    assert "2 of 12 rows failed, of 1 clips" in said.err
+    assert "tiny, 4 codebooks: 1 clips failed" in said.out
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--codebooks", "some"], "--codebooks is some; expected whole numbers, or all"),
+        (["--metrics", "pesk"], "no metric 'pesk'"),
+        (["--limit", "0"], "--limit is 0"),
+        (["--transcriber", "ear:x"], "'ear:x' is no transcriber"),
+        (["--frame-rate", "99"], "frame_rate is 99"),
+        (["--protocol", "paper", "--threshold", "0.9"], "has its own thresholds"),
+        (["--model", "nowhere"], "there is no model 'nowhere'"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(manifest, model, tmp_path, capsys, options, match):
+    base = [] if "--model" in options else ["--model", model]
+    assert main(["evaluate", str(manifest), *base, "-o", str(tmp_path / "r"), *options]) == 2
+    said = capsys.readouterr().err
+    assert match in said
+    assert said.count("\n") == 1
+
+
+def test_the_protocol_as_one_button(tmp_path, capsys, model):
+    import numpy as np
+    import soundfile
+
+    folder = tmp_path / "test-clean" / "61" / "70968"
+    folder.mkdir(parents=True)
+    noise = 0.05 * np.random.default_rng(0).standard_normal(16_000 * 4)
+    soundfile.write(folder / "61-70968-0000.flac", noise, 16_000)
+    (folder / "61-70968.trans.txt").write_text("61-70968-0000 HOLD FAST\n")
+    local = ["--metrics", "mcd_db", "--transcriber", "none", "--normaliser", "basic"]
+    local += ["--speaker-encoder", "none", "--mos", "none", "--resamples", "20"]
+    command = ["evaluate", str(tmp_path / "test-clean"), "--protocol", "paper", "--model", model]
+    assert main([*command, "-o", str(tmp_path / "r"), *local]) == 0
+    said = capsys.readouterr()
+    assert "**Not the paper's list**: 1 clips" in said.out
+    assert "| third party | 0.867 | 6.36 |" in said.out
+    assert "tiny: 7 codebooks left out" in said.err

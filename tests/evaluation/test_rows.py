@@ -1,0 +1,109 @@
+"""Rows on disk: appended, found again, and not mixed with rows that were measured otherwise."""
+
+import json
+
+import pytest
+
+from flexicodec.evaluation.rows import Ledger, as_json, key, read_rows, write_parquet
+
+RUN = {
+    "metrics": ["stoi"],
+    "clips": 2,
+    "systems": {"a": {"weights": "1"}, "b": {}},
+    "settings": {"b": ["1 Hz"], "a": ["1 Hz"]},
+}
+
+
+def row(system="a", setting="1 Hz", clip="x", **more):
+    return {"id": clip, "system": system, "setting": setting, **more}
+
+
+def test_rows_are_there_at_once_and_again(tmp_path):
+    with Ledger(tmp_path / "new", RUN) as ledger:
+        ledger.append([row(stoi=0.5), row(clip="y", stoi=float("nan"))])
+        held = read_rows(tmp_path / "new")  # while it is still open
+    assert held == [row(stoi=0.5), row(clip="y", stoi=None)]
+    with Ledger(tmp_path / "new", RUN) as again:
+        assert again.done == {("a", "1 Hz", "x"), ("a", "1 Hz", "y")}
+        again.append([row(clip="z")])
+    assert [key(each)[2] for each in read_rows(tmp_path / "new")] == ["x", "y", "z"]
+
+
+def test_a_line_that_was_cut_off_is_forgotten(tmp_path):
+    with Ledger(tmp_path, RUN) as ledger:
+        ledger.append([row(), row(clip="y")])
+    path = tmp_path / "rows.jsonl"
+    path.write_text(path.read_text()[:-9])
+    assert [each["id"] for each in read_rows(tmp_path)] == ["x"]
+    with Ledger(tmp_path, RUN) as ledger:
+        assert ledger.done == {("a", "1 Hz", "x")}
+        ledger.append([row(clip="y")])
+    assert [each["id"] for each in read_rows(tmp_path)] == ["x", "y"]
+
+
+def test_a_damaged_line_within_is_an_error(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(as_json(row()) + "{}\n" + as_json(row(clip="y")))
+    with pytest.raises(ValueError, match=r"rows\.jsonl:2: expected a JSON object with system, setting and id"):
+        read_rows(tmp_path)
+
+
+def test_clips_that_failed_are_tried_again(tmp_path):
+    with Ledger(tmp_path, RUN) as ledger:
+        ledger.append([row(error="no such file"), row(clip="y")])
+    with Ledger(tmp_path, RUN) as ledger:
+        assert ledger.done == {("a", "1 Hz", "y")}
+        ledger.append([row(stoi=1.0)])
+    assert sorted(each["id"] for each in read_rows(tmp_path)) == ["x", "y"]
+
+
+def test_the_order_is_that_of_systems_settings_and_clips(tmp_path):
+    with Ledger(tmp_path, RUN) as ledger:
+        ledger.append([row(clip="y"), row(clip="x"), row("b")])
+        ledger.sort(["x", "y"])
+        ledger.append([row("b", clip="y")])
+    assert [key(each)[::2] for each in read_rows(tmp_path)] == [("b", "x"), ("a", "x"), ("a", "y"), ("b", "y")]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"metrics": ["pesq_wb"]}, r'metrics \(\["stoi"\], now \["pesq_wb"\]\)'),
+        ({"clips": 3}, r"clips \(2, now 3\)"),
+        ({"systems": {"a": {"weights": "2"}}, "settings": {"a": []}}, "the weights of a"),
+        ({"more": 1}, r"more \(null, now 1\)"),
+    ],
+)
+def test_what_was_measured_otherwise_is_refused(tmp_path, change, named):
+    with Ledger(tmp_path, RUN) as ledger:
+        ledger.append([row()])
+    with pytest.raises(ValueError, match=f"{named} differ; give another output folder"):
+        Ledger(tmp_path, {**RUN, **change})
+    assert json.loads((tmp_path / "run.json").read_text()) == RUN
+    Ledger(tmp_path, RUN).__exit__(None, None, None)  # and nothing stays locked
+
+
+def test_systems_and_settings_may_be_added(tmp_path):
+    with Ledger(tmp_path, RUN):
+        pass
+    with Ledger(tmp_path, {**RUN, "systems": {"c": {}}, "settings": {"c": ["tau 1"], "a": ["2 Hz", "1 Hz"]}}) as ledger:
+        held = ledger.run
+    assert held == json.loads((tmp_path / "run.json").read_text())
+    assert held["systems"] == {"a": {"weights": "1"}, "b": {}, "c": {}}
+    assert held["settings"] == {"b": ["1 Hz"], "a": ["1 Hz", "2 Hz"], "c": ["tau 1"]}
+
+
+def test_one_run_at_a_time(tmp_path):
+    pytest.importorskip("fcntl")
+    with Ledger(tmp_path, RUN), pytest.raises(ValueError, match="another run is writing"):
+        Ledger(tmp_path, RUN)
+
+
+def test_parquet_holds_the_same_values_in_columns(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    rows = [row(stoi=0.5, transcripts={"ctc": {"text": "a", "words": 1}}), row(clip="y", stoi=float("nan"))]
+    write_parquet(tmp_path / "rows.parquet", rows)
+    table = pandas.read_parquet(tmp_path / "rows.parquet")
+    assert list(table.columns) == ["id", "system", "setting", "stoi", "transcripts.ctc.text", "transcripts.ctc.words"]
+    assert table["stoi"].tolist() == pytest.approx([0.5, float("nan")], nan_ok=True)
+    assert table["transcripts.ctc.words"][0] == 1

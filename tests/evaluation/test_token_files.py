@@ -1,0 +1,93 @@
+"""Tokens an evaluation keeps, and what an entropy coder would make of them."""
+
+from dataclasses import replace
+
+import pytest
+
+from flexicodec.corpus import read_manifest
+from flexicodec.evaluation import rate
+from flexicodec.evaluation.corpus import Plan, evaluate_corpus
+from flexicodec.evaluation.instruments import Measures
+from flexicodec.evaluation.report import main_table, notes, write_report
+from flexicodec.evaluation.rows import read_rows
+from flexicodec.evaluation.systems import CodecSystem, Sweep
+from flexicodec.evaluation.token_files import token_path, with_entropy
+
+PLAN = Plan(
+    Measures(metrics=("si_sdr_db",), transcribers=()), Sweep(frame_rates=(6.25,), codebooks=(0, 2)), keep_tokens=True
+)
+
+
+@pytest.fixture
+def evaluated(manifest, whole, tmp_path):
+    """Six clips through a tiny codec, with their tokens."""
+    system = CodecSystem(whole, "tiny")
+    return evaluate_corpus(read_manifest(manifest), [system], tmp_path / "out", PLAN), system
+
+
+def test_bits_are_those_of_models_of_other_clips(evaluated, whole):
+    results, system = evaluated
+    rows, left_out = with_entropy(results.folder, results.rows, {"systems": {"tiny": system.identity}})
+    assert left_out == []
+    for setting in ("6.25 Hz, 0 codebooks", "6.25 Hz, 2 codebooks"):
+        mine = [row for row in rows if row["setting"] == setting]
+        tokens = [whole_tokens(results.folder, row) for row in mine]
+        wanted = rate.held_out_bits(tokens, whole.config.semantic.quantizer.levels)
+        for row, bits in zip(mine, wanted, strict=True):
+            assert row["entropy_kbps"] * row["coded_seconds"] * 1000 == pytest.approx(sum(bits.values()))
+    assert [{**row, "entropy_kbps": 0} for row in rows[6:]] == [{**row, "entropy_kbps": 0} for row in results.rows[6:]]
+    assert rows[:6] == results.rows[:6]  # recordings have no tokens
+
+
+def whole_tokens(folder, row):
+    from flexicodec import Tokens
+
+    return Tokens.load(token_path(folder, "tiny", row["setting"], row["id"]))
+
+
+def test_the_report_has_a_column_for_them(evaluated):
+    results, _ = evaluated
+    summary = write_report(results.folder, resamples=20)
+    assert "kbps, entropy-coded" in main_table(summary)
+    entry = summary.find("tiny, 6.25 Hz, 2 codebooks")
+    assert 0 < entry.scores["entropy_kbps"].value < 2 * entry.scores["bitrate_kbps"].value
+
+
+def test_without_all_the_tokens_it_is_said_why(evaluated):
+    results, system = evaluated
+    run = {"systems": {"tiny": system.identity}}
+    row = next(row for row in results.rows if row["setting"] == "6.25 Hz, 2 codebooks")
+    token_path(results.folder, "tiny", row["setting"], row["id"]).unlink()
+    rows, left_out = with_entropy(results.folder, results.rows, run)
+    assert {row["setting"] for row in rows if "entropy_kbps" in row} == {"6.25 Hz, 0 codebooks"}
+    assert [each.partition(" (the")[0] for each in left_out] == [
+        "tiny, 6.25 Hz, 2 codebooks: no entropy-coded rate, because the tokens of 1 of 6 clips were not kept"
+    ]
+    assert left_out[0] in notes(write_report(results.folder, resamples=5))
+    few = [row for row in results.rows if row["id"] in "1234" and row["setting"] == "6.25 Hz, 0 codebooks"]
+    rows, left_out = with_entropy(results.folder, few, run)
+    assert rows == few
+    assert left_out[0].endswith("because there are 4 clips and its model takes 5 or more.")
+
+
+def test_tokens_that_are_wanted_later_are_made_later(manifest, whole, tmp_path):
+    utterances, system, plan = read_manifest(manifest), CodecSystem(whole, "tiny"), replace(PLAN, keep_tokens=False)
+    before = evaluate_corpus(utterances, [system, CodecSystem(whole, "other")], tmp_path, plan)
+    later = evaluate_corpus(utterances, [system], tmp_path, PLAN)
+    assert later.measured == 2 * len(utterances)
+    assert later.rows == before.rows == read_rows(tmp_path)  # those of the system that is not asked for stay
+    assert "entropy_kbps" in with_entropy(tmp_path, later.rows, {"systems": {"tiny": system.identity}})[0][6]
+    assert evaluate_corpus(utterances, [system], tmp_path, PLAN).measured == 0
+
+
+def test_nothing_is_kept_unless_wanted(manifest, whole, tmp_path):
+    plan = replace(PLAN, keep_tokens=False)
+    results = evaluate_corpus(read_manifest(manifest), [CodecSystem(whole, "tiny")], tmp_path / "out", plan)
+    assert with_entropy(results.folder, results.rows, {}) == (results.rows, [])
+    assert results.rows == read_rows(results.folder)
+
+
+def test_names_become_paths_that_stay_in_the_folder(tmp_path):
+    path = token_path(tmp_path, "owner/model", "6.25 Hz, 2 codebooks", "../../etc/a b")
+    assert path.parent.parent.parent == tmp_path / "tokens"
+    assert path != token_path(tmp_path, "owner/model", "6.25 Hz, 2 codebooks", "..%2F../etc/a b")

@@ -1,0 +1,104 @@
+"""`flexicodec analyze`: a manifest in, a report out, and what is missing said in a line."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from flexicodec import cli
+from flexicodec.analysis.segments import Segment, read_alignment, write_textgrid
+from flexicodec.corpus import Utterance, write_manifest
+from flexicodec.evaluation import transcribers
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, speech_folder):
+    """Pieces of two recordings, with phones of 80 ms that are made up."""
+    folder = tmp_path_factory.mktemp("pieces")
+    utterances = []
+    for number, path in enumerate(sorted(speech_folder.glob("*.flac"))):
+        for start in (0.0, 0.7, 1.4):
+            grid = folder / f"{number}-{start}.TextGrid"
+            phones = [Segment(0.08 * i, 0.08 * (i + 1), ("AA1", "S", "sil")[i % 3]) for i in range(15)]
+            write_textgrid(grid, {"phones": phones}, 1.2)
+            known = {"speaker": f"s{number}", "id": f"{number}-{start}", "text": "so it is"}
+            utterances.append(Utterance(path, 1.2, start, alignment=grid, **known))
+    write_manifest(folder / "pieces.jsonl", utterances)
+    missing = [replace(utterances[0], path=folder / "none.wav", id="none"), replace(utterances[1], alignment=None)]
+    write_manifest(folder / "odd.jsonl", [*missing, *utterances[2:]])
+    return folder
+
+
+def analyze(folder, output, *arguments, manifest="pieces.jsonl"):
+    quick = ["--resamples", "10", "--codebooks", "1", "--frame-rate", "6.25"]
+    return cli.main(["analyze", str(folder / manifest), "-o", str(output), *quick, *arguments])
+
+
+def test_a_report(folder, tmp_path, capsys):
+    assert analyze(folder, tmp_path, "--textgrids", "--per-clip") == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"{tmp_path / 'report.html'}: 6 clips, 0.00 hours, 0 skipped; tokens against phones")
+    assert not printed.err
+    about = json.loads((tmp_path / "numbers.json").read_text())["about"]
+    assert about["model"] == "flexicodec-mini"
+    assert [setting["name"] for setting in about["settings"]] == ["6.25 Hz", "6.25 Hz, every clip"]
+    assert (about["clips"], about["speakers"], about["source"]) == (6, 2, "alignment")
+    assert "data:image/png" in (tmp_path / "report.html").read_text()
+    grids = sorted((tmp_path / "textgrids").iterdir())
+    assert [grid.name for grid in grids] == sorted(f"{n}-{start}.TextGrid" for n in (0, 1) for start in (0.0, 0.7, 1.4))
+    tokens = read_alignment(grids[0], phone_tier="6.25 Hz").phones
+    assert sum(int(token.label) for token in tokens) == 15  # frames
+    assert len(read_alignment(grids[0]).phones) == 15
+
+
+def test_what_is_missing_is_counted(folder, tmp_path, capsys):
+    assert analyze(folder, tmp_path, manifest="odd.jsonl") == 1
+    printed = capsys.readouterr()
+    assert "5 clips, 0.00 hours, 1 without phones, 1 skipped" in printed.out
+    assert printed.err.startswith("flexicodec: skipped none: audio cannot be read: no such audio file")
+    text = (tmp_path / "report.md").read_text()
+    assert "5 of 6 clips were encoded" in text
+    assert "1 audio cannot be read; 1 no alignment" in text
+
+
+class StandIn:
+    """Takes the place of a large recogniser: writes down how long it listened, at a rate of its own."""
+
+    sample_rate = 8000
+
+    def transcribe(self, clips):
+        return [f"heard {len(clip)}" for clip in clips]
+
+
+def test_transcripts_stand_beside_tokens(folder, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(transcribers, "open_transcriber", lambda *choice: asked.append(choice) or StandIn())
+    arguments = ("--transcriber", "sensevoice:DIR", "--limit", "2", "--textgrids", "--phones", "recogniser")
+    assert analyze(folder, tmp_path, *arguments) == 0
+    assert asked == [("sensevoice:DIR", None)]
+    (said,) = read_alignment(tmp_path / "textgrids" / "0-0.0.TextGrid", phone_tier="transcript").phones
+    assert said.label == "heard 9600"
+    assert (said.start, said.end) == (0, 1.2)
+    letters = read_alignment(tmp_path / "textgrids" / "0-0.0.TextGrid", phone_tier="letters").phones
+    assert "".join(letter.label for letter in letters) == "soitis"
+    text = (tmp_path / "report.md").read_text()
+    assert "The recogniser heard: “heard 9600”" in text
+    assert "letters of a text, not phones" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--frame-rate", "50"), "frame_rate is 50 Hz"),
+        (("--threshold", "1.5"), "threshold is 1.5"),
+        (("--limit", "0"), "limit is 0"),
+        (("--transcriber", "sensevoice:nowhere"), "nowhere"),
+        (("--recogniser", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(folder, tmp_path, capsys, arguments, message):
+    assert analyze(folder, tmp_path / "report", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "report").exists()
