@@ -299,8 +299,9 @@ class FlexiCodec(FlexiCodecRooms):
         check_precision(precision)
         tokens = tokens.to(self.device)
         if long.goes_one_by_one(self, tokens.frame_lengths, windows):
+            smooth = long.smooth(self, tokens, windows, precision)
             with working_in(precision, self.device):
-                audio, lengths = long.sound(self, *long.smooth(self, tokens, windows))
+                audio, lengths = long.sound(self, *smooth)
         else:
             latents = self.embed(tokens)
             with working_in(precision, self.device):
