@@ -1,8 +1,8 @@
 """A padded batch gives every clip what it gets alone, whatever lies in the padding.
 
 Kernels see other shapes in a batch, so float noise near 1e-6 remains, and now and then a code whose margin is smaller
-flips: flips are counted and printed. On the CPU ragged batches are taken clip by clip, so that all of this would hold by
-itself there; it is seen to hold for clips side by side as well, as on a GPU.
+flips: flips are counted and printed. On the CPU ragged batches are taken clip by clip, so that all of this would hold
+by itself there; it is seen to hold for clips side by side as well, as on a GPU.
 """
 
 import pytest
