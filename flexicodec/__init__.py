@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flexicodec.audio import collate, read_audio, split, write_audio
+    from flexicodec.audio import collate, split
+    from flexicodec.audiofile import read_audio, write_audio
     from flexicodec.calibration import calibrate
     from flexicodec.models.codec import Codec
     from flexicodec.models.flexicodec.checkpoint import from_upstream
@@ -44,9 +45,9 @@ _HOMES = {
     "from_nemo": "flexicodec.models.nanocodec.checkpoint",
     "from_upstream": "flexicodec.models.flexicodec.checkpoint",
     "load": "flexicodec.pretrained",
-    "read_audio": "flexicodec.audio",
+    "read_audio": "flexicodec.audiofile",
     "split": "flexicodec.audio",
-    "write_audio": "flexicodec.audio",
+    "write_audio": "flexicodec.audiofile",
 }
 
 
