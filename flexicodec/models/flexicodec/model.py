@@ -5,7 +5,6 @@ This is the model as users meet it: what comes is checked, a rate is chosen, and
 
 from collections.abc import Mapping
 from dataclasses import replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +19,7 @@ from flexicodec.merging import CausalPolicy, MergingPolicy, cosine_similarities,
 from flexicodec.merging.durations import check_max_duration
 from flexicodec.models.codec import MODEL_DEFAULT, check_samples, exactly
 from flexicodec.models.flexicodec import long, report, streaming
-from flexicodec.models.flexicodec.choice import RUNNING, choose_policy
+from flexicodec.models.flexicodec.choice import RUNNING, choose_codebooks, choose_policy
 from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
 from flexicodec.models.flexicodec.semantic import SanmEncoder
 from flexicodec.models.flexicodec.ssl import SSLEncoder
@@ -195,7 +194,7 @@ class FlexiCodec(FlexiCodecRooms):
         Raises:
             ValueError: More than one choice of rate, or a value outside its range.
         """
-        cap, count = self._cap(max_duration), self._count(num_codebooks)
+        cap, count = self._cap(max_duration), choose_codebooks(num_codebooks, self.num_codebooks)
         rule, info = self._choose(threshold, frame_rate, durations, policy, cap)
         seconds = features.audio_lengths.cpu().double() / self.sample_rate
         if rule is not None:
@@ -261,7 +260,7 @@ class FlexiCodec(FlexiCodecRooms):
             lengths,
             sample_rate=sample_rate,
             channels=channels,
-            acoustic=self._count(num_codebooks) > 0,
+            acoustic=choose_codebooks(num_codebooks, self.num_codebooks) > 0,
             windows=windows,
             precision=precision,
         )
@@ -348,7 +347,7 @@ class FlexiCodec(FlexiCodecRooms):
         Raises:
             ValueError: More than one choice of rate, one that needs the whole clip, or a value outside its range.
         """
-        cap, count = self._cap(max_duration), self._count(num_codebooks)
+        cap, count = self._cap(max_duration), choose_codebooks(num_codebooks, self.num_codebooks)
         if frame_rate is not None and policy is None and self.config.merging is not None:
             policy = RUNNING
         rule, info = self._choose(threshold, frame_rate, None, policy, cap)
@@ -374,23 +373,11 @@ class FlexiCodec(FlexiCodecRooms):
         Args:
             num_codebooks: Acoustic codebooks in use; None for all.
         """
-        return report.is_windowed(self, self._count(num_codebooks))
+        return report.is_windowed(self, choose_codebooks(num_codebooks, self.num_codebooks))
 
     def _cap(self, max_duration: Any) -> int | None:
         """Settle the most frames a token may hold."""
         return check_max_duration(self.max_duration if max_duration is MODEL_DEFAULT else max_duration)
-
-    def _count(self, num_codebooks: Any) -> int:
-        """Settle how many acoustic codebooks to use."""
-        if num_codebooks is None:
-            return self.num_codebooks
-        whole = isinstance(num_codebooks, Integral) and not isinstance(num_codebooks, bool)
-        if not whole or not 0 <= num_codebooks <= self.num_codebooks:
-            raise ValueError(
-                f"num_codebooks is {num_codebooks!r}, but this model has {self.num_codebooks} acoustic codebooks, of "
-                f"which 0 to {self.num_codebooks} can be used; the semantic codebook is not counted"
-            )
-        return int(num_codebooks)
 
     def _choose(
         self, threshold: Any, frame_rate: Any, durations: Any, policy: str | MergingPolicy | None, cap: int | None
