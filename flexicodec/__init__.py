@@ -7,11 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flexicodec.audio import collate, read_audio, split, write_audio
+    from flexicodec.audio import collate, split
+    from flexicodec.audiofile import read_audio, write_audio
     from flexicodec.calibration import calibrate
     from flexicodec.models.codec import Codec
     from flexicodec.models.flexicodec.checkpoint import from_upstream
     from flexicodec.models.nanocodec.checkpoint import from_nemo
+    from flexicodec.models.windows import Windows
     from flexicodec.pretrained import load
     from flexicodec.tokens import TokenFormat, Tokens
 
@@ -21,6 +23,7 @@ __all__ = [
     "Codec",
     "TokenFormat",
     "Tokens",
+    "Windows",
     "__version__",
     "calibrate",
     "collate",
@@ -36,14 +39,15 @@ _HOMES = {
     "Codec": "flexicodec.models.codec",
     "TokenFormat": "flexicodec.tokens",
     "Tokens": "flexicodec.tokens",
+    "Windows": "flexicodec.models.windows",
     "calibrate": "flexicodec.calibration",
     "collate": "flexicodec.audio",
     "from_nemo": "flexicodec.models.nanocodec.checkpoint",
     "from_upstream": "flexicodec.models.flexicodec.checkpoint",
     "load": "flexicodec.pretrained",
-    "read_audio": "flexicodec.audio",
+    "read_audio": "flexicodec.audiofile",
     "split": "flexicodec.audio",
-    "write_audio": "flexicodec.audio",
+    "write_audio": "flexicodec.audiofile",
 }
 
 

@@ -1,13 +1,11 @@
-"""Waveforms: files in and out, sample rates, and clips of different length side by side in one batch.
+"""Waveforms: sample rates, and clips of different length side by side in one batch; `audiofile` reads and writes them.
 
 Nothing here knows a model. `as_batch` is the one door through which the audio of every encode call comes: behind it,
 audio is float32 `[B, S]` at the codec's rate, finite, and zero beyond each item's length.
 """
 
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -17,8 +15,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from flexicodec.files import replacing
-
 Channels: TypeAlias = Literal["mix", "error"]
 Lengths: TypeAlias = Tensor | np.ndarray | Sequence[int]
 
@@ -27,117 +23,9 @@ FULL_SCALE = {"int16": 2**15, "int32": 2**31, "float16": 1, "bfloat16": 1, "floa
 HIGHEST_RATE = 1_000_000  # Hz
 LOUDEST = 100.0  # far above any sane float recording, far below int16 samples that were only cast to float
 MOST_CHANNELS = 64
-FORMATS = {
-    ".wav": ("WAV", "PCM_16"),
-    ".flac": ("FLAC", "PCM_16"),
-    ".ogg": ("OGG", "VORBIS"),
-    ".opus": ("OGG", "OPUS"),
-    ".mp3": ("MP3", "MPEG_LAYER_III"),
-}
-WRITE_BLOCK = 65536  # samples
 _TRANSPOSED = (
     "Time is the last axis here: transpose what soundfile or scipy gave, and say channels= if there are several"
 )
-
-
-def read_audio(
-    path: str | os.PathLike[str], sample_rate: int | None = None, channels: Channels = "error"
-) -> Float[Tensor, "1 samples"]:
-    """Read an audio file as mono float32, full scale at 1.
-
-    Args:
-        path: Anything libsndfile reads: WAV, FLAC, Ogg, Opus, MP3, AIFF, ...
-        sample_rate: Hz to resample to; None keeps the file's own rate.
-        channels: `"mix"` averages the channels; `"error"`, unless told otherwise, refuses files with more than one.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is empty, damaged or no audio, or has channels that were not to be mixed. (A WAV or Ogg
-            file whose end is missing still reads as a shorter one.)
-    """
-    import soundfile
-
-    _check_channels(channels)
-    if sample_rate is not None:
-        sample_rate = check_sample_rate(sample_rate)
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no such audio file: {path}")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file; pass the files in it one by one")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes); did a download or copy stop early?")
-    try:
-        with soundfile.SoundFile(path) as file:
-            promised, file_rate = file.frames, file.samplerate
-            # In one go: between reads soundfile seeks, and so steps over holes in a damaged file without a word.
-            samples = file.read(dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, TypeError, MemoryError) as error:  # TypeError: headerless files such as .raw
-        raise ValueError(f"cannot read {path} as audio: {error}") from error
-    if len(samples) == 0:
-        raise ValueError(f"{path} holds 0 samples of audio")
-    if len(samples) < promised:
-        raise ValueError(f"{path} promises {promised} samples but only {len(samples)} can be read; is it damaged?")
-    if channels == "error" and samples.shape[1] > 1:
-        raise ValueError(f'{path} has {samples.shape[1]} channels; pass channels="mix" to average them')
-    audio = torch.from_numpy(samples.mean(axis=1, keepdims=True).T.copy())
-    return audio if sample_rate is None else resample(audio, file_rate, sample_rate)
-
-
-def write_audio(
-    path: str | os.PathLike[str], audio: Tensor | np.ndarray, sample_rate: int, subtype: str | None = None
-) -> None:
-    """Write audio to a file whose suffix names the format: .wav, .flac, .ogg (Vorbis), .opus or .mp3.
-
-    WAV and FLAC hold 16-bit samples by default, rounded to nearest with full scale at 32768 as `read_audio` has it, so
-    16-bit audio survives a round trip bit for bit. Values outside [-1, 1] are clipped, except with the subtypes
-    `"FLOAT"` and `"DOUBLE"`. The file appears whole or not at all: it is written beside its place, then renamed.
-
-    Args:
-        path: Where to; the folder must exist.
-        audio: `[S]`, `[1, S]` or `[C, S]`, channels first, float or int16/int32.
-        sample_rate: Hz.
-        subtype: A libsndfile encoding such as `"FLOAT"` or `"PCM_24"` instead of the format's default.
-
-    Raises:
-        FileNotFoundError: The folder does not exist.
-        ValueError: Unknown suffix, wrong shape, no samples, NaN or Inf, int16 values cast to float, or a rate, subtype
-            or channel count that the format cannot hold.
-    """
-    import soundfile
-
-    path = Path(path)
-    sample_rate = check_sample_rate(sample_rate)
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"cannot tell the audio format of {path} from {path.suffix!r}; known: {', '.join(FORMATS)}")
-    container, default_subtype = FORMATS[path.suffix.lower()]
-    subtype = subtype or default_subtype
-    waves = _as_tensor(audio)
-    if waves.ndim not in (1, 2) or waves.numel() == 0:
-        raise ValueError(f"audio has shape {list(waves.shape)}; expected [S], [1, S] or [C, S] with at least 1 sample")
-    waves = torch.atleast_2d(waves)
-    _check_channel_count(waves)
-    waves = _to_float32(waves, "channel, sample").cpu()
-    if subtype == "PCM_16":  # libsndfile floors, which would shift everything by half a step
-        waves = (waves * 2**15).round().clamp(-(2**15), 2**15 - 1).to(torch.int16)
-    elif subtype not in ("FLOAT", "DOUBLE"):
-        waves = waves.clamp(-1, 1)
-    samples = np.ascontiguousarray(waves.T.numpy())
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder of {path} does not exist")
-    try:
-        with (
-            replacing(path) as part,
-            soundfile.SoundFile(part, "w", sample_rate, samples.shape[1], subtype, format=container) as file,
-        ):
-            # Block by block: libsndfile 1.2 overflows its stack on one long Vorbis write.
-            for start in range(0, len(samples), WRITE_BLOCK):
-                file.write(samples[start : start + WRITE_BLOCK])
-    except (soundfile.SoundFileError, ValueError) as error:
-        raise ValueError(
-            f"cannot write {path} ({container}/{subtype}, {sample_rate} Hz, {samples.shape[1]} channels): "
-            f"{getattr(error, 'error_string', error)}"
-        ) from error
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
@@ -188,7 +76,7 @@ def collate(
     Returns:
         Audio [B, S] in the clips' own dtype and device, S being the longest clip, and lengths [B]. `split` undoes it.
     """
-    waves = [_as_tensor(clip) for clip in clips]
+    waves = [as_tensor(clip) for clip in clips]
     if not waves:
         raise ValueError("collate got no clips; expected at least one")
     for index, wave in enumerate(waves):
@@ -267,14 +155,14 @@ def as_batch(
             lengths outside 1..S, NaN or Inf among the valid samples, or int16 values that were only cast to float.
     """
     if channels is not None:
-        _check_channels(channels)
+        check_channels(channels)
     target_sample_rate = check_sample_rate(target_sample_rate, "target_sample_rate")
     sample_rate = target_sample_rate if sample_rate is None else check_sample_rate(sample_rate)
-    waves = _with_channels(_as_tensor(audio), channels)
+    waves = _with_channels(as_tensor(audio), channels)
     valid = check_lengths(lengths, waves.shape[0], waves.shape[-1])
     padding = torch.arange(waves.shape[-1], device="cpu") >= valid[:, None]
     waves = waves.masked_fill(padding[:, None].to(waves.device), 0)  # a copy, so that nothing below touches the input
-    mono = _to_float32(waves, "item, channel, sample").mean(dim=1)
+    mono = to_float32(waves, "item, channel, sample").mean(dim=1)
     if sample_rate != target_sample_rate:
         mono, valid = _resample_items(mono, valid, sample_rate, target_sample_rate)
     target_device = mono.device if device is None else device
@@ -336,7 +224,7 @@ def _resample_items(
     return resampled, torch.tensor(new_lengths, device="cpu")
 
 
-def _as_tensor(audio: Tensor | np.ndarray) -> Tensor:
+def as_tensor(audio: Tensor | np.ndarray) -> Tensor:
     """Return a detached tensor of a dtype with a known full scale, or raise ValueError."""
     if not isinstance(audio, Tensor | np.ndarray):
         raise ValueError(
@@ -362,7 +250,7 @@ def _with_channels(waves: Tensor, channels: Channels | None) -> Shaped[Tensor, "
     if waves.ndim == 2 and len(waves) >= 1000 and waves.shape[1] <= 8:
         raise ValueError(f"audio has shape {shape}: {len(waves)} clips of {waves.shape[1]} samples? {_TRANSPOSED}")
     if waves.ndim == 3:
-        _check_channel_count(waves)
+        check_channel_count(waves)
         if channels != "mix" and waves.shape[1] != 1:
             raise ValueError(f'audio has shape {shape}: {waves.shape[1]} channels; pass channels="mix" to average them')
         return waves
@@ -374,7 +262,7 @@ def _with_channels(waves: Tensor, channels: Channels | None) -> Shaped[Tensor, "
     return torch.atleast_2d(waves)[:, None]
 
 
-def _to_float32(waves: Tensor, axes: str) -> Tensor:
+def to_float32(waves: Tensor, axes: str) -> Tensor:
     """Scale to full scale 1 in float32; raise ValueError on NaN, Inf and absurd values, naming where (`axes`)."""
     if waves.is_floating_point():
         finite = waves.isfinite()
@@ -392,12 +280,12 @@ def _to_float32(waves: Tensor, axes: str) -> Tensor:
     return waves.to(torch.float32) / FULL_SCALE[_dtype_name(waves)]
 
 
-def _check_channels(channels: str) -> None:
+def check_channels(channels: str) -> None:
     if channels not in ("mix", "error"):
         raise ValueError(f'channels is {channels!r}; expected "mix" (average them) or "error" (allow one only)')
 
 
-def _check_channel_count(waves: Tensor) -> None:
+def check_channel_count(waves: Tensor) -> None:
     if waves.shape[-2] > MOST_CHANNELS:
         raise ValueError(f"audio has shape {list(waves.shape)}: {waves.shape[-2]} channels? {_TRANSPOSED}")
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from flexicodec.audio import read_audio
+from flexicodec.audiofile import read_audio
 from flexicodec.files import find
 from flexicodec.merging import Threshold, check_frame_rate
 from flexicodec.models.codec import MODEL_DEFAULT

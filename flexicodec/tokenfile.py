@@ -21,7 +21,7 @@ The JSON object holds the caller's keys and two of the file's own: `tokens`, the
 
 A width of 0 stands for zeros and costs only the CRC. Where a layer starts follows from the header, so a file cut off
 between layers still gives the ones before the cut to a reader who asks for no more. All checks on sizes come before
-memory is asked for. Which keys and layers a token file has is said in `Tokens.save`.
+memory is asked for. Which keys and layers a token file has is said in `tokenlayers`.
 """
 
 import json

@@ -1,6 +1,7 @@
 """`Tokens`, the hall every codec walks through: codes, durations and lengths of a batch of clips, checked once, here.
 
-All that decoding, saving, counting and analysing need is in it, and nothing else; `tokenformat` says what codes mean.
+All that decoding, saving, counting and analysing need is in it, and nothing else; `tokenformat` says what codes mean,
+and `tokenlayers` what a file of them holds.
 """
 
 import operator
@@ -10,12 +11,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flexicodec import tokenfile
+from flexicodec import tokenfile, tokenlayers
 from flexicodec.margins import Margins
 from flexicodec.tokenformat import (
     Integers,
@@ -32,18 +32,6 @@ from flexicodec.tokenformat import (
 __all__ = ["TokenFormat", "Tokens"]
 
 _RELEASED = TokenFormat()
-
-# header of a .flxc file -> field of TokenFormat
-_HEADER_KEYS = {
-    "model": "model",
-    "fingerprint": "fingerprint",
-    "rate": "sample_rate",
-    "frame": "frame_size",
-    "semantic": "semantic_codebook_size",
-    "acoustic": "acoustic_codebook_size",
-    "max_duration": "max_duration",
-    "parallel": "parallel_codebooks",
-}
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -308,12 +296,7 @@ class Tokens:
         tokenfile.write(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """Write one clip as the bytes of a `.flxc` file.
-
-        `tokenfile` says how header and layers become bytes. The header holds the format under the keys of
-        `_HEADER_KEYS`, `samples` (length of the audio, or null) and `info`. The layers are the semantic codes (of width
-        0 for codecs without), the durations less one, and then one per acoustic codebook; their widths are the bits of
-        the format, or for uncapped durations those of the clip's longest.
+        """Write one clip as the bytes of a `.flxc` file; `tokenlayers` says what is in it.
 
         Raises:
             ValueError: more than one clip, or more than `tokenfile.MAX_TOKENS` tokens.
@@ -324,13 +307,11 @@ class Tokens:
                 "for i in range(len(tokens)): tokens[i].save(paths[i])"
             )
         clip = self[0].to("cpu")
-        header = {key: getattr(clip.format, name) for key, name in _HEADER_KEYS.items()}
-        header |= {"samples": None if clip.audio_lengths is None else clip.audio_lengths.item(), "info": clip.info}
-        durations = clip.durations[0].numpy() - 1
-        semantic = np.zeros_like(durations) if clip.semantic is None else clip.semantic[0].numpy()
-        layers = [(semantic, clip.format.semantic_bits), (durations, int(clip._duration_bits()[0]))]
-        layers += [(codes, clip.format.acoustic_bits) for codes in clip.acoustic[0].numpy()]
-        return tokenfile.pack(header, layers)
+        samples = None if clip.audio_lengths is None else int(clip.audio_lengths)
+        semantic = None if clip.semantic is None else clip.semantic[0].numpy()
+        return tokenlayers.pack(
+            clip.format, samples, clip.info, semantic, clip.acoustic[0].numpy(), clip.durations[0].numpy()
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], acoustic: int | None = None) -> "Tokens":
@@ -341,23 +322,7 @@ class Tokens:
         """
         data = Path(path).read_bytes()
         try:
-            header = tokenfile.unpack_header(data)
-            format, samples, info = _read_fields(header.fields)
-            available = len(header.bits) - 2
-            expected = [format.semantic_bits, format.duration_bits] + [format.acoustic_bits] * available
-            if available < 0 or any(b is not None and a != b for a, b in zip(header.bits, expected, strict=True)):
-                raise ValueError(f"layers of {list(header.bits)} bits do not go with {format}; the header is wrong")
-            acoustic = available if acoustic is None else acoustic
-            check_kept(acoustic, available, format)
-            semantic, durations, *codes = tokenfile.unpack_layers(data, header, 2 + acoustic)
-            return cls(
-                None if format.semantic_codebook_size is None else semantic,
-                np.stack(codes) if codes else None,
-                durations + 1,
-                samples,
-                format,
-                info,
-            )
+            return cls(**tokenlayers.unpack(data, acoustic))
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
 
@@ -401,13 +366,3 @@ def _check_alike(parts: list[Tokens]) -> None:
             raise ValueError(f"cannot join tokens of {counts} codebooks; keep(acoustic={counts[0]}) makes them equal")
         if (other.audio_lengths is None) != (first.audio_lengths is None):
             raise ValueError("cannot join tokens with and without audio_lengths; give all of them, or none")
-
-
-def _read_fields(header: dict[str, Any]) -> tuple[TokenFormat, int | None, dict[str, Any]]:
-    """Read the header of a file, whose checksum was right but which anybody may have written."""
-    expected = {*_HEADER_KEYS, "samples", "info"}
-    if header.keys() != expected:
-        odd = sorted(header.keys() ^ expected)
-        raise ValueError(f"the header lacks or has too much: {odd}; was it written by another program?")
-    format = TokenFormat(**{name: header[key] for key, name in _HEADER_KEYS.items()})
-    return format, header["samples"], header["info"]

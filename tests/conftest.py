@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from flexicodec.audio import read_audio
+from flexicodec.audiofile import read_audio
 from flexicodec.blocks.chain import Chain
 from flexicodec.blocks.conv_codec import ResidualUnit
 from flexicodec.blocks.frontend import FrontEndConfig

@@ -12,6 +12,7 @@ from flexicodec.cli import jobs, main
 from flexicodec.cli.verify import RELEASED_PARAMETERS
 from flexicodec.files import AUDIO_SUFFIXES
 from flexicodec.models.codec import Codec
+from flexicodec.models.windows import Windows
 from flexicodec.tokens import TokenFormat, Tokens
 
 
@@ -254,6 +255,15 @@ def test_info_of_a_file(speech, tmp_path, capsys):
     the_line(capsys)
     assert run("info", speech / "a.wav") == 2
     assert "is a recording" in the_line(capsys)
+
+
+def test_info_says_how_a_long_clip_was_taken(released, tmp_path, capsys):
+    audio = torch.randn(1, 40_000, generator=torch.Generator().manual_seed(0)) * 0.1
+    choices = {"threshold": 0.7, "windows": Windows(2.0, 0.5), "precision": "bfloat16"}
+    released.encode(audio, **choices).save(tmp_path / "long.flxc")
+    assert run("info", tmp_path / "long.flxc") == 0
+    (made,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("made with")]
+    assert "window_seconds 2.0, overlap_seconds 0.5, precision bfloat16" in made
 
 
 def test_info_of_a_model(capsys):

@@ -1,45 +1,39 @@
-"""How many tokens of a long clip differ from those of the whole clip, by how far windows of global attention overlap.
+"""How many tokens of a long clip differ from those of the whole clip, by how long windows are and how far they overlap.
 
-    python experiments/long-audio/overlap.py speech/eval.jsonl --output experiments/long-audio/overlap.json
+    python experiments/long-audio/overlap.py speech/eval.jsonl --model mini --output experiments/long-audio/overlap.json
 
-Two models, neither of which is the released one: its architecture with random weights, of fewer layers; and
-flexicodec-mini with the windows taken off its attention, which was not trained to see so much.
+Three models, none of which is the released one: its architecture with random weights ("full"); flexicodec-mini with the
+windows taken off its attention ("global"), which was not trained to see so much; and flexicodec-mini whose encoder,
+without dither, is heard through windows as if nobody knew how far it sees ("mini"). Codes are compared on the
+boundaries of the whole clip, for where boundaries move there is nothing to compare.
 """
 
 import argparse
 import json
-import platform
 import subprocess
-import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import flexicodec
-from flexicodec.blocks.transformer import TransformerConfig
 from flexicodec.config import from_dict
 from flexicodec.corpus import read_manifest, read_utterance
-from flexicodec.models.flexicodec.config import FlexiCodecConfig, MergingConfig
+from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
-from flexicodec.models.flexicodec.semantic import SanmConfig
-from flexicodec.models.windows import Windows
 
-OVERLAPS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0)  # seconds
+WINDOWS = (30.0, 120.0)  # seconds
+OVERLAPS = (0.0, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0)
+NEAR_SECONDS = 1.0  # of a seam between windows
 
 
-def shortened(layers: int) -> FlexiCodec:
-    """The released architecture in full width, but for fewer layers of transformers, with random weights."""
-    transformer = TransformerConfig(num_layers=max(1, layers // 4), layer_scale_init=0.1)
-    config = FlexiCodecConfig(
-        semantic_encoder=SanmConfig(num_layers=layers),
-        merging=MergingConfig(semantic_aggregator=transformer, acoustic_aggregator=transformer),
-        bottleneck=None,
-    )
+def random_weights() -> FlexiCodec:
+    """The released architecture, with random weights and nothing that decodes."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return FlexiCodec(config).eval()
+        return FlexiCodec(FlexiCodecConfig(bottleneck=None)).eval()
 
 
 def unbounded_mini() -> FlexiCodec:
@@ -54,6 +48,31 @@ def unbounded_mini() -> FlexiCodec:
     state = {name: weight for name, weight in mini.state_dict().items() if not name.startswith("bottleneck")}
     codec.load_state_dict(state)
     return codec
+
+
+class Unknown:
+    """An encoder of which nothing is known but what it hears."""
+
+    def __init__(self, encoder: Any) -> None:
+        self.encoder, self.frame_rate, self.dim = encoder, encoder.frame_rate, encoder.dim
+
+    def __call__(self, audio: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.encoder(audio, lengths)
+
+
+def unknown_mini() -> FlexiCodec:
+    """flexicodec-mini, to be heard through windows of sound."""
+    mini = flexicodec.load("flexicodec-mini")
+    config = mini.config.semantic_encoder
+    encoder = replace(config, front_end=replace(config.front_end, dither=0.0)).build()  # it is counted from the start
+    encoder.load_state_dict(mini.semantic_encoder.state_dict())
+    codec = FlexiCodec(mini.config, Unknown(encoder.eval())).eval()
+    state = {name: weight for name, weight in mini.state_dict().items() if not name.startswith("semantic_encoder.")}
+    codec.load_state_dict(state)
+    return codec
+
+
+MODELS = {"full": random_weights, "global": unbounded_mini, "mini": unknown_mini}
 
 
 def speech(manifest: Path, seconds: float, sample_rate: int) -> torch.Tensor:
@@ -72,64 +91,62 @@ def share(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return round(float((ours != theirs).double().mean()), 4)
 
 
+def near_seams(tokens: flexicodec.Tokens, windows: flexicodec.Windows) -> torch.Tensor:
+    """Mark the tokens that lie at the end of what some window gives out."""
+    seam = windows.seconds - 2 * windows.overlap_seconds
+    middle = tokens.times(0).mean(-1)
+    nearest = (middle / seam).round().clamp(min=1) * seam
+    return (middle - nearest).abs() < NEAR_SECONDS
+
+
 @torch.no_grad()
-def compare(codec: FlexiCodec, audio: torch.Tensor, window: float, frame_rate: float) -> dict[str, Any]:
-    """Encode whole, and in windows of so many seconds with every overlap."""
-    started = time.process_time()
-    whole = codec.features(audio, windows=None)
-    seconds, rows = time.process_time() - started, []
+def compare(codec: FlexiCodec, audio: torch.Tensor, frame_rate: float) -> dict[str, Any]:
+    """Encode whole, and in windows of several lengths with several overlaps."""
+    whole, rows = codec.features(audio, windows=None), []
     tokens = codec.tokenize(whole, frame_rate=frame_rate)
     ends = set(tokens.durations[0].cumsum(0).tolist())
-    for overlap in OVERLAPS:
-        windows = Windows(window, overlap)
-        started = time.process_time()
-        features = codec.features(audio, windows=windows)
-        took = time.process_time() - started
+    for window, overlap in product(WINDOWS, OVERLAPS):
+        if overlap > 0.45 * window or window * codec.sample_rate >= audio.shape[-1]:
+            continue
+        windows = flexicodec.Windows(window, overlap)
+        features, near = codec.features(audio, acoustic=False, windows=windows), near_seams(tokens, windows)
+        features = replace(features, acoustic=whole.acoustic)  # no attention in it: equal, see the tests
         own = codec.tokenize(features, frame_rate=frame_rate)
         same = codec.tokenize(features, durations=tokens.durations)
         own_ends = set(own.durations[0].cumsum(0).tolist())
         rows.append(
             {
+                "window_seconds": window,
                 "overlap_seconds": overlap,
                 "feature_error": round(float((features.semantic - whole.semantic).norm() / whole.semantic.norm()), 5),
                 "boundaries_moved": round(len(ends - own_ends) / len(ends), 4),
                 "semantic_codes_other": share(same.semantic, tokens.semantic),
+                "semantic_codes_other_near_seams": share(same.semantic[:, near], tokens.semantic[:, near]),
                 "first_acoustic_codes_other": share(same.acoustic[:, 0], tokens.acoustic[:, 0]),
                 "acoustic_codes_other": share(same.acoustic, tokens.acoustic),
-                "cpu_seconds": round(took, 1),
             }
         )
-        print(rows[-1])
-    return {"tokens": int(tokens.token_lengths), "whole_cpu_seconds": round(seconds, 1), "rows": rows}
+        print(rows[-1], flush=True)
+    return {"tokens": int(tokens.token_lengths), "rows": rows}
 
 
 def main() -> None:
-    """Compare both models and print what differs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Compare a model with itself, and add what differs to the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--seconds", type=float, default=180.0)
-    parser.add_argument("--window", type=float, default=60.0, help="seconds")
-    parser.add_argument("--layers", type=int, default=8, help="SAN-M blocks of the random model, of 50")
+    parser.add_argument("--model", choices=MODELS, default="mini")
+    parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--frame-rate", type=float, default=6.25)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="what it holds of other models stays")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    audio, results = speech(args.manifest, args.seconds, 16_000), {}
-    for name, codec in (("random", shortened(args.layers)), ("mini, global", unbounded_mini())):
-        print(name)
-        results[name] = compare(codec, audio, args.window, args.frame_rate)
+    codec = MODELS[args.model]()
+    result = compare(codec, speech(args.manifest, args.seconds, codec.sample_rate), args.frame_rate)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    about = {"commit": commit, "torch": torch.__version__, "seconds": args.seconds, "frame_rate": args.frame_rate}
     if args.output:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-        about = {
-            "commit": commit,
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "seconds": args.seconds,
-            "window_seconds": args.window,
-            "layers": args.layers,
-            "frame_rate": args.frame_rate,
-        }
-        args.output.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+        held = json.loads(args.output.read_text()) if args.output.exists() else {}
+        args.output.write_text(json.dumps({**held, args.model: {**about, **result}}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

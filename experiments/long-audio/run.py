@@ -1,14 +1,14 @@
-"""Peak memory and time of encoding and decoding one long clip.
+"""Peak memory and time of encoding or decoding one long clip, in a process of its own.
 
-python experiments/long-audio/run.py --model full --minutes 10
-python experiments/long-audio/run.py --model flexicodec-mini --minutes 10
+python experiments/long-audio/run.py encode --model full --minutes 60 --tokens /tmp/hour.flxc --output full-60.jsonl
+python experiments/long-audio/run.py decode --model full --minutes 60 --tokens /tmp/hour.flxc --output full-60.jsonl
 """
 
 import argparse
 import json
 import os
-import platform
 import resource
+import subprocess
 import time
 from pathlib import Path
 
@@ -22,6 +22,11 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def resident_gib() -> float:
+    """Resident memory of this process now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**30
+
+
 def build(model: str):
     """Load a model, or build the released architecture with random weights ("full")."""
     if model != "full":
@@ -33,44 +38,80 @@ def build(model: str):
         return FlexiCodec().eval()
 
 
+def bursts(samples: int) -> torch.Tensor:
+    """Noise in bursts of 100 ms, made in a place of its own size: what is measured is the codec's memory."""
+    generator, audio = torch.Generator().manual_seed(0), torch.empty(samples)
+    for minute in audio.split(60 * 16_000):
+        minute.normal_(std=0.1, generator=generator)
+        for burst in minute.split(1600):
+            burst.mul_(float(torch.rand(1, generator=generator)))
+    return audio
+
+
+def machine() -> str:
+    """What this ran on."""
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cpu = names[0].split(": ")[1] if names else "unknown"
+    return f"{cpu}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=("encode", "decode"))
     parser.add_argument("--model", default="flexicodec-mini")
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--threads", type=int, default=0, help="0 keeps torch's own choice")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--window", type=float, default=flexicodec.Windows.seconds, help="seconds of global attention")
+    parser.add_argument("--overlap", type=float, default=flexicodec.Windows.overlap_seconds, help="seconds either side")
+    parser.add_argument("--whole", action="store_true", help="no windows, however long the clip")
+    parser.add_argument("--tokens", type=Path, required=True, help="encode writes them here, decode reads them")
+    parser.add_argument("--output", type=Path, help="a line of JSON is added to it")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(arguments.threads)
+    windows = None if arguments.whole else flexicodec.Windows(arguments.window, arguments.overlap)
 
     codec = build(arguments.model)
-    loaded = peak_gib()
     samples = int(arguments.minutes * 60 * codec.sample_rate)
-    generator = torch.Generator().manual_seed(0)
-    level = torch.rand(samples // 1600 + 1, generator=generator).repeat_interleave(1600)[:samples]
-    audio = 0.1 * torch.randn(samples, generator=generator) * level  # noise in bursts of 100 ms
-
-    started = time.monotonic()
-    tokens = codec.encode(audio, frame_rate=6.25, num_codebooks=8)
-    encoded, encode_peak = time.monotonic(), peak_gib()
-    decoded = codec.decode(tokens)
-    finished = time.monotonic()
-    assert decoded.shape == (1, samples)
+    built_peak, loaded = peak_gib(), resident_gib()
+    if arguments.verb == "encode":
+        audio = bursts(samples)
+        started, cpu = time.monotonic(), time.process_time()
+        tokens = codec.encode(audio, frame_rate=6.25, windows=windows)
+        wall, cpu = time.monotonic() - started, time.process_time() - cpu
+        peak = peak_gib()
+        tokens.save(arguments.tokens)
+    else:
+        tokens = flexicodec.Tokens.load(arguments.tokens)
+        started, cpu = time.monotonic(), time.process_time()
+        audio = codec.decode(tokens, windows=windows)
+        wall, cpu = time.monotonic() - started, time.process_time() - cpu
+        peak = peak_gib()
+        assert audio.shape == (1, samples)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     result = {
         "model": arguments.model,
+        "verb": arguments.verb,
         "minutes": arguments.minutes,
         "threads": torch.get_num_threads(),
-        "peak_gib_loaded": round(loaded, 2),
-        "peak_gib_after_encode": round(encode_peak, 2),
-        "peak_gib_after_decode": round(peak_gib(), 2),
-        "encode_seconds": round(encoded - started, 1),
-        "decode_seconds": round(finished - encoded, 1),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "windows": None if windows is None else [windows.seconds, windows.overlap_seconds],
+        "info": tokens.info,
+        "tokens": int(tokens.token_lengths),
+        "gib_loaded": round(loaded, 2),
+        "gib_peak_of_loading": round(built_peak, 2),
+        "gib_peak": round(peak, 2),
+        "gib_over_the_loaded_model": round(peak - loaded, 2),
+        "gib_of_the_audio": round(samples * 4 / 2**30, 2),
+        "cpu_seconds": round(cpu, 1),
+        "wall_seconds": round(wall, 1),
+        "cpu_seconds_per_second_of_audio": round(cpu / arguments.minutes / 60, 4),
+        "machine": machine(),
+        "commit": commit,
     }
     print(json.dumps(result, indent=2))
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+        with arguments.output.open("a") as lines:
+            lines.write(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

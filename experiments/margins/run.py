@@ -21,42 +21,12 @@ from torch import Tensor
 
 import flexicodec
 from flexicodec.analysis.flips import Decisions, flips
-from flexicodec.blocks.sanm import SanmEncoder
-from flexicodec.blocks.transformer import Transformer
 from flexicodec.corpus import read_manifest, read_utterance
-from flexicodec.models.windows import Windows
+from flexicodec.models.flexicodec import long
 
 EDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, float("inf"))
 BATCH = 8
 Encode = Callable[..., list[flexicodec.Tokens]]
-
-
-def lowered(function: Callable[..., Tensor], device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
-    """Run a function under autocast, and give float32."""
-
-    def lower(*arguments: Any, **options: Any) -> Tensor:
-        with torch.autocast(device, dtype=dtype):
-            return function(*arguments, **options).float()
-
-    return lower
-
-
-@contextmanager
-def blocks_in(codec: Any, dtype: torch.dtype) -> Iterator[None]:
-    """Run the transformer blocks of a codec under autocast; everything else stays as it is."""
-    undo = []
-    for module in codec.modules():
-        name = {SanmEncoder: "walk", Transformer: "forward"}.get(type(module))
-        if name is None:
-            continue
-
-        setattr(module, name, lowered(getattr(module, name), codec.device.type, dtype))
-        undo.append((module, name))
-    try:
-        yield
-    finally:
-        for module, name in undo:
-            delattr(module, name)
 
 
 @contextmanager
@@ -68,6 +38,16 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def side_by_side() -> Iterator[None]:
+    """Pad ragged batches as on a GPU; on the CPU their clips are otherwise taken one by one."""
+    before, long.PADDED_SHARE = long.PADDED_SHARE, 1.0
+    try:
+        yield
+    finally:
+        long.PADDED_SHARE = before
 
 
 def one_by_one(codec: Any, clips: list[Tensor], settings: list[dict[str, Any]], **same: Any) -> list[flexicodec.Tokens]:
@@ -166,21 +146,22 @@ def main() -> None:
         with threads(2):
             return alone(settings)
 
-    def bfloat16(settings: list[dict[str, Any]]) -> list[flexicodec.Tokens]:
-        with blocks_in(codec, torch.bfloat16):
-            return alone(settings)
+    def on_gpu(settings: list[dict[str, Any]], **same: Any) -> list[flexicodec.Tokens]:
+        return in_batches(codec.to("cuda"), clips, settings, **same)
 
-    def on_gpu(settings: list[dict[str, Any]]) -> list[flexicodec.Tokens]:
-        return in_batches(codec.to("cuda"), clips, settings)
+    def padded(settings: list[dict[str, Any]]) -> list[flexicodec.Tokens]:
+        with side_by_side():
+            return in_batches(codec, clips, settings)
 
     ways: dict[str, Encode] = {
-        "padded batches of 8": lambda settings: in_batches(codec, clips, settings),
-        "pieces of 1 s": lambda settings: alone(settings, windows=Windows(1.0, 0.0)),
+        "padded batches of 8": padded,
+        "pieces of 1 s": lambda settings: alone(settings, windows=flexicodec.Windows(1.0, 0.0)),
         "two threads": two_threads,
-        "bfloat16 transformer blocks": bfloat16,
+        "bfloat16": lambda settings: alone(settings, precision="bfloat16"),
     }
     if torch.cuda.is_available():
         ways["GPU, float32"] = on_gpu
+        ways["GPU, bfloat16"] = lambda settings: on_gpu(settings, precision="bfloat16")
     results = {way: compare(codec, first, encode, choice) for way, encode in ways.items()}
 
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()

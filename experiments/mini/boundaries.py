@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from flexicodec.audio import read_audio
+from flexicodec.audiofile import read_audio
 from flexicodec.merging import ExactRate, cosine_similarities, token_index
 from flexicodec.models.flexicodec.resize import resize
 from flexicodec.models.recognizer import Recognizer

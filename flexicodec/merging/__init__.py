@@ -10,18 +10,10 @@ from flexicodec.merging.durations import (
     unmerge,
     validate_durations,
 )
-from flexicodec.merging.policies import (
-    POLICIES,
-    CausalPolicy,
-    ExactRate,
-    MergingPolicy,
-    MinimumVariance,
-    Threshold,
-    Uniform,
-    boundary_margins,
-)
+from flexicodec.merging.margins import boundary_margins
+from flexicodec.merging.policies import POLICIES, ExactRate, MergingPolicy, MinimumVariance, Threshold, Uniform
 from flexicodec.merging.rates import check_frame_rate, target_tokens
-from flexicodec.merging.running import RunningRate
+from flexicodec.merging.running import CausalPolicy, RunningRate
 from flexicodec.merging.similarity import cosine_similarities
 
 __all__ = [

@@ -6,7 +6,7 @@ clips it gives their durations. No item's durations depend on the other items or
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -46,54 +46,6 @@ class MergingPolicy(Protocol):
             Durations, padded with 0 on the right, that sum to `lengths`.
         """
         ...
-
-
-class CausalPolicy(MergingPolicy, Protocol):
-    """A policy that decides as frames come: whole clips and streams in any pieces get the same durations."""
-
-    def initial_state(self) -> Any:
-        """Stand behind the first frame of a clip; see `blocks.states` for what a state may be."""
-        ...
-
-    def step(
-        self, similarities: Float[Tensor, " pairs"], state: Any, max_duration: int | None
-    ) -> tuple[Bool[Tensor, " pairs"], Float[Tensor, " pairs"], Any]:
-        """Decide on the next frames of one clip.
-
-        Args:
-            similarities: of each frame with the one before it.
-            state: from `initial_state` or the step before.
-            max_duration: most frames per token; None for no cap.
-
-        Returns:
-            Whether each frame starts a token, how far that was from being otherwise (see `boundary_margins`), and the
-            state for the next step.
-        """
-        ...
-
-
-def boundary_margins(
-    policy: MergingPolicy,
-    similarities: Float[Tensor, "batch pairs"],
-    lengths: Int[Tensor, " batch"],
-    *,
-    seconds: Seconds | None = None,
-    max_duration: int | None = None,
-) -> Float[Tensor, "batch pairs"]:
-    """Tell how far each pair of neighbours was from being kept together instead of apart, or apart instead of together.
-
-    That is in the unit of similarities, and supposes that what was decided before stays; arguments are those of the
-    policy's call.
-
-    Returns:
-        inf where nothing can flip and past each clip's last pair, NaN from policies that cannot tell.
-    """
-    margins = getattr(policy, "margins", None)
-    found = torch.full_like(similarities, torch.nan)
-    if margins is not None:
-        found = margins(similarities, lengths, seconds=seconds, max_duration=max_duration)
-    inside = torch.arange(similarities.shape[1], device=similarities.device) + 1 < lengths[:, None]
-    return found.masked_fill(~inside, torch.inf)
 
 
 @known

@@ -1,4 +1,4 @@
-"""A rate held while frames come: the threshold follows how many tokens there were of late.
+"""Decisions as frames come, and a rate held so: the threshold follows how many tokens there were of late.
 
 A stream cannot rank the similarities of a clip that has not ended. A controller looks at its own output instead: more
 tokens than asked for lower the threshold, fewer raise it.
@@ -6,6 +6,7 @@ tokens than asked for lower the threshold, fewer raise it.
 
 from dataclasses import dataclass, replace
 from math import exp
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,8 +14,32 @@ from torch import Tensor
 
 from flexicodec.blocks.states import known
 from flexicodec.merging.durations import check_max_duration, durations_from_starts
-from flexicodec.merging.policies import Seconds
+from flexicodec.merging.policies import MergingPolicy, Seconds
 from flexicodec.merging.rates import PerItem, one_per_item, settle
+
+
+class CausalPolicy(MergingPolicy, Protocol):
+    """A policy that decides as frames come: whole clips and streams in any pieces get the same durations."""
+
+    def initial_state(self) -> Any:
+        """Stand behind the first frame of a clip; see `blocks.states` for what a state may be."""
+        ...
+
+    def step(
+        self, similarities: Float[Tensor, " pairs"], state: Any, max_duration: int | None
+    ) -> tuple[Bool[Tensor, " pairs"], Float[Tensor, " pairs"], Any]:
+        """Decide on the next frames of one clip.
+
+        Args:
+            similarities: of each frame with the one before it.
+            state: from `initial_state` or the step before.
+            max_duration: most frames per token; None for no cap.
+
+        Returns:
+            Whether each frame starts a token, how far that was from being otherwise (see `boundary_margins`), and the
+            state for the next step.
+        """
+        ...
 
 
 @known

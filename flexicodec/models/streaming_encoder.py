@@ -259,6 +259,8 @@ class StreamingEncoder:
         return results
 
     def _alike(self, chosen: list[int], rows: list[Tensor], last: bool) -> list[list[int]]:
+        if len(chosen) == 1:
+            return [[0]]
         groups: dict[Any, list[int]] = {}
         for index, item in enumerate(chosen):
             key = index if last else (rows[index].shape[-1], states.form(self.state.items[item].hearing))

@@ -27,7 +27,8 @@ from flexicodec.models.flexicodec.checkpoint import (
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.rooms import FlexiCodecRooms
 from flexicodec.models.flexicodec.semantic import SanmConfig
-from flexicodec.models.flexicodec.ssl import SSLConfig, ssl_state
+from flexicodec.models.flexicodec.ssl_config import SSLConfig
+from flexicodec.models.flexicodec.ssl_weights import ssl_state
 from flexicodec.models.flexicodec.upstream_names import upstream_name
 from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.models.nanocodec.model import NanoCodec

@@ -17,7 +17,7 @@ from flexicodec.export.onnx import FRONT_END_NAME, MANIFEST_NAME, export, write_
 from flexicodec.export.parts import graphs
 from flexicodec.export.runtime import load_exported
 from flexicodec.models.flexicodec.config import AcousticConfig, SemanticConfig
-from flexicodec.models.flexicodec.ssl import SSLConfig, SSLSettings
+from flexicodec.models.flexicodec.ssl_config import SSLConfig, SSLSettings
 from flexicodec.models.nanocodec.config import DecoderConfig, EncoderConfig, NanoCodecConfig
 from flexicodec.quantize import GroupedFSQConfig, ResidualFSQConfig, VQConfig
 

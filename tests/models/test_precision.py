@@ -1,8 +1,11 @@
 """Half the precision: faster layers, the same kind of result, and never by itself."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from flexicodec.models.flexicodec import long
 from flexicodec.models.windows import Windows
 
 
@@ -49,6 +52,25 @@ def test_a_batch_in_half_precision_is_near_each_clip_alone(codec, audio):
     alone = codec.encode(audio[1, :20_000], threshold=1.0, precision="bfloat16")
     count = int(together.token_lengths[1])
     assert (together.semantic[1, :count] == alone.semantic[0]).float().mean() > 0.5
+
+
+@torch.no_grad()
+def test_pieces_and_clips_of_a_batch_work_in_half_precision_where_the_whole_does(whole, audio):
+    """bfloat16 against bfloat16 is far nearer than against float32, wherever the work was cut."""
+    features = whole.features(audio, precision="bfloat16")
+    tokens = whole.tokenize(features, threshold=1.0)
+    own = torch.ones(2, int(features.lengths[0]), dtype=torch.long)
+    alone = [whole.quantize(replace(features, precision=p), own, margins=True)[0] for p in ("float32", "bfloat16")]
+    pieces = long.quantize(whole, replace(features, windows=Windows(1.0, 0.2)), own, 2, True)[0]
+    exact, near, cut = (each.margins.clamp(max=1.0) for each in (*alone, pieces))
+    assert snr_db(near, cut) > 10 + snr_db(near, exact)
+    for windows in (None, Windows(1.0, 0.2)):
+        smooth, lengths = long.smooth(whole, tokens, windows, "bfloat16")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            wanted, _ = whole.smooth(whole.embed(tokens), tokens.durations)
+        rough, _ = long.smooth(whole, tokens, windows)
+        assert snr_db(wanted, smooth) > 10 + snr_db(wanted, rough)
+        assert lengths.tolist() == tokens.frame_lengths.tolist()
 
 
 @pytest.mark.parametrize("call", ["encode", "decode"])

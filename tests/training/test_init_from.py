@@ -13,7 +13,8 @@ import flexicodec
 from flexicodec.config import from_dict, load_yaml
 from flexicodec.models.flexicodec.checkpoint import from_upstream, sensevoice_cmvn
 from flexicodec.models.flexicodec.model import FlexiCodec
-from flexicodec.models.flexicodec.ssl import SSLConfig, ssl_state
+from flexicodec.models.flexicodec.ssl_config import SSLConfig
+from flexicodec.models.flexicodec.ssl_weights import ssl_state
 from flexicodec.models.recognizer import encoder_state
 from flexicodec.training import loop
 from flexicodec.training.config import InitConfig, LossWeights, TrainingConfig

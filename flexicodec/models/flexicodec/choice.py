@@ -1,5 +1,6 @@
-"""What a call may say about the rate, turned into one merging policy or refused."""
+"""What a call may say about the rate and the codebooks, turned into one merging policy and a count, or refused."""
 
+from numbers import Integral
 from typing import Any
 
 from flexicodec.merging import POLICIES, ExactRate, MergingPolicy, RunningRate, Threshold, check_frame_rate
@@ -70,6 +71,23 @@ def choose_policy(
         threshold = merging.threshold if merging else 1.0
     rule = Threshold(threshold)
     return rule, {"policy": "threshold", "threshold": _plain(rule.threshold)}
+
+
+def choose_codebooks(num_codebooks: Any, available: int) -> int:
+    """Settle how many acoustic codebooks to use; None means all there are.
+
+    Raises:
+        ValueError: No count, or more than there are.
+    """
+    if num_codebooks is None:
+        return available
+    whole = isinstance(num_codebooks, Integral) and not isinstance(num_codebooks, bool)
+    if not whole or not 0 <= num_codebooks <= available:
+        raise ValueError(
+            f"num_codebooks is {num_codebooks!r}, but this model has {available} acoustic codebooks, of which 0 to "
+            f"{available} can be used; the semantic codebook is not counted"
+        )
+    return int(num_codebooks)
 
 
 def _means_unmerged(value: Any, unmerged: float) -> bool:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from flexicodec.blocks.transformer import TransformerConfig
 from flexicodec.models.flexicodec.semantic import SanmConfig
-from flexicodec.models.flexicodec.ssl import SSLConfig
+from flexicodec.models.flexicodec.ssl_config import SSLConfig
 from flexicodec.quantize import FSQConfig, ResidualFSQConfig, RVQConfig, VQConfig
 
 Geometry = Literal["released", "whole"]

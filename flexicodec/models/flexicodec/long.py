@@ -119,7 +119,7 @@ def quantize(
         own = own[:, : int((own > 0).sum())]
         both = features.semantic[i : i + 1, :, :frames], sound[i : i + 1, :, :frames]
         if long and windows is not None:
-            results.append(_quantize(codec, both, own, num_codebooks, margins, windows))
+            results.append(_quantize(codec, both, own, num_codebooks, margins, windows, features.precision))
         else:
             curve = features.similarities[i : i + 1, : frames - 1]
             alone = Features(*both, curve, *_lengths(features, i), precision=features.precision)
@@ -134,9 +134,10 @@ def _quantize(
     num_codebooks: int,
     margins: bool,
     windows: Windows,
+    precision: Precision,
 ) -> tuple[Quantized, Quantized]:
     """Quantise one clip in pieces."""
-    stage = QuantizeStage(codec, num_codebooks, margins, windows.steps(codec.base_frame_rate))
+    stage = QuantizeStage(codec, num_codebooks, margins, windows.steps(codec.base_frame_rate), precision)
     state, coded, start = stage.initial_state(), [], 0
     pieces = durations.split(PIECE_FRAMES, dim=1)
     for index, piece in enumerate(pieces):
@@ -157,23 +158,26 @@ def _quantize(
 
 
 def smooth(
-    codec: FlexiCodecRooms, tokens: Tokens, windows: Windows | None
+    codec: FlexiCodecRooms, tokens: Tokens, windows: Windows | None, precision: Precision = "float32"
 ) -> tuple[Float[Tensor, "batch dim frames"], Int[Tensor, " batch"]]:
     """Look up, unmerge and smooth, as `codec.lookup` and `codec.smooth` do, a clip at a time, long ones in pieces."""
     lengths, frames = tokens.frame_lengths, []
     for i, long in enumerate(is_long(codec, lengths, windows)):
         clip = tokens[i]
         if long and windows is not None:
-            frames.append(_smooth(codec, clip, windows)[0])
+            frames.append(_smooth(codec, clip, windows, precision)[0])
         else:
             assert clip.semantic is not None
             latents = codec.lookup(clip.semantic, clip.acoustic, clip.token_lengths)
-            frames.append(codec.smooth(latents, clip.durations)[0][0])
+            with working_in(precision, codec.device):
+                frames.append(codec.smooth(latents, clip.durations)[0][0])
     return pad_sequence([each.T for each in frames], batch_first=True).mT, lengths
 
 
-def _smooth(codec: FlexiCodecRooms, clip: Tokens, windows: Windows) -> Float[Tensor, "1 dim frames"]:
-    """Smooth one clip in pieces."""
+def _smooth(
+    codec: FlexiCodecRooms, clip: Tokens, windows: Windows, precision: Precision
+) -> Float[Tensor, "1 dim frames"]:
+    """Smooth one clip in pieces; what is looked up comes in float32."""
     context, ahead, stride = windows.steps(codec.base_frame_rate)
     settings = StreamSettings(context_frames=context, ahead_frames=ahead, stride_frames=stride)
     *stages, _ = streaming.stages(codec, settings)
@@ -182,7 +186,8 @@ def _smooth(codec: FlexiCodecRooms, clip: Tokens, windows: Windows) -> Float[Ten
     frames = pieces[0].new_zeros(1, codec.config.acoustic.latent_dim, int(clip.frame_lengths))
     for index, x in enumerate(pieces):
         for place, stage in enumerate(stages):
-            x, states[place] = stage.step(x, states[place], index == len(pieces) - 1)
+            with working_in(precision if place else "float32", codec.device):
+                x, states[place] = stage.step(x, states[place], index == len(pieces) - 1)
         frames[..., done : done + x.shape[-1]] = x
         done += x.shape[-1]
     assert done == frames.shape[-1]

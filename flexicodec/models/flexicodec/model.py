@@ -5,7 +5,6 @@ This is the model as users meet it: what comes is checked, a rate is chosen, and
 
 from collections.abc import Mapping
 from dataclasses import replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,12 +15,11 @@ from torch import Tensor
 from flexicodec.audio import Channels, as_batch, fit_lengths
 from flexicodec.blocks.stages import Stage
 from flexicodec.config import non_defaults, to_dict
-from flexicodec.margins import Margins
-from flexicodec.merging import CausalPolicy, MergingPolicy, boundary_margins, cosine_similarities, validate_durations
+from flexicodec.merging import CausalPolicy, MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
 from flexicodec.models.codec import MODEL_DEFAULT, check_samples, exactly
-from flexicodec.models.flexicodec import long, streaming
-from flexicodec.models.flexicodec.choice import RUNNING, choose_policy
+from flexicodec.models.flexicodec import long, report, streaming
+from flexicodec.models.flexicodec.choice import RUNNING, choose_codebooks, choose_policy
 from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
 from flexicodec.models.flexicodec.semantic import SanmEncoder
 from flexicodec.models.flexicodec.ssl import SSLEncoder
@@ -30,7 +28,6 @@ from flexicodec.models.precision import Precision, check_precision, working_in
 from flexicodec.models.streaming import StreamSettings
 from flexicodec.models.streaming_encoder import STREAM_WINDOWS, EncoderSettings, StreamingEncoder
 from flexicodec.models.windows import Windows
-from flexicodec.quantize import Quantized
 from flexicodec.tokens import TokenFormat, Tokens
 
 __all__ = ["Features", "FlexiCodec"]
@@ -197,7 +194,7 @@ class FlexiCodec(FlexiCodecRooms):
         Raises:
             ValueError: More than one choice of rate, or a value outside its range.
         """
-        cap, count = self._cap(max_duration), self._count(num_codebooks)
+        cap, count = self._cap(max_duration), choose_codebooks(num_codebooks, self.num_codebooks)
         rule, info = self._choose(threshold, frame_rate, durations, policy, cap)
         seconds = features.audio_lengths.cpu().double() / self.sample_rate
         if rule is not None:
@@ -216,8 +213,8 @@ class FlexiCodec(FlexiCodecRooms):
             durations=durations,
             audio_lengths=features.audio_lengths,
             format=replace(self.format, max_duration=cap),
-            info={**info, **self._say_windows(features.windows, in_pieces, count), **_say_precision(features)},
-            margins=self._margins(rule, features, seconds, cap, semantic, acoustic) if margins else None,
+            info={**info, **report.making(self, features, in_pieces, count)},
+            margins=report.margins(rule, features, seconds, cap, semantic, acoustic) if margins else None,
         )
 
     def encode(  # type: ignore[override]
@@ -263,7 +260,7 @@ class FlexiCodec(FlexiCodecRooms):
             lengths,
             sample_rate=sample_rate,
             channels=channels,
-            acoustic=self._count(num_codebooks) > 0,
+            acoustic=choose_codebooks(num_codebooks, self.num_codebooks) > 0,
             windows=windows,
             precision=precision,
         )
@@ -301,8 +298,9 @@ class FlexiCodec(FlexiCodecRooms):
         check_precision(precision)
         tokens = tokens.to(self.device)
         if long.goes_one_by_one(self, tokens.frame_lengths, windows):
+            smooth = long.smooth(self, tokens, windows, precision)
             with working_in(precision, self.device):
-                audio, lengths = long.sound(self, *long.smooth(self, tokens, windows))
+                audio, lengths = long.sound(self, *smooth)
         else:
             assert tokens.semantic is not None
             latents = self.lookup(tokens.semantic, tokens.acoustic, tokens.token_lengths)
@@ -350,7 +348,7 @@ class FlexiCodec(FlexiCodecRooms):
         Raises:
             ValueError: More than one choice of rate, one that needs the whole clip, or a value outside its range.
         """
-        cap, count = self._cap(max_duration), self._count(num_codebooks)
+        cap, count = self._cap(max_duration), choose_codebooks(num_codebooks, self.num_codebooks)
         if frame_rate is not None and policy is None and self.config.merging is not None:
             policy = RUNNING
         rule, info = self._choose(threshold, frame_rate, None, policy, cap)
@@ -370,59 +368,17 @@ class FlexiCodec(FlexiCodecRooms):
         """See `Codec.stream_inputs`."""
         return streaming.inputs(self, tokens)
 
-    def _margins(
-        self,
-        rule: MergingPolicy | None,
-        features: Features,
-        seconds: Float[Tensor, " batch"],
-        cap: int | None,
-        semantic: Quantized,
-        acoustic: Quantized,
-    ) -> Margins:
-        """Gather the margins of a batch; durations from elsewhere cannot flip."""
-        similarities, lengths = features.similarities, features.lengths
-        boundaries = torch.full_like(similarities, torch.inf)
-        if rule is not None:
-            boundaries = boundary_margins(rule, similarities, lengths, seconds=seconds, max_duration=cap)
-        assert semantic.margins is not None
-        assert acoustic.margins is not None
-        boundaries = torch.nn.functional.pad(boundaries, (0, 1), value=torch.inf)
-        return Margins(boundaries, acoustic.margins, semantic.margins[:, 0])
-
-    def _say_windows(self, windows: Windows | None, in_pieces: list[bool], count: int) -> dict[str, Any]:
-        """Note for `Tokens.info` where windows made a difference."""
-        if windows is None or not any(in_pieces) or self.is_windowed(count):
-            return {}
-        return {
-            "window_seconds": [windows.seconds if each else None for each in in_pieces],
-            "overlap_seconds": [windows.overlap_seconds if each else None for each in in_pieces],
-        }
-
     def is_windowed(self, num_codebooks: int | None = None) -> bool:
         """Tell whether tokens see a limited part of a clip, so that pieces and streams can give what the whole gives.
 
         Args:
             num_codebooks: Acoustic codebooks in use; None for all.
         """
-        pieces = long.SemanticStage(self, WINDOWS)
-        tokens = long.QuantizeStage(self, self._count(num_codebooks), False, WINDOWS.steps(self.base_frame_rate))
-        return pieces.exact and tokens.exact
+        return report.is_windowed(self, choose_codebooks(num_codebooks, self.num_codebooks))
 
     def _cap(self, max_duration: Any) -> int | None:
         """Settle the most frames a token may hold."""
         return check_max_duration(self.max_duration if max_duration is MODEL_DEFAULT else max_duration)
-
-    def _count(self, num_codebooks: Any) -> int:
-        """Settle how many acoustic codebooks to use."""
-        if num_codebooks is None:
-            return self.num_codebooks
-        whole = isinstance(num_codebooks, Integral) and not isinstance(num_codebooks, bool)
-        if not whole or not 0 <= num_codebooks <= self.num_codebooks:
-            raise ValueError(
-                f"num_codebooks is {num_codebooks!r}, but this model has {self.num_codebooks} acoustic codebooks, of "
-                f"which 0 to {self.num_codebooks} can be used; the semantic codebook is not counted"
-            )
-        return int(num_codebooks)
 
     def _choose(
         self, threshold: Any, frame_rate: Any, durations: Any, policy: str | MergingPolicy | None, cap: int | None
@@ -437,8 +393,3 @@ class FlexiCodec(FlexiCodecRooms):
             durations=durations,
             policy=policy,
         )
-
-
-def _say_precision(features: Features) -> dict[str, Any]:
-    """Note for `Tokens.info` where it is not the usual one."""
-    return {} if features.precision == "float32" else {"precision": features.precision}

@@ -13,6 +13,7 @@ from flexicodec.blocks.states import known
 from flexicodec.merging.aggregate import MeanAggregator
 from flexicodec.merging.aggregate_stages import AggregateStage, AggregateState
 from flexicodec.models.flexicodec.rooms import FlexiCodecRooms
+from flexicodec.models.precision import Precision, working_in
 from flexicodec.quantize import Quantized, Quantizer
 
 
@@ -68,15 +69,21 @@ class QuantizeStage:
         margins: Tell also how far each code was from being another.
         windows: For aggregators with global attention: frames that they see before those that come out, behind them,
             and that come out at a time.
+        precision: In which aggregators work.
 
     Attributes:
         exact: Whether all codes in a row are those of the whole clip.
     """
 
     def __init__(
-        self, codec: FlexiCodecRooms, num_codebooks: int, margins: bool, windows: tuple[int, int, int]
+        self,
+        codec: FlexiCodecRooms,
+        num_codebooks: int,
+        margins: bool,
+        windows: tuple[int, int, int],
+        precision: Precision = "float32",
     ) -> None:
-        self.codec, self.num_codebooks, self.margins = codec, num_codebooks, margins
+        self.codec, self.num_codebooks, self.margins, self.precision = codec, num_codebooks, margins, precision
         self.semantic_dim, self.dim = codec.semantic_encoder.dim, codec.config.acoustic.latent_dim
         steps = [2 * frames for frames in windows]  # of the aggregators: a frame, or the query behind a token
         for_sound = codec.acoustic_aggregator if num_codebooks else MeanAggregator()  # not run then
@@ -117,8 +124,9 @@ class QuantizeStage:
     ) -> tuple[Coded, QuantizeState]:
         """Quantise the next tokens, any number; both features of their frames come side by side."""
         codec, (for_meaning, for_sound) = self.codec, state.merging
-        merged, for_meaning = self.aggregators[0].step(frames[:, : self.semantic_dim], durations, for_meaning, last)
-        refined, before = codec.semantic_encoder_stack.step(merged, state.refining[0], last)
+        with working_in(self.precision, frames.device):
+            merged, for_meaning = self.aggregators[0].step(frames[:, : self.semantic_dim], durations, for_meaning, last)
+        refined, before = codec.semantic_encoder_stack.step(merged.float(), state.refining[0], last)
         coded = self._quantize(codec.semantic_quantizer, refined, 1)
         semantic, margins = _join(state.semantic, coded.codes[:, 0]), state.margins
         if margins is not None and coded.margins is not None:
@@ -128,8 +136,9 @@ class QuantizeStage:
         if self.num_codebooks:
             new, behind = codec.semantic_decoder_stack.step(coded.latents, behind, last)
             meaning = _join(meaning, new)
-            new, for_sound = self.aggregators[1].step(frames[:, self.semantic_dim :], durations, for_sound, last)
-            sound = _join(sound, new)
+            with working_in(self.precision, frames.device):
+                new, for_sound = self.aggregators[1].step(frames[:, self.semantic_dim :], durations, for_sound, last)
+            sound = _join(sound, new.float())
             ready = min(meaning.shape[-1], sound.shape[-1])
             rest = sound[..., :ready] - meaning[..., :ready]
         else:
