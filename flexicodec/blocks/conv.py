@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from flexicodec.blocks.padding import mirror_ends, zero_padding
+from flexicodec.blocks.states import known
 
 # Values up to which PyTorch, on one thread, convolves a single clip by a matrix product of its own; oneDNN takes half
 # the time, and all inputs of a stream that goes frame by frame are that small.
@@ -68,6 +69,7 @@ def lengths_after(layer: Any, lengths: RaggedLengths | None) -> RaggedLengths | 
     return None if lengths is None else lengths.map(layer.output_length)
 
 
+@known
 @dataclass(frozen=True)
 class ConvState:
     """Where a convolution stands in a stream.

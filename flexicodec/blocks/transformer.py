@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from flexicodec.blocks.attention import attend, rotate, rotations
 from flexicodec.blocks.linear import Linear
 from flexicodec.blocks.padding import valid_steps, zero_padding
+from flexicodec.blocks.states import known
 
 STREAM_BLOCK = 64  # steps of a stream that are taken at once, for memory that does not grow with the chunk
 
@@ -52,6 +53,7 @@ class TransformerConfig:
             raise ValueError(f"window must be None (global) or at least 0 steps to either side, got {self.window}")
 
 
+@known
 @dataclass(frozen=True)
 class LayerState:
     """Where a layer with a window stands in a stream.
