@@ -25,11 +25,11 @@ class TransformerConfig:
     """Size of one transformer.
 
     Attributes:
-        num_layers: 6 in the released aggregators, 32 in the released bottleneck.
+        num_layers: how many.
         dim: width of the residual stream.
         num_heads: attention heads; `dim` divides into them, and each is of even size for the rotary pairs.
         feedforward_dim: hidden width of the feed-forward halves.
-        window: steps a layer looks to either side; None looks everywhere, as the released weights do.
+        window: steps a layer looks to either side; None looks everywhere.
         layer_scale_init: initial gain of both halves of a layer.
     """
 
