@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Snake(nn.Module):
-    """x + sin^2(alpha x) / (alpha + 1e-9) with one learned alpha per channel (arXiv 2006.08195, as arXiv 2306.06546 writes it).
+    """x + sin^2(alpha x) / (alpha + 1e-9) with one learned alpha per channel (arXiv 2006.08195).
 
     It maps 0 to 0, so padding that is zero stays zero.
 
