@@ -90,8 +90,8 @@ class ConvDecoder(ConvStack):
         strides: upsampling of each block, at least 2; their product is the frame size in samples.
         width: channels of the first block, halved by every block; divisible by 2 once per block.
         latent_dim: channels of the latents.
-        exact_length: S = T * frame_size. With False each odd stride loses its last sample, which is as many of the audio
-            as the strides behind it make of it.
+        exact_length: S = T * frame_size. With False each odd stride loses its last sample, which the strides behind it
+            make more of.
 
     Raises:
         ValueError: strides below 2, or none; a width that cannot be halved that often.
