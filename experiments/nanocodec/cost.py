@@ -50,12 +50,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    until = time.monotonic() + 60 * arguments.minutes
     found = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     sizes = found.get("sizes") or {
         name: size(read_config(name)) | fields(read_config(name)) | memory(name) for name in MODELS
     }
-    times = speed(arguments.nemo, arguments.rounds, until, found.get("times", {}))
+    times = speed(arguments.nemo, arguments.rounds, arguments.minutes, found.get("times", {}))
     print_sizes(sizes)
     print_speeds(times)
     recorded = {"what": "NeMo 3.0.0, 2 threads, another machine: wall, (median, best)", "rtf": NEMO_RECORDED}
@@ -170,13 +169,13 @@ def tokens_of(codec: NanoCodec, frames: int) -> flexicodec.Tokens:
 # --------------------------------------------------------------------------------------------------------------- speed
 
 
-def speed(nemo: Path | None, rounds: int, until: float, times: Times) -> Times:
+def speed(nemo: Path | None, rounds: int, minutes: float, times: Times) -> Times:
     """Time encoding and decoding of ten seconds of speech, every model once a round, so that all share the weather.
 
     Args:
         nemo: Folder that NeMo was installed into, if it is to run beside ours.
         rounds: Times that each call is wanted.
-        until: When to stop, by the monotonic clock.
+        minutes: After how many of timing to stop.
         times: Those there are, CPU and wall seconds per second of audio; new ones are added.
     """
     example = Path(flexicodec.__file__).parent / "assets" / "example.flac"
@@ -190,7 +189,7 @@ def speed(nemo: Path | None, rounds: int, until: float, times: Times) -> Times:
         tokens = codec.encode(audio)
         calls[name, "ours", "encode"] = lambda codec=codec: codec.encode(audio)
         calls[name, "ours", "decode"] = lambda codec=codec, tokens=tokens: codec.decode(tokens)
-    warm = set()
+    warm, until = set(), time.monotonic() + 60 * minutes
     for number, key in [(number, key) for number in range(rounds) for key in calls]:
         name, whose, way = key
         taken = times.setdefault(name, {}).setdefault(whose, {}).setdefault(way, [])
