@@ -78,7 +78,8 @@ def main() -> None:
         axis.minorticks_off()
         axis.set_xlabel("tokens per second")
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=7.5)
+    left.legend(fontsize=7.5, handlelength=4)
+    right.legend(fontsize=7.5, handlelength=4, loc=(0.02, 0.27))
     figure.savefig(arguments.output, dpi=130)
 
 
