@@ -25,6 +25,7 @@ from flexicodec.tokens import Tokens
 
 SECONDS = 8.0
 CUSHION = 0.1  # seconds
+TRIES, UNDISTURBED = 4, 1.1
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,31 @@ def live(play: str | None) -> dict[str, Any]:
 
 
 def run(codec: Any, tokens: Tokens, chunk: int, settings: dict[str, Any], play: str | None) -> dict[str, Any]:
-    """Stream tokens by the clock, so many at a time, and sum up what the listener had of it."""
+    """Stream tokens by the clock, so many at a time, and sum up what the listener had of it.
+
+    Where the decoder's wall time is far above its CPU time, the machine was busy with something else; the stream is run
+    again then, a few times at most, and the run that was disturbed least counts.
+    """
     pieces = list(cut(tokens, chunk))
     stream = codec.streaming_decoder(**settings)
     for piece in pieces:  # warm up
         stream.decode(piece)
-    stream.reset()
-    queue: SimpleQueue[Tokens | None] = SimpleQueue()
+    runs: list[dict[str, float]] = []
+    while len(runs) < TRIES and not any(disturbance(each) < UNDISTURBED for each in runs):
+        stream.reset()
+        runs.append(listened(once(stream, pieces, play)))
+    about = {"chunk_tokens": chunk, "settings": settings, "exact": stream.exact, "runs": len(runs)}
+    return about | min(runs, key=disturbance)
+
+
+def disturbance(run: dict[str, float]) -> float:
+    """Return by how much the decoder's wall time is above its CPU time."""
+    return run["real_time_factor"] / run["cpu_factor"]
+
+
+def once(stream: Any, pieces: Sequence[Tokens], play: str | None) -> list[Block]:
+    """Stream chunks of tokens by the clock."""
+    codec, queue = stream.codec, SimpleQueue[Tokens | None]()
     begin = time.monotonic()
     sender = threading.Thread(target=send, args=(pieces, frame_seconds(codec), begin, queue), daemon=True)
     sender.start()
@@ -78,7 +97,7 @@ def run(codec: Any, tokens: Tokens, chunk: int, settings: dict[str, Any], play: 
     with subprocess.Popen(command, stdin=subprocess.PIPE) if command else nullcontext() as player:
         blocks = decode(stream, queue, begin, codec.sample_rate, None if player is None else player.stdin.write)
     sender.join()
-    return {"chunk_tokens": chunk, "settings": settings, "exact": stream.exact} | listened(blocks)
+    return blocks
 
 
 def send(pieces: Iterable[Tokens], frame: float, begin: float, queue: "SimpleQueue[Tokens | None]") -> None:
