@@ -228,6 +228,7 @@ def beside_nemo(name: str, folder: Path, audio: torch.Tensor, calls: dict[Any, C
 
 def print_sizes(sizes: dict[str, Any]) -> None:
     """Print weights, work and what is waited for as Markdown."""
+    print("Encoder + decoder, or encoder and decoder: look-ahead / latency\n")
     print("| config | enc/dec | kbps | Hz | weights, M | GMAC a second | encoder | decoder | state, MB |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, row in sizes.items():
