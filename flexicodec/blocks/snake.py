@@ -15,7 +15,7 @@ NUMPY_THREADS = 2
 
 
 class Snake(nn.Module):
-    """x + sin^2(alpha x) / (alpha + 1e-9) with one learned alpha per channel (arXiv 2006.08195, as DAC writes it).
+    """x + sin^2(alpha x) / (alpha + 1e-9) with one learned alpha per channel (arXiv 2006.08195).
 
     It maps 0 to 0, so padding that is zero stays zero.
 
