@@ -49,6 +49,18 @@ def test_corpus_rates_are_sums_over_sums():
     assert counts.rate == pytest.approx(0.1)
 
 
+def test_a_corpus_is_counted_as_jiwer_counts_it():
+    import jiwer
+
+    references = ["so it is", "", "…", "one two", "never mind"]
+    hypotheses = ["so is it", "who said", "that", "one two", ""]
+    plain = [text.replace("…", "") for text in references]
+    found = evaluate(references, hypotheses)
+    assert found == {"wer": jiwer.wer(plain, hypotheses), "cer": jiwer.cer(plain, hypotheses)}
+    assert found["wer"] == pytest.approx((2 + 2 + 1 + 0 + 2) / 7)  # what is heard in silence is inserted
+    assert math.isnan(evaluate(["", "…"], hypotheses[1:3])["wer"])
+
+
 def test_rates_may_exceed_one_and_may_not_exist():
     assert word_errors("a", "b c d").rate == 3.0
     assert math.isnan(word_errors("", "b").rate)
