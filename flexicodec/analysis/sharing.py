@@ -151,7 +151,7 @@ ODDS = {
     "beyond": "a whole phone between",
     "silence": "both in silence",
     "into_silence": "one of them in silence",
-    "position": "a phone's whole length further on, inside it",
+    "position": "at a phone's end, not its start",
     "stressed": "in a stressed vowel",
     "energy_change": "10 dB more change of loudness",
     "energy": "10 dB louder",

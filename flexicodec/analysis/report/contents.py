@@ -146,7 +146,9 @@ def _odds(study: Study) -> Iterator[Block]:
     if not shown:
         return
     names = [name for name in ODDS if any(each.odds and name in each.odds.effects for each in found)]
-    series, rows, notes = [], [], {}
+    series: list[Series] = []
+    rows: list[tuple[Cell, ...]] = []
+    notes: dict[str, None] = {}
     for each in found:
         assert each.odds is not None
         ratios = {name: _exp(each.odds.effects[name]) for name in names if name in each.odds.effects}
@@ -178,8 +180,8 @@ def _odds(study: Study) -> Iterator[Block]:
 
 def _exp(effect: Interval) -> Interval:
     """Turn a log odds into an odds ratio."""
-    ends = (math.exp(min(end, LARGEST_LOG)) for end in (effect.value, effect.low, effect.high))
-    return replace(effect, **dict(zip(("value", "low", "high"), ends, strict=True)))
+    value, low, high = (math.exp(min(end, LARGEST_LOG)) for end in (effect.value, effect.low, effect.high))
+    return replace(effect, value=value, low=low, high=high)
 
 
 # ---------------------------------------------------------------------------------------------------------- boundaries
