@@ -3,7 +3,8 @@
 A token's nominal bits are the widths of its fields. Its true ones are measured as code lengths of count models, each
 tried on clips that it has not seen; plug-in entropies of large codebooks would be far too low on a small corpus (see
 `flexicodec.statistics.entropy`). Of several models of one part the cheapest on these clips is taken, so the sum is a
-rate that a coder with these models would reach on such speech, not the least there can be.
+rate that a coder with these models would reach on such speech, not the least there can be. `evaluation.rate` makes one
+number for a table by models that were chosen beforehand; here every part and model is shown.
 """
 
 import math
