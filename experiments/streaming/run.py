@@ -153,12 +153,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()  # when the run begins
     results = live(args.play) if args.live else counted()
     print_live(results) if args.live else print_counted(results)
     if args.output:
-        folder = str(Path(__file__).parent)
-        describe = ["git", "-C", folder, "describe", "--always", "--dirty"]
-        commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
         cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         machine = {"cpu": cpu[0].split(": ")[1] if cpu else platform.processor(), "threads": 1}
         about = {"commit": commit, "torch": torch.__version__, **machine}
