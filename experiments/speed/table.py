@@ -1,4 +1,4 @@
-"""Print the results of run.py as Markdown: `python experiments/speed/table.py experiments/speed/results.json`."""
+"""Print results of run.py as Markdown: `python experiments/speed/table.py experiments/speed/results-*.json`."""
 
 import json
 import sys
@@ -27,7 +27,12 @@ BFLOAT16_TARGETS = {
 
 
 def main() -> None:
-    result = json.loads(Path(sys.argv[1]).read_text())
+    for path in sys.argv[1:]:
+        show(json.loads(Path(path).read_text()))
+
+
+def show(result: dict) -> None:
+    """Print the tables of one run."""
     times = {
         (row["threads"], row["verb"], row["case"], row["system"], row["precision"]): row for row in result["times"]
     }
