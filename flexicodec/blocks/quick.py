@@ -6,7 +6,8 @@ each. Here everything goes to oneDNN with channels last in memory, and weights a
 experiments/speed has the measurements. Results differ from PyTorch's by rounding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 FEW_ROWS = 8  # below, arranging the weights for oneDNN costs more than it brings
@@ -22,19 +24,23 @@ _kept = WeakIdKeyDictionary()  # of parameters: what was made of them, with what
 
 
 def suits(x: Tensor) -> bool:
-    """Tell whether `x` can go this way: on the CPU, without gradients, and not while a graph is drawn up."""
+    """Tell whether `x` can go this way: plain values on the CPU, no gradients, and no graph being drawn up."""
     return (
         x.device.type == "cpu"
-        and working_dtype(x) in (torch.float32, torch.bfloat16)
+        and type(x) in (Tensor, nn.Parameter)
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
-        and _operator() is not None
+        and not torch.jit.is_tracing()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and torch.backends.mkldnn.enabled
+        and working_dtype(x) in _dtypes()
     )
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
     """Name the precision that products with `x` are computed in."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    autocast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
+    return torch.get_autocast_dtype("cpu") if autocast else x.dtype
 
 
 def kept(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor]) -> Tensor:
@@ -50,11 +56,35 @@ def kept(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor]) -> Tens
     """
     if not isinstance(parameter, nn.Parameter) or parameter.is_inference():
         return make(parameter.detach())
-    state = StorageWeakRef(parameter.untyped_storage()), parameter._version
+    memory = parameter.storage_offset(), parameter.shape, parameter.stride()
+    state = StorageWeakRef(parameter.untyped_storage()), parameter._version, memory
     forms = _kept.setdefault(parameter, {})
     if form not in forms or forms[form][0] != state:
         forms[form] = state, make(parameter.detach())
     return forms[form][1]
+
+
+def forget(parameters: Iterable[Tensor]) -> None:
+    """Let go of what was kept of parameters that are to move."""
+    for parameter in parameters:
+        _kept.pop(parameter, None)
+
+
+def _forget_all(*_: Any) -> None:
+    _kept.clear()
+
+
+# an optimiser with fused kernels writes to parameters without PyTorch's counting it
+register_optimizer_step_post_hook(_forget_all)
+
+
+@cache
+def _dtypes() -> tuple[torch.dtype, ...]:
+    """Name the precisions that oneDNN has on this machine, if it has the operator that this needs."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return ()
+    half = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return (torch.float32, torch.bfloat16) if half else (torch.float32,)
 
 
 def linear(
@@ -116,18 +146,14 @@ def spread(
 
 def join(parts: Sequence[Float[Tensor, "batch channels time"]]) -> Float[Tensor, "batch channels all_time"]:
     """Put pieces one after the other in time, in the memory layout of the longest."""
-    if len(parts) == 1:
-        return parts[0]
-    longest = max(parts, key=lambda part: part.shape[-1])
-    if longest.stride(1) == 1:
+    longest = parts[0]
+    for part in parts[1:]:
+        longest = part if part.shape[-1] > longest.shape[-1] else longest
+    if len(parts) > 1 and longest.stride(1) == 1:
         return torch.cat([part.mT for part in parts], dim=1).mT
-    return torch.cat(list(parts), dim=-1)
+    return longest if len(parts) == 1 else torch.cat(list(parts), dim=-1)
 
 
 def _as_image(x: Tensor) -> Tensor:
     """Make it four-dimensional, channels last in memory."""
     return x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-
-
-def _operator() -> Any:
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None

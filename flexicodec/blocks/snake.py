@@ -33,10 +33,10 @@ class Snake(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch channels time"]:
         """Bend every value of `x`, in the precision of `x`."""
-        if torch.is_grad_enabled() or not quick.suits(x):
+        if not quick.suits(x) or x.dtype not in (torch.float32, torch.bfloat16):
             return x + _scale(self.alpha, x.dtype) * (self.alpha.to(x.dtype) * x).sin().square()
         scale = quick.kept(self.alpha, "scale", lambda values: _scale(values, torch.float32))
-        if x.dtype != torch.float32:
+        if x.dtype == torch.bfloat16:
             return _roughly(x, quick.kept(self.alpha, "half turns", lambda values: values.float() / torch.pi), scale)
         # the same roundings in one buffer; addcmul would save a pass, but its fused rounding is not upstream's, and a
         # deep stack with large activations makes 1e-4 of that
@@ -72,7 +72,8 @@ def _sine_(x: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch chan
     if torch.get_num_threads() > NUMPY_THREADS:
         return x.sin_()
     values = x.numpy()
-    np.sin(values, out=values)
+    with np.errstate(invalid="ignore"):  # the sine of infinity is not a number, as in PyTorch
+        np.sin(values, out=values)
     return x
 
 

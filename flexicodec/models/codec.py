@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import flexicodec
+from flexicodec.blocks.quick import forget
 from flexicodec.blocks.stages import Stage
 from flexicodec.config import from_dict
 from flexicodec.files import replacing
@@ -44,6 +45,12 @@ def exactly(method: Method) -> Method:
 
     @wraps(method)
     def wrapped(self: "Codec", *arguments: Any, **choices: Any) -> Any:
+        weight = next(self.parameters(), None)  # an export has none
+        if weight is not None and weight.dtype != torch.float32:
+            raise ValueError(
+                f"this model's weights are {weight.dtype}; codecs keep theirs in float32 (model.float()), and work in half "
+                "the precision by precision='bfloat16'"
+            )
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return method(self, *arguments, **choices)
 
@@ -163,6 +170,10 @@ class Codec(nn.Module, ABC):
         """The part of the config that decides what tokens mean; the whole of it unless a family says otherwise."""
         return self.config_dict()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Codec":
+        forget(self.parameters())
+        return cast(Codec, super()._apply(fn, recurse))
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -217,7 +228,8 @@ class Codec(nn.Module, ABC):
             module = modules.pop()
             modules.extend(child for child in module._modules.values() if child is not None)
             for tensors in (module._parameters, module._buffers):
-                count += sum(tensor._version for tensor in tensors.values() if tensor is not None)
+                # what was made in inference mode is never written to
+                count += sum(t._version for t in tensors.values() if t is not None and not t.is_inference())
         return count
 
     def compute_fingerprint(self) -> str:

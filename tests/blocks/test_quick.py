@@ -144,8 +144,43 @@ def test_pieces_are_joined_whatever_their_layout(first, second):
 
 def test_what_does_not_suit():
     x = torch.randn(1, 4, 8)
-    assert quick.suits(x) == (quick._operator() is not None)
+    assert quick.suits(x) == (torch.float32 in quick._dtypes())
     assert not quick.suits(x.double())
     assert not quick.suits(x.to("meta"))
     with torch.enable_grad():
         assert not quick.suits(x)
+
+
+def test_a_fused_optimiser_is_noticed():
+    layer, x = Conv(4, 4, 7), torch.randn(1, 4, 40)
+    layer.step(x, layer.initial_state(None), True)
+    with torch.enable_grad():
+        layer(x).square().sum().backward()
+        torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True).step()
+    torch.testing.assert_close(layer.step(x, layer.initial_state(None), True)[0], layer(x), rtol=1e-5, atol=1e-5)
+
+
+def test_another_place_in_the_same_memory_is_noticed():
+    layer, x = Conv(4, 4, 7), torch.randn(1, 4, 40)
+    both = torch.randn(2, 4, 4, 7)
+    for weight in both:
+        layer.weight.data = weight
+        torch.testing.assert_close(layer.step(x, layer.initial_state(None), True)[0], layer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_graphs_are_drawn_of_plain_operations():
+    snake, x, other = Snake(4), torch.randn(1, 4, 9), torch.randn(1, 4, 9)
+    traced = torch.jit.trace(snake, x)
+    torch.testing.assert_close(traced(other), snake(other))
+    torch.testing.assert_close(torch.vmap(snake)(x[None]), snake(x)[None])
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # of PyTorch's own, whatever is asked for
+def test_onednn_can_be_turned_off():
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not quick.suits(torch.randn(2, 3))
+
+
+def test_infinity_has_no_sine_and_no_warning():
+    assert Snake(1)(torch.full((1, 1, 2), torch.inf)).isnan().all()

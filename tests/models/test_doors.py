@@ -1,5 +1,6 @@
 """What the doors refuse, and names that follow the weights they name."""
 
+import copy
 import json
 import sys
 from dataclasses import replace
@@ -134,3 +135,32 @@ def test_sensevoice_comes_from_modelscope_where_its_name_says_so(tmp_path, monke
     monkeypatch.setitem(sys.modules, "modelscope", None)
     with pytest.raises(ValueError, match=r"install flexicodec-lab\[funasr\]"):
         pretrained._sensevoice_file("iic/SenseVoiceSmall")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_refused_in_words(codec, dtype):
+    other = copy.deepcopy(codec).to(dtype)
+    with pytest.raises(ValueError, match="precision='bfloat16'"):
+        other.encode(torch.randn(1, 16_000))
+
+
+def test_a_model_that_was_made_in_inference_mode_works_in_and_out_of_it(codec, tmp_path):
+    codec.save_pretrained(tmp_path)
+    audio = torch.randn(1, 16_000)
+    with torch.inference_mode():
+        made = flexicodec.load(tmp_path)
+        tokens = made.encode(audio, frame_rate=6.25)
+    assert torch.equal(made.encode(audio, frame_rate=6.25).acoustic, tokens.acoustic)
+    assert made.decode(tokens).shape == audio.shape
+
+
+def test_semantic_tokens_alone_take_no_step_for_the_acoustic_ones(whole):
+    called = []
+    hooks = [
+        part.register_forward_hook(lambda *_: called.append(1))
+        for part in (whole.encoder, whole.acoustic_aggregator, whole.semantic_decoder_stack)
+    ]
+    tokens = whole.encode(torch.randn(1, 16_000), frame_rate=6.25, num_codebooks=0)
+    for hook in hooks:
+        hook.remove()
+    assert not called and tokens.acoustic.shape[1] == 0

@@ -62,7 +62,9 @@ class FlexiCodec(FlexiCodecRooms):
     )
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "encode": token_modules,
-        "semantic": tuple(name for name in token_modules if name not in ("encoder", "acoustic_aggregator")),
+        "semantic": tuple(
+            name for name in token_modules if name not in ("encoder", "acoustic_aggregator", "semantic_decoder_stack")
+        ),
         "decode": ("semantic_quantizer", "semantic_decoder_stack", "acoustic_quantizer", "bottleneck", "decoder"),
     }
 

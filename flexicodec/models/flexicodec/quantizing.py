@@ -107,7 +107,10 @@ class QuantizeStage:
         nothing, blank = torch.zeros(1, 0, device=device), torch.zeros(1, self.dim, 0, device=device)
         return QuantizeState(
             (self.aggregators[0].initial_state(device), self.aggregators[1].initial_state(device)),
-            (codec.semantic_encoder_stack.initial_state(), codec.semantic_decoder_stack.initial_state()),
+            (
+                codec.semantic_encoder_stack.initial_state(),
+                codec.semantic_decoder_stack.initial_state() if self.num_codebooks else None,
+            ),
             nothing.long(),
             nothing.long(),
             nothing if self.margins else None,

@@ -177,15 +177,18 @@ class FlexiCodecRooms(Codec):
             margins: Tell also how far each code was from being another.
 
         Returns:
-            Semantic result, whose latents [B, acoustic_dim, N] have been through the second ConvNeXt stack, and
-            acoustic result.
+            Semantic result, whose latents [B, acoustic_dim, N] have been through the second ConvNeXt stack (left out,
+            [B, 0, N], where the number of codebooks is 0 for all), and acoustic result.
         """
         assert bool((features.lengths == durations.sum(dim=1)).all()), (features.lengths, durations)
-        semantic = self.quantize_meaning(features.semantic, durations, features.precision, margins)
+        meaning_alone = isinstance(num_codebooks, int) and num_codebooks == 0
+        semantic = self.quantize_meaning(
+            features.semantic, durations, features.precision, margins, for_sound=not meaning_alone
+        )
+        if meaning_alone:
+            nothing = semantic.latents.new_zeros(len(durations), self.config.acoustic.latent_dim, durations.shape[1])
+            return semantic, self.acoustic_quantizer(nothing, (durations > 0).sum(dim=1), 0, margins=margins)
         meaning = semantic.latents
-        if isinstance(num_codebooks, int) and num_codebooks == 0:
-            lengths = (durations > 0).sum(dim=1)
-            return semantic, self.acoustic_quantizer(torch.zeros_like(meaning), lengths, 0, margins=margins)
         heard = self.acoustic_features(features, num_codebooks)
         known = meaning if keeps_semantic is None else meaning * keeps_semantic[:, None, None]
         return semantic, self.quantize_sound(heard, known, durations, num_codebooks, features.precision, margins)
@@ -196,13 +199,19 @@ class FlexiCodecRooms(Codec):
         durations: Int[Tensor, "batch tokens"],
         precision: Precision = "float32",
         margins: bool = False,
+        for_sound: bool = True,
     ) -> Quantized:
-        """Merge and quantise what is said; the latents [B, acoustic_dim, N] have been through the second stack."""
+        """Merge and quantise what is said; the latents [B, acoustic_dim, N] have been through the second stack.
+
+        Without acoustic codes to follow (`for_sound`) nobody needs these: [B, 0, N].
+        """
         lengths = (durations > 0).sum(dim=1)
         with working_in(precision, semantic.device):
             merged = self.semantic_aggregator(semantic, durations).float()
         refined = self.semantic_encoder_stack(merged, lengths)
         quantized = self.semantic_quantizer(refined, lengths, margins=margins)
+        if not for_sound:
+            return replace(quantized, latents=quantized.latents[:, :0])
         return replace(quantized, latents=self.semantic_decoder_stack(quantized.latents, lengths))
 
     def quantize_sound(
