@@ -48,8 +48,8 @@ def exactly(method: Method) -> Method:
         weight = next(self.parameters(), None)  # an export has none
         if weight is not None and weight.dtype != torch.float32:
             raise ValueError(
-                f"this model's weights are {weight.dtype}; codecs keep theirs in float32 (model.float()), and work in half "
-                "the precision by precision='bfloat16'"
+                f"this model's weights are {weight.dtype}; codecs keep theirs in float32 (model.float()), and work in "
+                "half the precision by precision='bfloat16'"
             )
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return method(self, *arguments, **choices)
