@@ -57,9 +57,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{codec.sample_rate} Hz, {kind}, latency up to {latency}", file=sys.stderr, flush=True)
         write = _line_writer(out.write, codec.format.max_duration == 1)
         for samples in read_samples(sys.stdin.buffer):
-            write(stream.push(samples))
+            write(stream.encode(samples))
             out.flush()
-        write(stream.finish())
+        write(stream.flush())
         out.flush()
     return 0
 

@@ -134,7 +134,7 @@ class StreamingDecoder:
         """Decode the next tokens of each stream, as far as they are ready.
 
         Args:
-            tokens: A clip for each stream, of any number of tokens. How long their audio is (`audio_lengths`) counts
+            tokens: A clip for each stream, of any number of tokens, also of none. How long their audio is (`audio_lengths`) counts
                 where they are the last: the stream then ends with it.
             last: Nothing follows: give all that is left. A stream that ended has to be reset before it goes on.
             items: Which streams the clips belong to; None: one for each, in order.
@@ -165,11 +165,10 @@ class StreamingDecoder:
                 raise ValueError(f"stream {item} has ended; reset(items=[{item}]) begins a new one")
         device = self.codec.device
         ends: list[int | None] = [None] * len(chosen)
-        if tokens is None:
-            inputs = torch.zeros(len(chosen), self._stages[0].channels, 0, device=device)
-            durations: list[list[int]] = [[] for _ in chosen]
-        else:
-            self.codec.check_tokens(tokens)
+        inputs = torch.zeros(len(chosen), self._stages[0].channels, 0, device=device)
+        durations: list[list[int]] = [[] for _ in chosen]
+        if tokens is not None:
+            self.codec.check_tokens(tokens, may_be_empty=True)
             if len(tokens) != len(chosen):
                 raise ValueError(f"{len(tokens)} clips of tokens for {len(chosen)} streams; say which with items=")
             durations = [[each for each in row if each] for row in tokens.durations.tolist()]
@@ -177,7 +176,7 @@ class StreamingDecoder:
                 before = [self.state.items[item].frames * self.codec.frame_size for item in chosen]
                 ends = [start + length for start, length in zip(before, tokens.audio_lengths.tolist(), strict=True)]
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            if tokens is not None:
+            if tokens is not None and any(durations):
                 inputs = self.codec.stream_inputs(tokens.to(device))
             work = [
                 _Work(self.state.items[item], inputs[row : row + 1, :, : len(durations[row])], durations[row])

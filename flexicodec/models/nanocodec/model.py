@@ -245,14 +245,14 @@ class NanoCodec(Codec):
         """See `Codec.stream_inputs`."""
         return self.quantizer.lookup(tokens.acoustic, tokens.token_lengths)
 
-    def check_tokens(self, tokens: Tokens) -> None:
+    def check_tokens(self, tokens: Tokens, *, may_be_empty: bool = False) -> None:
         """See `Codec.check_tokens`.
 
         Raises:
             ValueError: Also where tokens last longer than a frame.
         """
-        super().check_tokens(tokens)
-        if int(tokens.durations.max()) > 1:
+        super().check_tokens(tokens, may_be_empty=may_be_empty)
+        if (tokens.durations > 1).any():
             raise ValueError(
                 f"a token lasts {int(tokens.durations.max())} frames, but this model has a fixed rate of "
                 f"{self.base_frame_rate:g} Hz, one frame a token"
