@@ -157,7 +157,7 @@ def check_not_empty(token_lengths: Int[Tensor, " batch"]) -> None:
     empty = token_lengths == 0
     if empty.any():
         raise ValueError(
-            f"clip {_first(empty)[0]} has no token; a whole clip has at least one (a stream takes none, for nothing yet)"
+            f"clip {_first(empty)[0]} has no token; a whole clip has at least one (streams take none, for nothing yet)"
         )
 
 

@@ -40,8 +40,8 @@ class Tokens:
     """Tokens of a batch of clips, on one device, all int64.
 
     A duration of 0 marks padding, which stands on the right; codes there are 0. What is measured in seconds comes back
-    as float64 on the CPU, and a clip's seconds are its audio's where its length is known, else its frames'. A clip without
-    tokens is what a stream takes where there is nothing yet; decoding a clip whole and saving it refuse that.
+    as float64 on the CPU, and a clip's seconds are its audio's where its length is known, else its frames'. A clip
+    without tokens is what a stream takes where there is nothing yet; decoding clips whole and saving them refuse it.
     """
 
     semantic: Int[Tensor, "batch tokens"] | None  # None for codecs without

@@ -163,7 +163,9 @@ def test_bad_input_is_named(changes, message):
 def test_a_format_that_was_left_out_is_named():
     with pytest.raises(ValueError, match=r"format is None, expected a TokenFormat: format=codec\.format"):
         Tokens(acoustic=[[1, 2]], durations=[1, 1], format=None)
-    with pytest.raises(ValueError, match=r"no semantic codes, but .* as none was given: is format=codec.format missing"):
+    with pytest.raises(
+        ValueError, match=r"no semantic codes, but .* as none was given: is format=codec.format missing"
+    ):
         Tokens(acoustic=[[1, 2]], durations=[1, 1])
     with pytest.raises(ValueError, match=r"durations are missing, .* is format=codec.format missing"):
         Tokens(acoustic=[[1, 2]])

@@ -259,7 +259,8 @@ class Codec(nn.Module, ABC):
         if not isinstance(tokens, Tokens):
             raise ValueError(
                 f"decode takes Tokens, got a {type(tokens).__name__}; "
-                "codes become Tokens by flexicodec.Tokens(semantic=..., acoustic=..., durations=..., format=codec.format)"
+                "codes become Tokens by flexicodec.Tokens(semantic=..., acoustic=..., durations=..., "
+                "format=codec.format)"
             )
         if not may_be_empty:
             check_not_empty(tokens.token_lengths)

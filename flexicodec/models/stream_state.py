@@ -65,7 +65,7 @@ class StreamState:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of its tensors."""
+        """Bytes of its tensors; 0 before the first chunk, as a layer's memory is made by what it first takes."""
         return states.num_bytes(self)
 
     def to(self, device: torch.device | str | int) -> "StreamState":

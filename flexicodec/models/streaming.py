@@ -37,9 +37,9 @@ class StreamSettings:
 
     Attributes:
         lookahead_frames: Frames that a frame waits for before it is given out. None: all that it depends on, where
-            that is known, and the stream is exact. Fewer cost quality: a frame is then decoded as if the clip ended
-            with those.
-        chunk_tokens: With fewer, give audio after every so many tokens. What lies ahead is decoded anew each time.
+            that is known, and the stream is exact. Fewer cost quality, as a frame is then decoded as if the clip ended
+            with those; and time, as layers that are not causal decode what is not sure yet anew for every chunk.
+        chunk_tokens: With fewer, give audio after every so many tokens. The more, the less is decoded anew.
         context_frames: Where attention is global: how many frames it sees before those that it gives,
         ahead_frames: how many behind them,
         stride_frames: and how many it gives at a time.
@@ -134,8 +134,8 @@ class StreamingDecoder:
         """Decode the next tokens of each stream, as far as they are ready.
 
         Args:
-            tokens: A clip for each stream, of any number of tokens, also of none. How long their audio is (`audio_lengths`) counts
-                where they are the last: the stream then ends with it.
+            tokens: A clip for each stream, of any number of tokens, also of none. How long their audio is
+                (`audio_lengths`) counts where they are the last: the stream then ends with it.
             last: Nothing follows: give all that is left. A stream that ended has to be reset before it goes on.
             items: Which streams the clips belong to; None: one for each, in order.
 

@@ -304,7 +304,71 @@ def test_a_state_goes_to_another_device(codecs):
     decoder.decode(random_tokens(codecs["nano"], 2))
     moved = decoder.state.to("meta")
     assert {tensor.device.type for tensor in states.tensors(moved)} == {"meta"}
-    assert moved.num_bytes == decoder.state.num_bytes
+    assert moved.num_bytes == decoder.state.num_bytes > 0
+    assert codecs["nano"].streaming_decoder().state.num_bytes == 0  # until the first chunk
+
+
+def on_gpu(codec):
+    """A copy of a codec on a GPU, which computes as precisely as the CPU."""
+    return copy.deepcopy(codec).to("cuda")
+
+
+@pytest.fixture
+def precise():
+    """No TF32 while a test runs."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["nano", "lfsc", "whole"])
+def test_a_stream_moves_to_another_device_and_back(codecs, kind, precise):
+    here, there = codecs[kind], on_gpu(codecs[kind])
+    tokens = random_tokens(here, 60)
+    first, second, third = cut(tokens, [20, 25, 15])
+    one, two = here.streaming_decoder(), there.streaming_decoder()
+    heard = [one.decode(first)]
+    two.load_state(one.state)
+    assert {tensor.device.type for tensor in states.tensors(two.state)} == {"cuda"}
+    heard.append(two.decode(second).cpu())
+    one.load_state(two.state.to("cpu"))
+    heard += [one.decode(third), one.flush()]
+    close(torch.cat(heard, dim=1), here.decode(tokens), atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["nano", "whole"])
+def test_a_saved_state_goes_on_wherever_the_model_is(codecs, kind, precise, tmp_path):
+    here, there = codecs[kind], on_gpu(codecs[kind])
+    tokens = random_tokens(here, 60)
+    first, second = cut(tokens, [40, 20])
+    one, two = there.streaming_decoder(), there.streaming_decoder()
+    heard = one.decode(first)
+    one.state.save(tmp_path / "state.pt")
+    two.load_state(StreamState.load(tmp_path / "state.pt"))
+    assert torch.equal(two.decode(second, last=True), one.decode(second, last=True))
+    other = here.streaming_decoder()
+    other.load_state(StreamState.load(tmp_path / "state.pt"))
+    close(torch.cat([heard.cpu(), other.decode(second, last=True)], dim=1), here.decode(tokens), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["nano", "lfsc", "whole"])
+def test_a_saved_state_follows_the_model_to_its_device(codecs, kind, tmp_path, monkeypatch):
+    """A model on `meta` stands in for one on a GPU."""
+    codec = codecs[kind]
+    decoder = codec.streaming_decoder()
+    decoder.decode(random_tokens(codec, 40))
+    decoder.state.save(tmp_path / "state.pt")
+    there = copy.deepcopy(codec).to("meta")
+    for name in ("fingerprint", "decoder_fingerprint"):  # which weights without values do not have
+        monkeypatch.setattr(type(there), name, getattr(codec, name))
+    moved = there.streaming_decoder()
+    moved.load_state(StreamState.load(tmp_path / "state.pt"))
+    assert {tensor.device.type for tensor in states.tensors(moved.state)} == {"meta"}
+    assert moved.state.num_bytes == decoder.state.num_bytes > 0
+    assert moved.state.items[0].tokens == 40
 
 
 def test_a_state_belongs_to_a_model_and_its_settings(codecs, tmp_path):
