@@ -280,9 +280,7 @@ class ExportedNanoCodec(NanoCodec):
         self.quantizer = ExportedGroups(config.quantizer, graphs)
         self.decoder = InGraphs("decoder", min_frames=self.decoder.min_frames)  # type: ignore[assignment]
 
-    def encode(  # type: ignore[override]
-        self, audio: Any, lengths: Any = None, *, precision: Precision = "float32", **choices: Any
-    ) -> Tokens:
+    def encode(self, audio: Any, lengths: Any = None, *, precision: Precision = "float32", **choices: Any) -> Tokens:
         """See `NanoCodec.encode`.
 
         Raises:

@@ -348,7 +348,7 @@ def test_a_saved_state_goes_on_wherever_the_model_is(codecs, kind, precise, tmp_
     heard = one.decode(first)
     one.state.save(tmp_path / "state.pt")
     two.load_state(StreamState.load(tmp_path / "state.pt"))
-    assert torch.equal(two.decode(second, last=True), one.decode(second, last=True))
+    close(two.decode(second, last=True), one.decode(second, last=True))
     other = here.streaming_decoder()
     other.load_state(StreamState.load(tmp_path / "state.pt"))
     close(torch.cat([heard.cpu(), other.decode(second, last=True)], dim=1), here.decode(tokens), atol=1e-3)
