@@ -170,7 +170,7 @@ class StreamingEncoder:
         """Take the next samples of the one stream, and give the tokens that are decided by now; None for none.
 
         Args:
-            audio: [S] or [1, S] at the codec's rate, a tensor or array, float in [-1, 1] or int16.
+            audio: [S] or [1, S] at the codec's rate, a tensor or array, float in [-1, 1] or int16; S may be 0.
 
         Raises:
             ValueError: There are several streams, the stream has ended, or what `encode` raises for such audio.
@@ -196,7 +196,12 @@ class StreamingEncoder:
         """
         chosen = self._choose(items)
         batch, counts = as_batch(
-            audio, lengths, sample_rate=None, target_sample_rate=self.codec.sample_rate, device=self.codec.device
+            audio,
+            lengths,
+            sample_rate=None,
+            target_sample_rate=self.codec.sample_rate,
+            device=self.codec.device,
+            minimum=0,
         )
         if len(batch) != len(chosen):
             raise ValueError(f"{len(batch)} rows of audio for {len(chosen)} streams; say which with items=")
@@ -259,10 +264,10 @@ class StreamingEncoder:
         return results
 
     def _alike(self, chosen: list[int], rows: list[Tensor], last: bool) -> list[list[int]]:
-        if len(chosen) == 1:
-            return [[0]]
         groups: dict[Any, list[int]] = {}
         for index, item in enumerate(chosen):
+            if not last and not rows[index].shape[-1]:
+                continue
             key = index if last else (rows[index].shape[-1], states.form(self.state.items[item].hearing))
             groups.setdefault(key, []).append(index)
         return list(groups.values())
