@@ -131,6 +131,7 @@ def as_batch(
     target_sample_rate: int,
     channels: Channels | None = None,
     device: torch.device | str | None = None,
+    minimum: int = 1,
 ) -> tuple[Float[Tensor, "batch resampled"], Int[Tensor, " batch"]]:
     """Turn whatever audio a caller has into a clean float32 batch at the codec's rate.
 
@@ -145,6 +146,7 @@ def as_batch(
             always `[B, S]`, a batch, so that several rows and a word on channels do not go together: give one stereo
             clip as `[1, 2, S]`.
         device: Where the result goes; None keeps the audio's own.
+        minimum: Least valid samples of an item; 0 for chunks of a stream.
 
     Returns:
         Audio [B, S'], S' = `resampled_length(S)`, detached, zero beyond each length and never sharing memory with the
@@ -152,14 +154,15 @@ def as_batch(
 
     Raises:
         ValueError: Wrong type or rank, no samples, a rate that is no count of Hz, channels that were not to be mixed,
-            lengths outside 1..S, NaN or Inf among the valid samples, or int16 values that were only cast to float.
+            lengths outside `minimum`..S, NaN or Inf among the valid samples, or int16 values that were only cast to
+            float.
     """
     if channels is not None:
         check_channels(channels)
     target_sample_rate = check_sample_rate(target_sample_rate, "target_sample_rate")
     sample_rate = target_sample_rate if sample_rate is None else check_sample_rate(sample_rate)
-    waves = _with_channels(as_tensor(audio), channels)
-    valid = check_lengths(lengths, waves.shape[0], waves.shape[-1])
+    waves = _with_channels(as_tensor(audio), channels, minimum)
+    valid = check_lengths(lengths, waves.shape[0], waves.shape[-1], minimum)
     padding = torch.arange(waves.shape[-1], device="cpu") >= valid[:, None]
     waves = waves.masked_fill(padding[:, None].to(waves.device), 0)  # a copy, so that nothing below touches the input
     mono = to_float32(waves, "item, channel, sample").mean(dim=1)
@@ -240,12 +243,14 @@ def as_tensor(audio: Tensor | np.ndarray) -> Tensor:
     return torch.from_numpy(audio.astype(audio.dtype.newbyteorder("="), order="C", copy=True))
 
 
-def _with_channels(waves: Tensor, channels: Channels | None) -> Shaped[Tensor, "batch channels samples"]:
+def _with_channels(
+    waves: Tensor, channels: Channels | None, minimum: int = 1
+) -> Shaped[Tensor, "batch channels samples"]:
     """View [S], [B, S] or [B, C, S] as [B, C, S], or raise ValueError."""
     shape = list(waves.shape)
     if waves.ndim not in (1, 2, 3):
         raise ValueError(f"audio has shape {shape}; expected [S], [B, S] or [B, C, S]")
-    if waves.numel() == 0:
+    if 0 in shape[:-1] or shape[-1] < minimum:
         raise ValueError(f"audio has shape {shape}, no samples; expected at least 1 item of at least 1 sample")
     if waves.ndim == 2 and len(waves) >= 1000 and waves.shape[1] <= 8:
         raise ValueError(f"audio has shape {shape}: {len(waves)} clips of {waves.shape[1]} samples? {_TRANSPOSED}")
@@ -272,7 +277,7 @@ def to_float32(waves: Tensor, axes: str) -> Tensor:
                 f"audio holds {len(bad)} NaN or Inf among {waves.numel()} values, the first at "
                 f"[{axes}] = {bad[0].tolist()}"
             )
-        if (peak := waves.abs().max().item()) > LOUDEST:
+        if waves.numel() and (peak := waves.abs().max().item()) > LOUDEST:
             raise ValueError(
                 f"audio reaches {peak:g} where 1 is full scale; were int16 samples cast to float without dividing "
                 "by 32768? (pass them as int16, or divide)"

@@ -182,12 +182,33 @@ def locate(model: str, filename: str | None, revision: str | None) -> tuple[Path
         raise ValueError(f"{model} is a file; give its folder, and filename={path.name!r} if it holds several models")
     if path.is_dir():
         return path, path.resolve().name
+    _check_published(model)
     if model.count("/") == 1 and not model.startswith((".", "/", "~")):
         return _fetch(model, filename, revision), model
     raise ValueError(
         f"there is no model {model!r}: expected {', '.join(SHIPPED)}, an existing folder or .nemo file, or a hub id "
         "like owner/name"
     )
+
+
+def _check_published(model: str) -> None:
+    """Say more than that there is no such model where a name of the papers was meant.
+
+    Raises:
+        ValueError: It was.
+    """
+    from flexicodec.models.nanocodec.config import PUBLISHED, RELEASED, check_levels_are_known
+
+    owner, _, name = model.rpartition("/")
+    if owner in ("", "nvidia"):
+        check_levels_are_known(model)
+    if model in PUBLISHED:
+        weights = RELEASED.get(model)
+        known = f"its weights are at {weights}, which load takes" if weights else "its weights were not released"
+        raise ValueError(
+            f"{model} is a config, configs/nanocodec/{model}.yaml, and no model: {known}"
+            + ("" if weights else "; docs/training.md says how to train it")
+        )
 
 
 def _fetch(repo: str, filename: str | None, revision: str | None) -> Path:

@@ -125,13 +125,13 @@ def _as_integers(name: str, value: Integers | int) -> Tensor:
 
 
 def check_durations(durations: Int[Tensor, "batch tokens"], format: TokenFormat) -> None:
-    """Check that every clip has tokens, within the duration cap, and padding on the right only.
+    """Check that durations are within the cap, with padding on the right only; a clip may have no token (yet).
 
     Raises:
         ValueError: names the clip and token.
     """
-    if durations.numel() == 0:
-        raise ValueError(f"durations {list(durations.shape)} hold no token; every clip has at least one")
+    if not len(durations):
+        raise ValueError(f"durations {list(durations.shape)} hold no clip, expected at least one")
     limit = _LARGEST if format.max_duration is None else format.max_duration
     bad = (durations < 0) | (durations > limit)
     if bad.any():
@@ -146,9 +146,19 @@ def check_durations(durations: Int[Tensor, "batch tokens"], format: TokenFormat)
         raise ValueError(
             f"duration 0 of token {token} in clip {clip} marks padding, but tokens follow; pad on the right"
         )
-    empty = durations[:, 0] == 0
+
+
+def check_not_empty(token_lengths: Int[Tensor, " batch"]) -> None:
+    """Refuse clips without tokens, which only a stream may have: nothing yet, or nothing more.
+
+    Raises:
+        ValueError: names the clip.
+    """
+    empty = token_lengths == 0
     if empty.any():
-        raise ValueError(f"clip {_first(empty)[0]} has no token, only padding; every clip has at least one")
+        raise ValueError(
+            f"clip {_first(empty)[0]} has no token; a whole clip has at least one (streams take none, for nothing yet)"
+        )
 
 
 def checked_codes(
@@ -175,16 +185,19 @@ def check_audio_lengths(
 ) -> None:
     """Check that frames cover the audio, but for up to two at its end, which released FlexiCodec weights drop.
 
+    A clip without tokens is of no samples.
+
     Raises:
         ValueError: names the clip, and both counts.
     """
     if audio_lengths.shape != frame_lengths.shape:
         raise ValueError(f"audio_lengths has {len(audio_lengths)} entries for {len(frame_lengths)} clips")
-    if (audio_lengths < 1).any():
-        clip = _first(audio_lengths < 1)[0]
+    short = audio_lengths < frame_lengths.clamp(max=1)
+    if short.any():
+        clip = _first(short)[0]
         raise ValueError(f"audio length {int(audio_lengths[clip])} of clip {clip}, expected samples, 1 or more")
     whole = (audio_lengths - 1) // format.frame_size + 1
-    bad = (frame_lengths > whole) | (frame_lengths < (whole - 2).clamp(min=1))
+    bad = (frame_lengths > whole) | (frame_lengths < (whole - 2).clamp(min=1)) & (whole > 0)
     if bad.any():
         (clip,) = _first(bad)
         raise ValueError(

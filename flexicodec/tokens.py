@@ -23,6 +23,7 @@ from flexicodec.tokenformat import (
     check_audio_lengths,
     check_durations,
     check_kept,
+    check_not_empty,
     checked_codes,
     checked_info,
     per_clip,
@@ -39,7 +40,8 @@ class Tokens:
     """Tokens of a batch of clips, on one device, all int64.
 
     A duration of 0 marks padding, which stands on the right; codes there are 0. What is measured in seconds comes back
-    as float64 on the CPU, and a clip's seconds are its audio's where its length is known, else its frames'.
+    as float64 on the CPU, and a clip's seconds are its audio's where its length is known, else its frames'. A clip
+    without tokens is what a stream takes where there is nothing yet; decoding clips whole and saving them refuse it.
     """
 
     semantic: Int[Tensor, "batch tokens"] | None  # None for codecs without
@@ -81,6 +83,8 @@ class Tokens:
         Raises:
             ValueError: says what came, what was expected, and the likely slip.
         """
+        if not isinstance(format, TokenFormat):
+            raise ValueError(f"format is {format!r}, expected a TokenFormat: format=codec.format")
         given = read_integers(
             {"semantic": semantic, "acoustic": acoustic, "durations": durations, "audio_lengths": audio_lengths}
         )
@@ -92,7 +96,9 @@ class Tokens:
         blank = codes[0].new_zeros(batch, num_tokens)
         given.setdefault("acoustic", blank[:, None][:, :0])
         if "durations" not in given and format.max_duration != 1:
-            raise ValueError(f"durations are missing, and they may vary from 1 to {format.max_duration} frames")
+            raise ValueError(
+                f"durations are missing, and they may vary from 1 to {format.max_duration} frames{_slip(format)}"
+            )
         frames = given.setdefault("durations", blank + 1)
         for name in given.keys() - {"audio_lengths"}:
             if (len(given[name]), given[name].shape[-1]) != (batch, num_tokens):
@@ -100,7 +106,9 @@ class Tokens:
                 raise ValueError(f"{shapes} do not agree in batch and tokens")
         if ("semantic" in given) != (format.semantic_codebook_size is not None):
             have = "semantic codes" if "semantic" in given else "no semantic codes"
-            raise ValueError(f"{have}, but the format has semantic_codebook_size={format.semantic_codebook_size}")
+            raise ValueError(
+                f"{have}, but the format has semantic_codebook_size={format.semantic_codebook_size}{_slip(format)}"
+            )
 
         check_durations(frames, format)
         if format.semantic_codebook_size is not None:
@@ -144,7 +152,7 @@ class Tokens:
     @property
     def frame_rates(self) -> Float[Tensor, " batch"]:
         """Tokens per second of each clip, Hz."""
-        return self.token_lengths.cpu() / self.seconds
+        return self.token_lengths.cpu() / self._at_least_a_sample()
 
     @property
     def bitrates_kbps(self) -> Float[Tensor, " batch"]:
@@ -152,21 +160,25 @@ class Tokens:
 
         With the paper's sizes a token takes 15 + 3 + 12K bits (arXiv 2510.00981).
         """
-        return self._bits() / self.seconds / 1000
+        return self._bits() / self._at_least_a_sample() / 1000
 
     def times(self, i: int) -> Float[Tensor, "tokens 2"]:
         """Return start and end of every token of clip i in seconds; the last one ends with the audio, if not before."""
         clip = self[operator.index(i)]
         ends = clip.durations[0].cpu().cumsum(0).double() * self.format.frame_size / self.format.sample_rate
         ends = ends.clamp(max=float(clip.seconds))
-        return torch.stack([torch.cat([ends.new_zeros(1), ends[:-1]]), ends], dim=-1)
+        return torch.stack([torch.cat([ends.new_zeros(1), ends])[:-1], ends], dim=-1)
+
+    def _at_least_a_sample(self) -> Float[Tensor, " batch"]:
+        """Seconds to divide by, which are none where there are no tokens."""
+        return self.seconds.clamp(min=1 / self.format.sample_rate)
 
     def _duration_bits(self) -> Int[Tensor, " batch"]:
         """Bits of one duration of each clip."""
         bits = self.format.duration_bits
-        if bits is None:
+        if bits is None and self.durations.shape[1]:
             return torch.tensor([(longest - 1).bit_length() for longest in self.durations.amax(-1).tolist()])
-        return torch.full((len(self),), bits)
+        return torch.full((len(self),), bits or 0)
 
     def _bits(self) -> Int[Tensor, " batch"]:
         """Bits of all codes and durations of each clip."""
@@ -299,13 +311,14 @@ class Tokens:
         """Write one clip as the bytes of a `.flxc` file; `tokenlayers` says what is in it.
 
         Raises:
-            ValueError: more than one clip, or more than `tokenfile.MAX_TOKENS` tokens.
+            ValueError: more than one clip, one without tokens, or more than `tokenfile.MAX_TOKENS` tokens.
         """
         if len(self) != 1:
             raise ValueError(
                 f"{len(self)} clips, but a .flxc file holds one; save each: "
                 "for i in range(len(tokens)): tokens[i].save(paths[i])"
             )
+        check_not_empty(self.token_lengths)
         clip = self[0].to("cpu")
         samples = None if clip.audio_lengths is None else int(clip.audio_lengths)
         semantic = None if clip.semantic is None else clip.semantic[0].numpy()
@@ -346,11 +359,20 @@ class Tokens:
     def __repr__(self) -> str:
         """Say in a line how much there is, at what rates over all clips."""
         seconds, count, clips = float(self.seconds.sum()), int(self.token_lengths.sum()), len(self)
+        if not count:
+            return f"Tokens({clips} clip{'s' * (clips != 1)}, no tokens)"
         return (
             f"Tokens({clips} clip{'s' * (clips != 1)}, {seconds:.1f} s, {count} token{'s' * (count != 1)}, "
             f"{count / seconds:.1f} Hz, {int(self.semantic is not None)}+{self.num_codebooks} codebooks, "
             f"{int(self._bits().sum()) / seconds / 1000:.2f} kbps)"
         )
+
+
+def _slip(format: TokenFormat) -> str:
+    """Name the likely slip where no format was given."""
+    if format is not _RELEASED:
+        return ""
+    return "; that is the format of the released FlexiCodec weights, as none was given: is format=codec.format missing?"
 
 
 def _check_alike(parts: list[Tokens]) -> None:

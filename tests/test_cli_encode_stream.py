@@ -59,10 +59,33 @@ def test_a_codec_of_fixed_rate_writes_codes_alone(run, nanocodecs, audio, tmp_pa
     path = tmp_path / "tokens.jsonl"
     assert run(raw(audio[:601]), "-o", path, kind="nano") == 0
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert {tuple(line) for line in lines} == {("acoustic",)}
+    assert {tuple(line) for line in lines[:-1]} == {("acoustic",)}
+    assert tuple(lines[-1]) == ("acoustic", "audio_lengths")
+    assert lines[-1]["audio_lengths"] == 601 - 30 * (601 // 30)
     codes = torch.cat([torch.tensor(line["acoustic"]) for line in lines], dim=1)
     wanted = nanocodecs["causal"].encode((audio[:601] * 32768).round().to(torch.int16))
     assert torch.equal(codes[None], wanted.acoustic)
+
+
+@pytest.mark.parametrize(
+    ("kind", "samples", "codebooks"),
+    [("whole", 40_001, None), ("whole", 20_001, 0), ("nano", 601, None), ("nano", 600, None)],
+)
+def test_there_and_back_is_as_long_as_it_was(
+    run, whole, nanocodecs, audio, capsys, monkeypatch, kind, samples, codebooks
+):
+    choice = [] if codebooks is None else ["--codebooks", codebooks]
+    assert run(raw(audio[:samples]), "-o", "-", *choice, kind=kind) == 0
+    lines, heard = capsys.readouterr().out.splitlines(), io.BytesIO()
+    monkeypatch.setattr(sys, "stdin", iter(lines))
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=heard))
+    assert main(["decode", "--stream", "-o", "-"]) == 0
+    codec = whole if kind == "whole" else nanocodecs["causal"]
+    tokens = codec.encode((audio[:samples] * 32768).round().to(torch.int16), num_codebooks=codebooks)
+    wanted = (codec.decode(tokens)[0] * 32768).round().clamp(-32768, 32767)
+    got = torch.frombuffer(bytearray(heard.getvalue()), dtype=torch.int16)
+    assert got.shape == (samples,)
+    assert (got - wanted).abs().max() <= 1
 
 
 def test_nothing_in_nothing_out(run, capsys):

@@ -1,5 +1,6 @@
 """`flexicodec decode --stream`: audio comes out of the pipe while tokens still go in."""
 
+import io
 import json
 import os
 import subprocess
@@ -96,6 +97,10 @@ def test_files_hold_what_was_streamed(run, tokens, nanocodecs, tmp_path, suffix)
         ('{"acoustic": [1, 2, 3, 4], "durations": 2}', "duration"),
         ('{"acoustic": 7}', "acoustic"),
         ('{"acoustic": "abc"}', "acoustic"),
+        ('{"audio_lengths": 7}', "expected a JSON object with"),
+        ("{}", "expected a JSON object with"),
+        ('{"acoustic": [1, 2, 3, 4], "audio_lengths": 0}', "audio length 0"),
+        ('{"acoustic": [1, 2, 3, 4], "audio_lengths": 100}', "sum to 1 frames"),
     ],
 )
 def test_a_bad_line_is_named(run, tokens, tmp_path, capsys, line, match):
@@ -103,6 +108,40 @@ def test_a_bad_line_is_named(run, tokens, tmp_path, capsys, line, match):
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert match in said[-1]
+
+
+@pytest.mark.parametrize("blank", ["", '{"acoustic": []}', '{"acoustic": [[], [], [], []]}'])
+def test_lines_without_tokens_are_passed_over(run, tokens, nanocodecs, tmp_path, blank):
+    first, *rest = lines(tokens)
+    assert run([blank, first, blank, *rest, blank], "-o", tmp_path / "out.raw") == 0
+    got = memoryview((tmp_path / "out.raw").read_bytes()).cast("h").tolist()
+    wanted = as_samples(nanocodecs["causal"].decode(tokens))
+    assert max(abs(a - b) for a, b in zip(got, wanted, strict=True)) <= 1
+
+
+def test_the_last_line_may_say_where_the_clip_ends(run, tokens, nanocodecs, tmp_path, capsys):
+    *text, last = lines(tokens)
+    last = json.dumps({**json.loads(last), "audio_lengths": 7})
+    assert run([*text, last], "-o", tmp_path / "out.raw") == 0
+    got = memoryview((tmp_path / "out.raw").read_bytes()).cast("h").tolist()
+    wanted = as_samples(nanocodecs["causal"].decode(tokens))[: 4 * 30 + 7]
+    assert max(abs(a - b) for a, b in zip(got, wanted, strict=True)) <= 1
+    assert run([*text, last, "", text[0]], "-o", tmp_path / "out.raw") == 2
+    assert "line 7 of stdin: line 5 ended the clip with its audio_lengths" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".raw"])
+@pytest.mark.parametrize("text", [[], [""], ["{"], ['{"acoustic": [[], [], [], []]}']])
+def test_where_nothing_is_heard_nothing_is_left(run, tmp_path, suffix, text):
+    assert run(text, "-o", tmp_path / f"out{suffix}") == (2 if text == ["{"] else 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_token_file_on_stdin_is_named(run, tokens, tmp_path, capsys, errors):
+    text = io.TextIOWrapper(io.BytesIO(tokens.to_bytes() + b"\xff"), encoding="utf-8", errors=errors)
+    assert run(text, "-o", tmp_path / "out.wav") == 2
+    assert "a .flxc file? leave out --stream and name the file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

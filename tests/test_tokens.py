@@ -139,8 +139,6 @@ def test_fixed_rate_needs_no_durations():
         ({"durations": [[1, 1, 1, 1, -1]]}, "duration -1 of token 4"),
         ({"durations": [[1, 0, 1, 1, 0]]}, "duration 0 of token 1 in clip 0 marks padding"),
         ({"durations": [[0, 1, 1, 1, 1]]}, "duration 0 of token 0 in clip 0 marks padding"),
-        ({"durations": [[0] * 5]}, "clip 0 has no token"),
-        ({"semantic": [[]], "acoustic": None, "durations": [[]]}, "at least one"),
         (
             {"semantic": torch.zeros(0, 5).long(), "acoustic": None, "durations": torch.zeros(0, 5).long()},
             "at least one",
@@ -148,6 +146,8 @@ def test_fixed_rate_needs_no_durations():
         ({"audio_lengths": [1.5]}, "audio_lengths has type float64"),
         ({"audio_lengths": [100, 100]}, "2 entries for 1 clips"),
         ({"audio_lengths": [0]}, "audio length 0 of clip 0"),
+        ({"durations": [[0] * 5], "audio_lengths": [1]}, "sum to 0 frames"),
+        ({"durations": [[0] * 5], "audio_lengths": [-1]}, "audio length -1"),
         ({"audio_lengths": [-5]}, "audio length -5"),
         ({"info": {"a": float("nan")}}, "finite"),
         ({"info": {"a": {}}}, "finite"),
@@ -158,6 +158,39 @@ def test_fixed_rate_needs_no_durations():
 def test_bad_input_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         one_clip(**{"known": False} | changes)
+
+
+def test_a_format_that_was_left_out_is_named():
+    with pytest.raises(ValueError, match=r"format is None, expected a TokenFormat: format=codec\.format"):
+        Tokens(acoustic=[[1, 2]], durations=[1, 1], format=None)
+    with pytest.raises(
+        ValueError, match=r"no semantic codes, but .* as none was given: is format=codec.format missing"
+    ):
+        Tokens(acoustic=[[1, 2]], durations=[1, 1])
+    with pytest.raises(ValueError, match=r"durations are missing, .* is format=codec.format missing"):
+        Tokens(acoustic=[[1, 2]])
+    with pytest.raises(ValueError, match=r"semantic_codebook_size=20$"):
+        Tokens(acoustic=[[1, 2]], durations=[1, 1], format=TINY)
+
+
+@pytest.mark.parametrize("max_duration", [1, 8, None])
+def test_a_clip_may_have_no_tokens_yet(max_duration, tmp_path):
+    form = replace(TINY, max_duration=max_duration)
+    nothing = Tokens([], [[], []], [], format=form)
+    padded = Tokens([[3, 4], [5, 5]], torch.zeros(2, 2, 2, dtype=torch.int64), [[1, 1], [0, 0]], format=form)
+    assert nothing == padded[1] == Tokens.cat([nothing, nothing])[0] == Tokens.concat([nothing, nothing])
+    assert nothing != padded[0]
+    assert Tokens.concat([nothing, padded[0], nothing]) == padded[0]
+    assert Tokens.cat([padded[0], nothing]) == padded
+    assert padded.token_lengths.tolist() == [2, 0]
+    assert nothing.times(0).shape == (0, 2)
+    for measured in (padded.seconds, padded.frame_rates, padded.bitrates_kbps):
+        assert measured[0] > 0 == measured[1]
+    assert nothing.bitrates_kbps.tolist() == [0]
+    assert repr(nothing) == "Tokens(1 clip, no tokens)"
+    assert Tokens([], None, [], audio_lengths=[0], format=form).seconds.tolist() == [0]
+    with pytest.raises(ValueError, match="clip 0 has no token; a whole clip has at least one"):
+        nothing.save(tmp_path / "nothing.flxc")
 
 
 def test_frames_cover_the_audio_but_for_two_of_the_tail():

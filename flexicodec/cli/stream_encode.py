@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from flexicodec.cli import options
 
@@ -26,7 +26,8 @@ streams:
 
   {"semantic": [17, 40], "acoustic": [[3, 8], [250, 1]], "durations": [2, 1]}
 
-  How long a sound waits is said on stderr. --frame-rate is held by moving the threshold, and so only on average.
+  The last line also says how many samples its audio has, as "audio_lengths". How long a sound waits is
+  said on stderr. --frame-rate is held by moving the threshold, and so only on average.
 
   arecord -t raw -f S16_LE -c 1 -r 16000 | flexicodec encode --stream -o - | flexicodec decode --stream -o heard.wav
 """
@@ -57,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{codec.sample_rate} Hz, {kind}, latency up to {latency}", file=sys.stderr, flush=True)
         write = _line_writer(out.write, codec.format.max_duration == 1)
         for samples in read_samples(sys.stdin.buffer):
-            write(stream.push(samples))
+            write(stream.encode(samples))
             out.flush()
-        write(stream.finish())
+        write(stream.flush(), last=True)
         out.flush()
     return 0
 
@@ -82,17 +83,21 @@ def read_samples(source: BinaryIO) -> "Iterator[np.ndarray]":
         raise ValueError("stdin ends in the middle of a 16-bit sample; is it raw audio of another format?")
 
 
-def _line_writer(write: Callable[[str], object], fixed_rate: bool) -> "Callable[[Tokens | None], None]":
+def _line_writer(write: Callable[[str], object], fixed_rate: bool) -> "Callable[..., None]":
     """Return what writes tokens as a line of JSON, without what the codec has not."""
 
-    def write_line(tokens: "Tokens | None") -> None:
+    def write_line(tokens: "Tokens | None", last: bool = False) -> None:
         if tokens is None:
             return
-        fields = {"acoustic": tokens.acoustic[0].tolist()}
+        fields: dict[str, Any] = {}
         if tokens.semantic is not None:
-            fields = {"semantic": tokens.semantic[0].tolist(), **fields}
+            fields["semantic"] = tokens.semantic[0].tolist()
+        if tokens.num_codebooks:
+            fields["acoustic"] = tokens.acoustic[0].tolist()
         if not fixed_rate:
             fields["durations"] = tokens.durations[0].tolist()
+        if last and tokens.audio_lengths is not None:
+            fields["audio_lengths"] = int(tokens.audio_lengths)
         write(json.dumps(fields) + "\n")
 
     return write_line

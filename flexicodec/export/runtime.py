@@ -280,13 +280,30 @@ class ExportedNanoCodec(NanoCodec):
         self.quantizer = ExportedGroups(config.quantizer, graphs)
         self.decoder = InGraphs("decoder", min_frames=self.decoder.min_frames)  # type: ignore[assignment]
 
+    def encode(self, audio: Any, lengths: Any = None, *, precision: Precision = "float32", **choices: Any) -> Tokens:
+        """See `NanoCodec.encode`.
+
+        Raises:
+            ValueError: As there; and for another precision than float32.
+        """
+        _check_precision(precision)
+        return super().encode(audio, lengths, **choices)
+
     @exactly
-    def decode(self, tokens: Tokens, *, compatible: bool = False) -> Float[Tensor, "batch samples"]:
+    def decode(
+        self,
+        tokens: Tokens,
+        *,
+        compatible: bool = False,
+        windows: Windows | None = None,
+        precision: Precision = "float32",
+    ) -> Float[Tensor, "batch samples"]:
         """See `NanoCodec.decode`.
 
         Raises:
-            ValueError: As there; and for compatible=True.
+            ValueError: As there; and for compatible=True, or another precision than float32.
         """
+        _check_precision(precision)
         if compatible:
             raise ValueError("graphs pad each clip at its own end; compatible=True needs the model that was exported")
         self.check_tokens(tokens)

@@ -22,6 +22,7 @@ from flexicodec.files import replacing
 from flexicodec.models.parts import absent_parts, keep_parts
 from flexicodec.models.streaming import StreamingDecoder, StreamSettings
 from flexicodec.models.streaming_encoder import StreamingEncoder
+from flexicodec.tokenformat import check_not_empty
 from flexicodec.tokens import TokenFormat, Tokens
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -256,8 +257,12 @@ class Codec(nn.Module, ABC):
                 f"a model without its {', '.join(absent)} cannot be {what}; load it with parts='all', the default"
             )
 
-    def check_tokens(self, tokens: Tokens) -> None:
+    def check_tokens(self, tokens: Tokens, *, may_be_empty: bool = False) -> None:
         """Refuse tokens this model cannot decode.
+
+        Args:
+            tokens: What came.
+            may_be_empty: Clips may have no tokens, as in a stream.
 
         Raises:
             ValueError: They are no `Tokens`, were made by another model, lie on another grid, or hold codes or
@@ -266,8 +271,11 @@ class Codec(nn.Module, ABC):
         if not isinstance(tokens, Tokens):
             raise ValueError(
                 f"decode takes Tokens, got a {type(tokens).__name__}; "
-                "codes become Tokens by flexicodec.Tokens(semantic=..., acoustic=..., durations=...)"
+                "codes become Tokens by flexicodec.Tokens(semantic=..., acoustic=..., durations=..., "
+                "format=codec.format)"
             )
+        if not may_be_empty:
+            check_not_empty(tokens.token_lengths)
         theirs, ours = tokens.format, self.format
         if theirs.fingerprint is not None and theirs.fingerprint != ours.fingerprint:
             raise ValueError(

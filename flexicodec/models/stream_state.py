@@ -65,7 +65,7 @@ class StreamState:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of its tensors."""
+        """Bytes of its tensors; little or none before the first chunk, as layers make their memory with what comes."""
         return states.num_bytes(self)
 
     def to(self, device: torch.device | str | int) -> "StreamState":

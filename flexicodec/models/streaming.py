@@ -37,9 +37,9 @@ class StreamSettings:
 
     Attributes:
         lookahead_frames: Frames that a frame waits for before it is given out. None: all that it depends on, where
-            that is known, and the stream is exact. Fewer cost quality: a frame is then decoded as if the clip ended
-            with those.
-        chunk_tokens: With fewer, give audio after every so many tokens. What lies ahead is decoded anew each time.
+            that is known, and the stream is exact. Fewer cost quality, as a frame is then decoded as if the clip ended
+            with those; and time, as layers that are not causal decode what is not sure yet anew for every chunk.
+        chunk_tokens: With fewer, give audio after every so many tokens. The more, the less is decoded anew.
         context_frames: Where attention is global: how many frames it sees before those that it gives,
         ahead_frames: how many behind them,
         stride_frames: and how many it gives at a time.
@@ -134,8 +134,8 @@ class StreamingDecoder:
         """Decode the next tokens of each stream, as far as they are ready.
 
         Args:
-            tokens: A clip for each stream, of any number of tokens. How long their audio is (`audio_lengths`) counts
-                where they are the last: the stream then ends with it.
+            tokens: A clip for each stream, of any number of tokens, also of none. How long their audio is
+                (`audio_lengths`) counts where they are the last: the stream then ends with it.
             last: Nothing follows: give all that is left. A stream that ended has to be reset before it goes on.
             items: Which streams the clips belong to; None: one for each, in order.
 
@@ -165,11 +165,10 @@ class StreamingDecoder:
                 raise ValueError(f"stream {item} has ended; reset(items=[{item}]) begins a new one")
         device = self.codec.device
         ends: list[int | None] = [None] * len(chosen)
-        if tokens is None:
-            inputs = torch.zeros(len(chosen), self._stages[0].channels, 0, device=device)
-            durations: list[list[int]] = [[] for _ in chosen]
-        else:
-            self.codec.check_tokens(tokens)
+        inputs = torch.zeros(len(chosen), self._stages[0].channels, 0, device=device)
+        durations: list[list[int]] = [[] for _ in chosen]
+        if tokens is not None:
+            self.codec.check_tokens(tokens, may_be_empty=True)
             if len(tokens) != len(chosen):
                 raise ValueError(f"{len(tokens)} clips of tokens for {len(chosen)} streams; say which with items=")
             durations = [[each for each in row if each] for row in tokens.durations.tolist()]
@@ -177,7 +176,7 @@ class StreamingDecoder:
                 before = [self.state.items[item].frames * self.codec.frame_size for item in chosen]
                 ends = [start + length for start, length in zip(before, tokens.audio_lengths.tolist(), strict=True)]
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            if tokens is not None:
+            if tokens is not None and any(durations):
                 inputs = self.codec.stream_inputs(tokens.to(device))
             work = [
                 _Work(self.state.items[item], inputs[row : row + 1, :, : len(durations[row])], durations[row])

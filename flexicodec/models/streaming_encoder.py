@@ -2,8 +2,8 @@
 
     with codec.streaming_encoder(threshold=0.6) as stream:
         for samples in microphone:               # any number of them
-            send(stream.push(samples))           # the tokens that are decided by now, or None
-        send(stream.finish())
+            send(stream.encode(samples))         # the tokens that are decided by now, or None
+        send(stream.flush())
 
 As in `streaming`, what a stream remembers is a value, the model knows nothing of it, and streams of a batch that stand
 alike are heard side by side. `Tokens.concat` puts the pieces together.
@@ -166,25 +166,25 @@ class StreamingEncoder:
 
     # ------------------------------------------------------------------------------------------------------- the stream
 
-    def push(self, audio: Any) -> Tokens | None:
+    def encode(self, audio: Any) -> Tokens | None:
         """Take the next samples of the one stream, and give the tokens that are decided by now; None for none.
 
         Args:
-            audio: [S] or [1, S] at the codec's rate, a tensor or array, float in [-1, 1] or int16.
+            audio: [S] or [1, S] at the codec's rate, a tensor or array, float in [-1, 1] or int16; S may be 0.
 
         Raises:
             ValueError: There are several streams, the stream has ended, or what `encode` raises for such audio.
         """
-        self._check_single("push")
-        return self.push_each(audio)[0]
+        self._check_single("encode")
+        return self.encode_each(audio)[0]
 
-    def finish(self) -> Tokens | None:
+    def flush(self) -> Tokens | None:
         """End the one stream, and give the tokens that are left; None where no sample came."""
-        self._check_single("finish")
-        return self.finish_each()[0]
+        self._check_single("flush")
+        return self.flush_each()[0]
 
-    def push_each(self, audio: Any, lengths: Any = None, items: Sequence[int] | None = None) -> list[Tokens | None]:
-        """Do what `push` does for several streams.
+    def encode_each(self, audio: Any, lengths: Any = None, items: Sequence[int] | None = None) -> list[Tokens | None]:
+        """Do what `encode` does for several streams.
 
         Args:
             audio: [B, S], a row for each.
@@ -192,18 +192,23 @@ class StreamingEncoder:
             items: Which streams the rows belong to; None: one for each, in order.
 
         Raises:
-            ValueError: As for `push`, or not as many rows as streams.
+            ValueError: As for `encode`, or not as many rows as streams.
         """
         chosen = self._choose(items)
         batch, counts = as_batch(
-            audio, lengths, sample_rate=None, target_sample_rate=self.codec.sample_rate, device=self.codec.device
+            audio,
+            lengths,
+            sample_rate=None,
+            target_sample_rate=self.codec.sample_rate,
+            device=self.codec.device,
+            minimum=0,
         )
         if len(batch) != len(chosen):
             raise ValueError(f"{len(batch)} rows of audio for {len(chosen)} streams; say which with items=")
         rows = [row[None, None, :count] for row, count in zip(batch, counts.tolist(), strict=True)]
         return self._take(chosen, rows, last=False)
 
-    def finish_each(self, items: Sequence[int] | None = None) -> list[Tokens | None]:
+    def flush_each(self, items: Sequence[int] | None = None) -> list[Tokens | None]:
         """End these streams, or all, and give the tokens that are left. To go on they have to be reset."""
         chosen = self._choose(items)
         return self._take(chosen, [torch.zeros(1, 1, 0, device=self.codec.device)] * len(chosen), last=True)
@@ -259,10 +264,10 @@ class StreamingEncoder:
         return results
 
     def _alike(self, chosen: list[int], rows: list[Tensor], last: bool) -> list[list[int]]:
-        if len(chosen) == 1:
-            return [[0]]
         groups: dict[Any, list[int]] = {}
         for index, item in enumerate(chosen):
+            if not last and not rows[index].shape[-1]:
+                continue
             key = index if last else (rows[index].shape[-1], states.form(self.state.items[item].hearing))
             groups.setdefault(key, []).append(index)
         return list(groups.values())

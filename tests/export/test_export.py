@@ -120,6 +120,9 @@ def test_what_needs_the_networks_is_refused(nano):
         exported.streaming_decoder().decode(codec.encode(audio, lengths))
     with pytest.raises(ValueError, match="its own end"):
         exported.decode(codec.encode(audio), compatible=True)
+    for call, argument in ((exported.encode, audio), (exported.decode, codec.encode(audio))):
+        with pytest.raises(ValueError, match="precision is 'bfloat16', but graphs"):
+            call(argument, precision="bfloat16")
 
 
 def test_no_export_is_taken_for_one(nano, tmp_path):

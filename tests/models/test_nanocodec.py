@@ -2,12 +2,16 @@
 
 import copy
 from dataclasses import replace
+from inspect import signature
 
 import pytest
 import torch
 
 import flexicodec
 from flexicodec import TokenFormat, Tokens, collate
+from flexicodec.models.flexicodec.model import FlexiCodec
+from flexicodec.models.nanocodec.model import NanoCodec
+from flexicodec.models.windows import Windows
 
 FRAME = 30
 LENGTHS = (1, 29, 30, 31, 119, 121, 1000)
@@ -159,9 +163,26 @@ def test_the_one_rate_may_be_said(nanocodec):
     ("choice", "message"),
     [
         ({"threshold": 0.9}, "threshold is 0.9, but this model has a fixed rate of 735 Hz"),
-        ({"frame_rate": 6.25}, r"6\.25 Hz, but .* fixed rate of 735 Hz; configs that have it: nano_1\.1kbps_6\.25fps"),
-        ({"frame_rate": 12.5}, "configs that have it: nano_1.78kbps_12.5fps, nano_1.1kbps_12.5fps, nano_0.6kbps"),
-        ({"frame_rate": 21.5}, "configs that have it: lfsc_1.89kbps_21.5fps, nano_1.89kbps_21.5fps"),
+        (
+            {"frame_rate": 6.25},
+            r"6\.25 Hz, but .* fixed rate of 735 Hz; configs that have it: nano_1\.1kbps_6\.25fps \("
+            r"configs/nanocodec/nano_1\.1kbps_6\.25fps\.yaml, weights not released\)$",
+        ),
+        (
+            {"frame_rate": 12.5},
+            r"have it: nano_1.78kbps_12.5fps \(weights: nvidia/nemo-nano-codec-22khz-1.78kbps-12.5fps\);"
+            r" nano_1.1kbps_12.5fps \(configs/nanocodec/nano_1.1kbps_12.5fps.yaml, weights not released\); nano_0.6",
+        ),
+        (
+            {"frame_rate": 21.5},
+            r"lfsc_1.89kbps_21.5fps \(weights: nvidia/low-frame-rate-speech-codec-22khz\); nano_1.89kbps_21",
+        ),
+        (
+            {"durations": [[1, 1]]},
+            r"durations is \[\[1, 1\]\], but this model has a fixed rate of 735 Hz, one frame a token",
+        ),
+        ({"policy": "uniform"}, "policy is 'uniform', but this model has a fixed rate"),
+        ({"max_duration": 8}, "max_duration is 8, but this model has a fixed rate"),
         (
             {"frame_rate": 8.0},
             r"published are 6\.25 Hz: nano_1\.1kbps_6\.25fps; 12\.5 Hz: .*; 25 Hz: nano_1.1kbps_25fps",
@@ -174,6 +195,50 @@ def test_the_one_rate_may_be_said(nanocodec):
 def test_other_rates_are_refused_with_the_configs_that_have_them(nanocodecs, choice, message):
     with pytest.raises(ValueError, match=message):
         nanocodecs["nano"].encode(noise(500), **choice)
+
+
+@pytest.mark.parametrize("call", ["encode", "decode", "streaming_encoder", "streaming_decoder"])
+def test_the_surface_is_flexicodecs(call):
+    ours, theirs = (set(signature(getattr(family, call)).parameters) for family in (NanoCodec, FlexiCodec))
+    assert not theirs - ours
+
+
+def snr_db(reference, estimate):
+    return float(10 * torch.log10(reference.square().sum() / (reference - estimate).square().sum()))
+
+
+def test_half_the_precision_is_near_and_says_so(nanocodec):
+    audio = noise(6000)
+    exact, near = nanocodec.encode(audio), nanocodec.encode(audio, precision="bfloat16")
+    assert near.info == {"precision": "bfloat16"}
+    assert exact.info == {}
+    assert 0.4 < (exact.acoustic == near.acoustic).float().mean() < 1
+    heard, rough = nanocodec.decode(exact), nanocodec.decode(exact, precision="bfloat16")
+    assert rough.dtype == torch.float32
+    assert rough.shape == heard.shape
+    assert 15 < snr_db(heard, rough) < 100
+    for call, argument in ((nanocodec.encode, audio), (nanocodec.decode, exact)):
+        with pytest.raises(ValueError, match="precision is 'half'; expected 'float32' or 'bfloat16'"):
+            call(argument, precision="half")
+
+
+@torch.no_grad()
+def test_codes_are_decided_in_float32(nanocodec):
+    """Also where a caller's own autocast is on."""
+    audio = noise(6000)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        latents = nanocodec.hear(audio[None], torch.tensor([6000])).float()
+        got = nanocodec.encode(audio, precision="bfloat16", margins=True)
+    wanted = nanocodec.quantizer(latents, margins=True)
+    assert torch.equal(got.acoustic, wanted.codes)
+    assert torch.equal(got.margins.acoustic, wanted.margins)
+
+
+def test_windows_change_nothing(nanocodec):
+    audio = noise(30_000)
+    tokens = nanocodec.encode(audio, windows=Windows(1.0, 0.2))
+    assert tokens == nanocodec.encode(audio)
+    assert torch.equal(nanocodec.decode(tokens, windows=Windows(1.0, 0.2)), nanocodec.decode(tokens))
 
 
 def test_there_is_nothing_to_calibrate(nanocodecs, speech_folder):

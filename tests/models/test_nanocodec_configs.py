@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import flexicodec
+from flexicodec import pretrained
 from flexicodec.blocks.conv import apply_weight_norm
 from flexicodec.config import from_dict, load_yaml, to_dict
 from flexicodec.models.nanocodec.config import (
     PUBLISHED,
+    RELEASED,
     DecoderConfig,
     EncoderConfig,
     NanoCodecConfig,
@@ -101,6 +104,38 @@ def test_what_was_not_published_is_not_guessed():
         published("nano_0.8kbps_12.5fps")
     with pytest.raises(ValueError, match="no published config 'nano_2kbps'; known: lfsc_1.89kbps"):
         published("nano_2kbps")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nano_0.8kbps_12.5fps", "nano_0.8kbps_12.5fps cannot be built: .* not the levels"),
+        ("nvidia/nemo-nano-codec-22khz-0.8kbps-12.5fps", "12.5fps cannot be built: .* not the levels"),
+        (
+            "nemo-nano-codec-22khz-0.8kbps-12.5fps.nemo",
+            "not the levels .* archive that you have names its own: give its",
+        ),
+        (
+            "nano_1.1kbps_6.25fps",
+            "is a config, configs/nanocodec/nano_1.1kbps_6.25fps.yaml, .*weights were not released",
+        ),
+        (
+            "nano_0.6kbps_12.5fps",
+            "a config, .* weights are at nvidia/nemo-nano-codec-22khz-0.6kbps-12.5fps, which load",
+        ),
+    ],
+)
+def test_names_of_the_papers_are_no_models(monkeypatch, name, message):
+    monkeypatch.setattr(pretrained, "_fetch", None)
+    with pytest.raises(ValueError, match=message):
+        flexicodec.load(name)
+
+
+def test_weights_that_were_released_are_where_the_table_says():
+    table = (CONFIGS / "README.md").read_text()
+    for name in PUBLISHED:
+        (line,) = (line for line in table.splitlines() if line.startswith(f"| `{name}` "))
+        assert line.endswith(f" {RELEASED.get(name, 'not released')} |")
 
 
 def test_rates_have_names():

@@ -15,6 +15,7 @@ from flexicodec.models.nanocodec.archive import read_archive
 from flexicodec.models.nanocodec.checkpoint import from_nemo, load_nemo
 from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.models.nanocodec.nemo_names import nemo_name
+from flexicodec.quantize import GroupedFSQConfig
 
 MODULES = "nemo.collections.tts.modules.audio_codec_modules."
 NORMS = {
@@ -250,6 +251,17 @@ def test_archives_of_any_age_are_read(nanocodecs, tmp_path, options):
     config, state = read_archive(archive_of(codec, tmp_path / "a.nemo", **options))
     assert config == nemo_config(codec)
     assert state.keys() == nemo_state(codec, options.get("naming", "new")).keys()
+
+
+def test_an_archive_names_its_own_levels(make_nanocodec, nanocodecs, tmp_path):
+    """Also one of 65536 codes, whose levels nobody published."""
+    config = replace(nanocodecs["nano"].config, quantizer=GroupedFSQConfig(4, (16, 16, 16, 16)))
+    codec = make_nanocodec(config)
+    path = archive_of(codec, tmp_path / "nemo-nano-codec-22khz-0.8kbps-12.5fps.nemo")
+    for given in (path, tmp_path):
+        loaded = flexicodec.load(given)
+        assert loaded.format.acoustic_codebook_size == 65536
+        assert loaded.encode(SOUND).acoustic.max() > 4096
 
 
 def test_nothing_is_extracted_and_nothing_is_run(nanocodecs, tmp_path):

@@ -167,20 +167,45 @@ PUBLISHED: Mapping[str, NanoCodecConfig] = {
 }
 
 
+RELEASED: Mapping[str, str] = {
+    "lfsc_1.89kbps_21.5fps": "nvidia/low-frame-rate-speech-codec-22khz",
+    **{
+        f"nano_{rates}": f"nvidia/nemo-nano-codec-22khz-{rates.replace('_', '-')}"
+        for rates in ("1.89kbps_21.5fps", "1.78kbps_12.5fps", "0.6kbps_12.5fps")
+    },
+}
+
+
 def published(name: str) -> NanoCodecConfig:
     """Return a config of the papers.
 
     Raises:
         ValueError: There is none of that name, or not enough of it was published.
     """
-    if "0.8kbps" in name:
-        raise ValueError(
-            f"{name} cannot be built: the paper gives its 4 codebooks 65536 codes each but not the levels they are the "
-            "product of, and no weights were released; a config of your own may choose levels, and then says so"
-        )
+    check_levels_are_known(name)
     if name not in PUBLISHED:
         raise ValueError(f"there is no published config {name!r}; known: {', '.join(PUBLISHED)}")
     return PUBLISHED[name]
+
+
+def check_levels_are_known(name: str) -> None:
+    """Refuse to guess where the name of a config or of weights is that of a model whose levels nobody published.
+
+    Raises:
+        ValueError: It is.
+    """
+    if "nano" in name and "0.8kbps" in name:
+        raise ValueError(
+            f"{name} cannot be built: the paper gives its 4 codebooks 65536 codes each but not the levels they are the "
+            "product of, and no weights were released; a config of your own may choose levels, and then says so, and a "
+            ".nemo archive that you have names its own: give its path"
+        )
+
+
+def whereabouts(name: str) -> str:
+    """Say where a published config is, and where its weights are if they were released."""
+    weights = RELEASED.get(name)
+    return f"{name} ({f'weights: {weights}' if weights else f'configs/nanocodec/{name}.yaml, weights not released'})"
 
 
 def with_causality(config: NanoCodecConfig, *, encoder: bool, decoder: bool) -> NanoCodecConfig:

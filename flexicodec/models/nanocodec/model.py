@@ -13,13 +13,15 @@ from torch import Tensor
 from flexicodec.audio import Channels, as_batch, fit_lengths
 from flexicodec.blocks.stages import ConvStage, Stage
 from flexicodec.config import non_defaults, to_dict
-from flexicodec.models.codec import Codec, check_samples, exactly
-from flexicodec.models.nanocodec.config import PUBLISHED, NanoCodecConfig, names_at
+from flexicodec.models.codec import MODEL_DEFAULT, Codec, check_samples, exactly
+from flexicodec.models.nanocodec.config import PUBLISHED, NanoCodecConfig, names_at, whereabouts
 from flexicodec.models.nanocodec.decoder import HiFiGANDecoder
 from flexicodec.models.nanocodec.encoder import HiFiGANEncoder
 from flexicodec.models.nanocodec.writing import NanoCodecWriter, fixed_rate_margins
+from flexicodec.models.precision import Precision, check_precision, working_in
 from flexicodec.models.streaming import StreamSettings
 from flexicodec.models.streaming_encoder import EncoderSettings, StreamingEncoder
+from flexicodec.models.windows import Windows
 from flexicodec.tokens import TokenFormat, Tokens
 
 
@@ -133,10 +135,15 @@ class NanoCodec(Codec):
         *,
         threshold: Any = None,
         frame_rate: Any = None,
+        durations: Any = None,
+        policy: Any = None,
+        max_duration: int | None = MODEL_DEFAULT,
         num_codebooks: int | None = None,
         sample_rate: int | None = None,
         channels: Channels | None = None,
         compatible: bool = False,
+        windows: Windows | None = None,
+        precision: Precision = "float32",
         margins: bool = False,
     ) -> Tokens:
         """Turn audio into tokens.
@@ -146,18 +153,26 @@ class NanoCodec(Codec):
             lengths: Valid samples of each item, of the audio as passed; None means all.
             threshold: 1 (nothing merges) or None.
             frame_rate: The model's own rate in Hz, or None.
+            durations: None, as there is nothing to decide.
+            policy: None, for the same reason.
+            max_duration: 1 or nothing.
             num_codebooks: All of them, or None: they mean something together only.
             sample_rate: Hz of the audio, resampled where it differs from the codec's; None means the codec's.
             channels: "mix" averages the channels of [B, C, S]; "error" refuses more than one.
             compatible: Compute clips of different length as NeMo does, where those that end before the longest come out
                 otherwise than alone.
+            windows: Of no effect: convolutions take clips of any length piece by piece, and give what the whole gives.
+            precision: "bfloat16" lets convolutions work in half the precision, and flips some of the codes; codes are
+                decided in float32.
             margins: Tell also how far every code was from flipping: `Tokens.margins`.
 
         Raises:
-            ValueError: Another rate or number of codebooks than the model has, empty audio, NaN or Inf, wrong rank, or
-                lengths that do not fit.
+            ValueError: Another precision, rate or number of codebooks than the model has, empty audio, NaN or Inf,
+                wrong rank, or lengths that do not fit.
         """
         self._check_choices(threshold, frame_rate, num_codebooks)
+        self._check_merging(durations=durations, policy=policy, max_duration=max_duration)
+        check_precision(precision)
         batch, audio_lengths = as_batch(
             audio,
             lengths,
@@ -167,7 +182,9 @@ class NanoCodec(Codec):
             device=self.device,
         )
         frames = -(-audio_lengths // self.frame_size)
-        coded = self.quantizer(self.hear(batch, audio_lengths, compatible), frames, margins=margins)
+        with working_in(precision, self.device):
+            latents = self.hear(batch, audio_lengths, compatible).float()
+        coded = self.quantizer(latents, frames, margins=margins)
         codes = coded.codes
         durations = (torch.arange(codes.shape[-1], device=codes.device) < frames[:, None]).long()
         return Tokens(
@@ -175,17 +192,29 @@ class NanoCodec(Codec):
             durations=durations,
             audio_lengths=audio_lengths,
             format=self.format,
-            info={"compatible": True} if compatible else {},
+            info={
+                **({"compatible": True} if compatible else {}),
+                **({} if precision == "float32" else {"precision": precision}),
+            },
             margins=None if coded.margins is None else fixed_rate_margins(coded.margins),
         )
 
     @exactly
-    def decode(self, tokens: Tokens, *, compatible: bool = False) -> Float[Tensor, "batch samples"]:
+    def decode(
+        self,
+        tokens: Tokens,
+        *,
+        compatible: bool = False,
+        windows: Windows | None = None,
+        precision: Precision = "float32",
+    ) -> Float[Tensor, "batch samples"]:
         """Turn tokens into audio.
 
         Args:
             tokens: Of this model.
-            compatible: As for `encode`.
+            compatible: As for `encode`, as all that follow.
+            windows: Of no effect.
+            precision: "bfloat16" for half the precision, and audio that differs a little.
 
         Returns:
             [B, S] at `sample_rate`, zero past each clip's `audio_lengths`. Where these are unknown, a clip is as long
@@ -194,9 +223,11 @@ class NanoCodec(Codec):
         Raises:
             ValueError: The tokens belong to another model, or hold codes this one lacks.
         """
+        check_precision(precision)
         latents = self.embed(tokens)
         tokens = tokens.to(self.device)
-        audio = self.sound(latents, tokens.token_lengths, compatible)
+        with working_in(precision, self.device):
+            audio = self.sound(latents, tokens.token_lengths, compatible).float()
         lengths = tokens.token_lengths * self.frame_size
         return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
 
@@ -217,8 +248,11 @@ class NanoCodec(Codec):
         *,
         threshold: float | None = None,
         frame_rate: float | None = None,
+        policy: Any = None,
+        max_duration: int | None = MODEL_DEFAULT,
         num_codebooks: int | None = None,
         margins: bool = False,
+        windows: Windows | None = None,
     ) -> StreamingEncoder:
         """Open a stream that encodes audio as it comes: convolutions alone, so every stream is exact.
 
@@ -226,13 +260,17 @@ class NanoCodec(Codec):
             batch_size: Streams side by side, each of one clip.
             threshold: As for `encode`, as all that follow.
             frame_rate: The model's own rate in Hz, or None.
+            policy: None.
+            max_duration: 1 or nothing.
             num_codebooks: All of them, or None.
             margins: Tell also how far every code was from flipping.
+            windows: Of no effect.
 
         Raises:
             ValueError: Another rate or number of codebooks than the model has.
         """
         self._check_choices(threshold, frame_rate, num_codebooks)
+        self._check_merging(policy=policy, max_duration=max_duration)
         settings = EncoderSettings(num_codebooks=self.num_codebooks, margins=margins)
         writer = NanoCodecWriter(self.encoder, self.quantizer, settings, self.sample_rate)
         return StreamingEncoder(self, writer, settings, batch_size)
@@ -245,14 +283,14 @@ class NanoCodec(Codec):
         """See `Codec.stream_inputs`."""
         return self.quantizer.lookup(tokens.acoustic, tokens.token_lengths)
 
-    def check_tokens(self, tokens: Tokens) -> None:
+    def check_tokens(self, tokens: Tokens, *, may_be_empty: bool = False) -> None:
         """See `Codec.check_tokens`.
 
         Raises:
             ValueError: Also where tokens last longer than a frame.
         """
-        super().check_tokens(tokens)
-        if int(tokens.durations.max()) > 1:
+        super().check_tokens(tokens, may_be_empty=may_be_empty)
+        if (tokens.durations > 1).any():
             raise ValueError(
                 f"a token lasts {int(tokens.durations.max())} frames, but this model has a fixed rate of "
                 f"{self.base_frame_rate:g} Hz, one frame a token"
@@ -267,6 +305,15 @@ class NanoCodec(Codec):
                 "side and only mean something together; leave it out"
             )
 
+    def _check_merging(self, **choices: Any) -> None:
+        """Refuse what says how frames are to share tokens, as none do."""
+        for name, value in choices.items():
+            if not (value is None and name != "max_duration" or value is MODEL_DEFAULT or value == 1):
+                raise ValueError(
+                    f"{name} is {value!r}, but this model has a fixed rate of {self.base_frame_rate:g} Hz, one frame a "
+                    "token; leave it out"
+                )
+
     def _check_rate(self, threshold: Any, frame_rate: Any) -> None:
         """Refuse any rate but the model's own, and name the configs that have it."""
         if threshold is not None and not _all_near(threshold, 1.0):
@@ -279,7 +326,7 @@ class NanoCodec(Codec):
         names = names_at(float(frame_rate)) if isinstance(frame_rate, int | float) and frame_rate > 0 else []
         raise ValueError(
             f"frame_rate is {frame_rate} Hz, but this model has a fixed rate of {self.base_frame_rate:g} Hz; "
-            + (f"configs that have it: {', '.join(names)}" if names else f"published are {_rates()}")
+            + (f"configs that have it: {'; '.join(map(whereabouts, names))}" if names else f"published are {_rates()}")
         )
 
 
