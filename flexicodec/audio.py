@@ -265,14 +265,14 @@ def _with_channels(waves: Tensor, channels: Channels | None) -> Shaped[Tensor, "
 def to_float32(waves: Tensor, axes: str) -> Tensor:
     """Scale to full scale 1 in float32; raise ValueError on NaN, Inf and absurd values, naming where (`axes`)."""
     if waves.is_floating_point():
-        finite = waves.isfinite()
-        if not finite.all():
-            bad = (~finite).nonzero()
+        peak = torch.stack(torch.aminmax(waves)).abs().max().item()  # NaN and Inf stand out; one question to a GPU
+        if not math.isfinite(peak):
+            bad = (~waves.isfinite()).nonzero()
             raise ValueError(
                 f"audio holds {len(bad)} NaN or Inf among {waves.numel()} values, the first at "
                 f"[{axes}] = {bad[0].tolist()}"
             )
-        if (peak := waves.abs().max().item()) > LOUDEST:
+        if peak > LOUDEST:
             raise ValueError(
                 f"audio reaches {peak:g} where 1 is full scale; were int16 samples cast to float without dividing "
                 "by 32768? (pass them as int16, or divide)"

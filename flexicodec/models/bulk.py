@@ -35,7 +35,7 @@ from flexicodec.tokens import Tokens
 
 Source: TypeAlias = str | Path | Utterance
 
-WINDOW_BATCHES = 8  # batches' worth of clips that are read before they are sorted by length
+WINDOW_BATCHES = 8  # batches' worth of clips that are sorted by length together; the first windows are smaller
 WINDOW_CLIPS = 4096  # at most, however short or unreadable they are
 BATCHES_AHEAD = 2  # that wait, loaded, while one is computed
 CLIPS_AHEAD = 2  # per reading thread
@@ -192,15 +192,15 @@ def _batches(clips: Iterator[_Clip], sample_rate: int, batch_seconds: float, dev
 
 
 def _windows(clips: Iterator[_Clip], samples: float) -> Iterator[list[_Clip]]:
-    """Cut clips into lists of so many samples together, of at least one clip."""
+    """Cut clips into lists of so many samples together, of at least one clip; work starts with an eighth of that."""
     window: list[_Clip] = []
-    held = 0
+    held, limit = 0, samples / WINDOW_BATCHES
     for clip in clips:
         window.append(clip)
         held += 0 if clip.audio is None else clip.audio.shape[-1]
-        if held >= samples or len(window) == WINDOW_CLIPS:
+        if held >= limit or len(window) == WINDOW_CLIPS:
             yield window
-            window, held = [], 0
+            window, held, limit = [], 0, min(2 * limit, samples)
     if window:
         yield window
 
