@@ -1,8 +1,13 @@
-"""Print the results of run.py as Markdown: `python experiments/speed/table.py experiments/speed/results.json`."""
+"""Print results as Markdown: `python experiments/speed/table.py experiments/speed/results.json`.
+
+Of run.py a .json file, of gpu.py a .jsonl file.
+"""
 
 import json
 import sys
 from pathlib import Path
+
+import gpu_table
 
 TARGETS = {  # times faster than the peer, (threads, verb, case)
     (1, "encode", "10 s"): 1.2,
@@ -21,6 +26,9 @@ TARGETS = {  # times faster than the peer, (threads, verb, case)
 
 
 def main() -> None:
+    if sys.argv[1].endswith(".jsonl"):
+        gpu_table.show(Path(sys.argv[1]))
+        return
     result = json.loads(Path(sys.argv[1]).read_text())
     times = {
         (row["threads"], row["verb"], row["case"], row["system"], row["precision"]): row for row in result["times"]
