@@ -22,6 +22,7 @@ def show(path: Path) -> None:
         "compile": compile,
         "flips": flips,
         "bulk": bulk,
+        "reading": reading,
         "profile": profile,
         "skipped": skipped,
     }
@@ -123,6 +124,11 @@ def bulk(rows: list[Row]) -> None:
             for row in rows
         ],
     )
+
+
+def reading(rows: list[Row]) -> None:
+    rates = (f"{row['hours_per_hour']:,.0f} on {row['workers']} threads" for row in rows)
+    print(f"Reading alone, hours per hour: {'; '.join(rates)}.")
 
 
 def profile(rows: list[Row]) -> None:
