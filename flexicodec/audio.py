@@ -160,8 +160,8 @@ def as_batch(
     sample_rate = target_sample_rate if sample_rate is None else check_sample_rate(sample_rate)
     waves = _with_channels(as_tensor(audio), channels)
     valid = check_lengths(lengths, waves.shape[0], waves.shape[-1])
-    padding = torch.arange(waves.shape[-1], device="cpu") >= valid[:, None]
-    waves = waves.masked_fill(padding[:, None].to(waves.device), 0)  # a copy, so that nothing below touches the input
+    padding = torch.arange(waves.shape[-1], device=waves.device) >= valid.to(waves.device)[:, None]
+    waves = waves.masked_fill(padding[:, None], 0)  # a copy, so that nothing below touches the input
     mono = to_float32(waves, "item, channel, sample").mean(dim=1)
     if sample_rate != target_sample_rate:
         mono, valid = _resample_items(mono, valid, sample_rate, target_sample_rate)

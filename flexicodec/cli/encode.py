@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="threads that read files while others are encoded, 0 for none (default: up to 8 on a GPU, else 1)",
+        help="threads that read files while others are encoded, 0 for none (default: up to 8 on a GPU, else 0)",
     )
     stream_encode.add_arguments(parser)
 

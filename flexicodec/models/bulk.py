@@ -90,8 +90,11 @@ def default_batch_seconds(device: torch.device) -> float:
 
 
 def default_workers(device: torch.device) -> int:
-    """Threads that read files unless told otherwise: one beside a CPU that computes, several before a GPU."""
-    return 1 if device.type == "cpu" else min(GPU_WORKERS, os.cpu_count() or 1)
+    """Threads that read files unless told otherwise: several before a GPU, none beside a CPU.
+
+    Reading is a hundredth of the work there, and a thread for it costs a core that computes more (experiments/speed).
+    """
+    return 0 if device.type == "cpu" else min(GPU_WORKERS, os.cpu_count() or 1)
 
 
 def encode_files(
@@ -114,8 +117,8 @@ def encode_files(
             needed, so that a generator over millions will do.
         batch_seconds: Most audio in a batch, padding included; a longer clip is a batch of its own. 0 takes clips one
             by one. The default is 0 on the CPU and 640 elsewhere.
-        workers: Threads that read; 0 reads in the caller's thread, when a clip's turn comes. The default is 1 on the
-            CPU and up to 8 elsewhere.
+        workers: Threads that read; 0 reads in the caller's thread, when a clip's turn comes. The default is 0 on the
+            CPU, where only slow disks ask for more, and up to 8 elsewhere.
         in_order: Hand back in the order of the sources. False: as they are done, which is by length within some
             batches.
         choices: Those of `codec.encode`, one value for all clips.

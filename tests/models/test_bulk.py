@@ -137,6 +137,22 @@ def test_memory_does_not_grow_with_the_number_of_sources(whole, files, monkeypat
     done.close()
 
 
+def test_on_the_cpu_files_are_taken_one_by_one_unless_told_otherwise(whole, files, monkeypatch):
+    reads, threads = [], set()
+    read = bulk.read
+
+    def watched(source, sample_rate):
+        reads.append(source)
+        threads.add(threading.current_thread())
+        return read(source, sample_rate)
+
+    monkeypatch.setattr(bulk, "read", watched)
+    for index, each in enumerate(encode_files(whole, files)):
+        assert reads == files[: index + 1]
+        assert each.source == files[index]
+    assert threads == {threading.current_thread()}
+
+
 def test_nothing_is_left_running(whole, files):
     before = threading.active_count()
     done = encode_files(whole, files * 50, workers=3)
