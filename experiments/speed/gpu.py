@@ -40,7 +40,7 @@ def run_part(part: str, seconds: float, arguments: argparse.Namespace) -> None:
     command = [sys.executable, __file__, "--part", part, "--seconds", f"{seconds:.0f}", "--device", arguments.device]
     command += ["--output", str(arguments.output)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + SLACK)
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=seconds + SLACK)
         reason = done.stderr.strip().splitlines()[-1:] if done.returncode else None
     except subprocess.TimeoutExpired:
         reason = [f"stopped after {seconds + SLACK:.0f} s"]

@@ -159,14 +159,14 @@ def limits(bench: Bench) -> None:
     if gpu is not None:
         about |= {"gpu": gpu.name, "gib": round(gpu.total_memory / 2**30), "multiprocessors": gpu.multi_processor_count}
     bench.write("about", **about)
-    size = 256 if bench.small else 8192
+    size = 256 if bench.small else 8192 if gpu is not None else 2048
     for precision in PRECISIONS:
         torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         a, b = (torch.randn(size, size, device=bench.device, dtype=dtype) for _ in range(2))
         seconds = bench.seconds(lambda a=a, b=b: a @ b)
         bench.write("limits", precision=precision, tflops=2 * size**3 / seconds / 1e12, size=size)
-    x = torch.randn(2**18 if bench.small else 2**29, device=bench.device)
+    x = torch.randn(2**29 if gpu is not None else 2**20, device=bench.device)
     y = torch.empty_like(x)
     seconds = bench.seconds(lambda: y.copy_(x))
     bench.write("copy", terabytes_per_second=2 * 4 * x.numel() / seconds / 1e12)
