@@ -12,6 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from flexicodec.blocks import chain, conv_stack, frontend
 from flexicodec.blocks.conv_codec import ConvDecoder, ConvEncoder
+from flexicodec.models.flexicodec.ssl_config import SSLConfig
+from tests.models.self_supervised import PLAIN, TINY
 
 QUESTIONS = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "cpu", "nonzero", "tensor"}
 
@@ -65,6 +67,17 @@ def deeper(make_codec, codec):
 
 def test_no_layer_asks(codec, deeper):
     assert waits(deeper) == waits(codec)
+
+
+@pytest.mark.parametrize("kind", ["hubert", "wavlm"])
+def test_no_layer_of_a_self_supervised_encoder_asks(kind):
+    counts = []
+    for layers in (1, 3):
+        encoder = SSLConfig(kind, layers, False, TINY if kind == "wavlm" else PLAIN).build().eval()
+        with torch.no_grad(), Waits() as listening:
+            encoder(0.1 * torch.randn(2, 16_000), torch.tensor([16_000, 12_800]))
+        counts.append(listening.counts)
+    assert counts[0] == counts[1]
 
 
 def test_no_clip_asks(codec):
