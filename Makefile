@@ -10,7 +10,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py --output demo
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

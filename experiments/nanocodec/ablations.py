@@ -2,12 +2,15 @@
 
     python experiments/nanocodec/ablations.py DIR --output experiments/nanocodec/results/ablations.json
 
-DIR holds `train.jsonl` and `eval.jsonl`. Every row is a config of `toy/`: strides, codebooks, levels, padding and
-causality are the published model's (this is checked), and everything is narrow. All rows hear the same crops, in the
-same order; the hub of the table is trained with other seeds too, to show what a difference has to exceed.
+DIR holds `train.jsonl` and `eval.jsonl`; rows that the output has already stay as they are. Every row is a config of
+`toy/`: strides, codebooks, levels, padding and causality are the published model's (this is checked), and everything is
+narrow. All rows hear the same crops, in the same order; the hub of the table is trained with other seeds too, to show
+what a difference has to exceed.
 """
 
 import argparse
+import csv
+import json
 import logging
 import tempfile
 import time
@@ -22,7 +25,7 @@ from common import causality, kbps, read_config, write
 import flexicodec
 from flexicodec.audio import resample
 from flexicodec.config import from_dict, load_yaml
-from flexicodec.corpus import read_manifest
+from flexicodec.corpus import read_manifest, read_utterance
 from flexicodec.models.nanocodec.config import NanoCodecConfig, published
 from flexicodec.pretrained import parameter_counts
 from flexicodec.training.config import TrainingConfig
@@ -32,21 +35,22 @@ from flexicodec.training.reconstruction import LogMelLoss
 TOY = Path(__file__).parent / "toy"
 HUB, SEEDS = "nano_1.1kbps_12.5fps", (1, 2)
 SHAPE = ("strides", "causal", "padding_mode", "activation", "kernel_sizes")
-# Table 1 (arXiv 2508.05835) on 1600 utterances of MLS: PESQ, mel distance, speaker similarity, character errors in %.
-# One row for each model; the paper repeats some. The decoder of 0.8 kbps cannot be built: its levels are not published.
-PAPER: dict[str, tuple[float, float, float, float]] = {
-    "lfsc_1.89kbps_21.5fps": (2.831, 0.146, 0.841, 2.529),
-    "ablations/noncausal_noncausal_21.5fps": (2.919, 0.136, 0.876, 2.203),
-    "nano_1.89kbps_21.5fps": (2.837, 0.150, 0.854, 2.434),
-    "ablations/causal_causal": (1.926, 0.211, 0.735, 5.490),
-    "ablations/noncausal_noncausal": (2.592, 0.158, 0.825, 3.614),
-    "nano_1.1kbps_12.5fps": (2.378, 0.177, 0.788, 3.617),
-    "nano_1.1kbps_25fps": (2.534, 0.167, 0.798, 3.749),
-    "nano_1.1kbps_6.25fps": (2.081, 0.200, 0.746, 5.293),
-    "nano_1.78kbps_12.5fps": (2.760, 0.143, 0.862, 2.423),
-    "nano_0.8kbps_12.5fps": (2.033, 0.205, 0.706, 6.519),
-    "nano_0.6kbps_12.5fps": (2.012, 0.205, 0.701, 7.792),
+# Numbers of the rows in the paper's table 1; it prints some of them more than once. The model of 0.8 kbps cannot be
+# built: its levels are not published.
+ROWS = {
+    "lfsc_1.89kbps_21.5fps": "1",
+    "ablations/noncausal_noncausal_21.5fps": "2",
+    "nano_1.89kbps_21.5fps": "14",
+    "ablations/causal_causal": "3",
+    "ablations/noncausal_noncausal": "4",
+    "nano_1.1kbps_12.5fps": "5",
+    "nano_1.1kbps_25fps": "6",
+    "nano_1.1kbps_6.25fps": "8",
+    "nano_1.78kbps_12.5fps": "9",
+    "nano_0.8kbps_12.5fps": "11",
+    "nano_0.6kbps_12.5fps": "12",
 }
+METRICS = ("sqmos", "pesq", "mel_dist", "secs", "cer")
 
 
 def main() -> None:
@@ -54,25 +58,29 @@ def main() -> None:
     parser.add_argument("speech", type=Path, help="folder with train.jsonl and eval.jsonl")
     parser.add_argument("--steps", type=int, help="of every run; the configs' own otherwise")
     parser.add_argument("--clips", type=int, default=24, help="held-out clips, spread over the manifest")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--rows", type=int, help="train at most so many rows now; those in the output stay as they are")
+    parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     torch.set_num_threads(1)
     clips = held_out(arguments.speech / "eval.jsonl", arguments.clips)
-    rows: list[dict[str, Any]] = []
-    for name in PAPER:
+    rows: list[dict[str, Any]] = json.loads(arguments.output.read_text())["rows"] if arguments.output.exists() else []
+    done, left = {(row["config"], row.get("seed", 0)) for row in rows}, arguments.rows
+    for name, seed in [(config, seed) for config in ROWS for seed in ((0, *SEEDS) if config == HUB else (0,))]:
+        if (name, seed) in done or left == 0:
+            continue
         try:
             wanted = published(name) if "/" not in name else read_config(name)
         except ValueError as error:
-            rows.append({"config": name, "not_built": str(error), "paper": PAPER[name]})
+            rows.append({"config": name, "not_built": str(error)})
             continue
-        for seed in (0, *SEEDS) if name == HUB else (0,):
-            config = toy_config(name, wanted, arguments.speech / "train.jsonl")
-            config = replace(config, seed=seed, steps=arguments.steps or config.steps)
-            rows.append({"config": name, "seed": seed} | run(config, clips) | {"paper": PAPER[name]})
-            print(rows[-1], flush=True)
-            results = {"clips": len(clips), "rows": rows}
-            write(arguments.output, results)  # every time, so that a run that ends early leaves what it found
+        config = toy_config(name, wanted, arguments.speech / "train.jsonl")
+        config = replace(config, seed=seed, steps=arguments.steps or config.steps)
+        rows.append({"config": name, "seed": seed} | run(config, clips))
+        print(rows[-1], flush=True)
+        rows.sort(key=lambda row: (list(ROWS).index(row["config"]), row.get("seed", 0)))
+        write(arguments.output, {"clips": len(clips), "rows": rows})  # each time: a run that ends early leaves these
+        left = None if left is None else left - 1
     print_table(rows)
 
 
@@ -94,7 +102,7 @@ def held_out(manifest: Path, count: int) -> list[torch.Tensor]:
     """Read some held-out clips at 22.05 kHz, spread over the manifest."""
     utterances = read_manifest(manifest)
     chosen = utterances[:: max(1, len(utterances) // count)][:count]
-    return [flexicodec.read_audio(utterance.path, sample_rate=22_050) for utterance in chosen]
+    return [torch.from_numpy(read_utterance(utterance, 22_050))[None] for utterance in chosen]
 
 
 def run(config: TrainingConfig, clips: list[torch.Tensor]) -> dict[str, Any]:
@@ -141,23 +149,30 @@ def judge(codec: Any, clips: list[torch.Tensor]) -> dict[str, Any]:
     }
 
 
+def paper() -> dict[tuple[str, str], str]:
+    """Read the paper's table 1: cells of Markdown, by row and test set."""
+    with (Path(__file__).parent / "paper" / "table1.csv").open(newline="") as file:
+        return {(row["row"], row["dataset"]): " | ".join(row[name] for name in METRICS) for row in csv.DictReader(file)}
+
+
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Print toy and paper side by side as Markdown."""
-    print(
-        "| config | enc/dec | Hz | codes | kbps | toy: mel distance | toy: STOI | paper: PESQ | mel | SECS | CER, % |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    """Print ours and the paper's as Markdown, one below the other: nothing in them can be compared cell by cell."""
+    print("| config | enc/dec | Hz | codes | kbps | toy: mel distance | toy: STOI | codes in use |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in rows:
-        paper = " | ".join(f"{value:g}" for value in row["paper"])
         if "not_built" in row:
-            print(f"| {row['config']} | | 12.5 | 4 of 65536 | 0.80 | not built | not built | {paper} |")
+            print(f"| {row['config']} | N/C | 12.5 | 4 of 65536 | 0.80 | not built | | |")
             continue
         seed = f", seed {row['seed']}" if row["config"] == HUB else ""
         measured = " | ".join(f"{row[name]:.3f} ({row[f'{name}_sem']:.3f})" for name in ("mel_distance", "stoi"))
         print(
-            f"| {row['config']}{seed} | {row['causality']} | {row['frame_rate']:.4g} "
-            f"| {row['codes'][0]} of {row['codes'][1]} | {row['kbps']:.2f} | {measured} | {paper} |"
+            f"| {row['config']}{seed} | {row['causality']} | {row['frame_rate']:.4g} | {row['codes'][0]} of "
+            f"{row['codes'][1]} | {row['kbps']:.2f} | {measured} | {row['codes_used_per_codebook']:.0f} |"
         )
+    theirs, columns = paper(), " | ".join(("SQMOS", "PESQ", "mel", "SECS", "CER, %") * 2)
+    print(f"\n| the paper's table 1 | {columns} |\n|---" + "|---" * 10 + "|")
+    for name, number in ROWS.items():
+        print(f"| {name} | {theirs[number, 'MLS']} | {theirs[number, 'DAPS']} |")
 
 
 if __name__ == "__main__":

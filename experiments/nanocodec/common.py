@@ -33,6 +33,9 @@ MODELS = (  # those of table 1 of the NanoCodec paper, in its order, and one tha
     "nano_1.89kbps_21.5fps",
 )
 
+DESCRIBE = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
+COMMIT = subprocess.run(DESCRIBE, capture_output=True, text=True, check=False).stdout.strip()  # when the run begins
+
 
 def read_config(name: str) -> NanoCodecConfig:
     """Read a config of `configs/nanocodec`."""
@@ -77,8 +80,6 @@ def write(path: Path | None, results: dict[str, Any]) -> None:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    about = {"commit": commit, "machine": f"{cpu}, {torch.get_num_threads()} thread(s)", "torch": torch.__version__}
+    about = {"commit": COMMIT, "machine": f"{cpu}, {torch.get_num_threads()} thread(s)", "torch": torch.__version__}
     with replacing(path) as part:
         part.write_text(json.dumps(about | results, indent=1) + "\n")

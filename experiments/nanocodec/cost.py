@@ -3,17 +3,21 @@
     python experiments/nanocodec/cost.py --output experiments/nanocodec/results/cost.json [--nemo DIR]
 
 Weights are random: none of this depends on their values. With `--nemo` (see peer.py) NeMo's own code runs in the same
-rounds, with the same weights, once it was seen to give the same tokens.
+rounds, on one thread and with the same weights, once it was seen to give the same tokens.
 """
 
 import argparse
+import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
-from common import MODELS, causality, kbps, random_codec, read_config, spread, timed, write
+from common import MODELS, causality, kbps, random_codec, read_config, timed, write
 from torch.utils.flop_counter import FlopCounterMode
 
 import flexicodec
@@ -34,26 +38,27 @@ NEMO_RECORDED = {
     "lfsc_1.89kbps_21.5fps": {"encode": (0.383, 0.287), "decode": (0.321, 0.283)},
 }
 STREAMED_FRAMES = 48
+Times = dict[str, dict[str, dict[str, list[list[float]]]]]
 FIELD_FRAMES = 81  # of the clip in which fields are looked for; they are 28 frames long at most
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=inf, help="time nothing after so many; another call goes on")
     parser.add_argument("--nemo", type=Path, help="folder that NeMo was installed into, see peer.py")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    sizes = {name: size(read_config(name)) | fields(read_config(name)) | memory(name) for name in MODELS}
+    found = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    sizes = found.get("sizes") or {
+        name: size(read_config(name)) | fields(read_config(name)) | memory(name) for name in MODELS
+    }
+    times = speed(arguments.nemo, arguments.rounds, arguments.minutes, found.get("times", {}))
     print_sizes(sizes)
-    speeds = {}
-    for threads, names in ((1, MODELS), (2, tuple(NEMO_RECORDED))):
-        torch.set_num_threads(threads)
-        speeds[f"{threads} threads"] = speed(names, arguments.rounds, arguments.nemo)
-    print_speeds(speeds)
-    torch.set_num_threads(1)
+    print_speeds(times)
     recorded = {"what": "NeMo 3.0.0, 2 threads, another machine: wall, (median, best)", "rtf": NEMO_RECORDED}
-    write(arguments.output, {"rounds": arguments.rounds, "sizes": sizes, "speeds": speeds, "nemo_recorded": recorded})
+    write(arguments.output, {"sizes": sizes, "times": times, "nemo_recorded": recorded})
 
 
 # --------------------------------------------------------------------------------------------------- weights and work
@@ -164,30 +169,36 @@ def tokens_of(codec: NanoCodec, frames: int) -> flexicodec.Tokens:
 # --------------------------------------------------------------------------------------------------------------- speed
 
 
-def speed(names: tuple[str, ...], rounds: int, nemo: Path | None) -> dict[str, Any]:
-    """Time encoding and decoding of ten seconds of speech, every model once a round, so that all share the weather."""
+def speed(nemo: Path | None, rounds: int, minutes: float, times: Times) -> Times:
+    """Time encoding and decoding of ten seconds of speech, every model once a round, so that all share the weather.
+
+    Args:
+        nemo: Folder that NeMo was installed into, if it is to run beside ours.
+        rounds: Times that each call is wanted.
+        minutes: After how many of timing to stop.
+        times: Those there are, CPU and wall seconds per second of audio; new ones are added.
+    """
     example = Path(flexicodec.__file__).parent / "assets" / "example.flac"
     speech = flexicodec.read_audio(example, sample_rate=22_050)[0]
     audio = torch.cat([speech, speech])[: SECONDS * 22_050][None]
     calls: dict[tuple[str, str, str], Callable[[], Any]] = {}
-    for name in names:
+    for name in MODELS:
         codec = random_codec(name)
         if nemo is not None and name in NEMO_RECORDED:
             codec = beside_nemo(name, nemo, audio, calls)
         tokens = codec.encode(audio)
+        codec.decode(tokens)  # as encoding has been by now, and NeMo's both: warmed up
         calls[name, "ours", "encode"] = lambda codec=codec: codec.encode(audio)
         calls[name, "ours", "decode"] = lambda codec=codec, tokens=tokens: codec.decode(tokens)
-    taken: dict[tuple[str, str, str], list[tuple[float, float]]] = {key: [] for key in calls}
-    for number in range(rounds + 1):
-        for key, call in calls.items():
-            _, *took = timed(call)
-            if number:  # the first round warms up
-                taken[key].append((took[0], took[1]))
-    found: dict[str, Any] = {}
-    for (name, whose, way), times in taken.items():
-        cpu, wall = ([each[kind] / SECONDS for each in times] for kind in (0, 1))
-        found.setdefault(name, {}).setdefault(whose, {})[way] = {"cpu": spread(cpu), "wall": spread(wall)}
-    return found
+    until = time.monotonic() + 60 * minutes
+    for number, key in [(number, key) for number in range(rounds) for key in calls]:
+        name, whose, way = key
+        taken = times.setdefault(name, {}).setdefault(whose, {}).setdefault(way, [])
+        if len(taken) > number or time.monotonic() > until:
+            continue
+        _, *took = timed(calls[key])
+        taken.append([each / SECONDS for each in took])
+    return times
 
 
 @torch.no_grad()
@@ -215,6 +226,7 @@ def beside_nemo(name: str, folder: Path, audio: torch.Tensor, calls: dict[Any, C
 
 def print_sizes(sizes: dict[str, Any]) -> None:
     """Print weights, work and what is waited for as Markdown."""
+    print("Encoder + decoder, or encoder and decoder: look-ahead / latency\n")
     print("| config | enc/dec | kbps | Hz | weights, M | GMAC a second | encoder | decoder | state, MB |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, row in sizes.items():
@@ -229,20 +241,27 @@ def print_sizes(sizes: dict[str, Any]) -> None:
         )
 
 
-def print_speeds(speeds: dict[str, Any]) -> None:
+def print_speeds(times: Times) -> None:
     """Print times as Markdown."""
-    for threads, found in speeds.items():
-        print(f"\n{threads}: seconds a second of audio\n")
-        print("| config | code | encode: CPU (quartiles) | wall, median / best | decode: CPU (quartiles) | wall |")
-        print("|---|---|---|---|---|---|")
-        for name, codes in found.items():
-            for whose, ways in codes.items():
-                cells = []
-                for way in ("encode", "decode"):
-                    cpu, wall = ways[way]["cpu"], ways[way]["wall"]
-                    cells.append(f"{cpu['median']:.3f} ({cpu['q25']:.3f} to {cpu['q75']:.3f})")
-                    cells.append(f"{wall['median']:.3f} / {wall['best']:.3f}")
-                print(f"| {name} | {whose} | " + " | ".join(cells) + " |")
+    print("\n| config | code | runs | encode | decode |\n|---|---|---|---|---|")
+    for name, codes in times.items():
+        for whose, ways in codes.items():
+            cells = " | ".join(cell(taken) for taken in ways.values())
+            print(f"| {name} | {whose} | {len(ways['decode'])} | {cells} |")
+    print("\n| config | ours, CPU | NeMo, CPU | NeMo as recorded elsewhere, 2 threads, wall: median, best |")
+    print("|---|---|---|---|")
+    for name, recorded in NEMO_RECORDED.items():
+        for way, (usual, best) in recorded.items():
+            both = " | ".join(cell(times[name].get(whose, {}).get(way, [])) for whose in ("ours", "NeMo"))
+            print(f"| {name}, {way} | {both} | {usual}, {best} |")
+
+
+def cell(taken: list[list[float]]) -> str:
+    """Write the median CPU time, and the range."""
+    values = [cpu for cpu, _ in taken]
+    if len(values) < 2:
+        return f"{values[0]:.3f}" if values else "-"
+    return f"{median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 if __name__ == "__main__":

@@ -78,7 +78,8 @@ def main() -> None:
         axis.minorticks_off()
         axis.set_xlabel("tokens per second")
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=7.5)
+    left.legend(fontsize=7.5, handlelength=4)
+    right.legend(fontsize=7.5, handlelength=4, loc=(0.02, 0.27))
     figure.savefig(arguments.output, dpi=130)
 
 
@@ -95,11 +96,10 @@ def points(rows: list[dict[str, Any]], names: list[str], per_second: bool = Fals
 
 
 def name(axis: Any, row: dict[str, Any], names: list[str], per_second: bool = False) -> None:
-    """Write a point's name beside it."""
+    """Write a point's name beside it, out of the way of the line at real time."""
     (x,), (y,) = points([row], names, per_second)
-    axis.annotate(
-        row["label"], (x, y), (-5, 5), textcoords="offset points", fontsize=7, ha="right", color=colour_of(row)
-    )
+    place = (-5, -10) if per_second and 0.9 < y < 1 else (-5, 5)
+    axis.annotate(row["label"], (x, y), place, textcoords="offset points", fontsize=7, ha="right", color=colour_of(row))
 
 
 def colour_of(row: dict[str, Any]) -> str:

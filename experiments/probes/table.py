@@ -1,6 +1,9 @@
 """Part an ASR probe's errors by corpus, and hold representations against each other on the same clips.
 
 python experiments/probes/table.py OUT/clips.jsonl --corpus librispeech_test_clean --output table.json
+
+Each representation is held against the one before it; given several files, against its namesake with dynamic durations
+where it has a policy in its name ("6.25 Hz uniform" against "6.25 Hz").
 """
 
 import argparse
@@ -15,14 +18,20 @@ from flexicodec.files import replacing
 from flexicodec.statistics import bootstrap
 
 
+def namesake(name: str) -> str | None:
+    """Name the same rate without a policy."""
+    rate, unit, *policy = f"{name} ".split(" ")
+    return f"{rate} {unit}" if unit == "Hz" and any(policy) else None
+
+
 def main() -> None:
     """Read rows, print a line for each rate and each pair of neighbours, and write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("clips", type=Path, help="clips.jsonl of `flexicodec probe asr`")
+    parser.add_argument("clips", type=Path, nargs="+", help="clips.jsonl of `flexicodec probe asr`")
     parser.add_argument("--corpus", required=True, help="second part of the clips' ids")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    rows = [json.loads(line) for line in arguments.clips.read_text().splitlines()]
+    rows = [json.loads(line) for path in arguments.clips for line in path.read_text().splitlines()]
     by: dict[str, dict[str, dict]] = defaultdict(dict)
     for row in rows:
         if row["id"].split("/")[1] == arguments.corpus:
@@ -35,7 +44,10 @@ def main() -> None:
     found = {}
     for name in names:
         found[name] = bootstrap(lambda e, n: e.sum() / n.sum(), errors[name], lengths, clusters=speakers)
-    for one, other in zip(names[1:], names, strict=False):
+    dynamic = [name for name in names if namesake(name) is None]
+    pairs = list(zip(dynamic[1:], dynamic, strict=False))
+    pairs += [(name, other) for name in names if (other := namesake(name)) in names]
+    for one, other in pairs:
         found[f"{one} - {other}"] = bootstrap(
             lambda a, b, n: (a - b).sum() / n.sum(), errors[one], errors[other], lengths, clusters=speakers
         )

@@ -1,6 +1,6 @@
-"""Print results as Markdown: `python experiments/speed/table.py experiments/speed/results.json`.
+"""Print results as Markdown: `python experiments/speed/table.py experiments/speed/results-*.json`.
 
-Of run.py a .json file, of gpu.py a .jsonl file.
+Of run.py .json files, of gpu.py .jsonl files.
 """
 
 import json
@@ -23,13 +23,24 @@ TARGETS = {  # times faster than the peer, (threads, verb, case)
     (2, "decode", "30 s"): 2.2,
     (2, "decode", "4x10 s"): 2.1,
 }
+BFLOAT16_TARGETS = {
+    (1, "encode", "10 s"): 1.8,
+    (2, "encode", "10 s"): 2.2,
+    (1, "decode", "10 s"): 2.0,
+    (2, "decode", "10 s"): 2.8,
+}
 
 
 def main() -> None:
-    if sys.argv[1].endswith(".jsonl"):
-        gpu_table.show(Path(sys.argv[1]))
-        return
-    result = json.loads(Path(sys.argv[1]).read_text())
+    for path in map(Path, sys.argv[1:]):
+        if path.suffix == ".jsonl":
+            gpu_table.show(path)
+        else:
+            show(json.loads(path.read_text()))
+
+
+def show(result: dict) -> None:
+    """Print the tables of one run."""
     times = {
         (row["threads"], row["verb"], row["case"], row["system"], row["precision"]): row for row in result["times"]
     }
@@ -39,16 +50,20 @@ def main() -> None:
         f"Machine: {result['machine']}, commit {result['commit']}. Products of 2048, GFLOP/s: "
         f"{result['products_gflops']}.\n"
     )
-    print(f"| threads | | | {' | '.join(names)} | ours faster than the peer by (aim) |")
-    print("|---" * (len(systems) + 4) + "|")
+    print(f"| threads | | | {' | '.join(names)} | ours faster than the peer by (aim) | in bfloat16 |")
+    print("|---" * (len(systems) + 5) + "|")
     for threads, verb, case in TARGETS:
         rows = [times.get((threads, verb, case, *system)) for system in systems]
         if not any(rows):
             continue
         cells = [f"{row['median']:.4f} ({row['low']:.4f}-{row['high']:.4f})" if row else "" for row in rows]
-        ours, peer = (times.get((threads, verb, case, name, "float32")) for name in ("ours", "peer"))
-        ratio = f"{peer['median'] / ours['median']:.2f} ({TARGETS[threads, verb, case]})" if ours and peer else ""
-        print(f"| {threads} | {verb} | {case} | {' | '.join(cells)} | {ratio} |")
+        where = threads, verb, case
+        peer = times.get((*where, "peer", "float32"))
+        for precision, targets in (("float32", TARGETS), ("bfloat16", BFLOAT16_TARGETS)):
+            ours = times.get((*where, "ours", precision))
+            aim = f" ({targets[where]})" if where in targets else ""
+            cells.append(f"{peer['median'] / ours['median']:.2f}{aim}" if ours and peer else "")
+        print(f"| {threads} | {verb} | {case} | {' | '.join(cells)} |")
     for name in ("ours", "mini"):
         for verb in ("encode", "decode"):
             pair = [times.get((1, verb, case, name, "float32")) for case in ("32 equal", "32 ragged")]

@@ -4,6 +4,7 @@ Tokens come at the pace of speech: a chunk is there when its last token's time i
 on one thread, for as much CPU time as is measured here; what it gives is heard when it has done so. Run it as
 
     python experiments/streaming/run.py --output experiments/streaming/results.json
+    python experiments/streaming/run.py --live --output experiments/streaming/live.json    # the clock runs, see live.py
 
 NanoCodec has random weights, on which neither time depends; what a shorter look-ahead costs is measured on the model
 that ships, for which there are weights. The released FlexiCodec has attention over the whole clip in its decoder, which
@@ -16,47 +17,23 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from live import live, print_live
+from sources import cut, example, frame_seconds, random_nanocodec, random_tokens
 
 import flexicodec
 from flexicodec.models.flexicodec.model import FlexiCodec
-from flexicodec.models.nanocodec.config import published, with_causality
-from flexicodec.models.nanocodec.model import NanoCodec
 
 SECONDS = 4.0
-NANO = "nano_1.78kbps_12.5fps"
 MINI_GAIN = 0.07  # mean magnitude of the layer scales in the mini's bottleneck
 WINDOWS = {  # gain of the layers: windows of context, ahead and stride, in frames of 80 ms
     0.01: ((64, 24, 8), (256, 96, 8)),
     MINI_GAIN: ((64, 24, 8), (64, 96, 8), (256, 24, 8), (256, 96, 8)),
     1.0: ((64, 24, 8), (256, 96, 8)),
 }
-
-
-def random_nanocodec(*, causal: bool) -> NanoCodec:
-    """A NanoCodec of the published size at 12.5 Hz, with either decoder."""
-    torch.manual_seed(0)
-    return NanoCodec(with_causality(published(NANO), encoder=False, decoder=causal)).eval()
-
-
-def random_tokens(codec: NanoCodec) -> flexicodec.Tokens:
-    """Some seconds of tokens."""
-    frames = round(SECONDS * codec.base_frame_rate)
-    codes = torch.randint(codec.quantizer.codebook_size, (1, codec.num_codebooks, frames))
-    return flexicodec.Tokens(acoustic=codes, format=codec.format)
-
-
-def cut(tokens: flexicodec.Tokens, size: int) -> Iterator[flexicodec.Tokens]:
-    """Tokens chunk by chunk."""
-    for start in range(0, tokens.durations.shape[1], size):
-        part = slice(start, start + size)
-        semantic = None if tokens.semantic is None else tokens.semantic[:, part]
-        yield flexicodec.Tokens(semantic, tokens.acoustic[:, :, part], tokens.durations[:, part], None, tokens.format)
 
 
 @torch.no_grad()
@@ -79,7 +56,7 @@ def released(audio: torch.Tensor) -> dict[str, Any]:
 def measure(codec: Any, tokens: flexicodec.Tokens, chunk: int, **settings: Any) -> dict[str, Any]:
     """Stream tokens at the pace of speech; seconds, and dB against decoding them whole."""
     tokens = flexicodec.Tokens(tokens.semantic, tokens.acoustic, tokens.durations, None, tokens.format)
-    frame = codec.frame_size / codec.sample_rate
+    frame = frame_seconds(codec)
     stream = codec.streaming_decoder(**settings)
     for piece in list(cut(tokens, chunk))[:2]:
         stream.decode(piece)  # warm up
@@ -107,7 +84,7 @@ def measure(codec: Any, tokens: flexicodec.Tokens, chunk: int, **settings: Any) 
         "real_time_factor": round(work / (heard.shape[1] / codec.sample_rate), 3),
         "state_mb": round(state / 1e6, 3),
         "largest_difference": float((heard - whole).abs().max()),
-        "snr_db": round(float(10 * torch.log10(whole.square().sum() / noise)), 1),
+        "snr_db": round(float(10 * torch.log10(whole.square().sum() / noise)), 1) if noise else None,
     }
 
 
@@ -119,20 +96,15 @@ def offline(codec: Any, tokens: flexicodec.Tokens) -> float:
     return round((time.process_time() - started) / (audio.shape[1] / codec.sample_rate), 3)
 
 
-def main() -> None:
-    """Measure everything and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+def counted() -> dict[str, Any]:
+    """Measure every decoder, adding up CPU times."""
     results: dict[str, Any] = {}
-
     for name, causal, choices in (
         ("NanoCodec 12.5 Hz, causal", True, [{}]),
         ("NanoCodec 12.5 Hz, not causal", False, [{}, {"lookahead_frames": 5}]),
     ):
         codec = random_nanocodec(causal=causal)
-        tokens = random_tokens(codec)
+        tokens = random_tokens(codec, SECONDS)
         rows = [
             measure(codec, tokens, chunk, **choice, **({"chunk_tokens": chunk} if choice else {}))
             for choice in choices
@@ -141,7 +113,7 @@ def main() -> None:
         results[name] = {"offline_real_time_factor": offline(codec, tokens), "rows": rows}
 
     mini = flexicodec.load("flexicodec-mini")
-    audio = flexicodec.read_audio(str(files("flexicodec") / "assets" / "example.flac"), sample_rate=mini.sample_rate)
+    audio = example(mini.sample_rate)
     tokens = mini.encode(audio, frame_rate=6.25)
     rows = [measure(mini, tokens, chunk) for chunk in (1, 6)]
     rows += [
@@ -150,15 +122,42 @@ def main() -> None:
         for chunk in (1, 3, 6)
     ]
     results["flexicodec-mini at 6.25 Hz"] = {"offline_real_time_factor": offline(mini, tokens), "rows": rows}
-
     results["FlexiCodec, released size, at 8.33 Hz"] = released(audio)
+    return results
 
+
+def print_counted(results: dict[str, Any]) -> None:
+    """Print a table of each model as Markdown."""
     for name, result in results.items():
-        print(f"{name}: offline {result['offline_real_time_factor']}")
+        print(f"\n{name}; all at once: {result['offline_real_time_factor']:.3f}\n")
+        print("| settings | tokens a chunk | latency at this rate, s | first audio, s | RTF | state, MB | SNR, dB |")
+        print("|---|---|---|---|---|---|---|")
         for row in result["rows"]:
-            print("  ", *(f"{key}={value}" for key, value in row.items()))
+            chosen = {"gain": row["layer_gain"]} if "layer_gain" in row else {}
+            chosen |= {key.removesuffix("_frames"): value for key, value in row["settings"].items()}
+            chosen.pop("chunk_tokens", None)
+            settings = ", ".join(f"{key} {value}" for key, value in chosen.items()) or "all"
+            snr = "exact" if row["exact"] else f"{row['snr_db']:.1f}"
+            print(
+                f"| {settings} | {row['chunk_tokens']} | {row['latency_at_this_rate']:.2f} "
+                f"| {row['first_audio_seconds']:.2f} | {row['real_time_factor']:.3f} | {row['state_mb']:.2f} | {snr} |"
+            )
+
+
+def main() -> None:
+    """Measure everything and print tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--live", action="store_true", help="by the clock in place of CPU times")
+    parser.add_argument("--play", metavar="COMMAND", help="with --live: gets 16-bit samples at {rate} Hz on its stdin")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()  # when the run begins
+    results = live(args.play) if args.live else counted()
+    print_live(results) if args.live else print_counted(results)
     if args.output:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
         cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         machine = {"cpu": cpu[0].split(": ")[1] if cpu else platform.processor(), "threads": 1}
         about = {"commit": commit, "torch": torch.__version__, **machine}

@@ -18,26 +18,26 @@ from flexicodec.analysis.clips import Clip, Gathered, Setting
 from flexicodec.analysis.codes import study_codes
 from flexicodec.analysis.content import (
     ClassDurations,
-    Merged,
     PerToken,
     durations_by_class,
-    merge_shares,
     per_token,
     ratio,
 )
+from flexicodec.analysis.digits import DigitStudy, study_digits
 from flexicodec.analysis.excess import Excess, Measure, SweepPoint, excess_over, sweep
 from flexicodec.analysis.groups import group_correlations
 from flexicodec.analysis.information import BoundaryInformation
 from flexicodec.analysis.nulls import NULLS
 from flexicodec.analysis.phone_rate import PhoneRate, analyze
 from flexicodec.analysis.rate_table import Over, Table, usable
-from flexicodec.analysis.segments import Segment, syllables
+from flexicodec.analysis.segments import Segment, label_at, syllables
+from flexicodec.analysis.sharing import Merged, merge_odds, merge_shares
 from flexicodec.analysis.sound import measure_controls
 from flexicodec.analysis.spoken import ClipRates, SpokenClip, count_rates
 from flexicodec.analysis.study import Curve, Options, SettingStudy, Study
 from flexicodec.analysis.within import Within, within_clips
 from flexicodec.merging import Threshold
-from flexicodec.statistics import Sampling
+from flexicodec.statistics import FittedModel, Interval, Sampling, pearson
 
 Found = TypeVar("Found")
 CURVE_POINTS = 41  # thresholds of the curve from tau to tokens per second
@@ -136,9 +136,10 @@ class _Asking:
             per_token=self.contents(setting, offset),
             durations=self.durations(setting, offset),
             merged=self.merged(setting, offset),
+            odds=None if whole else self.odds(setting, offset),
             phone_rate=phone_rate,
             rates=Table.of(usable_rates, "speech") if usable_rates else None,
-            groups=group_correlations(usable_rates, self.corpora, self.sampling) if usable_rates else {},
+            groups=self.groups(usable_rates, spoken, offset) if usable_rates else {},
             within=self.within(spoken, offset) if fixed else None,
             excess=self.excess(spoken, offset) if phone_rate else {},
             agreement=() if parts is None or whole else self.agreement(setting, parts),
@@ -146,6 +147,7 @@ class _Asking:
             codes=self.attempt(
                 "bits", partial(study_codes, tokens, self.gathered.levels, clusters=clusters, resamples=few)
             ),
+            digits=self.digits(setting, offset),
         )
 
     # --------------------------------------------------------------------------------------------------- contents
@@ -189,6 +191,27 @@ class _Asking:
         tiers = [a.phones for a in self.alignments]
         return merge_shares(coded, tiers, clusters=clusters, offset=offset, resamples=self.options.few)
 
+    def odds(self, setting: Setting, offset: float) -> FittedModel | None:
+        """Explain what shares a token."""
+        if not self.timed:
+            return None
+        coded, tiers = [clip.coded(setting) for clip in self.timed], [a.phones for a in self.alignments]
+        question = partial(merge_odds, coded, tiers, clusters=self.gathered.clusters(tuple(self.timed)), offset=offset)
+        return self.attempt("odds of merging", question)
+
+    def digits(self, setting: Setting, offset: float) -> DigitStudy | None:
+        """Measure what digits tell, about phones where these have times."""
+        clips, levels = self.gathered.clips, self.gathered.levels
+        codes = [tokens.semantic for tokens in (clip.tokens[setting.name] for clip in clips)]
+        found = [each[0].numpy() for each in codes if each is not None]
+        if not levels or len(found) < len(clips):
+            return None
+        phones = [
+            None if c.alignment is None else label_at(c.alignment.phones, c.coded(setting).middles(offset))
+            for c in clips
+        ]
+        return study_digits(found, levels, phones, draws=self.options.draws, seed=self.options.seed)
+
     def agreement(self, setting: Setting, parts: Halves) -> list[Agreement]:
         """Score boundaries."""
         coded, clusters = [clip.coded(setting) for clip in self.timed], self.gathered.clusters(tuple(self.timed))
@@ -211,6 +234,17 @@ class _Asking:
     def usable(self, spoken: Sequence[SpokenClip], offset: float) -> list[ClipRates]:
         """Count the clips that are correlated over speech."""
         return usable(self.count(spoken, offset), "speech")[0]
+
+    def groups(self, rates: list[ClipRates], spoken: Sequence[SpokenClip], offset: float) -> dict[str, Interval]:
+        """Correlate inside groups; and with the sentences that are left out because all speakers read them."""
+        found = group_correlations(rates, self.corpora, self.sampling)
+        every = usable(self.count(spoken, offset), "speech", leave_sentences=())[0]
+        if len(every) > len(rates):
+            table = Table.of(every, "speech")
+            found["sentences that all speakers read, too"] = self.sampling.interval(
+                pearson, *table.xy, clusters=table.clusters
+            )
+        return found
 
     def phone_rate(self, spoken: Sequence[SpokenClip], offset: float) -> dict[str, PhoneRate]:
         """Correlate rates of clips, over speech and over everything."""
@@ -280,5 +314,6 @@ def _spoken_clip(clip: Clip, setting: Setting) -> SpokenClip:
         phones,
         () if clip.alignment is None else clip.alignment.words,
         speaker=clip.speaker,
+        sentence=clip.sentence,
         controls=measure_controls(clip.audio, coded.sample_rate, in_time),
     )

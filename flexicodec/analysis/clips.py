@@ -28,6 +28,8 @@ recogniser, which gives the symbols it writes with."""
 class Setting:
     """One way to choose tokens, for all clips.
 
+    Not an evaluation's `Setting`: a rate is here one of the corpus, met by a tau that is fitted to it.
+
     Attributes:
         name: What reports and files call it.
         threshold: tau, the same for all clips; None where each clip meets the frame rate by itself.

@@ -3,7 +3,8 @@
 A token's nominal bits are the widths of its fields. Its true ones are measured as code lengths of count models, each
 tried on clips that it has not seen; plug-in entropies of large codebooks would be far too low on a small corpus (see
 `flexicodec.statistics.entropy`). Of several models of one part the cheapest on these clips is taken, so the sum is a
-rate that a coder with these models would reach on such speech, not the least there can be.
+rate that a coder with these models would reach on such speech, not the least there can be. `evaluation.rate` makes one
+number for a table by models that were chosen beforehand; here every part and model is shown.
 """
 
 import math
@@ -13,17 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from flexicodec.analysis.content import entropy_bits, ratio
+from flexicodec.analysis.content import ratio
 from flexicodec.statistics import Interval, bootstrap
 from flexicodec.statistics.entropy import (
     CodebookUse,
     Source,
     boundary_flags,
     codebook_use,
+    counts_entropy,
     fsq_digits,
     held_out_bits,
     miller_madow_entropy,
-    plug_in_entropy,
     previous,
 )
 from flexicodec.tokens import Tokens
@@ -65,7 +66,6 @@ class CodeStudy:
         nominal_kbps: Of all fields, over all clips.
         coded_kbps: Of the cheapest model of each part, over all clips.
         flags_bps: Bits per second of durations, by how they are written: fields, flags, and models.
-        digits: Plug-in entropy of each digit of the semantic FSQ, bits; empty for other quantisers.
         tokens: Counted.
     """
 
@@ -73,7 +73,6 @@ class CodeStudy:
     nominal_kbps: Interval
     coded_kbps: Interval
     flags_bps: dict[str, Interval]
-    digits: tuple[float, ...]
     tokens: int
 
 
@@ -117,13 +116,11 @@ def study_codes(
         use = codebook_use(np.concatenate([each[j] for each in rows]), form.acoustic_codebook_size)
         models = _acoustic_models(rows, j, form.acoustic_codebook_size)
         parts.append(measure.part(f"acoustic {j + 1}", form.acoustic_bits, models, use))
-    digits = fsq_digits(np.concatenate(semantic), levels).T if semantic and levels else []
     return CodeStudy(
         parts=tuple(part for part, _ in parts),
         nominal_kbps=measure.per_second([1000 * float(c.bitrates_kbps[0] * c.seconds[0]) for c in clips], 1000),
         coded_kbps=measure.per_second(np.sum([bits for _, bits in parts], axis=0), 1000),
         flags_bps=measure.flags(durations, parts[0][1], form.duration_bits),
-        digits=tuple(plug_in_entropy(each) for each in digits),
         tokens=sum(map(len, durations)),
     )
 
@@ -219,7 +216,7 @@ class _Measure:
         def coin(starts: np.ndarray, frames: np.ndarray, seconds: np.ndarray) -> float:
             """Code flags that know only how many tokens begin."""
             begun = int(starts.sum())
-            return float(frames.sum()) * entropy_bits(np.array([begun, int(frames.sum()) - begun])) / seconds.sum()
+            return float(frames.sum()) * counts_entropy(np.array([begun, int(frames.sum()) - begun])) / seconds.sum()
 
         found = {} if field is None else {f"{field}-bit lengths": self.per_second([field * len(d) for d in durations])}
         return found | {

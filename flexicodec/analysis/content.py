@@ -1,9 +1,8 @@
-"""What tokens hold: phones, syllables or words per token, tokens' durations by what sounds, and what shares a token.
+"""What tokens hold: phones, syllables or words per token, and how long tokens last by what sounds.
 
 Conventions: a segment belongs to the token that holds its midpoint, so that segments per token average to exactly all
-segments over all tokens; a token, or a frame, is of the class of the phone that sounds at its middle. `offset` moves
-tokens and frames in time, see `offset`. Everything is counted clip by clip, and intervals come from drawing clips, or
-clusters of clips.
+segments over all tokens; a token is of the class of the phone that sounds at its middle. `offset` moves tokens in time,
+see `offset`. Everything is counted clip by clip, and intervals come from drawing clips, or clusters of clips.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -13,8 +12,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flexicodec.analysis.coded import Coded
-from flexicodec.analysis.segments import CLASSES, Segment, is_silence, label_at, phone_class, spoken
+from flexicodec.analysis.segments import CLASSES, Segment, label_at, phone_class, spoken
 from flexicodec.statistics import Interval, bootstrap
+from flexicodec.statistics.entropy import counts_entropy
 
 MANY = 4  # phones per token from which on they are counted together
 RESAMPLES = 2000
@@ -88,19 +88,11 @@ def per_token(
     return PerToken(
         mean=interval(ratio, segments, histograms.sum(1)),
         shares=tuple(interval(ratio, histograms[:, n], histograms.sum(1)) for n in range(MANY + 1)),
-        entropy_bits=interval(lambda rows: entropy_bits(rows.sum(0)), histograms),
+        entropy_bits=interval(lambda rows: counts_entropy(rows.sum(0)), histograms),
         tokens=int(histograms.sum()),
         segments=int(segments.sum()),
         outside=outside,
     )
-
-
-def entropy_bits(counts: Int[np.ndarray, " outcomes"]) -> float:
-    """Entropy of relative frequencies, in bits; good for few outcomes and many counts only. NaN without counts."""
-    if not counts.sum():
-        return float("nan")
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log2(shares)).sum() + 0.0)
 
 
 def ratio(numerators: Float[np.ndarray, " clips"], denominators: Float[np.ndarray, " clips"]) -> float:
@@ -167,108 +159,6 @@ def durations_by_class(
     found = [(ALL, table.sum(1)), (SPEECH, table[:, speech].sum(1))]
     found += [(name, table[:, i]) for i, name in enumerate(CLASSES) if table[:, i].any()]
     return [summary(name, histograms) for name, histograms in found]
-
-
-# --------------------------------------------------------------------------------------------------- what is merged
-
-
-@dataclass(frozen=True)
-class Merged:
-    """How often two neighbouring frames share a token, given what sounds at their middles.
-
-    Attributes:
-        kind: "inside" one segment, "across" the boundary of two that follow each other, or "beyond": with at least one
-            whole segment between the two middles.
-        first: Class of the earlier frame; `ALL` for every class.
-        second: Class of the later frame.
-        pairs: Neighbouring frames of this kind.
-        share: Of them, how many share a token.
-    """
-
-    kind: str
-    first: str
-    second: str
-    pairs: int
-    share: Interval
-
-
-def merge_shares(
-    clips: Sequence[Coded],
-    tiers: Sequence[Tier],
-    *,
-    clusters: Clusters = None,
-    offset: float = 0.0,
-    resamples: int = RESAMPLES,
-    fewest: int = 30,
-) -> list[Merged]:
-    """Count which neighbouring frames are merged: over all classes, inside each class, and across each two classes.
-
-    Args:
-        clips: Their tokens.
-        tiers: Phones of each clip; gaps between them are silence.
-        clusters: Speaker of each clip.
-        offset: Seconds that frames are moved by.
-        resamples: For the intervals.
-        fewest: Pairs of frames below which two classes are left out.
-
-    Raises:
-        ValueError: No clips, or not one tier for each.
-    """
-    check_pairs(clips, tiers)
-    counts: dict[tuple[str, str, str], np.ndarray] = {}
-
-    def add(key: tuple[str, str, str], clip: int, merged: bool) -> None:
-        counts.setdefault(key, np.zeros((len(clips), 2), dtype=np.int64))[clip] += (merged, 1)
-
-    for number, (clip, tier) in enumerate(zip(clips, tiers, strict=True)):
-        for kind, first, second, merged in _pairs(clip, tier, offset):
-            add((kind, ALL, ALL), number, merged)
-            if kind != "beyond":
-                add((kind, first, second), number, merged)
-            if kind == "inside" and first != "silence":
-                add((kind, SPEECH, SPEECH), number, merged)
-    found = []
-    for (kind, first, second), rows in counts.items():
-        if first in (ALL, SPEECH) or rows[:, 1].sum() >= fewest:
-            share = bootstrap(ratio, rows[:, 0], rows[:, 1], clusters=clusters, resamples=resamples)
-            found.append(Merged(kind, first, second, int(rows[:, 1].sum()), share))
-    order = {name: i for i, name in enumerate((ALL, SPEECH, *CLASSES))}
-    kinds = {name: i for i, name in enumerate(("inside", "across", "beyond"))}
-    return sorted(found, key=lambda m: (kinds[m.kind], order[m.first], order[m.second]))
-
-
-def _pairs(clip: Coded, tier: Tier, offset: float) -> list[tuple[str, str, str, bool]]:
-    """List kind, both classes and whether they are merged, for every two neighbouring frames of a clip."""
-    middles = (np.arange(clip.num_frames) + 0.5) * clip.frame_seconds + offset
-    apart = np.zeros(clip.num_frames, dtype=bool)
-    apart[np.cumsum(clip.durations) - 1] = True
-    whole = _without_gaps(tier)
-    index = np.searchsorted([s.start for s in whole], middles, side="right") - 1
-    classes = [phone_class(whole[i].label) if i >= 0 else "silence" for i in index]
-    kinds = {0: "inside", 1: "across"}
-    return [
-        (kinds.get(int(index[t + 1] - index[t]), "beyond"), classes[t], classes[t + 1], not apart[t])
-        for t in range(clip.num_frames - 1)
-    ]
-
-
-def _without_gaps(tier: Tier) -> list[Segment]:
-    """Make a segment of silence of every gap and of neighbouring silences, so that a frame lies in exactly one."""
-    whole: list[Segment] = []
-    for segment in tier:
-        end = whole[-1].end if whole else 0.0
-        if segment.start > end + 1e-6:
-            _append(whole, Segment(end, segment.start, ""))
-        _append(whole, segment)
-    _append(whole, Segment(whole[-1].end if whole else 0.0, float("1e9"), ""))
-    return whole
-
-
-def _append(whole: list[Segment], segment: Segment) -> None:
-    """Add a segment, or lengthen the silence before it."""
-    if whole and is_silence(segment.label) and is_silence(whole[-1].label):
-        segment = Segment(whole.pop().start, segment.end, "")
-    whole.append(segment)
 
 
 def check_pairs(clips: Sequence[Coded], tiers: Sequence[Tier]) -> None:

@@ -21,9 +21,9 @@ from tqdm import tqdm
 from flexicodec.analysis.clips import SOURCES, Clip, Gathered, Setting, Source
 from flexicodec.analysis.losses import clip_losses, join_losses, loss_policies
 from flexicodec.analysis.segments import Alignment, Segment, read_alignment
-from flexicodec.analysis.spoken import fits
+from flexicodec.analysis.spoken import MISALIGNED, fits
 from flexicodec.calibration import fit_threshold
-from flexicodec.corpus import Utterance, read_utterance
+from flexicodec.corpus import Utterance, check_ids, read_utterance
 from flexicodec.corpus.reading import UNREADABLE
 from flexicodec.merging import Threshold, check_frame_rate
 from flexicodec.models.flexicodec.model import Features
@@ -66,10 +66,12 @@ def gather(
         progress: Show bars.
 
     Raises:
-        ValueError: No settings, a codec with a fixed rate, a rate or source that there is not, or no clip to be read.
+        ValueError: No settings, a codec with a fixed rate, a rate or source that there is not, two clips of one id, or
+            no clip to be read.
     """
     settings, cap = _check(codec, frame_rates, thresholds, source), codec.max_duration
     chosen = spread(utterances, limit)
+    check_ids(chosen)
     source = source or choose_source(chosen)
     if source == "recogniser":
         recognizer = recognizer or Recognizer.load(SHIPPED_RECOGNISER)
@@ -264,17 +266,18 @@ def clip_alignment(utterance: Utterance, seconds: float) -> Alignment:
     Raises:
         LookupError: The utterance names no alignment.
         OSError: The file is missing.
-        ValueError: It cannot be read, holds no phones, or has some after the clip's end.
+        ValueError: It cannot be read, holds no phones, has some after the clip's end, or ends long before it (a CTM,
+            which has no lines for silence, may).
     """
     if utterance.alignment is None:
         raise LookupError("no alignment")
-    name = utterance.id if utterance.alignment.suffix.lower() == ".ctm" else None
-    alignment = read_alignment(utterance.alignment, utterance=name)
+    sparse = utterance.alignment.suffix.lower() == ".ctm"  # holds many clips, and no silence
+    alignment = read_alignment(utterance.alignment, utterance=utterance.id if sparse else None)
     if utterance.start > 0 and not fits(alignment, seconds):
         alignment = alignment.within(utterance.start, utterance.start + seconds)
     if not alignment.phones:
         raise ValueError(f"{utterance.alignment} holds no phones")
-    if not fits(alignment, seconds):
+    if not fits(alignment, seconds) or not (sparse or alignment.end > seconds - MISALIGNED):
         raise ValueError(
             f"{utterance.alignment} lasts {alignment.end:.2f} s, but the clip {seconds:.2f} s; is it of another clip?"
         )

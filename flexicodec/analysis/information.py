@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from flexicodec.analysis.boundaries import Times
 from flexicodec.analysis.coded import Coded
 from flexicodec.analysis.nulls import NULLS
+from flexicodec.statistics.entropy import counts_entropy, table_information
 
 BINS = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12)  # seconds, upper edges; what lies further is in a bin of its own
 
@@ -70,15 +71,10 @@ def boundary_information(
         return table
 
     table = counted(shuffle=False)
-    chance = [mutual_information(counted(shuffle=True)) for _ in range(draws)]
+    chance = [table_information(counted(shuffle=True)) for _ in range(draws)]
     return BoundaryInformation(
-        mutual_information(table), float(np.mean(chance)), _entropy(table.sum(1)), int(table.sum())
+        table_information(table), float(np.mean(chance)), counts_entropy(table.sum(1)), int(table.sum())
     )
-
-
-def mutual_information(table: Float[np.ndarray, "rows columns"]) -> float:
-    """Compute the mutual information of rows and columns of a table of counts, in bits."""
-    return max(0.0, _entropy(table.sum(1)) + _entropy(table.sum(0)) - _entropy(table.ravel()))
 
 
 def _counts(reference: Times, clip: Coded, offset: float) -> Int[np.ndarray, "2 bins"]:
@@ -92,9 +88,3 @@ def _counts(reference: Times, clip: Coded, offset: float) -> Int[np.ndarray, "2 
     table = np.zeros((2, len(BINS) + 1), dtype=np.int64)
     np.add.at(table, (starts[1:-1], np.searchsorted(BINS, distance)), 1)
     return table
-
-
-def _entropy(counts: Float[np.ndarray, " symbols"]) -> float:
-    total = counts.sum()
-    shares = counts[counts > 0] / total if total else np.ones(1)
-    return float(-(shares * np.log2(shares)).sum()) + 0.0

@@ -35,6 +35,7 @@ from flexicodec.statistics import (
     ols,
     partial,
     pearson,
+    r_squared_gain,
     rma,
     semi_partial,
     spearman,
@@ -237,8 +238,9 @@ def _controlled(
         taken = values[:, [CONTROLS.index(name) for name in names]]
         drawn = sampling.interval(partial, x, y, taken, clusters=clusters)
         fisher = fisher_interval(drawn.value, len(x), controls=num_controls(taken), level=sampling.level)
-        alone = semi_partial(x, y, taken)
-        found["all" if names is CONTROLS else names[0]] = Controlled(names, fisher, drawn, alone, alone**2)
+        found["all" if names is CONTROLS else names[0]] = Controlled(
+            names, fisher, drawn, semi_partial(x, y, taken), r_squared_gain(x, y, taken)
+        )
     return found, without
 
 

@@ -1,6 +1,6 @@
 """Clips beside what is said in them, and how many phones and tokens that makes: the table of which rates are made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,10 +19,10 @@ from flexicodec.analysis.segments import (
     spoken,
     syllables,
 )
-from flexicodec.analysis.sound import Controls, measure_controls
+from flexicodec.analysis.sound import Controls
 
 WINDOW_SECONDS = 1.0
-MISALIGNED = 0.25  # seconds by which phones may outlast their clip
+MISALIGNED = 0.25  # seconds by which phones may outlast their clip, or an alignment end before it
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,51 +178,6 @@ def null_clips(clips: Sequence[SpokenClip], name: str, *, per_clip: bool, seed: 
         drawn = RATE_NULLS[name]([clip.coded for clip in clips], random)
     made = zip(clips, drawn, strict=True)
     return [replace(clip, coded=clip.coded.with_durations(durations)) for clip, durations in made]
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Clips for which there are both tokens and phones, and an account of the others.
-
-    Attributes:
-        clips: In the order of the tokens.
-        left_out: Ids of the others, by the reason.
-    """
-
-    clips: tuple[SpokenClip, ...]
-    left_out: Mapping[str, tuple[str, ...]]
-
-
-def pair_up(
-    coded: Mapping[str, Coded],
-    alignments: Mapping[str, Alignment],
-    *,
-    speakers: Mapping[str, str] | None = None,
-    sentences: Mapping[str, str] | None = None,
-) -> Paired:
-    """Bring tokens and alignments together by id, and measure energy and voicing where there is audio.
-
-    Args:
-        coded: Tokens of each clip, by its id.
-        alignments: By the same ids.
-        speakers: By id, where known.
-        sentences: By id, where known.
-    """
-    clips = []
-    left_out: dict[str, list[str]] = {}
-    for name, tokens in coded.items():
-        alignment = alignments.get(name)
-        if alignment is None:
-            left_out.setdefault("no alignment", []).append(name)
-        elif not fits(alignment, tokens.seconds):
-            left_out.setdefault("alignment of another duration", []).append(name)
-        else:
-            sound = tokens.audio
-            controls = None if sound is None else measure_controls(sound, tokens.sample_rate, alignment.phones)
-            speaker, sentence = (speakers or {}).get(name), (sentences or {}).get(name)
-            clips.append(SpokenClip(name, tokens, alignment.phones, alignment.words, speaker, sentence, controls))
-    left_out["no tokens"] = [name for name in alignments if name not in coded]
-    return Paired(tuple(clips), {reason: tuple(names) for reason, names in left_out.items() if names})
 
 
 def fits(alignment: Alignment, seconds: float) -> bool:

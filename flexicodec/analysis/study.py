@@ -9,13 +9,15 @@ from jaxtyping import Float
 from flexicodec.analysis.agreement import Agreement, Halves
 from flexicodec.analysis.clips import Gathered, Setting
 from flexicodec.analysis.codes import CodeStudy
-from flexicodec.analysis.content import ClassDurations, Merged, PerToken
+from flexicodec.analysis.content import ClassDurations, PerToken
+from flexicodec.analysis.digits import DigitStudy
 from flexicodec.analysis.excess import Excess, SweepPoint
 from flexicodec.analysis.information import BoundaryInformation
 from flexicodec.analysis.phone_rate import PhoneRate
 from flexicodec.analysis.rate_table import Table
+from flexicodec.analysis.sharing import Merged
 from flexicodec.analysis.within import Within
-from flexicodec.statistics import Interval
+from flexicodec.statistics import FittedModel, Interval
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class SettingStudy:
         per_token: Of "phones", "syllables", "words", or the recogniser's unit.
         durations: By class of phone; by speech and silence alone where phones have no times.
         merged: What shares a token; empty where phones have no times.
+        odds: The same beside loudness and silence, see `sharing.merge_odds`; None where phones have no times.
         phone_rate: Over "speech" and over "all"; empty where the frame rate does not vary.
         rates: The clips that it is made of over speech, as columns; None where there is none.
         groups: The correlation over speech inside corpora and speakers.
@@ -62,6 +65,7 @@ class SettingStudy:
         agreement: Boundaries; empty where phones have no times.
         information: What they tell without a tolerance, by tier; likewise.
         codes: What tokens cost; None with too few clips.
+        digits: What the digits of semantic codes tell; None without an FSQ.
     """
 
     setting: Setting
@@ -71,6 +75,7 @@ class SettingStudy:
     per_token: Mapping[str, PerToken]
     durations: Sequence[ClassDurations]
     merged: Sequence[Merged]
+    odds: FittedModel | None
     phone_rate: Mapping[str, PhoneRate]
     rates: Table | None
     groups: Mapping[str, Interval]
@@ -79,6 +84,7 @@ class SettingStudy:
     agreement: Sequence[Agreement]
     information: Mapping[str, BoundaryInformation]
     codes: CodeStudy | None
+    digits: DigitStudy | None
 
 
 @dataclass(frozen=True)

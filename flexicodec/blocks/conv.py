@@ -17,6 +17,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from flexicodec.blocks import quick
 from flexicodec.blocks.padding import mirror_ends, zero_padding
+from flexicodec.blocks.states import known
 
 PaddingMode = Literal["zeros", "reflect", "replicate"]
 
@@ -65,6 +66,7 @@ def lengths_after(layer: Any, lengths: RaggedLengths | None) -> RaggedLengths | 
     return None if lengths is None else lengths.map(layer.output_length)
 
 
+@known
 @dataclass(frozen=True)
 class ConvState:
     """Where a convolution stands in a stream.
@@ -150,7 +152,7 @@ class Conv(nn.Conv1d):
         self.reach = reach  # inputs from the first to the last that one output sees
 
     def reset_parameters(self) -> None:
-        """Start as DAC does: a truncated normal of standard deviation 0.02, no bias."""
+        """Start from a truncated normal of standard deviation 0.02, and no bias (arXiv 2306.06546)."""
         nn.init.trunc_normal_(self.weight, std=0.02)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -238,8 +240,8 @@ class ConvTranspose(nn.ConvTranspose1d):
         in_channels: channels that come in.
         out_channels: channels that go out.
         stride: outputs per input, at least 2.
-        exact_length: give exactly `stride` outputs per input. False is DAC's geometry, which loses the last sample of
-            an odd stride.
+        exact_length: give exactly `stride` outputs per input. With False an odd stride loses its last sample, as in
+            arXiv 2306.06546.
         causal: an input reaches over the `stride` outputs that it stands for and the next ones, instead of half as many
             on either side.
         groups: outputs of a group of channels come from as many inputs' channels alone; divides both counts.

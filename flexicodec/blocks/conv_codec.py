@@ -1,6 +1,6 @@
-"""The acoustic encoder and decoder: convolutions from audio to 12.5 Hz features, and from latents back to audio.
+"""An encoder and a decoder of sound: convolutions from audio to features of its frames, and from latents back to audio.
 
-The architecture is DAC's (arXiv 2306.06546), without causality.
+Between strides, dilated residual units with Snake (arXiv 2306.06546); they see as far ahead as back.
 """
 
 from collections.abc import Sequence
@@ -90,8 +90,8 @@ class ConvDecoder(ConvStack):
         strides: upsampling of each block, at least 2; their product is the frame size in samples.
         width: channels of the first block, halved by every block; divisible by 2 once per block.
         latent_dim: channels of the latents.
-        exact_length: S = T * frame_size. False is the geometry of the released weights, where each odd stride loses a
-            sample: 1280 T - 16.
+        exact_length: S = T * frame_size. With False each odd stride loses its last sample, which the strides behind it
+            make more of.
 
     Raises:
         ValueError: strides below 2, or none; a width that cannot be halved that often.

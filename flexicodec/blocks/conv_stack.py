@@ -25,7 +25,7 @@ CHUNK_SAMPLES = 2**23
 
 
 @dataclass(frozen=True)
-class StreamState:
+class ConvStackState:
     """Where an encoder or decoder stands in a stream; nothing in it is ever changed, so an old one may be resumed.
 
     Attributes:
@@ -95,14 +95,14 @@ class ConvStack(nn.Module):
             return self.layers(x)
         return self.layers(ragged.cut(x), ragged.map(self._fill_frames))
 
-    def stream(self, lengths: Int[Tensor, " batch"] | None = None) -> StreamState:
+    def stream(self, lengths: Int[Tensor, " batch"] | None = None) -> ConvStackState:
         """Stand before the first chunk; `lengths` as in `forward`, for batches whose items end at different times."""
         return self._start(self._ragged(lengths))
 
     @torch.no_grad()
     def step(
-        self, x: Float[Tensor, "batch in_channels time"], state: StreamState, last: bool = False
-    ) -> tuple[Float[Tensor, "batch out_channels out_time"], StreamState]:
+        self, x: Float[Tensor, "batch in_channels time"], state: ConvStackState, last: bool = False
+    ) -> tuple[Float[Tensor, "batch out_channels out_time"], ConvStackState]:
         """Run the next chunk of a stream; all its outputs in a row equal `forward` on all its inputs.
 
         Outputs come late, as every convolution waits for what it sees ahead; `last` brings the rest.
@@ -122,7 +122,7 @@ class ConvStack(nn.Module):
         if state.lengths is not None:
             x = state.lengths.cut(x, state.position)
         y, chain = self.layers.step(x, state.chain, last)
-        return y, StreamState(state.lengths, position, chain)
+        return y, ConvStackState(state.lengths, position, chain)
 
     @torch.no_grad()
     def chunked(
@@ -164,9 +164,9 @@ class ConvStack(nn.Module):
     def _chunk_frames(self, x: Float[Tensor, "batch in_channels time"]) -> int:
         return CHUNK_FRAMES if x.device.type == "cpu" else max(1, CHUNK_SAMPLES // (len(x) * self.frame_size))
 
-    def _start(self, ragged: RaggedLengths | None) -> StreamState:
+    def _start(self, ragged: RaggedLengths | None) -> ConvStackState:
         filled = None if ragged is None else ragged.map(self._fill_frames)
-        return StreamState(ragged, 0, self.layers.initial_state(filled))
+        return ConvStackState(ragged, 0, self.layers.initial_state(filled))
 
     def _fill_frames(self, length: Any) -> Any:
         return -(-length // self.inputs_per_frame) * self.inputs_per_frame

@@ -85,8 +85,8 @@ class ConvNeXtStack(nn.Module):
     """Several blocks, with a convolution of width 1 before or after them where the features have another width.
 
     Args:
-        dim: width of the blocks (768 in the released weights).
-        num_layers: number of blocks (4 there).
+        dim: width of the blocks.
+        num_layers: number of blocks.
         input_dim: width of the features that come in; adds the leading convolution.
         output_dim: width of the features that go out; adds the closing convolution.
         hidden_dim: width inside each block's perceptron.

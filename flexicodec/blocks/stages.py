@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flexicodec.blocks.chain import ChainState
 from flexicodec.blocks.conv_stack import ConvStack
+from flexicodec.blocks.states import known
 from flexicodec.blocks.transformer import LayerState, Transformer
 
 
@@ -42,6 +43,7 @@ class Stage(Protocol):
         """Take any number of steps, also none; `last` says that nothing follows, and brings what is left."""
 
 
+@known
 @dataclass(frozen=True)
 class ConvStageState:
     """Where a convolutional encoder or decoder stands in a stream.
@@ -107,6 +109,7 @@ class TransformerStage:
         return self.transformer.step(x, state, last)
 
 
+@known
 @dataclass(frozen=True)
 class WindowState:
     """Where windows stand in a stream.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from flexicodec.blocks.attention import attend, rotate, rotations
 from flexicodec.blocks.linear import Linear
 from flexicodec.blocks.padding import valid_steps, zero_padding
+from flexicodec.blocks.states import known
 
 STREAM_BLOCK = 64  # steps of a stream that are taken at once, for memory that does not grow with the chunk
 
@@ -24,11 +25,11 @@ class TransformerConfig:
     """Size of one transformer.
 
     Attributes:
-        num_layers: 6 in the released aggregators, 32 in the released bottleneck.
+        num_layers: how many.
         dim: width of the residual stream.
         num_heads: attention heads; `dim` divides into them, and each is of even size for the rotary pairs.
         feedforward_dim: hidden width of the feed-forward halves.
-        window: steps a layer looks to either side; None looks everywhere, as the released weights do.
+        window: steps a layer looks to either side; None looks everywhere.
         layer_scale_init: initial gain of both halves of a layer.
     """
 
@@ -52,6 +53,7 @@ class TransformerConfig:
             raise ValueError(f"window must be None (global) or at least 0 steps to either side, got {self.window}")
 
 
+@known
 @dataclass(frozen=True)
 class LayerState:
     """Where a layer with a window stands in a stream.

@@ -89,10 +89,10 @@ def representations(args: argparse.Namespace) -> list["Representation"]:
     """List what is to be probed, the bound first."""
     from flexicodec.evaluation.probes import Representation
 
-    plain = Representation(policy=args.policy, num_codebooks=args.codebooks)
+    plain = Representation(policy=args.policy, codebooks=args.codebooks)
     rated = [replace(plain, frame_rate=rate) for rate in args.frame_rate or ()]
     rated += [replace(plain, threshold=threshold) for threshold in args.threshold or ()]
-    bound = [Representation(num_codebooks=args.codebooks, continuous=True)] if args.bound else []
+    bound = [Representation(codebooks=args.codebooks, continuous=True)] if args.bound else []
     return bound + (rated or [plain])
 
 

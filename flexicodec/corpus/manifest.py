@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,16 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     if not utterances:
         raise ValueError(f"{path} lists no utterances")
     return utterances
+
+
+def check_ids(utterances: Sequence[Utterance]) -> None:
+    """Check that no two utterances share an id, where rows and files are told by them.
+
+    Raises:
+        ValueError: Names those that are there more than once.
+    """
+    if twice := [each for each, count in Counter(u.id for u in utterances).items() if count > 1]:
+        raise ValueError(f"{len(twice)} ids are there more than once ({', '.join(twice[:3])}); clips are told by them")
 
 
 def read_field(path: str | os.PathLike[str], name: str) -> list[Any]:

@@ -2,7 +2,9 @@
 
 Conventions: texts are normalised by a named normaliser before they are compared; the name belongs beside every rate.
 Rates of a corpus are all errors over the length of all references, never a mean of rates (they are shares: 0.05 is
-5 %), and insertions let them exceed 1. Words stand between spaces; characters include the spaces between words.
+5 %), and insertions let them exceed 1. What is heard where nothing was said (silence, a text of nothing but signs) is
+inserted: it counts above the line of a corpus and adds nothing below it, as jiwer has it for lists of texts. Words
+stand between spaces; characters include the spaces between words.
 """
 
 import json
@@ -95,6 +97,8 @@ def evaluate(
     references: Sequence[str], hypotheses: Sequence[str], normaliser: str | Normaliser = "basic"
 ) -> dict[str, float]:
     """Compute the word and character error rates of a corpus, shares; NaN where nothing was said at all.
+
+    They are those of `jiwer.wer` and `jiwer.cer` of the normalised lists.
 
     Raises:
         ValueError: Not a transcript per reference, or see `word_errors`.

@@ -4,6 +4,7 @@ Metrics of the signal have the names of `signal.METRICS`; `wer.SPEC` and `cer.SP
 `similarity.SPEC` is by speaker encoder, `utmos.SPEC` and the like by predictor. Rates, too, are sums over sums.
 """
 
+import math
 from typing import Any
 
 from flexicodec.evaluation import intelligibility, mos, signal
@@ -42,6 +43,7 @@ HIGHER_IS_BETTER = {
     "similarity": True,
     **mos.HIGHER_IS_BETTER,
 }
+NOTHING = (math.nan, math.nan)
 COUNTS = {"wer": ("word_errors", "words"), "cer": ("character_errors", "characters")}
 DIGITS = {"si_sdr_db": 2, "mcd_db": 2, "mcd_dtw_db": 2, "f0_cents": 0, "pesq_wb": 2, "pesq_nb": 2}
 DIGITS |= dict.fromkeys(mos.HIGHER_IS_BETTER, 2)
@@ -72,19 +74,19 @@ def scale(metric: str) -> float:
 
 
 def fraction(row: Row, metric: str) -> tuple[float, float]:
-    """What a row adds above and below the line: value and 1, errors and words, tokens and seconds; 0 and 0 if nothing.
+    """What a row adds above and below the line: value and 1, errors and words, tokens and seconds; NaN if nothing.
 
     Sums of these over rows, divided, are means, corpus error rates and corpus rates. A reference without words adds
-    nothing, and what was heard in its place is no error: a rate of it would not be defined.
+    what was heard in its place above the line and 0 below it (see `intelligibility`).
     """
     kind = metric.partition(".")[0]
     if kind in COUNTS:
         heard = transcript(row, metric)
         above, below = COUNTS[kind]
-        return (float(heard[above]), float(heard[below])) if heard and heard[below] else (0.0, 0.0)
+        return (float(heard[above]), float(heard[below])) if heard else NOTHING
     value = row.get(metric)
     if value is None or value != value:
-        return 0.0, 0.0
+        return NOTHING
     weight = coded_seconds(row) if metric in RATES else 1.0
     return float(value) * weight, weight
 

@@ -105,10 +105,10 @@ def _heard(summary: Summary) -> list[str]:
     for entry in summary.entries:
         for name in (each for each in entry.heard if each.startswith("wer.")):
             text = f"WER/CER ({name.partition('.')[2]}) on {entry.heard[name]} of {entry.clips} clips"
-            if without := entry.clips - entry.heard[name] - entry.empty.get(name, 0):
+            if without := entry.clips - entry.heard[name]:
                 text += f"; {without} have no text in the recogniser's language"
             if empty := entry.empty.get(name, 0):
-                text += f"; {empty} have a text without words, and what was heard there does not count"
+                text += f"; in {empty} the text has no words, and all that was heard is inserted"
             found.setdefault(text, []).append(entry.name)
     everyone = len(summary.entries)
     return [f"- {'All rows' if len(names) == everyone else '; '.join(names)}: {text}." for text, names in found.items()]

@@ -53,7 +53,7 @@ class Entry:
         scores: Metrics and rates by name.
         undefined: Clips that were measured and on which a metric is not defined (PESQ where it finds no speech, say).
         heard: Clips that an error rate rests on, by its name: those with a text that the recogniser was to hear.
-        empty: Clips whose text has no words once normalised, by error rate; they do not count.
+        empty: Of them, those whose text has no words once normalised: all that is heard there is inserted.
         corpora: Metrics by corpus, without intervals.
     """
 
@@ -153,8 +153,8 @@ class Table:
         self.draws = [Resamples.draw(len(self.clips), units, resamples, level, seed) for units in (None, drawn)]
 
     def columns(self, group: tuple[str, str], metric: str) -> Columns:
-        """What each clip adds above and below the line; nothing where it failed or the metric is not defined."""
-        parts = np.zeros((2, len(self.clips)))
+        """What each clip adds above and below the line; NaN where it failed or the metric is not defined."""
+        parts = np.full((2, len(self.clips)), np.nan)
         for row in self.groups[group]:
             parts[:, self.clips[row["id"]]] = metrics.fraction(row, metric)
         return parts
@@ -175,8 +175,8 @@ class Table:
         found = {}
         for corpus in dict.fromkeys(each for each in self.corpora if each is not None):
             inside = np.array([each == corpus for each in self.corpora])
-            count = below[inside].sum()
-            found[corpus] = float(above[inside].sum() / count) if count else float("nan")
+            count = np.nansum(below[inside])
+            found[corpus] = float(np.nansum(above[inside]) / count) if count else math.nan
         return found
 
 
@@ -249,11 +249,11 @@ def _entry(table: Table, group: tuple[str, str], names: Sequence[str]) -> Entry:
     measured = [row for row in rows if "error" not in row]
     scores = {name: table.score(group, name) for name in [*metrics.RATES, *names]}
     plain = [name for name in names if name.partition(".")[0] not in metrics.COUNTS]
-    undefined = {name: sum(metrics.fraction(row, name)[1] == 0 for row in measured) for name in plain}
+    undefined = {name: sum(math.isnan(metrics.fraction(row, name)[1]) for row in measured) for name in plain}
     errors = [name for name in names if name not in plain]
-    transcribed = {name: [row for row in measured if metrics.transcript(row, name)] for name in errors}
-    heard = {name: sum(metrics.fraction(row, name)[1] > 0 for row in found) for name, found in transcribed.items()}
-    empty = {name: len(found) - heard[name] for name, found in transcribed.items()}
+    lengths = {name: [metrics.fraction(row, name)[1] for row in measured] for name in errors}
+    heard = {name: sum(length >= 0 for length in found) for name, found in lengths.items()}
+    empty = {name: sum(length == 0 for length in found) for name, found in lengths.items()}
     by_corpus = {name: table.by_corpus(group, name) for name in names}
     corpora = {
         corpus: {name: by_corpus[name][corpus] for name in names} for corpus in table.by_corpus(group, "frame_rate_hz")

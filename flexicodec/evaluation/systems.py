@@ -5,7 +5,7 @@ Codebooks are the acoustic ones everywhere: 0 is what the paper calls q1 and 7 i
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -29,13 +29,16 @@ RATE_TOLERANCE = 0.005  # as a share: 8.33 Hz is 25/3, and 12.5 is what a model 
 
 @dataclass(frozen=True)
 class Setting:
-    """One operating point of a system; what it has no choice in is None.
+    """One operating point of a codec; what it has no choice in, or what is left to it, is None.
 
     Attributes:
         frame_rate: Tokens per second asked of every clip.
         threshold: tau, the alternative to a frame rate.
         policy: How to spend the frame rate, see `FlexiCodec.tokenize`; None is its default.
-        codebooks: Acoustic codebooks.
+        codebooks: Acoustic codebooks; 0 for semantic codes only.
+
+    Raises:
+        ValueError: Both a frame rate and a threshold.
     """
 
     frame_rate: float | None = None
@@ -43,17 +46,32 @@ class Setting:
     policy: str | None = None
     codebooks: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.frame_rate is not None and self.threshold is not None:
+            raise ValueError(
+                f"frame_rate={self.frame_rate!r} and threshold={self.threshold!r} both choose a rate; give one of them"
+            )
+
     @property
     def label(self) -> str:
         """Name it among the settings of its system."""
-        parts = []
-        if self.frame_rate is not None:
-            parts.append(f"{self.frame_rate:g} Hz" + (f" {self.policy}" if self.policy else ""))
-        if self.threshold is not None:
-            parts.append(f"tau {self.threshold:g}")
+        parts = [self.rate]
         if self.codebooks is not None:
             parts.append(f"{self.codebooks} codebook{'s' * (self.codebooks != 1)}")
-        return ", ".join(parts)
+        return ", ".join(filter(None, parts))
+
+    @property
+    def rate(self) -> str:
+        """Name the choice of rate alone; empty where it is left to the codec."""
+        if self.frame_rate is not None:
+            return f"{self.frame_rate:g} Hz" + (f" {self.policy}" if self.policy else "")
+        return "" if self.threshold is None else f"tau {self.threshold:g}"
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The rate as keyword arguments of `Codec.encode` and `tokenize`, without what is left to the codec."""
+        named = {"frame_rate": self.frame_rate, "threshold": self.threshold, "policy": self.policy}
+        return {name: value for name, value in named.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -168,7 +186,7 @@ class CodecSystem:
             return [with_codebooks(rate, count) for rate in rates for count in counts], notes + left_out
         second = self.codec.features(torch.zeros(1, self.sample_rate))
         for rate in sweep.rates():  # refused here, and not clip by clip
-            self.codec.tokenize(second, **choices(rate), num_codebooks=0)
+            self.codec.tokenize(second, **rate.choices, num_codebooks=0)
         return [with_codebooks(rate, count) for rate in sweep.rates() for count in counts], notes
 
     def reconstruct(self, clips: Sequence[Clip], settings: Sequence[Setting]) -> Iterator[list[Reconstruction]]:
@@ -179,7 +197,7 @@ class CodecSystem:
             if features is None:
                 whole = self.codec.encode(audio, lengths)
             else:
-                whole = self.codec.tokenize(features, **choices(rate))
+                whole = self.codec.tokenize(features, **rate.choices)
             for setting in group:
                 tokens = whole if setting.codebooks is None else whole.keep(acoustic=setting.codebooks)
                 decoded = split(self.codec.decode(tokens).cpu(), lengths)
@@ -220,15 +238,9 @@ def split_name(spec: str) -> tuple[str, str]:
     return name, model
 
 
-def choices(setting: Setting) -> dict[str, Any]:
-    """A rate as keyword arguments of `Codec.tokenize`."""
-    named = {"frame_rate": setting.frame_rate, "threshold": setting.threshold, "policy": setting.policy}
-    return {name: value for name, value in named.items() if value is not None}
-
-
 def with_codebooks(setting: Setting, codebooks: int | None) -> Setting:
     """Return a setting with another number of codebooks."""
-    return Setting(setting.frame_rate, setting.threshold, setting.policy, codebooks)
+    return replace(setting, codebooks=codebooks)
 
 
 def choose_codebooks(name: str, sweep: Sweep, possible: range) -> tuple[list[int], list[str]]:

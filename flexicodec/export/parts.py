@@ -165,9 +165,10 @@ class Voice(nn.Module):
         latents = latents + lookup_present(codec.acoustic_quantizer, acoustic.masked_fill(~valid, ABSENT))
         longest = cast(int, frames.max().item())  # int() would want to know it while tracing
         torch._check(longest >= 1)
-        spread = unmerge(latents, durations, longest)
+        spread = unmerge(latents, durations, longest + 1)  # attention is traced for two steps or more
         if codec.bottleneck is not None:
             spread = codec.bottleneck(spread, frames)
+        spread = spread[..., :longest]
         ragged = Everywhere(frames)
         return codec.decoder.layers(ragged.cut(spread), ragged)[:, 0]
 

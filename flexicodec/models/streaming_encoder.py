@@ -19,7 +19,7 @@ from torch import Tensor
 
 from flexicodec.audio import as_batch
 from flexicodec.blocks import states
-from flexicodec.models.streaming import StreamState
+from flexicodec.models.stream_state import StreamState
 from flexicodec.models.windows import Windows
 from flexicodec.tokens import Tokens
 

@@ -14,7 +14,6 @@ from flexicodec.statistics.correlation import (
     within,
 )
 from flexicodec.statistics.models import FittedModel, count_model, logistic_model, mixed_model
-from flexicodec.statistics.proportion import wilson
 from flexicodec.statistics.regression import FITS, Line, deming, fit_deming, inverse, ols, rma
 from flexicodec.statistics.sampling import Sampling
 
@@ -44,6 +43,5 @@ __all__ = [
     "rma",
     "semi_partial",
     "spearman",
-    "wilson",
     "within",
 ]

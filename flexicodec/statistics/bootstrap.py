@@ -118,6 +118,9 @@ def draw(groups: Sequence[np.ndarray], resamples: int, random: np.random.Generat
     starts = np.cumsum(sizes) - sizes
     for _ in range(resamples):
         chosen = random.integers(len(groups), size=len(groups))
+        if len(rows) == len(groups):
+            yield rows[chosen]
+            continue
         size = np.repeat(sizes[chosen], sizes[chosen])
         yield rows[np.repeat(starts[chosen], sizes[chosen]) + random.integers(size)]
 

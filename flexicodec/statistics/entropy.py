@@ -6,6 +6,7 @@ are far too low on a small corpus: 32,768 codes cannot be counted with 10,000 to
 come apart into digits of few levels each, which a small corpus can count (specs/tts-and-evaluation.md, section 4).
 """
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -212,22 +213,28 @@ def split(count: int, folds: int, groups: Sequence[Hashable] | None = None) -> I
 # ----------------------------------------------------------------------------------------------------------- entropies
 
 
+def counts_entropy(counts: Int[np.ndarray, " *outcomes"]) -> float:
+    """Compute the entropy of counts as relative frequencies, in bits, whatever their axes; NaN without counts."""
+    counts = np.asarray(counts)
+    shares = counts[counts > 0] / max(counts.sum(), 1)
+    return float(-(shares * np.log2(shares)).sum()) + 0.0 if len(shares) else math.nan
+
+
+def table_information(counts: Int[np.ndarray, "rows columns"]) -> float:
+    """Compute the mutual information of rows and columns of a table of counts, in bits; 0 without counts."""
+    entropies = counts_entropy(counts.sum(1)) + counts_entropy(counts.sum(0)) - counts_entropy(counts)
+    return max(0.0, entropies) if counts.sum() else 0.0
+
+
 def plug_in_entropy(symbols: Symbols) -> float:
     """Compute the entropy of the relative frequencies, in bits; too low unless symbols far outnumber the alphabet."""
-    counts = _counts(symbols)
-    shares = counts / counts.sum()
-    return float(-(shares * np.log2(shares)).sum()) + 0.0
+    return counts_entropy(_counts(symbols))
 
 
 def miller_madow_entropy(symbols: Symbols) -> float:
     """Compute the plug-in entropy plus its first-order bias, (symbols seen - 1) / (2 N ln 2) bits (G. Miller, 1955)."""
     counts = _counts(symbols)
     return plug_in_entropy(symbols) + (len(counts) - 1) / (2 * counts.sum() * np.log(2))
-
-
-def conditional_entropy(symbols: Symbols, given: Symbols) -> float:
-    """Compute the plug-in entropy H(symbols | given) in bits; both count the same things, one by one."""
-    return joint_entropy(symbols, given) - plug_in_entropy(given)
 
 
 def mutual_information(a: Symbols, b: Symbols) -> float:

@@ -67,7 +67,9 @@ def count_model(
     Raises:
         ValueError: Counts or exposures that cannot be, or arrays of different length.
     """
-    import statsmodels.api as sm
+    from statsmodels.discrete.discrete_model import NegativeBinomial
+    from statsmodels.genmod.families import Poisson
+    from statsmodels.genmod.generalized_linear_model import GLM
 
     counts, exposure = np.asarray(counts, dtype=np.float64), np.asarray(exposure, dtype=np.float64)
     names, design = _design(predictors, len(counts))
@@ -78,13 +80,13 @@ def count_model(
     covariance, notes = _robust(clusters, len(counts))
 
     def fit() -> tuple[str, Any, dict[str, float]]:
-        poisson = sm.GLM(counts, design, family=sm.families.Poisson(), offset=np.log(exposure)).fit(**covariance)
+        poisson = GLM(counts, design, family=Poisson(), offset=np.log(exposure)).fit(**covariance)
         free = max(1, len(counts) - design.shape[1])
         spread = float(np.sum((counts - poisson.mu) ** 2 / np.maximum(poisson.mu, 1e-12))) / free
         slope_at_zero = float(np.sum((counts - poisson.mu) ** 2 - counts))  # of the likelihood along alpha
         if slope_at_zero <= 0:
             return "poisson", poisson, {"alpha": 0.0, "dispersion": spread}
-        model = sm.NegativeBinomial(counts, design, offset=np.log(exposure))
+        model = NegativeBinomial(counts, design, offset=np.log(exposure))
         alpha = max(1e-6, slope_at_zero / float(np.sum(poisson.mu**2)))
         full = model.fit(start_params=[*poisson.params, alpha], disp=0, maxiter=500, **covariance)
         return "negative binomial", full, {"alpha": float(full.params[-1]), "dispersion": spread}
@@ -115,7 +117,7 @@ def mixed_model(
     Raises:
         ValueError: Arrays of different length.
     """
-    import statsmodels.api as sm
+    from statsmodels.regression.linear_model import OLS
 
     outcome = np.asarray(outcome, dtype=np.float64)
     names, design = _design(predictors, len(outcome))
@@ -138,7 +140,7 @@ def mixed_model(
                 return "mixed", mixed, {**dict(zip(kept, components, strict=True)), "noise": float(mixed.scale)}
             except np.linalg.LinAlgError as error:
                 notes.append(f"random effects of {', '.join(kept)} could not be told from none ({error})")
-        plain = sm.OLS(outcome, design).fit()
+        plain = OLS(outcome, design).fit()
         return "least squares", plain, {"noise": float(plain.scale)}
 
     return _fitted(fit, names, len(outcome), None, level, notes)
@@ -162,7 +164,8 @@ def logistic_model(
     Raises:
         ValueError: Outcomes other than 0 and 1, or arrays of different length.
     """
-    import statsmodels.api as sm
+    from statsmodels.genmod.families import Binomial
+    from statsmodels.genmod.generalized_linear_model import GLM
 
     outcome = np.asarray(outcome, dtype=np.float64)
     if not np.isin(outcome, (0.0, 1.0)).all():
@@ -171,7 +174,7 @@ def logistic_model(
     covariance, notes = _robust(clusters, len(outcome))
 
     def fit() -> tuple[str, Any, dict[str, float]]:
-        return "logistic", sm.GLM(outcome, design, family=sm.families.Binomial()).fit(**covariance), {}
+        return "logistic", GLM(outcome, design, family=Binomial()).fit(**covariance), {}
 
     return _fitted(fit, names, len(outcome), clusters, level, notes)
 

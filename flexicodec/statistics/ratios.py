@@ -1,8 +1,8 @@
 """Means and pooled rates, many of them on the same resamples: `bootstrap` for ratios of sums, drawn once.
 
 A mean is a sum over a count and a corpus error rate is errors over words, so one drawing of items serves every metric
-of every system, and what two systems have on the same resample is paired by itself. An item with nothing below the line
-(a clip without a reference) does not count, whatever it has above it.
+of every system, and what two systems have on the same resample is paired by itself. NaN below the line says that an
+item is not there (a clip without a reference); 0 that it only adds above it (words heard where nothing was said).
 """
 
 from collections.abc import Hashable, Sequence
@@ -60,7 +60,7 @@ class Resamples:
         return cls(counts, len(groups), level)
 
     def ratio(self, numerator: Float[np.ndarray, " items"], denominator: Float[np.ndarray, " items"]) -> Interval:
-        """Find sum(numerator) / sum(denominator) and its percentile interval; items of denominator 0 do not count."""
+        """Find sum(numerator) / sum(denominator) and its percentile interval; NaN where that is nothing by nothing."""
         value, drawn, items = self._ratios(numerator, denominator)
         return self._interval(value, drawn, items)
 
@@ -70,22 +70,24 @@ class Resamples:
         denominator: Float[np.ndarray, "2 items"],
     ) -> Interval:
         """Find by how much the first ratio exceeds the second over the items that both have, and its interval."""
-        both = (np.asarray(denominator) != 0).all(axis=0)
+        both = np.isfinite(denominator).all(axis=0)
         (first, one, items), (second, other, _) = (
-            self._ratios(np.where(both, above, 0), np.where(both, below, 0))
+            self._ratios(above, np.where(both, below, np.nan))
             for above, below in zip(numerator, denominator, strict=True)
         )
         return self._interval(first - second, one - other, items)
 
     def _ratios(self, numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, np.ndarray, int]:
         """The ratio, what it is on each resample, and the items it rests on."""
-        pair = np.stack([np.where(np.asarray(denominator) != 0, numerator, 0), denominator], axis=1).astype(float)
+        there = np.isfinite(denominator)
+        pair = np.stack([np.where(there, part, 0.0) for part in (numerator, denominator)], axis=1)
         if len(pair) != self.counts.shape[1]:
             raise ValueError(f"{len(pair)} values for {self.counts.shape[1]} items; expected one for each")
         sums = (self.counts @ pair.astype(np.float32)).astype(float)
         total = pair.sum(axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return float(total[0] / total[1]), sums[:, 0] / sums[:, 1], int(np.count_nonzero(denominator))
+            value = float(total[0] / total[1]) if total[1] else np.nan
+            return value, sums[:, 0] / sums[:, 1], int(there.sum())
 
     def _interval(self, value: float, drawn: np.ndarray, items: int) -> Interval:
         finite = drawn[np.isfinite(drawn)]

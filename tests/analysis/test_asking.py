@@ -61,6 +61,33 @@ def test_speakers_are_looked_into(found):
     assert groups["means of speakers taken out"].items == 12
 
 
+def test_what_shares_a_token_is_explained(found):
+    settings = by_name(found)
+    assert settings["12.5 Hz"].odds is None
+    effects = settings["6.25 Hz"].odds.effects
+    assert {"across", "beyond", "silence", "energy_change"} <= effects.keys()
+    assert effects["across"].clusters == 3
+    pairs = sum(one.pairs for one in settings["6.25 Hz"].merged if one.first == "all")
+    assert effects["across"].items == pairs
+
+
+def test_digits_are_of_tokens_with_phones(found):
+    for each in found.settings:
+        assert each.digits.tokens == each.codes.tokens
+        assert len(each.digits.phones) == len(found.gathered.levels)
+        speech = next(row for row in each.durations if row.name == "speech")
+        assert each.digits.spoken == speech.tokens
+
+
+def test_sentences_that_all_read_are_left_out_and_shown_apart(gathered):
+    clips = tuple(replace(clip, sentence="SA1" if i < 3 else f"SX{i}") for i, clip in enumerate(gathered.clips))
+    main = study(replace(gathered, clips=clips, settings=gathered.settings[1:2]), QUICK).main
+    assert main.phone_rate["speech"].left_out == {"sentence that all speakers read": ("0", "1", "2")}
+    assert main.phone_rate["speech"].clips == 9
+    assert main.groups["sentences that all speakers read, too"].items == 12
+    assert main.groups["means of speakers taken out"].items == 9
+
+
 def test_the_curve_rises_from_the_caps_rate_to_the_grids(found, gathered):
     curve = found.curve
     assert curve.thresholds[-1] == 1.0

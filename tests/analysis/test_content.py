@@ -3,35 +3,9 @@
 import numpy as np
 import pytest
 
-from flexicodec.analysis.coded import Coded
-from flexicodec.analysis.content import (
-    ALL,
-    SPEECH,
-    count_per_token,
-    durations_by_class,
-    entropy_bits,
-    merge_shares,
-    per_token,
-)
-from flexicodec.analysis.segments import Segment
-
-FRAME = 0.1  # seconds; middles of frames at 0.05, 0.15, ...
-
-
-def tier(*edges_and_labels):
-    """Segments that follow each other: end and label of each, in frames."""
-    start, segments = 0.0, []
-    for end, label in edges_and_labels:
-        segments.append(Segment(start * FRAME, end * FRAME, label))
-        start = end
-    return segments
-
-
-def clip(*durations, cap=8):
-    return Coded(np.array(durations), FRAME, sum(durations) * FRAME, cap)
-
-
-SAID = tier((2, "sil"), (3, "B"), (5, "AH0"), (5.4, "T"), (6, "S"), (8, ""))
+from flexicodec.analysis.content import ALL, SPEECH, count_per_token, durations_by_class, per_token
+from flexicodec.statistics.entropy import counts_entropy
+from tests.analysis.by_hand import SAID, clip, tier
 
 
 def test_segments_belong_to_the_token_with_their_middle():
@@ -68,9 +42,9 @@ def test_phones_past_the_last_token_are_given_to_it_and_counted():
 
 
 def test_entropy_of_few_outcomes():
-    assert entropy_bits(np.array([1, 1, 1, 1])) == 2.0
-    assert entropy_bits(np.array([5, 0])) == 0.0
-    assert np.isnan(entropy_bits(np.zeros(3, int)))
+    assert counts_entropy(np.array([1, 1, 1, 1])) == 2.0
+    assert counts_entropy(np.array([5, 0])) == 0.0
+    assert np.isnan(counts_entropy(np.zeros(3, int)))
 
 
 def test_durations_by_hand():
@@ -92,52 +66,7 @@ def test_without_a_cap_nothing_is_capped():
     assert row.histogram[11] == 1
 
 
-def test_merging_by_hand():
-    # frames        0   1   2   3   4   5   6   7
-    # sounds        sil sil B   AH  AH  S   -   -     T is too short for a middle of a frame
-    # tokens        --- --- ----------- --- -------
-    found = {(m.kind, m.first, m.second): m for m in merge_shares([clip(2, 3, 1, 2)], [SAID], fewest=1)}
-    assert {key: (m.share.value, m.pairs) for key, m in found.items()} == {
-        ("inside", ALL, ALL): (1.0, 3),
-        ("inside", SPEECH, SPEECH): (1.0, 1),
-        ("inside", "vowel", "vowel"): (1.0, 1),
-        ("inside", "silence", "silence"): (1.0, 2),
-        ("across", ALL, ALL): (1 / 3, 3),
-        ("across", "stop", "vowel"): (1.0, 1),
-        ("across", "silence", "stop"): (0.0, 1),
-        ("across", "fricative", "silence"): (0.0, 1),
-        ("beyond", ALL, ALL): (0.0, 1),
-    }
-
-
-def test_gaps_and_labels_of_silence_are_the_same_silence():
-    labelled = tier((1, "AA"), (3, "sil"), (5, ""), (6, "B"))
-    gapped = [s for s in labelled if s.label not in ("", "sil")]
-    mine, theirs = (merge_shares([clip(2, 2, 2)], [t], fewest=1) for t in (labelled, gapped))
-    assert [(m.kind, m.first, m.second, m.pairs) for m in mine] == [
-        (m.kind, m.first, m.second, m.pairs) for m in theirs
-    ]
-
-
-def test_rare_pairs_are_left_out_of_the_list_but_not_of_the_sum():
-    found = merge_shares([clip(2, 3, 1, 2)], [SAID], fewest=2)
-    assert {(m.first, m.pairs) for m in found if m.kind == "across"} == {(ALL, 3)}
-
-
-def test_a_codec_that_cuts_at_phones_merges_inside_and_never_across():
-    random = np.random.default_rng(0)
-    clips, tiers = [], []
-    for _ in range(4):
-        durations = random.integers(1, 9, size=12)
-        clips.append(clip(*durations))
-        tiers.append(tier(*zip(np.cumsum(durations), ["AA", "S"] * 6, strict=True)))
-    found = {(m.kind, m.first): m.share for m in merge_shares(clips, tiers, resamples=50)}
-    assert found["inside", ALL].value == 1.0
-    assert found["across", ALL].value == 0.0
-    assert found["across", ALL].high == 0.0
-
-
-@pytest.mark.parametrize("function", [per_token, durations_by_class, merge_shares])
+@pytest.mark.parametrize("function", [per_token, durations_by_class])
 def test_one_tier_for_each_clip(function):
     with pytest.raises(ValueError, match="1 clips and 2 tiers"):
         function([clip(2)], [SAID, SAID])

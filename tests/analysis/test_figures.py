@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flexicodec.analysis.content import ALL, SPEECH, ClassDurations, Merged, PerToken
+from flexicodec.analysis.content import ALL, SPEECH, ClassDurations, PerToken
 from flexicodec.analysis.figures import (
     Series,
     draw_bits,
@@ -18,6 +18,7 @@ from flexicodec.analysis.figures import (
     draw_segments_per_token,
 )
 from flexicodec.analysis.losses import Distortion
+from flexicodec.analysis.sharing import Merged
 from flexicodec.statistics import Interval, ols
 
 

@@ -77,11 +77,13 @@ def test_missing_phones_are_counted(listening_codec, utterances, tmp_path):
 
 
 def test_an_alignment_of_another_clip_is_not_used(listening_codec, utterances):
-    longest = max(utterances, key=lambda u: u.duration)
-    swapped = replace(min(utterances, key=lambda u: u.duration), alignment=longest.alignment)
+    shortest, *_, longest = sorted(utterances, key=lambda u: u.duration)
+    swapped = replace(shortest, alignment=longest.alignment)
     found = gather(listening_codec, [swapped, longest], thresholds=(0.9,))
     assert [clip.has_phones for clip in found.clips] == [False, True]
     assert "is it of another clip?" in found.without_phones[0][1]
+    found = gather(listening_codec, [replace(longest, alignment=shortest.alignment)], thresholds=(0.9,))
+    assert "is it of another clip?" in found.without_phones[0][1]  # too short is no better than too long
 
 
 def test_silence_is_a_clip_like_any_other(listening_codec, tmp_path):
@@ -165,6 +167,8 @@ def test_what_cannot_be_done_is_refused_before_the_work(listening_codec, nanocod
         gather(listening_codec, utterances, thresholds=(2,))
     with pytest.raises(ValueError, match="expected one of alignment, counts, recogniser"):
         gather(listening_codec, utterances, thresholds=(0.9,), source="mfa")
+    with pytest.raises(ValueError, match="1 ids are there more than once"):
+        gather(listening_codec, [*utterances, utterances[0]], thresholds=(0.9,))
     with pytest.raises(ValueError, match="fixed rate of"):
         gather(nanocodecs["nano"], utterances, thresholds=(0.9,))
     with pytest.raises(ValueError, match="none of 1 clips can be read; the first: audio cannot be read"):

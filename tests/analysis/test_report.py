@@ -67,7 +67,7 @@ def test_a_page_needs_nothing_beside_it(folder):
 def test_every_picture_says_what_it_shows(document, folder):
     page = Reader((folder / "report.html").read_text())
     names = [figure.name for figure in document.figures()]
-    assert len(set(names)) == len(names) == len(page.all("img")) == 12
+    assert len(set(names)) == len(names) == len(page.all("img")) == 13
     assert all(len(image["alt"]) > 20 for image in page.all("img"))
     assert {path.stem for path in (folder / "figures").iterdir()} == set(names)
 

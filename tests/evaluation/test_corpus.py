@@ -11,10 +11,11 @@ import soundfile
 
 from flexicodec import Tokens
 from flexicodec.corpus import read_manifest
-from flexicodec.evaluation.corpus import Plan, cut, evaluate_corpus, token_path
+from flexicodec.evaluation.corpus import Plan, cut, evaluate_corpus
 from flexicodec.evaluation.instruments import Measures, fit
 from flexicodec.evaluation.rows import key, read_rows
 from flexicodec.evaluation.systems import CodecSystem, Reconstruction, Setting, Sweep
+from flexicodec.evaluation.token_files import token_path
 
 QUICK = Measures(metrics=("mel_distance", "si_sdr_db"), transcribers=())
 PLAN = Plan(QUICK, Sweep(frame_rates=(12.5, 6.25), codebooks=(0, None)), batch_seconds=2.0)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,8 @@ from flexicodec.evaluation.intelligibility import (
     pool,
     word_errors,
 )
+
+HELD = json.loads((Path(__file__).parent / "data" / "scores.json").read_text())["texts"]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,26 @@ def test_corpus_rates_are_sums_over_sums():
     counts = pool(word_errors(*pair) for pair in zip(references, hypotheses, strict=True))
     assert counts == ErrorCounts(1, 10, substitutions=1)
     assert counts.rate == pytest.approx(0.1)
+
+
+def test_a_corpus_is_counted_as_jiwer_counts_it():
+    import jiwer
+
+    references = ["so it is", "", "…", "one two", "never mind"]
+    hypotheses = ["so is it", "who said", "that", "one two", ""]
+    plain = [text.replace("…", "") for text in references]
+    found = evaluate(references, hypotheses)
+    assert found == {"wer": jiwer.wer(plain, hypotheses), "cer": jiwer.cer(plain, hypotheses)}
+    assert found["wer"] == pytest.approx((2 + 2 + 1 + 0 + 2) / 7)  # what is heard in silence is inserted
+    assert math.isnan(evaluate(["", "…"], hypotheses[1:3])["wer"])
+
+
+def test_rates_are_the_reference_libraries():
+    references, hypotheses = zip(*HELD["pairs"], strict=True)
+    found = evaluate(references, hypotheses)
+    assert found == pytest.approx({name: HELD[name] for name in ("wer", "cer")}, abs=1e-6)
+    counts = [word_errors(*pair) for pair in HELD["pairs"]]
+    assert [[each.insertions, each.deletions, each.substitutions] for each in counts] == HELD["words"]
 
 
 def test_rates_may_exceed_one_and_may_not_exist():

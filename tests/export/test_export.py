@@ -14,9 +14,9 @@ from flexicodec.cli import main
 from flexicodec.export.compare import compare
 from flexicodec.export.int8 import block_products
 from flexicodec.export.onnx import FRONT_END_NAME, MANIFEST_NAME, export, write_graph
-from flexicodec.export.parts import graphs
+from flexicodec.export.parts import Voice, graphs
 from flexicodec.export.runtime import load_exported
-from flexicodec.models.flexicodec.config import AcousticConfig, SemanticConfig
+from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, SemanticConfig
 from flexicodec.models.flexicodec.ssl_config import SSLConfig, SSLSettings
 from flexicodec.models.nanocodec.config import DecoderConfig, EncoderConfig, NanoCodecConfig
 from flexicodec.quantize import GroupedFSQConfig, ResidualFSQConfig, VQConfig
@@ -307,3 +307,23 @@ def test_self_supervised_ears(kind, make_codec, tmp_path):
     with torch.no_grad():
         ours, _ = codec.semantic_encoder(audio, lengths)
     torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_decoder_that_attends_to_the_whole_clip_is_traced_for_any_length(make_codec):
+    """The bottleneck of the released architecture, one layer of it."""
+    codec = make_codec("released", acoustic=FEW_LAYERS, bottleneck=replace(FlexiCodecConfig().bottleneck, num_layers=1))
+    voice, free = Voice(codec), torch.export.Dim.AUTO
+    shapes = ({0: free, 1: free}, {0: free, 2: free}, {0: free, 1: free})
+
+    def tokens(durations):
+        codes = torch.zeros(*durations.shape, dtype=torch.long)
+        return codes, codes[:, None].expand(-1, 4, -1).clone(), durations
+
+    with torch.no_grad():
+        traced = torch.export.export(
+            voice, tokens(torch.tensor([[2, 3, 1], [4, 0, 0]])), dynamic_shapes=shapes, strict=False
+        ).module()
+        for durations in ([[8, 1], [2, 0], [1, 1]], [[3, 4, 5, 6], [7, 0, 0, 0]]):
+            given = tokens(torch.tensor(durations))
+            torch.testing.assert_close(traced(*given), voice(*given), atol=1e-5, rtol=0)

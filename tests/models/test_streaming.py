@@ -13,7 +13,7 @@ from flexicodec.blocks import states
 from flexicodec.blocks.stages import ConvStage
 from flexicodec.models.nanocodec.config import published
 from flexicodec.models.nanocodec.decoder import HiFiGANDecoder
-from flexicodec.models.streaming import StreamState
+from flexicodec.models.stream_state import StreamState
 from flexicodec.tokens import Tokens
 
 EXACT = 2e-5

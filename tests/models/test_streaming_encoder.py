@@ -17,7 +17,7 @@ from flexicodec.blocks.transformer import TransformerConfig
 from flexicodec.margins import NOISE
 from flexicodec.merging import ExactRate, RunningRate, Threshold
 from flexicodec.models.flexicodec.config import MergingConfig
-from flexicodec.models.streaming import StreamState
+from flexicodec.models.stream_state import StreamState
 from flexicodec.models.windows import Windows
 
 laws = settings(max_examples=3, deadline=None, derandomize=True)

@@ -37,8 +37,8 @@ def test_paired_differences_are_those_of_bootstrap(errors):
 
 def test_a_difference_is_over_what_both_have():
     draws = Resamples.draw(4, resamples=50)
-    above = np.array([[1.0, 2.0, 0.0, 100.0], [1.0, 1.0, 50.0, 0.0]])
-    below = np.array([[1.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 0.0]])  # the last two items are missing on one side each
+    above = np.array([[1.0, 2.0, np.nan, 100.0], [1.0, 1.0, 50.0, 0.0]])
+    below = np.array([[1.0, 1.0, np.nan, 1.0], [1.0, 1.0, 1.0, np.nan]])  # the last two are missing somewhere
     found = draws.difference(above, below)
     assert found.value == pytest.approx(0.5)
     assert found.items == 2
@@ -46,13 +46,15 @@ def test_a_difference_is_over_what_both_have():
     assert found.high <= 1
 
 
-def test_an_item_with_nothing_below_the_line_adds_nothing_above_it():
+def test_an_item_may_add_above_the_line_alone():
     draws = Resamples.draw(3, resamples=50)
-    above, below = np.array([1.0, 1.0, 50.0]), np.array([2.0, 2.0, 0.0])
+    above, below = np.array([1.0, 1.0, 2.0]), np.array([2.0, 2.0, 0.0])
     found = draws.ratio(above, below)
-    assert (found.value, found.low, found.high, found.items) == (0.5, 0.5, 0.5, 2)
-    same = draws.difference(np.stack([above, above]), np.stack([below, below + 1]))
-    assert same.value == pytest.approx(found.value - 2 / 6)
+    assert (found.value, found.items) == (1.0, 3)
+    assert found.low < 1 < found.high
+    absent = draws.ratio(above, np.array([2.0, 2.0, np.nan]))
+    assert (absent.value, absent.low, absent.high, absent.items) == (0.5, 0.5, 0.5, 2)
+    assert np.isnan(draws.ratio(above, np.zeros(3)).value)
 
 
 def test_a_system_never_differs_from_itself(errors):
@@ -62,7 +64,7 @@ def test_a_system_never_differs_from_itself(errors):
 
 
 def test_resamples_without_any_item_that_counts_are_left_out_and_counted():
-    found = Resamples.draw(5, resamples=400).ratio(np.array([2.0, 0, 0, 0, 0]), np.array([1.0, 0, 0, 0, 0]))
+    found = Resamples.draw(5, resamples=400).ratio(np.array([2.0, 0, 0, 0, 0]), np.array([1.0, *[np.nan] * 4]))
     assert (found.value, found.low, found.high, found.items) == (2, 2, 2, 1)
     assert 0 < found.failed < 400  # about (4/5)^5 of them
 
@@ -71,7 +73,7 @@ def test_one_cluster_or_nothing_defined_gives_no_ends():
     one = Resamples.draw(3, ["s", "s", "s"]).ratio(np.ones(3), np.ones(3))
     assert one.value == 1
     assert np.isnan([one.low, one.high]).all()
-    nothing = Resamples.draw(3, resamples=20).ratio(np.zeros(3), np.zeros(3))
+    nothing = Resamples.draw(3, resamples=20).ratio(np.zeros(3), np.full(3, np.nan))
     assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
     assert nothing.items == 0
 

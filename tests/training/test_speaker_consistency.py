@@ -1,11 +1,23 @@
 """H/ASP: what its embedding hears and does not, and the files it comes in."""
 
+import json
+from math import sqrt
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from flexicodec.training.reconstruction import SpeakerConsistencyLoss
 from flexicodec.training.speaker import MelEnergies, SpeakerEncoder, load_speaker_encoder
+
+GOLDEN = Path(__file__).parents[1] / "data" / "goldens" / "speaker_encoder.json"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    """What NeMo's own encoder holds, and what it made of a sound; see the README of the goldens."""
+    return json.loads(GOLDEN.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +60,35 @@ def test_embeddings_do_not_depend_on_level_or_company(encoder):
 def test_its_size_is_that_of_the_released_model(encoder):
     """As in NeMo's ResNetSpeakerEncoder: ResNet-34 at half its widths, squeezed, and attentive statistics."""
     assert sum(weight.numel() for weight in encoder.parameters()) == 8_028_492
+
+
+def wave(name, shape):
+    """sin(12.9898 i + c), i = 1, 2, ..., c from the name."""
+    steps = torch.arange(1, torch.Size(shape).numel() + 1, dtype=torch.float64)
+    return torch.sin(12.9898 * steps + sum(name.encode()) % 97).view(shape)
+
+
+def recorded(name, like):
+    """The values that a tensor of this name had when NeMo's encoder was recorded."""
+    if name.endswith("num_batches_tracked"):
+        return torch.zeros_like(like)
+    if name.endswith("running_var") or (name.endswith("weight") and like.dim() == 1):
+        return (1 + 0.5 * wave(name, like.shape)).float()
+    scale = sqrt(3 / like[0].numel()) if like.dim() > 1 else 0.1
+    return (scale * wave(name, like.shape)).float()
+
+
+def test_it_is_nemos(encoder, golden):
+    """The same tensors under the same names, and the same embedding from the same weights."""
+    assert {name: list(tensor.shape) for name, tensor in encoder.state_dict().items()} == golden["shapes"]
+    other = SpeakerEncoder().eval()
+    other.load_state_dict({name: recorded(name, tensor) for name, tensor in other.state_dict().items()})
+    sound = 43758.5453 * wave("audio", (1, golden["samples"]))
+    with torch.no_grad():
+        (embedding,) = other((sound - sound.floor() - 0.5).float())
+    expected = torch.tensor(golden["embedding"])
+    assert expected.std() > 0.1
+    torch.testing.assert_close(embedding, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_weights_come_from_the_released_file_or_any_other(encoder, tmp_path):

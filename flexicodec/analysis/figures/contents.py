@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flexicodec.analysis.content import ALL, MANY, SPEECH, ClassDurations, Merged, PerToken
+from flexicodec.analysis.content import ALL, MANY, SPEECH, ClassDurations, PerToken
 from flexicodec.analysis.figures.style import COLOURS, GREY, MARKS, canvas, tidy, whiskers
 from flexicodec.analysis.segments import CLASSES
+from flexicodec.analysis.sharing import Merged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -42,7 +42,12 @@ def draw_scatter(
 
 
 def draw_intervals(
-    series: Sequence[Series], *, label: str, reference: float | None = 0.0, marks: Sequence[tuple[str, float]] = ()
+    series: Sequence[Series],
+    *,
+    label: str,
+    reference: float | None = 0.0,
+    marks: Sequence[tuple[str, float]] = (),
+    log: bool = False,
 ) -> "Figure":
     """Draw values with intervals as dots in rows, one row a place, one mark a series.
 
@@ -51,6 +56,7 @@ def draw_intervals(
         label: Of the axis.
         reference: Where a thin line stands; None for none.
         marks: Named values from elsewhere, as dotted lines.
+        log: Space the axis by ratios.
     """
     names = list(dict.fromkeys(str(place) for each in series for place in each.places))
     figure, (axes,) = canvas((0.26 + 0.08 * len(series)) * len(names) + 1.3)
@@ -68,6 +74,10 @@ def draw_intervals(
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(label)
+    if log:
+        axes.set_xscale("log", subs=(2, 5))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
     if len(series) + len(marks) > 1:
         legend_below(axes, drop=-0.55 / figure.get_figheight())
     return figure

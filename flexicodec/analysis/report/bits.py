@@ -1,5 +1,6 @@
 """The report's sections on what tokens cost, and on what merging loses."""
 
+import math
 from collections.abc import Iterator
 
 from flexicodec.analysis.codes import flag_limit_bps
@@ -53,8 +54,8 @@ def _bits(study: Study, found: list[SettingStudy]) -> Iterator[Block]:
         draw_bits(nominal, [cheapest]),
     )
     yield _parts(main)
-    if any(each.codes and each.codes.digits for each in found):
-        yield _digits(found)
+    if any(each.digits for each in study.settings):
+        yield from _digits(study)
     yield from _flags(study, found)
 
 
@@ -90,22 +91,48 @@ def _parts(main: SettingStudy) -> Table:
     )
 
 
-def _digits(found: list[SettingStudy]) -> Table:
-    count = max(len(each.codes.digits) for each in found if each.codes)
-    return Table(
+def _digits(study: Study) -> Iterator[Block]:
+    found = [each for each in study.settings if each.digits]
+    rows: list[tuple[str | int | Number, ...]] = []
+    timed = any(each.digits and each.digits.phones for each in found)
+    for each in found:
+        assert each.digits is not None
+        digits = each.digits
+        for j, entropy in enumerate(digits.entropies):
+            others = [float(bits) for i, bits in enumerate(digits.shared[j]) if i != j]
+            cells = [Number(entropy, "bits", digits=2), Number(math.log2(digits.levels[j]), "bits", digits=2)]
+            cells.append(Number(max(others, default=math.nan), "bits", digits=3))
+            if timed:
+                told = [(each[j] if each else math.nan) for each in (digits.phones, digits.chance)]
+                cells += [Number(bits, "bits", items=digits.spoken, digits=3) for bits in told]
+                cells.append(Number((told[0] - told[1]) / digits.phone_entropy, "1", digits=3))
+            rows.append((f"{each.setting.name}: digit {j}", *cells))
+    yield Table(
         "digits",
-        "Entropy of each digit of the semantic code, in bits (plug-in; few levels, so hardly biased).",
-        ("setting", *(f"digit {j}" for j in range(count)), "sum"),
-        tuple(
-            (
-                each.setting.name,
-                *(Number(digit, "bits", digits=2) for digit in each.codes.digits),
-                Number(sum(each.codes.digits), "bits", digits=2),
-            )
-            for each in found
-            if each.codes and each.codes.digits
+        "Digits of the semantic code: what each is worth by counts, and what it tells about any one other digit at the "
+        "most. Digits have few levels, so that counts hardly mislead."
+        + (
+            " And what it tells about which phone sounds at the token's middle, in speech; the same with phones "
+            "shuffled among tokens, which is what counting alone makes; and what is beyond that, as a share of the "
+            "phones' entropy."
+            if timed
+            else ""
         ),
+        ("setting: digit", "entropy (bits)", "at most (bits)", "about another digit (bits)")
+        + (("about the phone (bits)", "shuffled phones (bits)", "share of the phones' entropy") if timed else ()),
+        tuple(rows),
     )
+    main = study.main.digits
+    if main is not None and len(main.levels) > 1:
+        yield Table(
+            "digit_pairs",
+            f"{study.main.setting.name}: mutual information of every two digits, in bits; a digit with itself is its "
+            "entropy.",
+            ("digit", *(f"digit {j}" for j in range(len(main.levels)))),
+            tuple(
+                (f"digit {i}", *(Number(float(v), "bits", digits=3) for v in row)) for i, row in enumerate(main.shared)
+            ),
+        )
 
 
 def _flags(study: Study, found: list[SettingStudy]) -> Iterator[Block]:

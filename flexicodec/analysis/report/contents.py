@@ -1,6 +1,8 @@
 """The report's sections on what tokens hold and on where they start."""
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from flexicodec.analysis.agreement import AT_ALL_TOLERANCES, MAIN_TOLERANCE, Agreement
 from flexicodec.analysis.content import ALL, MANY, SPEECH
@@ -13,11 +15,13 @@ from flexicodec.analysis.figures import (
     draw_segments_per_token,
 )
 from flexicodec.analysis.report.document import Block, Cell, Figure, List, Number, Prose, Section, Table
-from flexicodec.analysis.report.phone_rates import NULL_NAMES
+from flexicodec.analysis.report.nulls import NULL_NAMES
+from flexicodec.analysis.sharing import ODDS
 from flexicodec.analysis.study import SettingStudy, Study
 from flexicodec.statistics import Interval
 
-KINDS = {
+LARGEST_LOG = 700.0  # whose exponential is a float still
+KIND_NAMES = {
     "inside": "inside one phone",
     "across": "across two phones",
     "beyond": "with a whole phone between",
@@ -48,7 +52,7 @@ def contents(study: Study) -> Section:
                 draw_class_durations(found),
             )
         )
-    return Section("What tokens hold", (*blocks, *_merged(study)))
+    return Section("What tokens hold", (*blocks, *_merged(study), *_odds(study)))
 
 
 def _fixed(study: Study) -> list[SettingStudy]:
@@ -125,7 +129,7 @@ def _merged(study: Study) -> Iterator[Block]:
                 where = {ALL: "", SPEECH: ", in speech"}.get(one.first, f", {one.first}")
                 then = f" then {one.second}" if one.kind != "inside" and one.first not in (ALL, SPEECH) else ""
                 share = Number.of(one.share, "1", "share of pairs of frames", 3)
-                rows.append((f"{each.setting.name}: {KINDS[one.kind]}{where}{then}", share, one.pairs))
+                rows.append((f"{each.setting.name}: {KIND_NAMES[one.kind]}{where}{then}", share, one.pairs))
     yield Table(
         "merged",
         f"The same as numbers; classes for {main.setting.name} alone. Phones often last less than a frame of 80 ms, "
@@ -133,6 +137,51 @@ def _merged(study: Study) -> Iterator[Block]:
         ("pairs of neighbouring frames", "share merged", "pairs"),
         tuple(rows),
     )
+
+
+def _odds(study: Study) -> Iterator[Block]:
+    """Report what makes frames share a token once loudness and silence are known."""
+    found = [each for each in study.settings if each.odds is not None]
+    shown = [each for each in found if not each.setting.is_exact][:4]
+    if not shown:
+        return
+    names = [name for name in ODDS if any(each.odds and name in each.odds.effects for each in found)]
+    series: list[Series] = []
+    rows: list[tuple[Cell, ...]] = []
+    notes: dict[str, None] = {}
+    for each in found:
+        assert each.odds is not None
+        ratios = {name: _exp(each.odds.effects[name]) for name in names if name in each.odds.effects}
+        if each in shown and each.odds.converged:
+            series.append(Series(each.setting.name, tuple(ODDS[n] for n in ratios), tuple(ratios.values())))
+        rows += [
+            (f"{each.setting.name}: {ODDS[name]}", Number.of(ratio, "odds ratio", "logistic regression, robust", 2))
+            for name, ratio in ratios.items()
+        ]
+        notes |= dict.fromkeys(f"{note} ({each.setting.name})" for note in each.odds.notes)
+    yield Figure(
+        "odds",
+        "How the odds that two neighbouring frames share a token change with what is between them and how they sound, "
+        "all at once. Right of 1: merged more often.",
+        f"Odds ratios of {len(names)} things at {len(series)} settings, with intervals, on a logarithmic axis.",
+        draw_intervals(series, label="odds ratio", reference=1.0, log=True),
+    )
+    yield Table(
+        "odds",
+        "The same as numbers: logistic regression of being merged, beside two frames early in one phone that is no "
+        "stressed vowel. Loudness and its change are known to the model, so that phone boundaries count for what they "
+        "add. Intervals are robust: frames of one speaker (of one clip, where speakers are not several) vary together.",
+        ("setting: for", "odds ratio"),
+        tuple(rows),
+    )
+    if notes:
+        yield Prose("The fits noted: " + "; ".join(notes) + ".")
+
+
+def _exp(effect: Interval) -> Interval:
+    """Turn a log odds into an odds ratio."""
+    value, low, high = (math.exp(min(end, LARGEST_LOG)) for end in (effect.value, effect.low, effect.high))
+    return replace(effect, value=value, low=low, high=high)
 
 
 # ---------------------------------------------------------------------------------------------------------- boundaries

@@ -1,28 +1,19 @@
-"""The report's section on frame rate against phone rate: correlations, lines, controls, units, windows, nulls, tau."""
+"""The report's section on frame rate against phone rate: correlations, lines, controls, units, models, windows."""
 
 from collections.abc import Iterator, Sequence
 
-from flexicodec.analysis.figures import Series, draw_correlations, draw_intervals, draw_scatter
+from flexicodec.analysis.figures import draw_scatter
 from flexicodec.analysis.phone_rate import PhoneRate
 from flexicodec.analysis.report.document import Block, Cell, Figure, List, Number, Prose, Section, Table
+from flexicodec.analysis.report.nulls import nulls, sweep
 from flexicodec.analysis.study import SettingStudy, Study
-from flexicodec.statistics import Interval
 
 PAPER_R, PAPER_SLOPE = 0.775, 0.5
-PAPER = f"paper, TIMIT: {PAPER_R}"
 LINES = {
     "ols": "least squares",
     "rma": "reduced major axis",
     "deming": "Deming",
     "inverse": "inverse",
-}
-NULL_NAMES = {
-    "uniform": "uniform",
-    "random": "random boundaries",
-    "shuffled": "shuffled durations",
-    "voice_activity": "speech or silence only",
-    "energy": "change of loudness",
-    "mel_cosine": "mel spectra, cosine",
 }
 CONTROL_NAMES = {
     "silence_share": "share of silence",
@@ -53,8 +44,8 @@ def phone_rates(study: Study) -> Section:
             *_units(settings),
             *_models(settings, unit),
             *_within(study, unit),
-            *_nulls(settings, unit),
-            *_sweep(study, unit),
+            *nulls(settings, unit),
+            *sweep(study, unit, PAPER_R),
         ),
     )
 
@@ -119,6 +110,7 @@ def _correlations(settings: Sequence[SettingStudy], unit: str) -> Table:
             Number(found.phone_rate, "Hz", items=found.clips, digits=2),
             Number(found.frame_rate, "Hz", items=found.clips, digits=2),
             Number.of(found.pearson.bca, "1", f"bootstrap of {found.clusters}, BCa", 2),
+            Number.of(found.pearson.percentile, "1", f"bootstrap of {found.clusters}, percentile", 2),
             Number.of(found.pearson.fisher, "1", "Fisher's z, as if clips were independent", 2),
             Number.of(found.spearman.bca, "1", f"bootstrap of {found.clusters}, BCa", 2),
             Number.of(found.phones_per_token, f"{unit} per token", "ratio of sums", 2),
@@ -127,13 +119,16 @@ def _correlations(settings: Sequence[SettingStudy], unit: str) -> Table:
     ]
     return Table(
         "correlations",
-        f"Tokens per second against {unit} per second, over clips, at one tau for all of them.",
+        f"Tokens per second against {unit} per second, over clips, at one tau for all of them. The bootstrap's "
+        "interval is bias-corrected and accelerated (BCa), its plain percentiles stand beside it, and Fisher's takes "
+        "clips as independent.",
         (
             "setting, over",
             f"{unit} (Hz)",
             "tokens (Hz)",
             "Pearson r, bootstrap",
-            "Pearson r, Fisher",
+            "percentile",
+            "Fisher",
             "Spearman",
             f"{unit} per token",
         ),
@@ -195,7 +190,8 @@ def _groups(settings: Sequence[SettingStudy]) -> Iterator[Block]:
         yield Table(
             "groups",
             "Inside corpora and speakers, over speech: these differ in pace and in much else at once, so that a "
-            "mixture of them may correlate by their means alone.",
+            "mixture of them may correlate by their means alone. Where sentences that all speakers read (TIMIT's SA1 "
+            "and SA2) are left out of everything else, the last row has them too.",
             ("setting: clips", "r", "clips"),
             tuple(rows),
         )
@@ -275,74 +271,3 @@ def _within(study: Study, unit: str) -> Iterator[Block]:
             ("setting", "r", "r, Fisher", "r given speech", "slope", "windows"),
             tuple(rows),
         )
-
-
-def _nulls(settings: Sequence[SettingStudy], unit: str) -> Iterator[Block]:
-    measures = {"pearson": "clips", "within": "windows", "within_given_speech": "windows given speech"}
-    rows, series = [], []
-    for each in settings:
-        values: list[Interval] = []
-        for null, found in each.excess.items():
-            for measure, one in found.items():
-                rows.append(
-                    (
-                        f"{each.setting.name}, {measures[measure]}: {NULL_NAMES[null]}",
-                        Number(one.value, "1", digits=2),
-                        Number(one.null_value, "1", digits=2),
-                        Number.of(one.excess, "1", "difference, bootstrap", 2),
-                        Number(one.null_frame_rate, "Hz", digits=2),
-                    )
-                )
-            values.append(found["pearson"].excess)
-        series.append(Series(each.setting.name, tuple(NULL_NAMES[null] for null in each.excess), tuple(values)))
-    if not rows:
-        return
-    yield Figure(
-        "excess",
-        f"By how much the correlation of tokens with {unit} per second of speech exceeds that of null codecs which "
-        "know little of the sound and have as many tokens in all. Right of 0: the codec follows more than they do.",
-        f"Differences in r over {len(NULL_NAMES)} nulls at {len(series)} settings, with intervals.",
-        draw_intervals(series, label="r minus the null's r"),
-    )
-    yield Table(
-        "nulls",
-        "Correlations beside those of null codecs: over clips, with as many tokens in the corpus; over windows "
-        "within clips, with as many in every clip. A null whose rate never changes has no correlation, and 0 stands "
-        "for it.",
-        ("setting, over: null", "r", "null's r", "excess", "null's tokens (Hz)"),
-        tuple(rows),
-    )
-
-
-def _sweep(study: Study, unit: str) -> Iterator[Block]:
-    points = study.sweep
-    if not points:
-        return
-    rates = tuple(round(point.frame_rate, 3) for point in points)
-    yield Figure(
-        "sweep",
-        f"Correlation of tokens with {unit} per second of speech at one tau after another, against the frame rate "
-        "that tau gives. The band is the bootstrap interval.",
-        f"r runs from {points[0].r.value:.2f} at {rates[0]:.1f} Hz to {points[-1].r.value:.2f} at {rates[-1]:.1f} Hz.",
-        draw_correlations(
-            [Series("these clips", rates, tuple(point.r for point in points))],
-            x_label="tokens per second of speech (Hz) at one tau",
-            marks=[(PAPER, PAPER_R)],
-        ),
-    )
-    yield Table(
-        "sweep",
-        "The same as numbers.",
-        ("tau", "tokens (Hz)", "r, bootstrap", "r, Fisher", "slope, least squares", "r in windows"),
-        tuple(
-            (
-                f"{point.threshold:.3f}",
-                Number(point.frame_rate, "Hz", items=point.clips, digits=2),
-                Number.of(point.r, "1", "bootstrap", 2),
-                Number.of(point.fisher, "1", "Fisher's z", 2),
-                Number(point.slope, f"tokens per {unit[:-1]}", digits=2),
-                Number(point.within, "1", digits=2),
-            )
-            for point in points
-        ),
-    )

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from flexicodec.analysis.agreement import MAIN_TOLERANCE
 from flexicodec.analysis.content import ALL, SPEECH
 from flexicodec.analysis.report.document import List, Section
-from flexicodec.analysis.report.phone_rates import NULL_NAMES, PAPER_R
+from flexicodec.analysis.report.nulls import NULL_NAMES
+from flexicodec.analysis.report.phone_rates import PAPER_R
 from flexicodec.analysis.study import Study
 
 

@@ -294,7 +294,10 @@ def transcribe(
 
 
 def error_rates(transcripts: Sequence[Transcript], resamples: int, seed: int) -> tuple[Interval, Interval]:
-    """Pool character and word errors over clips, with intervals over speakers, or clips where there is one speaker."""
+    """Pool character and word errors over clips, with intervals over speakers, or clips where there is one speaker.
+
+    Errors and lengths are summed as `intelligibility.pool` does; test clips of a probe all have words.
+    """
 
     def rate(counts: Sequence[ErrorCounts]) -> Interval:
         return bootstrap(

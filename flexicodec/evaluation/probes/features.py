@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from flexicodec.audio import as_batch, collate
 from flexicodec.corpus import Utterance, read_utterance
 from flexicodec.corpus.buckets import buckets
 from flexicodec.evaluation.probes import store
+from flexicodec.evaluation.systems import Setting
 from flexicodec.models.codec import Codec
 from flexicodec.models.flexicodec.model import Features, FlexiCodec
 from flexicodec.models.nanocodec.model import NanoCodec
@@ -27,44 +27,28 @@ ENCODED_SECONDS = 60.0  # of audio in a batch, padding included
 
 
 @dataclass(frozen=True)
-class Representation:
-    """Which of a codec's vectors to look at.
+class Representation(Setting):
+    """Which of a codec's vectors to look at: those of the tokens at a setting, or what lies before all settings.
 
     Attributes:
-        frame_rate: Tokens per second of every clip; None leaves it to the threshold, or to the model.
-        threshold: tau; None leaves it to the model.
-        policy: How to spend `frame_rate`: "rate", "uniform" or "variance"; see `FlexiCodec.tokenize`.
-        num_codebooks: Acoustic codebooks, 0 for semantic codes only; None for all.
+        frame_rate: See `Setting`, as for the next three.
+        threshold: See there.
+        policy: See there.
+        codebooks: See there; None for all.
         continuous: Take the encoders' features on the frame grid, neither merged nor quantised: the semantic ones
-            alone where `num_codebooks` is 0, else both streams (FlexiCodec), or the one there is (NanoCodec).
+            alone where `codebooks` is 0, else both streams (FlexiCodec), or the one there is (NanoCodec).
     """
 
-    frame_rate: float | None = None
-    threshold: float | None = None
-    policy: str | None = None
-    num_codebooks: int | None = None
     continuous: bool = False
 
     def __post_init__(self) -> None:
-        chosen = {name: getattr(self, name) for name in ("frame_rate", "threshold", "policy")}
-        given = [f"{name}={value!r}" for name, value in chosen.items() if value is not None]
-        if self.continuous and given:
-            raise ValueError(f"continuous features lie on the frame grid and take no {', '.join(given)}")
-        if self.frame_rate is not None and self.threshold is not None:
-            raise ValueError(f"{' and '.join(given[:2])} both choose a rate; give one of them")
+        super().__post_init__()
+        if self.continuous and self.choices:
+            given = ", ".join(f"{name}={value!r}" for name, value in self.choices.items())
+            raise ValueError(f"continuous features lie on the frame grid and take no {given}")
 
     def __str__(self) -> str:
-        if self.continuous:
-            return "continuous"
-        if self.frame_rate is not None:
-            return f"{self.frame_rate:g} Hz" + (f" {self.policy}" if self.policy else "")
-        return "own rate" if self.threshold is None else f"tau {self.threshold:g}"
-
-    @property
-    def choices(self) -> dict[str, Any]:
-        """Keyword arguments of `Codec.encode`, without those that leave things to the model."""
-        names = ("frame_rate", "threshold", "policy", "num_codebooks")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return "continuous" if self.continuous else self.rate or "own rate"
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,12 +173,11 @@ def represent(
     features = codec.features(audio, lengths) if isinstance(codec, FlexiCodec) else None
     for wanted in representations:
         if wanted.continuous:
-            yield _continuous(codec, audio, lengths, features, wanted.num_codebooks)
+            yield _continuous(codec, audio, lengths, features, wanted.codebooks)
         else:
+            choices = wanted.choices | ({} if wanted.codebooks is None else {"num_codebooks": wanted.codebooks})
             tokens = (
-                codec.encode(audio, lengths, **wanted.choices)
-                if features is None
-                else codec.tokenize(features, **wanted.choices)
+                codec.encode(audio, lengths, **choices) if features is None else codec.tokenize(features, **choices)
             )
             yield codec.embed(tokens), tokens.durations
 

@@ -15,7 +15,7 @@ from flexicodec.corpus import Utterance
 from flexicodec.files import replacing
 from flexicodec.models.codec import Codec
 
-LAYOUT = 1  # rises when what is stored changes
+LAYOUT = 2  # rises when what is stored changes
 
 
 def name(codec: Codec, utterances: Sequence[Utterance], representation: Any) -> str:

@@ -1,4 +1,4 @@
-"""Cut the full golden set of FlexiCodec down to what lies beside this script: `python trim.py FULL_SET`."""
+"""Cut the full golden sets down to what lies beside this script: `python trim.py FLEXICODEC_SET NANOCODEC_SET`."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-full, here = Path(sys.argv[1]), Path(__file__).parent
+full, losses, here = Path(sys.argv[1]), Path(sys.argv[2]) / "losses", Path(__file__).parent
 
 KEEP = re.compile(
     r"cmvn|./audio|b/(semantic_ds|dac_enc|sim)|./thr.*/(token_lengths|semantic_codes|acoustic_codes)"
@@ -23,3 +23,15 @@ config = {name: value for name, value in config.items() if name not in ("meta", 
 SIGNALS = re.compile(r"lfr_toy/.*|(silence|noise|n399|n400|n559|n560|clip)/(audio|fbank|features)")
 held = load_file(full / "frontend.safetensors")
 save_file({name: held[name] for name in held if SIGNALS.fullmatch(name)}, here / "frontend.safetensors")
+
+# Losses: all signals and numbers, but for the discriminator of whole spectrograms, which differs from that of bands in
+# its windows and dilations.
+LEFT_OUT = ("encodec_mrstft", "lfsc_combined")
+held = load_file(losses / "losses_io.safetensors")
+(here / "nano_losses").mkdir(exist_ok=True)
+kept = {name: tensor for name, tensor in held.items() if not name.startswith(LEFT_OUT)}
+save_file(kept, here / "nano_losses" / "losses_io.safetensors")
+(here / "nano_losses" / "losses_io.safetensors").chmod(0o644)
+numbers = json.loads((losses / "losses.json").read_text())
+numbers = {name: value for name, value in numbers.items() if not name.startswith(LEFT_OUT)}
+(here / "nano_losses" / "losses.json").write_text(json.dumps(numbers, indent=1) + "\n")

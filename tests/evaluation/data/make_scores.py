@@ -1,7 +1,7 @@
 """Make scores.json: what the reference libraries say of two recordings and what became of them.
 
-Uses pystoi, pesq, pysptk, pyworld, librosa, soxr and speechmos (with Microsoft's weights) as they are, and nothing of
-flexicodec:
+Uses pystoi, pesq, pysptk, pyworld, librosa, soxr, jiwer, torchmetrics and speechmos (with Microsoft's weights) as they
+are, and nothing of flexicodec; `made_by` in the file has their versions:
 
     python tests/evaluation/data/make_scores.py
 """
@@ -16,6 +16,7 @@ import librosa
 import numpy as np
 import soundfile
 import soxr
+import torch
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[2]))
@@ -68,15 +69,43 @@ def log_mel(audio):
 
 def scores(reference, estimate):
     """Measure by every metric."""
+    from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
+
+    ratio = scale_invariant_signal_distortion_ratio(torch.tensor(estimate), torch.tensor(reference), zero_mean=True)
     narrow = [soxr.resample(np.append(x, [0, 0]), RATE, 8000)[: -(-len(x) // 2)] for x in (reference, estimate)]
     return {
         "stoi": pystoi.stoi(reference, estimate, RATE),
         "estoi": pystoi.stoi(reference, estimate, RATE, extended=True),
         "pesq_wb": pesq.pesq(RATE, reference.astype(np.float32), estimate.astype(np.float32), "wb"),
         "pesq_nb": pesq.pesq(8000, *(x.astype(np.float32) for x in narrow), "nb"),
+        "si_sdr_db": np.clip(float(ratio), -100, 100),
         "mel_distance": np.abs(log_mel(reference) - log_mel(estimate)).mean(),
         **world_scores(reference, estimate),
     }
+
+
+TEXTS = [
+    ["so it is and so it was", "so is it and so it was"],
+    ["the ground floor cells were nine feet by six", "the ground floor sells were mine feet six"],
+    ["eight the press yard", "eight the press yard"],
+    ["one", "one two three"],
+    ["never mind", ""],
+    ["", "who said that"],
+    ["", ""],
+]
+
+
+def error_rates():
+    """Count errors of a corpus of texts, some of them empty, by two libraries."""
+    import jiwer
+    from torchmetrics.functional.text import char_error_rate, word_error_rate
+
+    said, heard = (list(side) for side in zip(*TEXTS, strict=True))
+    found = {"wer": float(word_error_rate(heard, said)), "cer": float(char_error_rate(heard, said))}
+    assert np.allclose([jiwer.wer(said, heard), jiwer.cer(said, heard)], list(found.values()))
+    counts = [jiwer.process_words(*pair) for pair in TEXTS]
+    kinds = [[each.insertions, each.deletions, each.substitutions] for each in counts]
+    return {"pairs": TEXTS, "words": kinds, **{name: round(value, 6) for name, value in found.items()}}
 
 
 def opinions(audio):
@@ -89,7 +118,7 @@ def opinions(audio):
 
 def main():
     """Write scores.json beside this file."""
-    libraries = ("pystoi", "pesq", "pysptk", "pyworld", "librosa", "soxr", "speechmos")
+    libraries = ("pystoi", "pesq", "pysptk", "pyworld", "librosa", "soxr", "jiwer", "torchmetrics", "speechmos")
     held = {"made_by": {name: importlib.metadata.version(name) for name in libraries}, "signal": {}, "opinions": {}}
     for path in sorted(SPEECH.glob("*.flac")):
         audio, rate = soundfile.read(path)
@@ -98,6 +127,7 @@ def main():
             found = scores(audio, copy)
             held["signal"][f"{path.stem} {name}"] = {key: round(float(value), 6) for key, value in found.items()}
         held["opinions"][path.stem] = {key: round(float(value), 5) for key, value in opinions(audio).items()}
+    held["texts"] = error_rates()
     (HERE / "scores.json").write_text(json.dumps(held, indent=2) + "\n")
 
 

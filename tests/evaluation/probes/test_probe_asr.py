@@ -10,7 +10,7 @@ from flexicodec.evaluation.probes import ASRProbeConfig, FitConfig, Representati
 from flexicodec.evaluation.probes.asr import ASRProbe, outputs_needed
 from flexicodec.models.recognizer.ctc import forced_path
 
-BOUND = Representation(num_codebooks=0, continuous=True)
+BOUND = Representation(codebooks=0, continuous=True)
 FIT = FitConfig(epochs=30, batch_seconds=4.0, learning_rate=0.01)
 SMALL = ASRProbeConfig(dim=32, num_layers=1, fit=FIT, resamples=200)
 BRIEF = replace(SMALL, dim=8, fit=replace(FIT, epochs=2), resamples=50)
@@ -59,7 +59,7 @@ def test_a_seed_is_a_result_and_the_callers_random_state_stays(hearing, sides, t
 
 
 def test_a_probe_each(hearing, sides):
-    slow = Representation(frame_rate=6.25, num_codebooks=0)
+    slow = Representation(frame_rate=6.25, codebooks=0)
     results = probe_asr(hearing, *sides, [BOUND, slow], BRIEF)
     assert [result.representation for result in results] == [BOUND, slow]
     assert results[1] == probe_asr(hearing, *sides, [slow], BRIEF)[0]
@@ -124,7 +124,7 @@ def test_nothing_to_read(hearing, sides):
 def test_one_output_a_token_is_too_few_at_a_low_rate(hearing, sides):
     """Two frames a letter at 6.25 Hz leave a token a letter at most: some texts do not fit."""
     config = replace(BRIEF, spread="tokens", outputs_per_step=1)
-    slow = Representation(frame_rate=4.0, num_codebooks=0)
+    slow = Representation(frame_rate=4.0, codebooks=0)
     (few,) = probe_asr(hearing, *sides, [slow], config)
     (enough,) = probe_asr(hearing, *sides, [slow], replace(config, outputs_per_step=4))
     assert few.too_short > 20

@@ -11,8 +11,8 @@ from flexicodec.evaluation.probes import Representation, extract
 from flexicodec.evaluation.probes.fitting import Inputs
 from flexicodec.merging import unmerge
 
-SLOW = Representation(frame_rate=6.25, num_codebooks=0)
-BOUND = Representation(num_codebooks=0, continuous=True)
+SLOW = Representation(frame_rate=6.25, codebooks=0)
+BOUND = Representation(codebooks=0, continuous=True)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_vectors_are_those_of_embed(hearing, clips):
 
 
 def test_the_bound_is_neither_merged_nor_quantised(hearing, clips):
-    semantic, both = extract(hearing, clips, [BOUND, replace(BOUND, num_codebooks=None)])
+    semantic, both = extract(hearing, clips, [BOUND, replace(BOUND, codebooks=None)])
     for i, clip in enumerate(clips):
         heard = hearing.features(read_utterance(clip, 16_000))
         assert np.allclose(semantic.clip(i)[0], heard.semantic[0].T, rtol=2e-3, atol=2e-3)
@@ -50,7 +50,7 @@ def test_the_bound_is_neither_merged_nor_quantised(hearing, clips):
 
 
 def test_more_codebooks_are_other_vectors_of_the_same_tokens(hearing, clips):
-    meaning, all_of_it = extract(hearing, clips, [SLOW, replace(SLOW, num_codebooks=None)])
+    meaning, all_of_it = extract(hearing, clips, [SLOW, replace(SLOW, codebooks=None)])
     assert np.array_equal(meaning.durations, all_of_it.durations)
     assert not np.array_equal(meaning.values, all_of_it.values)
 
