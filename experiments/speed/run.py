@@ -30,8 +30,7 @@ class Worker:
         self.system, self.threads, self.precision = system, threads, precision
         command = [python, str(HERE / "worker.py"), system, "--threads", str(threads), "--device", device]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-        if system != "peer":
-            environment["PYTHONPATH"] = str(HERE.parents[1])
+        environment["PYTHONPATH"] = "" if system == "peer" else str(HERE.parents[1])  # its package has the same name
         self.process = subprocess.Popen(
             [*command, "--precision", precision],
             stdin=subprocess.PIPE,
