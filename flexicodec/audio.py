@@ -163,8 +163,8 @@ def as_batch(
     sample_rate = target_sample_rate if sample_rate is None else check_sample_rate(sample_rate)
     waves = _with_channels(as_tensor(audio), channels, minimum)
     valid = check_lengths(lengths, waves.shape[0], waves.shape[-1], minimum)
-    padding = torch.arange(waves.shape[-1], device="cpu") >= valid[:, None]
-    waves = waves.masked_fill(padding[:, None].to(waves.device), 0)  # a copy, so that nothing below touches the input
+    padding = torch.arange(waves.shape[-1], device=waves.device) >= valid.to(waves.device)[:, None]
+    waves = waves.masked_fill(padding[:, None], 0)  # a copy, so that nothing below touches the input
     mono = to_float32(waves, "item, channel, sample").mean(dim=1)
     if sample_rate != target_sample_rate:
         mono, valid = _resample_items(mono, valid, sample_rate, target_sample_rate)
@@ -269,15 +269,15 @@ def _with_channels(
 
 def to_float32(waves: Tensor, axes: str) -> Tensor:
     """Scale to full scale 1 in float32; raise ValueError on NaN, Inf and absurd values, naming where (`axes`)."""
-    if waves.is_floating_point():
-        finite = waves.isfinite()
-        if not finite.all():
-            bad = (~finite).nonzero()
+    if waves.is_floating_point() and waves.numel():
+        peak = torch.stack(torch.aminmax(waves)).abs().max().item()  # NaN and Inf stand out; one question to a GPU
+        if not math.isfinite(peak):
+            bad = (~waves.isfinite()).nonzero()
             raise ValueError(
                 f"audio holds {len(bad)} NaN or Inf among {waves.numel()} values, the first at "
                 f"[{axes}] = {bad[0].tolist()}"
             )
-        if waves.numel() and (peak := waves.abs().max().item()) > LOUDEST:
+        if peak > LOUDEST:
             raise ValueError(
                 f"audio reaches {peak:g} where 1 is full scale; were int16 samples cast to float without dividing "
                 "by 32768? (pass them as int16, or divide)"

@@ -8,6 +8,9 @@ from pathlib import Path
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")
 
+# What a bad file can raise on its way through a codec: refused content, an unreadable disk, torch's out-of-memory.
+BAD_FILE = (ValueError, OSError, RuntimeError)
+
 
 def find(path: Path, suffixes: Sequence[str] = AUDIO_SUFFIXES) -> list[Path]:
     """List the files under a folder that have one of the suffixes, sorted; a file is itself, whatever its name.

@@ -130,6 +130,19 @@ def test_a_bad_file_is_reported_and_skipped(speech, tmp_path, capsys):
     ]
 
 
+def test_files_side_by_side_give_what_each_gives_alone(speech, tmp_path, monkeypatch, whole, capsys):
+    monkeypatch.setitem(vars(flexicodec), "load", lambda *_, **__: whole)
+    (speech / "bad.wav").write_text("no audio")
+    assert run("encode", speech, "-o", tmp_path / "alone", "--frame-rate", 6.25) == 1
+    options = ["--frame-rate", 6.25, "--batch-seconds", 4, "--workers", 2]
+    assert run("encode", speech, "-o", tmp_path / "batches", *options) == 1
+    assert below(tmp_path / "batches") == below(tmp_path / "alone") == ["a.flxc", "deep/b.flxc"]
+    for name in below(tmp_path / "alone"):
+        assert Tokens.load(tmp_path / "batches" / name) == Tokens.load(tmp_path / "alone" / name)
+    assert capsys.readouterr().err.count("skipped") == 2
+    assert run("encode", speech, "-o", tmp_path / "batches", "--batch-seconds", -1) == 2
+
+
 def test_codebooks_are_counted_without_the_semantic_one(speech, tmp_path):
     for codebooks in (0, 3):
         run("encode", speech / "a.wav", "-o", tmp_path / "a.flxc", "--codebooks", codebooks)

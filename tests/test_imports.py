@@ -23,6 +23,7 @@ FLOORS = {
     **dict.fromkeys(("cli", "__main__"), 4),
 }
 SHARED = (
+    "bulk",
     "codec",
     "parts",
     "precision",

@@ -10,13 +10,13 @@ interpreter is made; without it the peer is left out.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import systems
+from worker import commit_and_machine
 
 HERE = Path(__file__).parent
 CASES = ("10 s", "30 s", "4x10 s")
@@ -137,7 +137,8 @@ def main() -> None:
     def start(name: str, threads: int, precision: str = "float32") -> Worker:
         return Worker(name, threads, python.get(name, sys.executable), device, precision)
 
-    result = {"machine": machine(), "commit": commit(), "device": device, "products_gflops": {}, "times": []}
+    commit, machine = commit_and_machine()
+    result = {"machine": machine, "commit": commit, "device": device, "products_gflops": {}, "times": []}
     for threads in arguments.threads:
         result["products_gflops"][str(threads)] = products(threads)
         workers = [start(name, threads) for name in chosen] if "time" in parts else []
@@ -166,17 +167,6 @@ def main() -> None:
             result[part] = json.loads(done.stdout.splitlines()[-1])
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def machine() -> str:
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,13 @@
-"""Print results of run.py as Markdown: `python experiments/speed/table.py experiments/speed/results-*.json`."""
+"""Print results as Markdown: `python experiments/speed/table.py experiments/speed/results-*.json`.
+
+Of run.py .json files, of gpu.py .jsonl files.
+"""
 
 import json
 import sys
 from pathlib import Path
+
+import gpu_table
 
 TARGETS = {  # times faster than the peer, (threads, verb, case)
     (1, "encode", "10 s"): 1.2,
@@ -27,8 +32,11 @@ BFLOAT16_TARGETS = {
 
 
 def main() -> None:
-    for path in sys.argv[1:]:
-        show(json.loads(Path(path).read_text()))
+    for path in map(Path, sys.argv[1:]):
+        if path.suffix == ".jsonl":
+            gpu_table.show(path)
+        else:
+            show(json.loads(path.read_text()))
 
 
 def show(result: dict) -> None:

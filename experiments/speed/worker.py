@@ -2,8 +2,11 @@
 
 import argparse
 import json
+import os
+import platform
 import random
 import resource
+import subprocess
 import sys
 import time
 from functools import partial
@@ -87,6 +90,14 @@ def timed(call, device: str) -> tuple[float, float]:
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def commit_and_machine() -> tuple[str, str]:
+    """Name the commit, if this is a checkout, and the processor."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=EXAMPLE.parent)
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cpu = names[0].split(": ")[1] if names else platform.machine()
+    return done.stdout.strip() or "unknown", f"{cpu}, {os.cpu_count()} cores"
 
 
 def rss() -> float:

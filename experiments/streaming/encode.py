@@ -34,8 +34,8 @@ def resident_mib() -> float:
 def stream(encoder: Any, audio: torch.Tensor, size: int) -> tuple[flexicodec.Tokens, float]:
     """Encode audio in chunks of so many samples; the tokens, and CPU seconds."""
     started = time.process_time()
-    pieces = [encoder.push(chunk) for chunk in audio.split(size, dim=-1)]
-    pieces.append(encoder.finish())
+    pieces = [encoder.encode(chunk) for chunk in audio.split(size, dim=-1)]
+    pieces.append(encoder.flush())
     seconds = time.process_time() - started
     return flexicodec.Tokens.concat([piece for piece in pieces if piece is not None]), seconds
 
@@ -76,7 +76,7 @@ def for_hours(codec: Any, hours: float) -> dict[str, Any]:
     for count in range(1, round(hours * 3600) + 1):
         chunk = torch.randn(1, second, generator=generator)
         level = torch.rand(1, 10, generator=generator).repeat_interleave(second // 10, dim=1)
-        piece = encoder.push(0.2 * chunk * level)
+        piece = encoder.encode(0.2 * chunk * level)
         tokens += 0 if piece is None else int(piece.token_lengths)
         if count % 600 == 0:
             row = {

@@ -32,7 +32,18 @@ def attention(
         window: step i attends to j iff |i - j| <= window, in O(steps * window) time and memory; None is global.
         scale: factor on the scores, head_dim ** -0.5 when None.
     """
-    valid = valid_steps(lengths, query.shape[2])
+    return attend_valid(query, key, value, valid_steps(lengths, query.shape[2]), window, scale)
+
+
+def attend_valid(
+    query: Float[Tensor, "batch heads steps head_dim"],
+    key: Float[Tensor, "batch heads steps head_dim"],
+    value: Float[Tensor, "batch heads steps head_dim"],
+    valid: Bool[Tensor, "batch steps"] | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+) -> Float[Tensor, "batch heads steps head_dim"]:
+    """Do what `attention` does, for callers who hold the mask already, so that a GPU is not asked layer by layer."""
     if valid is not None:
         query, key, value = (x.masked_fill(~valid[:, None, :, None], 0) for x in (query, key, value))
     return attend(query, key, value, valid, window, scale)

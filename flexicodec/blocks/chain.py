@@ -40,7 +40,7 @@ class Chain(nn.ModuleList):
     Args:
         layers: in order.
         tile: a chunk's inputs are taken this many values (batch times time) at once, so that the buffers between
-            the layers stay in the processor's cache; None: all at once.
+            the layers stay in the processor's cache; None: all at once, as everywhere but on the CPU.
     """
 
     def __init__(self, layers: Iterable[nn.Module], tile: int | None = None) -> None:
@@ -99,7 +99,8 @@ class Chain(nn.ModuleList):
 
     def _tiles(self, x: Tensor, state: ChainState, last: bool) -> tuple[list[Tensor], ChainState]:
         """Do the same tile by tile, and leave the outputs in pieces."""
-        tiles = x.split(max(1, (self.tile or x.numel()) // x.shape[0]), dim=-1)
+        values = self.tile if self.tile and x.device.type == "cpu" else x.numel()
+        tiles = x.split(max(1, values // x.shape[0]), dim=-1)
         outputs = []
         for index, tile in enumerate(tiles):
             y, state = self._step(tile, state, last and index == len(tiles) - 1)

@@ -18,6 +18,11 @@ from torch import Tensor, nn
 from flexicodec.blocks.chain import Chain, ChainState
 from flexicodec.blocks.conv import RaggedLengths
 
+CHUNK_FRAMES = 128  # on the CPU
+# Samples of a chunk elsewhere, items times time: in float32 the largest buffers, 32 to 48 channels of them, take some
+# 1 to 1.6 GB each, and three or four are there at once. Every launch has enough to do then.
+CHUNK_SAMPLES = 2**23
+
 
 @dataclass(frozen=True)
 class ConvStackState:
@@ -125,7 +130,7 @@ class ConvStack(nn.Module):
         x: Float[Tensor, "batch in_channels time"],
         lengths: Int[Tensor, " batch"] | None = None,
         own_ends: bool = True,
-        chunk_frames: int = 128,
+        chunk_frames: int | None = None,
     ) -> Float[Tensor, "batch out_channels out_time"]:
         """Run whole clips chunk by chunk, without gradients: what `forward` gives, in little memory that is reused.
 
@@ -133,14 +138,19 @@ class ConvStack(nn.Module):
             x: as in `forward`.
             lengths: as in `forward`.
             own_ends: as in `forward`.
-            chunk_frames: frames per chunk; changes the result by no more than float noise.
+            chunk_frames: frames per chunk; changes the result by no more than float noise. None: 128 on the CPU, and
+                elsewhere what makes few and large launches.
 
         Raises:
             ValueError: a shape, a length or `chunk_frames` does not fit.
         """
+        if chunk_frames is None:
+            chunk_frames = self._chunk_frames(x)
         if chunk_frames < 1:
             raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
         self._check_clips(x)
+        if x.device.type != "cpu" and x.shape[-1] <= chunk_frames * self.inputs_per_frame:
+            return self(x, lengths, own_ends)  # without the copies that streams need
         output = x.new_empty(x.shape[0], self.out_channels, self.output_length(x.shape[-1]))
         state, done = self._start(self._ragged(lengths, x, own_ends)), 0
         chunks = x.split(chunk_frames * self.inputs_per_frame, dim=-1)
@@ -150,6 +160,9 @@ class ConvStack(nn.Module):
             done += y.shape[-1]
         assert done == output.shape[-1]
         return output
+
+    def _chunk_frames(self, x: Float[Tensor, "batch in_channels time"]) -> int:
+        return CHUNK_FRAMES if x.device.type == "cpu" else max(1, CHUNK_SAMPLES // (len(x) * self.frame_size))
 
     def _start(self, ragged: RaggedLengths | None) -> ConvStackState:
         filled = None if ragged is None else ragged.map(self._fill_frames)

@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from flexicodec.blocks.linear import Linear
@@ -37,7 +37,12 @@ class ConvNeXtBlock(nn.Module):
         self, x: Float[Tensor, "batch dim steps"], lengths: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch dim steps"]:
         """Refine the valid steps of each item; the rest comes out as zeros."""
-        valid = valid_steps(lengths, x.shape[-1])
+        return self.refine(x, valid_steps(lengths, x.shape[-1]))
+
+    def refine(
+        self, x: Float[Tensor, "batch dim steps"], valid: Bool[Tensor, "batch steps"] | None
+    ) -> Float[Tensor, "batch dim steps"]:
+        """Do the same where the mask is known; None: all steps are valid."""
         x = zero_padding(x, valid)
         return zero_padding(x + self.residual(x), valid)
 
@@ -105,10 +110,10 @@ class ConvNeXtStack(nn.Module):
         self, x: Float[Tensor, "batch dim_in steps"], lengths: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch dim_out steps"]:
         """Refine the valid steps of each item; the rest comes out as zeros."""
-        x = self.conv_in(x)
-        for block in self.blocks:
-            x = block(x, lengths)
-        return zero_padding(self.conv_out(x), valid_steps(lengths, x.shape[-1]))
+        x, valid = self.conv_in(x), valid_steps(lengths, x.shape[-1])
+        for block in self._blocks():
+            x = block.refine(x, valid)
+        return zero_padding(self.conv_out(x), valid)
 
     @property
     def reach(self) -> int:

@@ -4,6 +4,7 @@ Batched and in plain torch, so that it runs wherever the model runs; each item s
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 ENERGY_FLOOR = 1.1920928955078125e-07  # float32 epsilon, Kaldi's floor under the logarithm
 FRAMES_PER_BLOCK = 4096  # bounds the memory of the framed signal on long audio
+FRAMES_PER_BATCH = 2**17  # and in large batches, all items together
 DITHER_PERIOD = 1024  # frames after which the dither repeats
 
 
@@ -110,15 +112,16 @@ class FrontEnd(nn.Module):
         """
         device = audio.device
         frames = audio.float().unfold(1, self.frame_length, self.frame_shift)
-        window = torch.from_numpy(_hamming_window(self.frame_length)).to(device)
-        filters = torch.from_numpy(_mel_filters(self.config.num_mels, self.sample_rate)).to(device)
+        window = _on(device, _hamming_window, self.frame_length)
+        filters = _on(device, _mel_filters, self.config.num_mels, self.sample_rate)
         blocks = []
-        for start in range(0, frames.shape[1], FRAMES_PER_BLOCK):
-            block = frames[:, start : start + FRAMES_PER_BLOCK] * 32768.0
+        size = min(FRAMES_PER_BLOCK, max(64, FRAMES_PER_BATCH // len(frames)))
+        for start in range(0, frames.shape[1], size):
+            block = frames[:, start : start + size] * 32768.0
             if self.config.dither:
-                index = torch.arange(start, start + block.shape[1])
-                index = index if first is None else index + first.cpu()[:, None]
-                noise = _dither_noise(self.frame_length)[index % DITHER_PERIOD].to(device)
+                index = torch.arange(start, start + block.shape[1], device=device)
+                index = index if first is None else index + first.to(device)[:, None]
+                noise = _on(device, _dither_noise, self.frame_length)[index % DITHER_PERIOD]
                 block = block + self.config.dither * noise
             block = block - block.mean(dim=-1, keepdim=True)
             previous = torch.cat([block[..., :1], block[..., :-1]], dim=-1)
@@ -146,12 +149,17 @@ def stack_frames(
     return fbank[batch, source].flatten(2)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
+def _on(device: torch.device, make: Callable[..., np.ndarray], *numbers: int) -> Tensor:
+    """Make a constant once for each device it is used on."""
+    with torch.inference_mode(False):
+        return torch.from_numpy(make(*numbers)).to(device)
+
+
 def _hamming_window(length: int) -> np.ndarray:
     return (0.54 - 0.46 * np.cos(2 * math.pi * np.arange(length) / (length - 1))).astype(np.float32)
 
 
-@lru_cache(maxsize=4)
 def _mel_filters(num_mels: int, sample_rate: int, low: float = 20.0) -> np.ndarray:
     """Kaldi's triangular filters, linear in mel, on the 256 bins below the Nyquist frequency. [256, num_mels]."""
 
@@ -165,8 +173,7 @@ def _mel_filters(num_mels: int, sample_rate: int, low: float = 20.0) -> np.ndarr
     return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
 
 
-@lru_cache(maxsize=4)
-def _dither_noise(frame_length: int) -> Tensor:
+def _dither_noise(frame_length: int) -> np.ndarray:
     """One period of the fixed dither, [DITHER_PERIOD, frame_length], standard normal."""
     noise = np.random.Generator(np.random.Philox(20250930)).standard_normal((DITHER_PERIOD, frame_length))
-    return torch.from_numpy(noise.astype(np.float32))
+    return noise.astype(np.float32)

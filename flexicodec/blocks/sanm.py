@@ -15,9 +15,10 @@ from transformers import AttentionInterface
 from transformers.models.fun_asr_nano.configuration_fun_asr_nano import FunAsrNanoEncoderConfig
 from transformers.models.fun_asr_nano.modeling_fun_asr_nano import FunAsrNanoEncoder
 
-from flexicodec.blocks.attention import attention
+from flexicodec.blocks.attention import attend_valid
 from flexicodec.blocks.frontend import FrontEnd, FrontEndConfig
 from flexicodec.blocks.linear import quicken
+from flexicodec.blocks.padding import valid_steps
 
 SENSEVOICE_PROMPT = (0, 1, 2, 15)  # language auto, event, emotion, no inverse text normalisation
 NUM_PROMPT_EMBEDDINGS = 16
@@ -134,8 +135,9 @@ class SanmEncoder(nn.Module):
         """Go through the blocks with padding masked."""
         steps = hidden.shape[1]
         valid = torch.arange(steps, device=hidden.device) < lengths[:, None]
+        mask = valid_steps(lengths, steps)  # asked once: the answer has to come from the device
         for layer in self.encoder.layers:
-            hidden = layer(hidden, None, valid, lengths=lengths, window=self.config.window)
+            hidden = layer(hidden, None, valid, mask=mask, window=self.config.window)
         return hidden
 
 
@@ -156,8 +158,8 @@ def _masked_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Hand transformers' attention call to ours; the block passes `lengths` and `window` through."""
-    out = attention(query, key, value, lengths=kwargs["lengths"], window=kwargs["window"], scale=scaling)
+    """Hand transformers' attention call to ours; the block passes `mask` and `window` through."""
+    out = attend_valid(query, key, value, kwargs["mask"], window=kwargs["window"], scale=scaling)
     return out.transpose(1, 2), None
 
 

@@ -6,18 +6,16 @@ Outputs are planned before any work is done, so that a name that two inputs woul
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from flexicodec.files import find
+from flexicodec.files import BAD_FILE, find
 
 WRITABLE_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # the first is the default
 TOKEN_SUFFIXES = (".flxc",)
 
-# What a bad file can raise: refused content, an unreadable disk, and torch's out-of-memory.
-BAD_FILE = (ValueError, OSError, RuntimeError)
-
 Job = tuple[Path, Path]  # source, target
+Outcome = tuple[Job, str | Exception]  # a line on what was made, or why it was not
 
 
 def add_arguments(parser: argparse.ArgumentParser, inputs: str, output: str, optional: bool = False) -> None:
@@ -86,25 +84,36 @@ def _check(jobs: Sequence[Job]) -> None:
 
 
 def process(jobs: Sequence[Job], work: Callable[[Path, Path], str]) -> int:
-    """Do `work(source, target)` for every job, with a progress bar on a terminal, and return the exit code.
+    """Do `work(source, target)` for every job; it says in a line what was made. What follows is as for `report`."""
+    return report(len(jobs), ((job, attempt(job, work)) for job in jobs))
 
-    A bad file is reported and skipped. What work returns says in a line what was made; it is printed for a single file.
+
+def attempt(job: Job, work: Callable[[Path, Path], str]) -> str | Exception:
+    """Do one job, its folder made, and return what it says or what a bad file raised."""
+    source, target = job
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return work(source, target)
+    except BAD_FILE as error:
+        return error
+
+
+def report(count: int, outcomes: Iterable[Outcome]) -> int:
+    """Go through what becomes of so many jobs, with a progress bar on a terminal, and return the exit code.
+
+    A bad file is reported and skipped. What was made is printed for a single file.
     """
     from tqdm import tqdm
 
     skipped = 0
-    for source, target in tqdm(jobs, unit="file", disable=None if len(jobs) > 1 else True):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            line = work(source, target)
-        except BAD_FILE as error:
+    for (source, target), said in tqdm(outcomes, unit="file", total=count, disable=None if count > 1 else True):
+        if isinstance(said, Exception):
             skipped += 1
-            tqdm.write(f"flexicodec: skipped {source}: {one_line(error)}", file=sys.stderr)
-        else:
-            if len(jobs) == 1:
-                print(f"{target}: {line}")
-    if len(jobs) > 1:
-        print(f"{len(jobs) - skipped} of {len(jobs)} files written")
+            tqdm.write(f"flexicodec: skipped {source}: {one_line(said)}", file=sys.stderr)
+        elif count == 1:
+            print(f"{target}: {said}")
+    if count > 1:
+        print(f"{count - skipped} of {count} files written")
     return 1 if skipped else 0
 
 

@@ -22,8 +22,7 @@ from flexicodec.evaluation.systems import (
     open_system,
 )
 from flexicodec.evaluation.token_files import token_path
-
-FAILURES = (ValueError, OSError, RuntimeError)  # bad audio, an unreadable disk, torch's out-of-memory
+from flexicodec.files import BAD_FILE
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Worker:
                 reference = read_utterance(utterance, SAMPLE_RATE)
                 own = system.sample_rate == SAMPLE_RATE
                 read[index] = reference, reference if own else read_utterance(utterance, system.sample_rate)
-            except FAILURES as error:
+            except BAD_FILE as error:
                 rows += [_failure(system.name, setting, utterance, error) for setting in job.settings]
         if read:
             clips = [job.utterances[index] for index in read]
@@ -107,7 +106,7 @@ class Worker:
         try:
             prepared = self.instruments.prepare([reference for reference, _ in read], [self._text(c) for c in clips])
             rounds = system.reconstruct([heard for _, heard in read], settings)
-        except FAILURES as error:
+        except BAD_FILE as error:
             rounds, failed = iter(()), error
         for setting in settings:
             try:
@@ -115,7 +114,7 @@ class Worker:
                 if back is None:  # nothing comes after an error
                     raise failed
                 rows += self._rows(system, setting, clips, back, prepared)
-            except FAILURES as error:
+            except BAD_FILE as error:
                 if len(clips) > 1:
                     alone = (self._measure(system, settings, [c], [r]) for c, r in zip(clips, read, strict=True))
                     return [row for rows in alone for row in rows]

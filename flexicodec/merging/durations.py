@@ -162,7 +162,8 @@ def validate_durations(
             + ("; give every clip its own row, padded with 0" if given.ndim == 1 else "")
         )
 
-    rows = rows.long()
+    on_device = rows.long()
+    rows, lengths = on_device.cpu(), lengths.cpu()  # one question to a GPU each, and not one per check
     if bool((rows < 0).any()):
         raise ValueError(f"durations hold {int(rows.min())}, but a token lasts at least 1 frame (0 marks padding)")
     if bool(((rows[:, :-1] == 0) & (rows[:, 1:] > 0)).any()):
@@ -181,4 +182,4 @@ def validate_durations(
             f"durations sum to {sum(rows[item].tolist())} frames but the audio has {int(lengths[item])} (item {item}); "
             "were they made from a resampled or differently trimmed copy?"
         )
-    return rows[:, : int((rows > 0).sum(-1).max())]
+    return on_device[:, : int((rows > 0).sum(-1).max())]

@@ -27,8 +27,10 @@ PADDED_SHARE = 0.1  # of a batch on the CPU, where a batch is no faster than its
 
 def goes_one_by_one(codec: FlexiCodecRooms, lengths: Int[Tensor, " batch"], windows: Windows | None) -> bool:
     """Tell whether clips of so many frames are taken one at a time: long ones are, and ragged batches on the CPU."""
+    if codec.device.type != "cpu":
+        return any(is_long(codec, lengths, windows))
     padded = 1 - float(lengths.sum()) / max(1, len(lengths) * int(lengths.max()))
-    return any(is_long(codec, lengths, windows)) or (codec.device.type == "cpu" and padded > PADDED_SHARE)
+    return padded > PADDED_SHARE or any(is_long(codec, lengths, windows))
 
 
 def is_long(codec: FlexiCodecRooms, lengths: Int[Tensor, " batch"], windows: Windows | None) -> list[bool]:

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from flexicodec.blocks.attention import attention
+from flexicodec.blocks.attention import attend_valid
+from flexicodec.blocks.padding import valid_steps
 from flexicodec.models.flexicodec.ssl_config import SAMPLE_RATE, SSLConfig
 
 CLASSES = {"hubert": "Hubert", "wavlm": "WavLM", "wav2vec2": "Wav2Vec2"}  # as transformers begins their names
@@ -79,8 +80,9 @@ class SSLEncoder(nn.Module):
         bias = self.position_bias(hidden.shape[1])
         padding = ~_valid(frames, hidden.shape[1])[..., None]
         yield hidden.masked_fill(padding, 0.0).transpose(1, 2)
+        valid = valid_steps(frames, hidden.shape[1])  # asked once: the answer has to come from the device
         for block in self.encoder.layers:
-            hidden = _run_block(block, hidden, frames, bias, self.config.settings.do_stable_layer_norm)
+            hidden = _run_block(block, hidden, valid, bias, self.config.settings.do_stable_layer_norm)
             yield hidden.masked_fill(padding, 0.0).transpose(1, 2)
 
     def convolve(
@@ -142,22 +144,22 @@ def _transformers_model(config: SSLConfig) -> Any:
 def _run_block(
     block: Any,
     hidden: Float[Tensor, "batch frames dim"],
-    lengths: Int[Tensor, " batch"],
+    valid: Bool[Tensor, "batch frames"] | None,
     bias: Float[Tensor, "heads frames frames"] | None,
     pre_norm: bool,
 ) -> Float[Tensor, "batch frames dim"]:
     """Run a transformer block of any of the families."""
     if pre_norm:
-        hidden = hidden + _attend(block.attention, block.layer_norm(hidden), lengths, bias)
+        hidden = hidden + _attend(block.attention, block.layer_norm(hidden), valid, bias)
         return hidden + block.feed_forward(block.final_layer_norm(hidden))
-    hidden = block.layer_norm(hidden + _attend(block.attention, hidden, lengths, bias))
+    hidden = block.layer_norm(hidden + _attend(block.attention, hidden, valid, bias))
     return block.final_layer_norm(hidden + block.feed_forward(hidden))
 
 
 def _attend(
     module: Any,
     hidden: Float[Tensor, "batch frames dim"],
-    lengths: Int[Tensor, " batch"],
+    valid: Bool[Tensor, "batch frames"] | None,
     bias: Float[Tensor, "heads frames frames"] | None,
 ) -> Float[Tensor, "batch frames dim"]:
     """Attend to the valid frames, with WavLM's gated bias where there is one."""
@@ -167,10 +169,11 @@ def _attend(
 
     query, key, value = (heads(project(hidden)) for project in (module.q_proj, module.k_proj, module.v_proj))
     if bias is None:
-        out = attention(query, key, value, lengths)
+        out = attend_valid(query, key, value, valid)
     else:
         scores = _gate(module, heads(hidden)) * bias
-        scores = scores.masked_fill(~_valid(lengths, hidden.shape[1])[:, None, None], -torch.inf)
+        if valid is not None:
+            scores = scores.masked_fill(~valid[:, None, None], -torch.inf)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=scores)
     return module.out_proj(out.transpose(1, 2).flatten(2))
 
