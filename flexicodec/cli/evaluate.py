@@ -74,7 +74,9 @@ def run(args: argparse.Namespace) -> int:
     from flexicodec.evaluation.protocol import comparison
     from flexicodec.evaluation.report import REPORT_NAME, main_table, notes, write_report
     from flexicodec.evaluation.rows import PARQUET_NAME, write_parquet
+    from flexicodec.statistics import check_resamples
 
+    check_resamples(args.resamples)
     plan = _plan(args)
     utterances, clips = _clips(args)
     models = args.model or ["flexicodec-mini"]
