@@ -59,7 +59,7 @@ def evaluate_corpus(
     Args:
         utterances: The clips, each with an id of its own.
         models: What `open_system` takes, or systems (which have to be picklable where there are several processes).
-        folder: For the results; it may hold those of an earlier run of the same measures on the same clips.
+        folder: For the results; it may hold those of an earlier run of the same measures, on some of these clips.
         plan: How; by default all signal metrics and our own recogniser, one process.
         progress: Show a bar.
 
@@ -102,7 +102,7 @@ def cut(utterances: Sequence[Utterance], batch_seconds: float) -> list[tuple[Utt
 
 def describe(utterances: Sequence[Utterance], worker: Worker, chosen: dict[str, list[Setting]]) -> dict[str, Any]:
     """Say what is measured and how: what rows must have in common to stand in one table."""
-    clips = [[u.id, round(u.start, 6), round(u.duration, 6), u.text] for u in utterances]
+    clips = {u.id: json.dumps([u.id, round(u.start, 6), round(u.duration, 6), u.text]) for u in utterances}
     return {
         **asdict(worker.plan.measures),
         "names": worker.instruments.names,
@@ -110,7 +110,7 @@ def describe(utterances: Sequence[Utterance], worker: Worker, chosen: dict[str, 
         "rules": RULES,
         "clips": len(clips),
         "seconds": round(sum(u.duration for u in utterances), 3),
-        "clips_digest": hashlib.sha256(json.dumps(clips).encode()).hexdigest()[:16],
+        "clip_digests": {name: hashlib.sha256(what.encode()).hexdigest()[:12] for name, what in clips.items()},
         "version": flexicodec.__version__,
         "systems": {name: system.identity for name, system in worker.systems.items()},
         "settings": {name: [setting.label for setting in settings] for name, settings in chosen.items()},

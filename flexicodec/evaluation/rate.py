@@ -124,8 +124,8 @@ class TokenModel:
 
     For every stream several ways are tried on a quarter of the clips, with models of the rest: fixed widths, symbols by
     themselves, given the symbol before, durations as flags per frame (raw ones too), FSQ codes as digits, acoustic
-    codes given the codebook before. The shortest is then counted on all of them, so that nothing is chosen on what it is
-    tested on.
+    codes given the codebook before. The shortest is then counted on all of them, so that nothing is chosen on what it
+    is tested on.
     A single clip leaves the first, fixed widths.
 
     Args:
