@@ -68,7 +68,8 @@ class PaperList:
     @property
     def note(self) -> str:
         """Say how the list compares with the one that was meant."""
-        counts = f"{len(self.utterances):,} clips of {SHORTEST:g} to {LONGEST:g} s among {self.found:,}"
+        count = len(self.utterances)
+        counts = f"{count:,} {'clip' if count == 1 else 'clips'} of {SHORTEST:g} to {LONGEST:g} s among {self.found:,}"
         if self.whole:
             return f"The list: {counts}, the number that the third party reports."
         lost = f" and {len(self.unreadable)} that cannot be read" if self.unreadable else ""

@@ -109,6 +109,6 @@ def test_the_protocol_as_one_button(tmp_path, capsys, model):
     command = ["evaluate", str(tmp_path / "test-clean"), "--protocol", "paper", "--model", model]
     assert main([*command, "-o", str(tmp_path / "r"), *local]) == 0
     said = capsys.readouterr()
-    assert "**Not the paper's list**: 1 clips" in said.out
+    assert "**Not the paper's list**: 1 clip of" in said.out
     assert "| third party | 0.867 | 6.36 |" in said.out
     assert "tiny: 7 codebooks left out" in said.err
