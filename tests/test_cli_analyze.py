@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from flexicodec import cli
-from flexicodec.analysis.segments import Segment, read_alignment, write_textgrid
-from flexicodec.corpus import Utterance, write_manifest
+from flexicodec.analysis.segments import Segment, read_alignment, write_ctm, write_textgrid
+from flexicodec.corpus import Utterance, read_manifest, write_manifest
 from flexicodec.evaluation import transcribers
 
 
@@ -59,6 +59,57 @@ def test_what_is_missing_is_counted(folder, tmp_path, capsys):
     text = (tmp_path / "report.md").read_text()
     assert "5 of 6 clips were encoded" in text
     assert "1 audio cannot be read; 1 no alignment" in text
+    assert "flexicodec: without phones: 0-0.7: no alignment\n" in printed.err
+    assert "| none | audio cannot be read: no such audio file" in text
+    assert "| 0-0.7 | no alignment |" in text
+
+
+def rewritten(folder, name, **changes):
+    utterances = [replace(u, **changes) for u in read_manifest(folder / "pieces.jsonl")]
+    write_manifest(folder / name, utterances)
+    return name
+
+
+def test_alignments_that_cannot_be_used_are_an_error(folder, tmp_path, capsys):
+    manifest = rewritten(folder, "gone.jsonl", alignment=folder / "nowhere.TextGrid")
+    assert analyze(folder, tmp_path, manifest=manifest) == 1
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert len(lines) == 5 + 2
+    assert lines[0].startswith("flexicodec: without phones: 0-0.0: alignment cannot be used:")
+    assert "nowhere.TextGrid" in lines[0]
+    assert lines[5:] == [
+        "flexicodec: and 1 more, which the report lists",
+        "flexicodec: none of 6 clips has phones (alignment), so that the report says nothing of them",
+    ]
+    for page in ("report.md", "report.html"):
+        text = (tmp_path / page).read_text()
+        assert text.count("nowhere.TextGrid") == 6
+        assert "1-1.4" in text
+
+
+def test_a_ctm_of_other_clips_is_an_error_with_a_hint(folder, tmp_path, capsys):
+    write_ctm(folder / "other.ctm", {"0-0.00": [Segment(0, 0.1, "AA")]})
+    manifest = rewritten(folder, "ctm.jsonl", alignment=folder / "other.ctm")
+    assert analyze(folder, tmp_path, "--limit", "1", manifest=manifest) == 1
+    assert "has no utterance '0-0.0'; is it '0-0.00'?" in capsys.readouterr().err
+
+
+def test_phones_that_were_asked_for_have_to_be_there(folder, tmp_path, capsys):
+    manifest = rewritten(folder, "bare.jsonl", alignment=None, text=None)
+    assert analyze(folder, tmp_path / "any", "--limit", "2", manifest=manifest) == 0  # rates are something too
+    capsys.readouterr()
+    assert analyze(folder, tmp_path / "a", "--limit", "2", "--phones", "alignment", manifest=manifest) == 1
+    assert "none of 2 clips has phones (alignment)" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # two processes start, twice
+def test_processes_change_nothing(folder, tmp_path):
+    arguments = ("--limit", "3", "--transcriber", "ctc:recognizer-mini")
+    assert analyze(folder, tmp_path / "1", *arguments) == 0
+    assert analyze(folder, tmp_path / "2", *arguments, "--processes", "2") == 0
+    for name in ("numbers.json", "report.md"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
 class StandIn:
@@ -92,6 +143,8 @@ def test_transcripts_stand_beside_tokens(folder, tmp_path, monkeypatch):
         (("--frame-rate", "50"), "frame_rate is 50 Hz"),
         (("--threshold", "1.5"), "threshold is 1.5"),
         (("--limit", "0"), "limit is 0"),
+        (("--processes", "0"), "processes is 0"),
+        (("--resamples", "-3"), "resamples is -3"),
         (("--transcriber", "sensevoice:nowhere"), "nowhere"),
         (("--recogniser", "nowhere"), "nowhere"),
     ],

@@ -16,7 +16,7 @@ UNWANTED = ("torchaudio", "torchcodec", "audiotools")  # each breaks installs be
 # Which floor of the house a module lives on; modules look at their own floor and those below.
 FLOORS = {
     **dict.fromkeys(("tokens", "margins", "tokenformat", "tokenlayers", "tokenfile", "audio", "audiofile"), 0),
-    **dict.fromkeys(("shapes", "config", "files", "corpus", "statistics"), 0),
+    **dict.fromkeys(("shapes", "config", "files", "corpus", "statistics", "processes"), 0),
     **dict.fromkeys(("blocks", "quantize", "merging"), 1),
     **dict.fromkeys(("models", "pretrained"), 2),
     **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "export", "serving"), 3),

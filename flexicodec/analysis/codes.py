@@ -8,8 +8,9 @@ number for a table by models that were chosen beforehand; here every part and mo
 """
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -83,7 +84,7 @@ def study_codes(
     clusters: Sequence[Hashable] | None = None,
     resamples: int = RESAMPLES,
 ) -> CodeStudy:
-    """Measure what durations and codes cost; where no model is cheaper, a part costs its field.
+    """Measure what durations and codes cost; where no model is cheaper, a part costs its field, durations raw flags.
 
     Args:
         clips: Tokens of one clip each, of the same format.
@@ -103,7 +104,8 @@ def study_codes(
     measure = _Measure(clips, groups, clusters, resamples)
     form = clips[0].format
     durations = [clip.durations[0].numpy() for clip in clips]
-    parts = [measure.part("durations", form.duration_bits, _duration_models(durations, form.max_duration))]
+    raw = {"a flag per frame": np.array([float(d.sum() - 1) for d in durations])}
+    parts = [measure.part("durations", form.duration_bits, _duration_models(durations, form.max_duration), fixed=raw)]
     semantic = (
         [] if clips[0].semantic is None else [clip.semantic[0].numpy() for clip in clips if clip.semantic is not None]
     )
@@ -187,11 +189,16 @@ class _Measure:
         return np.sum([held_out_bits(sources, size, folds, self.groups) for sources, size in coded], axis=0)
 
     def part(
-        self, name: str, nominal: int | None, models: list[Model], use: CodebookUse | None = None
+        self,
+        name: str,
+        nominal: int | None,
+        models: list[Model],
+        use: CodebookUse | None = None,
+        fixed: Mapping[str, Bits] = MappingProxyType({}),
     ) -> tuple[PartBits, Bits]:
-        """Try the models of one part; returns what it costs, and the bits of the cheapest by clip."""
+        """Try the models of one part, its field, and fixed ways; returns what it costs, and the least bits by clip."""
         tokens = [int(clip.token_lengths[0]) for clip in self.clips]
-        bits = {label: self.held_out(coded()) for label, coded in models}
+        bits = {label: self.held_out(coded()) for label, coded in models} | dict(fixed)
         if nominal is not None:
             bits["as its field"] = nominal * np.array(tokens, dtype=float)
         best = min(bits, key=lambda label: float(bits[label].sum()))
@@ -209,7 +216,7 @@ class _Measure:
 
     def flags(self, durations: list[Symbols], coded: Bits, field: int | None) -> dict[str, Interval]:
         """Compare ways to write durations down, in bits per second."""
-        frames = np.array([each.sum() - 1 for each in durations])
+        frames = np.array([float(each.sum() - 1) for each in durations])
         starts = np.array([len(each) - 1 for each in durations])
         seconds = np.array([float(clip.seconds[0]) for clip in self.clips])
 
@@ -218,12 +225,13 @@ class _Measure:
             begun = int(starts.sum())
             return float(frames.sum()) * counts_entropy(np.array([begun, int(frames.sum()) - begun])) / seconds.sum()
 
+        flagged = self.held_out([([boundary_flags(d) for d in durations], 2)])  # where it costs more, flags stay raw
         found = {} if field is None else {f"{field}-bit lengths": self.per_second([field * len(d) for d in durations])}
         return found | {
             "a flag per frame": self.per_second(frames),
             "flags at their entropy": self.interval(coin, starts, frames, seconds),
             "lengths, coded": self.per_second(coded),
-            "flags, coded": self.per_second(self.held_out([([boundary_flags(d) for d in durations], 2)])),
+            "flags, coded": self.per_second(min((flagged, frames), key=lambda bits: float(np.sum(bits)))),
         }
 
 

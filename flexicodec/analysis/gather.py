@@ -19,7 +19,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from flexicodec.analysis.clips import SOURCES, Clip, Gathered, Setting, Source
-from flexicodec.analysis.losses import clip_losses, join_losses, loss_policies
+from flexicodec.analysis.losses import PolicyAt, clip_losses, join_losses, loss_policies
 from flexicodec.analysis.segments import Alignment, Segment, read_alignment
 from flexicodec.analysis.spoken import MISALIGNED, fits
 from flexicodec.calibration import fit_threshold
@@ -28,6 +28,7 @@ from flexicodec.corpus.reading import UNREADABLE
 from flexicodec.merging import Threshold, check_frame_rate
 from flexicodec.models.flexicodec.model import Features
 from flexicodec.models.recognizer import Recognizer
+from flexicodec.processes import check_processes, share
 
 Transcribe = Callable[[Float[np.ndarray, " samples"]], str]
 
@@ -48,6 +49,7 @@ def gather(
     recognizer: Recognizer | None = None,
     transcribe: Transcribe | None = None,
     limit: int | None = None,
+    processes: int = 1,
     progress: bool = False,
 ) -> Gathered:
     """Encode clips at every setting and find their phones.
@@ -63,6 +65,7 @@ def gather(
         recognizer: Lays texts along the sound where that is the source; None takes the one that ships.
         transcribe: Writes down what it hears in audio at the codec's rate; None leaves transcripts out.
         limit: Use so many utterances at most, spread evenly over the manifest.
+        processes: Side by side, each with its own models and one thread; what comes out does not depend on it.
         progress: Show bars.
 
     Raises:
@@ -75,8 +78,9 @@ def gather(
     source = source or choose_source(chosen)
     if source == "recogniser":
         recognizer = recognizer or Recognizer.load(SHIPPED_RECOGNISER)
+    check_processes(processes)
     with tempfile.TemporaryDirectory(prefix="flexicodec-analysis-") as folder:
-        heard, unread = _listen(codec, chosen, Path(folder), progress)
+        heard, unread = _listen(codec, chosen, Path(folder), processes, progress)
         if not heard:
             raise ValueError(
                 f"none of {len(chosen)} clips can be read; the first: {unread[0][1] if unread else 'none'}"
@@ -87,15 +91,10 @@ def gather(
             settings += [Setting(f"{rate:g} Hz, every clip", None, rate) for rate in below]
         rates = tuple(r for r in CURVE_RATES if codec.base_frame_rate / (cap or math.inf) <= r < codec.base_frame_rate)
         policies = loss_policies(partial(_threshold, heard, cap), rates)
-        clips, missing, losses = [], [], []
-        for item in tqdm(heard, desc="tokens", disable=not progress):
-            features = item.load(codec.device)
-            tokens = {s.name: tokenize(codec, features, s, num_codebooks) for s in settings}
-            found, reason = find_phones(item.utterance, item.audio, codec.sample_rate, source, recognizer)
-            missing += [(item.utterance.id, reason)] if reason else []
-            said = None if transcribe is None else transcribe(item.audio)
-            clips.append(item.clip(tokens, found, said))
-            losses.append(clip_losses(features, policies, rates, cap, codec.sample_rate))
+        work = _Tokenizing(codec, tuple(settings), num_codebooks, source, recognizer, transcribe, policies, rates, cap)
+        found = _in_order(heard, work, processes, "tokens", progress)
+    clips, missing = [clip for clip, _, _ in found], [(clip.id, reason) for clip, reason, _ in found if reason]
+    losses = [lost for _, _, lost in found]
     return Gathered(
         clips=tuple(clips),
         settings=tuple(settings),
@@ -186,26 +185,68 @@ class _Heard:
         )
 
 
-def _listen(
-    codec: Any, utterances: Sequence[Utterance], folder: Path, progress: bool
-) -> tuple[list[_Heard], list[tuple[str, str]]]:
-    """Run the encoders over every clip; returns the clips, and id and reason of those that could not be read."""
-    heard: list[_Heard] = []
-    unread: list[tuple[str, str]] = []
-    for index, utterance in enumerate(tqdm(utterances, desc="features", disable=not progress)):
+@dataclass(frozen=True, eq=False)
+class _Listening:
+    """Runs the encoders over a clip and leaves its features in a file; gives the reason where it cannot be read."""
+
+    codec: Any
+    folder: Path
+
+    def __call__(self, job: tuple[int, Utterance]) -> _Heard | str:
+        index, utterance = job
         try:
-            audio = read_utterance(utterance, codec.sample_rate)
-            features = codec.features(audio)
+            audio = read_utterance(utterance, self.codec.sample_rate)
+            features = self.codec.features(audio)
         except UNREADABLE as error:
-            unread.append((utterance.id, f"audio cannot be read: {error}"))
-            continue
-        path = folder / f"{index}.pt"
+            return f"audio cannot be read: {error}"
+        path = self.folder / f"{index}.pt"
         tensors = {name: value.cpu() for name, value in vars(features).items() if isinstance(value, torch.Tensor)}
         plain = {name: value for name, value in vars(features).items() if name not in tensors}
         torch.save(tensors, path)
         similarities, frames = features.similarities[0].cpu(), int(features.lengths[0])
-        heard.append(_Heard(utterance, audio, similarities, frames, len(audio) / codec.sample_rate, path, plain))
-    return heard, unread
+        return _Heard(utterance, audio, similarities, frames, len(audio) / self.codec.sample_rate, path, plain)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tokenizing:
+    """Makes a clip's tokens at every setting, finds its phones, and measures what merging loses."""
+
+    codec: Any
+    settings: tuple[Setting, ...]
+    num_codebooks: int | None
+    source: Source
+    recognizer: Recognizer | None
+    transcribe: Transcribe | None
+    policies: Mapping[str, PolicyAt]
+    rates: tuple[float, ...]
+    cap: int | None
+
+    def __call__(self, item: _Heard) -> tuple[Clip, str | None, Any]:
+        codec, features = self.codec, item.load(self.codec.device)
+        tokens = {s.name: tokenize(codec, features, s, self.num_codebooks) for s in self.settings}
+        found, reason = find_phones(item.utterance, item.audio, codec.sample_rate, self.source, self.recognizer)
+        said = None if self.transcribe is None else self.transcribe(item.audio)
+        lost = clip_losses(features, self.policies, self.rates, self.cap, codec.sample_rate)
+        return item.clip(tokens, found, said), reason, lost
+
+
+def _same(worker: Any) -> Any:
+    return worker
+
+
+def _in_order(jobs: Sequence[Any], worker: Callable[[Any], Any], processes: int, what: str, progress: bool) -> list:
+    """Do jobs and give their results in their order, whoever was first."""
+    shared = share(jobs, worker, processes, partial(_same, worker))
+    return [found for _, found in sorted(tqdm(shared, what, len(jobs), disable=not progress), key=lambda pair: pair[0])]
+
+
+def _listen(
+    codec: Any, utterances: Sequence[Utterance], folder: Path, processes: int, progress: bool
+) -> tuple[list[_Heard], list[tuple[str, str]]]:
+    """Run the encoders over every clip; returns the clips, and id and reason of those that could not be read."""
+    found = _in_order(list(enumerate(utterances)), _Listening(codec, folder), processes, "features", progress)
+    unread = [(u.id, each) for u, each in zip(utterances, found, strict=True) if isinstance(each, str)]
+    return [each for each in found if isinstance(each, _Heard)], unread
 
 
 def _fit(setting: Setting, heard: Sequence[_Heard], cap: int | None, base_frame_rate: float) -> Setting:

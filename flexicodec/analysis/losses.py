@@ -6,6 +6,7 @@ The loss is the squared distance of frames from their token's mean over the fram
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -46,11 +47,15 @@ def loss_policies(threshold_of: Callable[[float], float], rates: Sequence[float]
     """
     taus = {rate: threshold_of(rate) for rate in rates}
     return {
-        "one tau for all clips": lambda rate: Threshold(taus[rate]),
+        "one tau for all clips": partial(_threshold_at, taus),
         "lowest similarities, every clip": ExactRate,
         "least variance, every clip": MinimumVariance,
         "uniform": Uniform,
     }
+
+
+def _threshold_at(taus: Mapping[float, float], rate: float) -> Threshold:
+    return Threshold(taus[rate])
 
 
 def clip_losses(

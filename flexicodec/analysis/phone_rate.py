@@ -21,6 +21,7 @@ from flexicodec.analysis.spoken import ClipRates
 from flexicodec.analysis.within import Within, within_clips
 from flexicodec.statistics import (
     FITS,
+    Band,
     FittedModel,
     Interval,
     Line,
@@ -40,6 +41,8 @@ from flexicodec.statistics import (
     semi_partial,
     spearman,
 )
+
+BANDS = ("ols", "rma")  # lines that are drawn with their intervals; four bands would hide one another
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class PhoneRate:
         spearman: Of their ranks.
         lines: By least squares, reduced major axis, Deming and inverse, as if clips were independent.
         slopes: The same slopes, by bootstrap.
+        bands: Where lines by least squares and reduced major axis may lie, by bootstrap.
         noise_ratio: Variance of noise in frame rates over that in phone rates that Deming's line assumes: what it would
             be if both counts were Poisson's.
         phones_per_token: All phones over all tokens, which is no slope.
@@ -135,6 +139,7 @@ class PhoneRate:
     spearman: Correlation
     lines: Mapping[str, Line]
     slopes: Mapping[str, Interval]
+    bands: Mapping[str, Band]
     noise_ratio: float
     phones_per_token: Interval
     controlled: Mapping[str, Controlled]
@@ -193,6 +198,7 @@ def analyze(
             "inverse": inverse(table.x, table.y, sampling.level),
         },
         slopes={name: sampling.interval(_slope(name, ratio), *table.xy, clusters=table.clusters) for name in FITS},
+        bands={name: sampling.band(FITS[name], *table.xy, clusters=table.clusters) for name in BANDS},
         noise_ratio=ratio,
         phones_per_token=sampling.interval(_ratio, table.phones, table.tokens, clusters=table.clusters),
         controlled=controlled,

@@ -172,15 +172,26 @@ def _draw_durations(axes: "Axes", tokens: Tokens) -> None:
 
 
 def _draw_segments(axes: "Axes", name: str, segments: Sequence[Segment]) -> None:
-    """Draw a row of phones, words or the like, each with its label where that fits; silence stays blank."""
+    """Draw a row of phones, words or the like with their labels; silence stays blank.
+
+    A label that its segment has no room for stands upright; one too long for that, or in a segment too narrow, shrinks.
+    """
     first, last = axes.get_xlim()
-    character = (last - first) / 150  # seconds that one takes at this size
+    character = (last - first) / 150  # seconds that one takes at 6.5 points
     for segment in segments:
         if is_silence(segment.label) or segment.end <= first or segment.start >= last:
             continue
         axes.axvspan(segment.start, segment.end, facecolor="0.93", edgecolor="0.35", linewidth=0.6)
-        if first <= segment.middle <= last and segment.duration > character * len(segment.label):
-            axes.text(segment.middle, 0.47, segment.label, fontsize=6.5, ha="center", va="center", clip_on=True)
+        if not first <= segment.middle <= last:
+            continue
+        room, size = segment.duration / character, 6.5
+        upright = room < len(segment.label)
+        if upright:  # a row is as high as about four characters, and a line of text as wide as 1.3
+            size *= min(1.0, max(room / 1.3, 0.5), 4 / len(segment.label))
+        axes.text(
+            segment.middle, 0.47, segment.label, fontsize=size, rotation=90 if upright else 0, ha="center", va="center",
+            clip_on=True,
+        )  # fmt: skip
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     axes.set_ylabel(name, rotation=0, ha="right", va="center")

@@ -9,10 +9,11 @@ from flexicodec.cli import options
 from flexicodec.cli.jobs import one_line
 
 if TYPE_CHECKING:
-    from flexicodec.analysis.gather import Transcribe
     from flexicodec.analysis.study import Study
 
 HELP = "report on frame rate against phone rate, what tokens hold, where they start, and what they cost"
+
+TOLD = 5  # clips without phones of which the reason is printed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_codebooks(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="clips at most, spread evenly over the manifest")
     _add_phones(parser)
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="side by side (default: %(default)s)")
     parser.add_argument(
         "--resamples", type=int, default=10_000, metavar="N", help="of the bootstrap (default: %(default)s)"
     )
@@ -71,7 +73,7 @@ def _add_phones(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Gather, ask, write, and return 1 if a clip could not be read."""
+    """Gather, ask, write, and return 1 if a clip could not be read, or no phones be had that were asked for."""
     from flexicodec.analysis.asking import study
     from flexicodec.analysis.gather import gather
     from flexicodec.analysis.report import make_report, write
@@ -79,7 +81,9 @@ def run(args: argparse.Namespace) -> int:
     from flexicodec.analysis.tiers import save_textgrids
     from flexicodec.corpus import read_manifest
     from flexicodec.models.recognizer import Recognizer
+    from flexicodec.statistics import check_resamples
 
+    check_resamples(args.resamples)
     utterances, codec = read_manifest(args.manifest), options.load_codec(args)
     rates = args.frame_rate or ([] if args.threshold else [8.33, 6.25, 4.0])
     gathered = gather(
@@ -91,8 +95,9 @@ def run(args: argparse.Namespace) -> int:
         num_codebooks=args.codebooks,
         source=args.phones,
         recognizer=None if args.recogniser is None else Recognizer.load(args.recogniser, args.device),
-        transcribe=None if args.transcriber is None else _transcribe(args.transcriber, codec.sample_rate, args.device),
+        transcribe=None if args.transcriber is None else _Listener(args.transcriber, codec.sample_rate, args.device),
         limit=args.limit,
+        processes=args.processes,
         progress=sys.stderr.isatty(),
     )
     found = study(
@@ -103,7 +108,19 @@ def run(args: argparse.Namespace) -> int:
         save_textgrids(gathered, args.output / "textgrids")
     for name, reason in gathered.unread:
         print(f"flexicodec: skipped {name}: {one_line(ValueError(reason))}", file=sys.stderr)
+    for name, reason in gathered.without_phones[:TOLD]:
+        print(f"flexicodec: without {gathered.unit}: {name}: {one_line(ValueError(reason))}", file=sys.stderr)
+    if (more := len(gathered.without_phones) - TOLD) > 0:
+        print(f"flexicodec: and {more} more, which the report lists", file=sys.stderr)
     print(f"{files[0]}: {_summary(found)}")
+    wanted = args.phones is not None or any(u.alignment is not None or u.num_phones is not None for u in utterances)
+    if wanted and not gathered.with_phones:
+        print(
+            f"flexicodec: none of {len(gathered.clips)} clips has {gathered.unit} ({gathered.source}), so that the "
+            "report says nothing of them",
+            file=sys.stderr,
+        )
+        return 1
     return 1 if gathered.unread else 0
 
 
@@ -124,21 +141,34 @@ def _about(args: argparse.Namespace, codec: Any) -> dict[str, Any]:
     }
 
 
-def _transcribe(spec: str, sample_rate: int, device: str | None) -> "Transcribe":
-    """Open a recogniser, and let it hear clips at the codec's rate."""
-    import torch
+class _Listener:
+    """A recogniser that hears clips at the codec's rate; in another process it is opened again.
 
-    from flexicodec.audio import resample
-    from flexicodec.evaluation.transcribers import open_transcriber
+    Args:
+        spec: See `open_transcriber`.
+        sample_rate: Of the clips, Hz.
+        device: For the model.
 
-    transcriber = open_transcriber(spec, device)
+    Raises:
+        ValueError: It cannot be had.
+    """
 
-    def write_down(audio: Any) -> str:
-        return transcriber.transcribe([resample(torch.as_tensor(audio), sample_rate, transcriber.sample_rate).numpy()])[
-            0
-        ]
+    def __init__(self, spec: str, sample_rate: int, device: str | None):
+        from flexicodec.evaluation.transcribers import open_transcriber
 
-    return write_down
+        self.choice = spec, sample_rate, device
+        self.sample_rate, self.transcriber = sample_rate, open_transcriber(spec, device)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Listener, self.choice
+
+    def __call__(self, audio: Any) -> str:
+        import torch
+
+        from flexicodec.audio import resample
+
+        heard = resample(torch.as_tensor(audio), self.sample_rate, self.transcriber.sample_rate)
+        return self.transcriber.transcribe([heard.numpy()])[0]
 
 
 def _summary(found: "Study") -> str:

@@ -52,7 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     measured.add_argument("--mos", nargs="+", metavar="SPEC", help="predictors of opinion scores (default: none)")
     measured.add_argument("--protocol", choices=("paper",), help="the FlexiCodec paper's list, settings and metrics")
     work = parser.add_argument_group("how")
-    work.add_argument("--limit", type=int, metavar="N", help="measure N clips, evenly spread over the manifest")
+    work.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="measure N clips, spread over the manifest; a higher N goes on from a lower",
+    )
     work.add_argument("--processes", type=int, default=1, metavar="N", help="side by side (default: %(default)s)")
     work.add_argument(
         "--batch-seconds", type=float, default=60.0, metavar="S", help="audio a batch (default: %(default)g)"
@@ -74,7 +79,9 @@ def run(args: argparse.Namespace) -> int:
     from flexicodec.evaluation.protocol import comparison
     from flexicodec.evaluation.report import REPORT_NAME, main_table, notes, write_report
     from flexicodec.evaluation.rows import PARQUET_NAME, write_parquet
+    from flexicodec.statistics import check_resamples
 
+    check_resamples(args.resamples)
     plan = _plan(args)
     utterances, clips = _clips(args)
     models = args.model or ["flexicodec-mini"]
@@ -99,9 +106,15 @@ def _clips(args: argparse.Namespace) -> "tuple[list[Utterance], PaperList | None
     utterances = read_manifest(args.manifest) if clips is None else clips.utterances
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit is {args.limit}; expected 1 or more")
-    count = min(args.limit or len(utterances), len(utterances))
-    chosen = [utterances[index * len(utterances) // count] for index in range(count)]
+    chosen = [utterances[index] for index in spread(len(utterances), args.limit)]
     return chosen, None if clips is None else replace(clips, utterances=chosen)
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """Choose clips all over a list, so that a higher limit keeps those of a lower one: in van der Corput's order."""
+    bits = max(1, (count - 1).bit_length())
+    order = (int(f"{index:0{bits}b}"[::-1], 2) for index in range(2**bits))
+    return sorted([index for index in order if index < count][:limit])
 
 
 def _plan(args: argparse.Namespace) -> "Plan":
@@ -172,8 +185,8 @@ def _report_failures(results: "Results") -> int:
         print(f"flexicodec: failed {name}: {reason}", file=sys.stderr)
     if failed:
         print(
-            f"flexicodec: {len(failed)} of {len(results.rows)} rows failed, of {len(reasons)} clips; they are tried "
-            "again when the command is",
+            f"flexicodec: {len(failed)} of {len(results.rows)} rows failed, of {len(reasons)} "
+            f"{'clip' if len(reasons) == 1 else 'clips'}; they are tried again when the command is",
             file=sys.stderr,
         )
     return 1 if failed else 0

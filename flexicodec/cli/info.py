@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import flexicodec
 from flexicodec.cli import jobs, options
@@ -48,7 +49,7 @@ def export(args: argparse.Namespace, path: Path, tokens: "Tokens") -> None:
     if args.textgrid:
         save_textgrid(tokens, args.textgrid)
     if args.ctm:
-        save_ctm(tokens, args.ctm, "_".join(path.stem.split()))
+        save_ctm(tokens, args.ctm, "_".join(unquote(path.stem).split()))  # `evaluate` quotes ids for its files
 
 
 def describe_file(path: Path, tokens: "Tokens") -> list[Row]:

@@ -6,16 +6,12 @@ stopped, so that the rows are the same too; another device or length of batch ma
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 import flexicodec
@@ -24,6 +20,7 @@ from flexicodec.evaluation.instruments import RULES
 from flexicodec.evaluation.rows import Key, Ledger, Row
 from flexicodec.evaluation.systems import Setting, System
 from flexicodec.evaluation.worker import Job, Plan, Worker
+from flexicodec.processes import BrokenProcessPool, share
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def evaluate_corpus(
     Args:
         utterances: The clips, each with an id of its own.
         models: What `open_system` takes, or systems (which have to be picklable where there are several processes).
-        folder: For the results; it may hold those of an earlier run of the same measures on the same clips.
+        folder: For the results; it may hold those of an earlier run of the same measures, on some of these clips.
         plan: How; by default all signal metrics and our own recogniser, one process.
         progress: Show a bar.
 
@@ -105,7 +102,7 @@ def cut(utterances: Sequence[Utterance], batch_seconds: float) -> list[tuple[Utt
 
 def describe(utterances: Sequence[Utterance], worker: Worker, chosen: dict[str, list[Setting]]) -> dict[str, Any]:
     """Say what is measured and how: what rows must have in common to stand in one table."""
-    clips = [[u.id, round(u.start, 6), round(u.duration, 6), u.text] for u in utterances]
+    clips = {u.id: json.dumps([u.id, round(u.start, 6), round(u.duration, 6), u.text]) for u in utterances}
     return {
         **asdict(worker.plan.measures),
         "names": worker.instruments.names,
@@ -113,7 +110,7 @@ def describe(utterances: Sequence[Utterance], worker: Worker, chosen: dict[str, 
         "rules": RULES,
         "clips": len(clips),
         "seconds": round(sum(u.duration for u in utterances), 3),
-        "clips_digest": hashlib.sha256(json.dumps(clips).encode()).hexdigest()[:16],
+        "clip_digests": {name: hashlib.sha256(what.encode()).hexdigest()[:12] for name, what in clips.items()},
         "version": flexicodec.__version__,
         "systems": {name: system.identity for name, system in worker.systems.items()},
         "settings": {name: [setting.label for setting in settings] for name, settings in chosen.items()},
@@ -143,43 +140,11 @@ def _run(
     jobs: Sequence[Job], worker: Worker, models: Sequence[str | System], plan: Plan, folder: str | Path
 ) -> Iterator[list[Row]]:
     """Yield the rows of every job, as they come."""
-    if plan.processes == 1 or len(jobs) < 2:
-        with one_thread():
-            yield from map(worker, jobs)
-        return
-    count = min(plan.processes, len(jobs))
-    pool = ProcessPoolExecutor(count, get_context("spawn"), _start, (list(models), plan, str(folder)))
     try:
-        futures: list[Future[list[Row]]] = [pool.submit(_work, job) for job in jobs]
-        yield from (future.result() for future in as_completed(futures))
+        for _, rows in share(jobs, worker, plan.processes, partial(Worker, list(models), plan, str(folder))):
+            yield rows
     except BrokenProcessPool as error:
         raise OSError(
             "a process died, perhaps for want of memory; its rows so far are kept, and the same command goes on (with "
             "fewer processes, or fewer seconds a batch)"
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_worker: Callable[[Job], list[Row]]  # of a process in the pool
-
-
-def _start(models: list[str | System], plan: Plan, folder: str) -> None:
-    global _worker
-    torch.set_num_threads(1)
-    _worker = Worker(models, plan, folder)
-
-
-def _work(job: Job) -> list[Row]:
-    return _worker(job)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread, as it does in a pool: sums come out the same then."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -4,9 +4,9 @@ The rules: everything is mono at 16 kHz (resampled by soxr); what a codec gives 
 length of the reference; loudness is not changed, and nothing is clipped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from flexicodec.audio import resample
 from flexicodec.evaluation import intelligibility, mos, signal, speaker
 from flexicodec.evaluation.systems import Clip
 from flexicodec.evaluation.transcribers import Transcriber, open_transcriber
+
+Opened = TypeVar("Opened")
 
 SAMPLE_RATE = 16_000
 RULES = "mono, 16 kHz (soxr HQ); cut or filled up with silence to the reference's length; loudness as it comes"
@@ -62,20 +64,27 @@ class Instruments:
     """Everything that `Measures` names, ready.
 
     Raises:
-        ValueError: A metric or normaliser that there is not, or weights that cannot be had.
+        ValueError: A metric or normaliser that there is not, or weights that cannot be had; names all of them at once.
         ImportError: A library is missing; the extra `eval` brings them.
     """
 
     def __init__(self, measures: Measures, device: str | None = None):
         if unknown := [name for name in measures.metrics if name not in signal.METRICS]:
             raise ValueError(f"there is no metric {unknown[0]!r}; expected some of {', '.join(signal.METRICS)}")
-        intelligibility.word_errors("", "", measures.normaliser)
         self.measures = measures
-        self.transcribers: dict[str, Transcriber] = {
-            spec: open_transcriber(spec, device) for spec in measures.transcribers
-        }
-        self.encoders = {spec: speaker.open_speaker_encoder(spec, device) for spec in measures.speaker_encoders}
-        self.predictors = {spec: mos.open_mos(spec) for spec in measures.mos}
+        lost: list[_Lost] = []
+        _open(
+            lambda name: intelligibility.word_errors("", "", name), (measures.normaliser,), "--normaliser basic", lost
+        )
+        self.transcribers: dict[str, Transcriber] = _open(
+            lambda spec: open_transcriber(spec, device), measures.transcribers, "--transcriber none", lost
+        )
+        self.encoders = _open(
+            lambda spec: speaker.open_speaker_encoder(spec, device),
+            *(measures.speaker_encoders, "--speaker-encoder none", lost),
+        )
+        self.predictors = _open(mos.open_mos, measures.mos, "--mos none", lost)
+        _refuse(lost)
 
     @property
     def names(self) -> list[str]:
@@ -133,6 +142,32 @@ class Instruments:
                     "character_errors": characters.errors,
                     "characters": characters.length,
                 }
+
+
+_Lost = tuple[str, str, Exception]  # what cannot be had, the option that does without, and why
+
+
+def _open(how: Callable[[str], Opened], specs: Sequence[str], without: str, lost: list[_Lost]) -> dict[str, Opened]:
+    """Open instruments of a kind; what cannot be had is noted."""
+    found: dict[str, Opened] = {}
+    for spec in specs:
+        try:
+            found[spec] = how(spec)
+        except (ValueError, OSError, ImportError) as error:
+            lost.append((spec, without, error))
+    return found
+
+
+def _refuse(lost: Sequence[_Lost]) -> None:
+    """Say all at once what cannot be had, and what leaves each out."""
+    if not lost:
+        return
+    if len(lost) == 1 and isinstance(lost[0][2], ImportError):
+        raise lost[0][2]
+    told = "; ".join(f"[{number}] {without}: {error}" for number, (_, without, error) in enumerate(lost, start=1))
+    options = " ".join(dict.fromkeys(without for _, without, _ in lost))
+    names = ", ".join(spec for spec, _, _ in lost)
+    raise ValueError(f"cannot be had: {names}; to do without: {options}; why: {told}")
 
 
 def _at(clips: Sequence[Clip], sample_rate: int) -> list[Clip]:

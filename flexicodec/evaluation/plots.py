@@ -36,6 +36,8 @@ NOT_PERFECT = (
     "utmos",
     "dnsmos_ovrl",
 )  # on which recordings too fall short, so that their own score says something
+CHANCE = {"wer": 0.95, "cer": 0.95, "pesq_wb": 1.05, "pesq_nb": 1.05}
+"""What is as good as nothing: an empty transcript has an error rate of 1, and PESQ ends a little above 1."""
 # From Okabe and Ito's palette, which colour-blind readers can tell apart; markers and dashes say the same in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
@@ -58,7 +60,7 @@ def plot_quality(
     Args:
         summary: From `summarise`.
         against: "bitrate_kbps" or "frame_rate_hz".
-        shown: Metrics; by default up to six of those that there are.
+        shown: Metrics; by default up to six of those that there are, without those that are `at_chance`.
         path: Where to save it (.png, .pdf, .svg, ...); None does not.
 
     Raises:
@@ -67,7 +69,7 @@ def plot_quality(
     from matplotlib.figure import Figure
 
     coded = [entry for entry in summary.entries if entry.system != GROUND_TRUTH and entry.clips]
-    shown = choose(summary.metrics) if shown is None else list(shown)
+    shown = choose(telling(summary)) if shown is None else list(shown)
     if not coded or against not in AXES or not shown or set(shown) - set(summary.metrics):
         raise ValueError(
             f"there is nothing to draw of {', '.join(shown) or 'no metric'} against {against} for {len(coded)} "
@@ -98,6 +100,24 @@ def choose(names: Sequence[str]) -> list[str]:
     """Choose metrics to draw: one of each kind, in the order of `SHOWN`."""
     found = [next((name for name in names if name.partition(".")[0] == kind), None) for kind in SHOWN]
     return [name for name in found if name is not None][:MOST]
+
+
+def telling(summary: Summary) -> list[str]:
+    """List the metrics that are not `at_chance`, or all where there are no others."""
+    chance = at_chance(summary)
+    return [name for name in summary.metrics if name not in chance] or summary.metrics
+
+
+def at_chance(summary: Summary) -> list[str]:
+    """List the metrics for which no coded setting is better than `CHANCE`."""
+    coded = [entry for entry in summary.entries if entry.system != GROUND_TRUTH and entry.clips]
+    found = []
+    for name in summary.metrics:
+        level, sign = CHANCE.get(name.partition(".")[0]), 1 if metrics.higher_is_better(name) else -1
+        values = [entry.scores[name].value for entry in coded if _finite(entry.scores[name])]
+        if level is not None and values and all(sign * value <= sign * level for value in values):
+            found.append(name)
+    return found
 
 
 def front(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list[tuple[float, float]]:

@@ -1,9 +1,11 @@
 """The paper's evaluation of codecs (arXiv 2510.00981, section 4), to be run by whoever has weights and data.
 
 The list is LibriSpeech test-clean, clips of 4 to 10 s: 1,237 files, by which a third party came close to the paper's
-numbers with the released weights. The settings are tau 1, 0.91 and 0.867 with the semantic codes alone (the paper's
-q1) and with 7 acoustic codebooks (q1:8). The paper names neither its recogniser nor PESQ's band nor how MCD was set
-up, so both of each are measured. Published numbers lie in `data/`, each with its source.
+numbers with the released weights. The settings are the taus of Table 5 (1, 0.91, 0.867) and of Table 2 (0.9, 0.8, 0.75,
+0.7), with the semantic codes alone (the paper's q1) and with 7 acoustic codebooks (q1:8). The paper names neither its
+recogniser nor PESQ's band nor how MCD was set up, so both of each are measured. Its similarity is WavLM-large's with an
+ECAPA-TDNN head, which cannot be opened here; the fallback is labelled and held against nothing. Published numbers lie
+in `data/`, each with its source.
 """
 
 import csv
@@ -23,7 +25,7 @@ from flexicodec.evaluation.systems import GROUND_TRUTH, Sweep
 
 SHORTEST, LONGEST = 4.0, 10.0  # seconds, both included
 CLIPS, CLIPS_OF_TEST_CLEAN = 1237, 2620
-SWEEP = Sweep(thresholds=(1.0, 0.91, 0.867), codebooks=(0, 7))
+SWEEP = Sweep(thresholds=(1.0, 0.91, 0.9, 0.867, 0.8, 0.75, 0.7), codebooks=(0, 7))
 MEASURES = Measures(
     metrics=("pesq_nb", "pesq_wb", "mcd_db", "mcd_dtw_db", "stoi"),
     transcribers=("hubert:facebook/hubert-large-ls960-ft", "whisper:openai/whisper-large-v3"),
@@ -32,7 +34,7 @@ MEASURES = Measures(
     mos=("utmos:TigreGotico/utmos-onnx",),
 )
 # How near a parity run has to come to what the third party measured with the same weights.
-TOLERANCES = {"wer_q1": 0.3, "wer_q1_8": 0.3, "pesq": 0.05, "mcd": 0.1, "similarity": 0.01}
+TOLERANCES = {"wer_q1": 0.3, "wer_q1_8": 0.3, "pesq": 0.05, "mcd": 0.1}
 HEADS = {
     "frame_rate_hz": "Hz",
     "wer_q1": "WER q1, %",
@@ -66,7 +68,8 @@ class PaperList:
     @property
     def note(self) -> str:
         """Say how the list compares with the one that was meant."""
-        counts = f"{len(self.utterances):,} clips of {SHORTEST:g} to {LONGEST:g} s among {self.found:,}"
+        count = len(self.utterances)
+        counts = f"{count:,} {'clip' if count == 1 else 'clips'} of {SHORTEST:g} to {LONGEST:g} s among {self.found:,}"
         if self.whole:
             return f"The list: {counts}, the number that the third party reports."
         lost = f" and {len(self.unreadable)} that cannot be read" if self.unreadable else ""
@@ -110,18 +113,19 @@ def published(name: str) -> list[dict[str, str]]:
 
 def comparison(summary: Summary, clips: PaperList) -> str:
     """Write the published numbers and ours side by side, as Markdown."""
-    ours = _ours(summary)
+    ours, shipped = _ours(summary), _shipped(summary)
     points = published("operating_points")
     rows = [[each["by"], each["threshold"] or "–", *(each[name] or "–" for name in HEADS)] for each in points]
-    rows += [[who, tau, *(_cell(values.get(name, [])) for name in HEADS)] for who, tau, values in ours]
+    rows += [[who, tau, *(_cell(name, values.get(name, [])) for name in HEADS)] for who, tau, values in ours]
     parts = [
         "## Beside the published numbers",
         clips.note,
-        _heard_before(summary),
+        _heard_before(shipped),
         table(["measured by", "tau", *HEADS.values()], rows),
         f"Where a cell of ours has several numbers: {_order(summary)}. The paper does not say which of them its own "
         "is; its PESQ fits narrow band.",
-        _parity(points, ours),
+        _other_encoder(summary),
+        _parity(points, [each for each in ours if each[0] not in shipped], clips, bool(shipped)),
         "### Other codecs, as the paper has them (Table 5)",
         table(
             ["system", "kbps", *HEADS.values()],
@@ -131,11 +135,15 @@ def comparison(summary: Summary, clips: PaperList) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _heard_before(summary: Summary) -> str:
-    """Warn of the model that ships, by its fingerprint, since it was trained on speakers of the list."""
+def _shipped(summary: Summary) -> list[str]:
+    """Find the systems that are the model that ships, by its fingerprint."""
     config = files("flexicodec") / "assets" / "flexicodec-mini" / "config.json"
     shipped = json.loads(config.read_text(encoding="utf-8"))["fingerprint"]
-    names = [name for name, identity in summary.run["systems"].items() if identity.get("fingerprint") == shipped]
+    return [name for name, identity in summary.run["systems"].items() if identity.get("fingerprint") == shipped]
+
+
+def _heard_before(names: Sequence[str]) -> str:
+    """Warn of the model that ships, since it was trained on speakers of the list."""
     if not names:
         return ""
     return (
@@ -144,7 +152,20 @@ def _heard_before(summary: Summary) -> str:
     )
 
 
-Ours = tuple[str, str, dict[str, list[float]]]  # system, tau, values by column
+def _other_encoder(summary: Summary) -> str:
+    """Say that similarities are by another encoder than the published ones."""
+    used = [name.partition(".")[2] for name in summary.metrics if name.startswith("similarity.")]
+    if not used:
+        return ""
+    return (
+        f"Similarities of ours are by {', '.join(used)}, a fallback; the published ones are by WavLM-large with an "
+        "ECAPA-TDNN head, which scores otherwise. They compare with ours alone."
+    )
+
+
+# System, tau, and by column the values with what each is called.
+Named = list[tuple[str, float]]
+Ours = tuple[str, str, dict[str, Named]]
 
 
 def _ours(summary: Summary) -> list[Ours]:
@@ -172,12 +193,16 @@ def _ours(summary: Summary) -> list[Ours]:
     return found
 
 
-def _values(entry: Entry | None, names: Sequence[str]) -> list[float]:
-    return [] if entry is None else [entry.scores[name].value * metrics.scale(name) for name in names]
+def _values(entry: Entry | None, names: Sequence[str]) -> Named:
+    if entry is None:
+        return []
+    return [(metrics.label(name), entry.scores[name].value * metrics.scale(name)) for name in names]
 
 
-def _parity(points: Sequence[dict[str, str]], ours: Sequence[Ours]) -> str:
-    """Hold our numbers against the third party's, who measured the released weights, by the tolerances."""
+def _parity(points: Sequence[dict[str, str]], ours: Sequence[Ours], clips: PaperList, shipped: bool) -> str:
+    """Hold every number of ours against the third party's, who measured the released weights, by the tolerances."""
+    if not clips.whole:
+        return "Parity is not judged: these are not the paper's clips."
     rows = []
     for who, tau, values in ours:
         for point in points:
@@ -185,16 +210,17 @@ def _parity(points: Sequence[dict[str, str]], ours: Sequence[Ours]) -> str:
                 continue
             for name, tolerance in TOLERANCES.items():
                 target = float(point[name])
-                near = [value for value in values.get(name, []) if math.isfinite(value)]
-                if near:
-                    best = min(near, key=lambda value: abs(value - target))
-                    verdict = "yes" if abs(best - target) <= tolerance else "no"
-                    rows.append([who, tau, HEADS[name], f"{best:.2f}", f"{target:.2f}", f"{tolerance:g}", verdict])
+                for label, value in values.get(name, []):
+                    if math.isfinite(value):
+                        verdict = "yes" if abs(value - target) <= tolerance else "no"
+                        cells = [f"{value:.2f}", f"{target:.2f}", f"{tolerance:g}", verdict]
+                        rows.append([who, tau, HEADS[name], label, *cells])
     if not rows:
-        return ""
-    head = ["system", "tau", "metric", "nearest of ours", "third party", "tolerance", "within"]
+        return "Parity is not judged: the model that ships has other weights than were published." if shipped else ""
+    head = ["system", "tau", "metric", "measured by", "ours", "third party", "tolerance", "within"]
     said = (
-        "### Parity\n\nThe third party measured the released weights; a run of the same weights is to come this near."
+        "### Parity\n\nThe third party measured the released weights; a run of the same weights is to come this near. "
+        "Which recogniser, band of PESQ and kind of MCD it used is not known: each of ours stands by itself."
     )
     return f"{said}\n\n{table(head, rows)}"
 
@@ -209,5 +235,6 @@ def _order(summary: Summary) -> str:
     return "; ".join(shown) or "they stand in the order of the first table"
 
 
-def _cell(values: Sequence[float]) -> str:
-    return " / ".join(f"{value:.2f}" if math.isfinite(value) else "–" for value in values) or "–"
+def _cell(name: str, values: Named) -> str:
+    shown = " / ".join(f"{value:.2f}" if math.isfinite(value) else "–" for _, value in values)
+    return f"{shown} (other encoder)" if shown and name == "similarity" else shown or "–"

@@ -19,7 +19,8 @@ HIGHER_IS_BETTER = dict.fromkeys(("frame_rate_hz", "bitrate_kbps", "file_bytes",
 FOLDS = 5
 
 Pieces: TypeAlias = list[tuple[Source, int]]  # what is coded one after another, each with the size of its alphabet
-PLAIN = "fixed width"
+PLAIN, RAW_FLAGS = "fixed width", "raw flags"
+TRIVIAL = (PLAIN, RAW_FLAGS)  # ways that need no model
 
 
 def measured(tokens: Tokens) -> list[dict[str, float]]:
@@ -80,6 +81,9 @@ def held_out_bits(
 ) -> list[dict[str, float]]:
     """Count each clip's entropy-coded bits, stream by stream, under a model of clips in the other folds.
 
+    A stream that costs more in all by these models than by a trivial code (fields of fixed width, a raw flag per frame)
+    is counted by that: which one, a coder would say in two bits for the whole corpus.
+
     Args:
         parts: Clips, singly or in batches; of one codec, at one setting.
         levels: See `TokenModel`.
@@ -99,15 +103,29 @@ def held_out_bits(
         model = TokenModel([clip for clip, its in zip(clips, fold_of, strict=True) if its != fold], levels)
         for index in np.flatnonzero(fold_of == fold).tolist():
             bits[index] = model.bits(clips[index])[0]
+    for stream, plain in _trivial_bits(clips, levels).items():
+        if sum(plain) < sum(each[stream] for each in bits):
+            bits = [{**each, stream: cost} for each, cost in zip(bits, plain, strict=True)]
     return bits
+
+
+def _trivial_bits(clips: Sequence[Tokens], levels: Sequence[int] | None) -> dict[str, list[float]]:
+    """Count each clip's bits by stream in the cheapest way that needs no model."""
+    laid_out = [_streams(clip, levels) for clip in clips]
+    found: dict[str, list[float]] = {}
+    for stream, ways in laid_out[0].items():
+        costs = [[_bits(way, each[stream][way], ()) for each in laid_out] for way in TRIVIAL if way in ways]
+        found[stream] = min(costs, key=sum)
+    return found
 
 
 class TokenModel:
     """Count models for all streams of a codec's tokens, each in the way that codes it shortest.
 
     For every stream several ways are tried on a quarter of the clips, with models of the rest: fixed widths, symbols by
-    themselves, given the symbol before, durations as flags per frame, FSQ codes as digits, acoustic codes given the
-    codebook before. The shortest is then counted on all of them, so that nothing is chosen on what it is tested on.
+    themselves, given the symbol before, durations as flags per frame (raw ones too), FSQ codes as digits, acoustic
+    codes given the codebook before. The shortest is then counted on all of them, so that nothing is chosen on what it
+    is tested on.
     A single clip leaves the first, fixed widths.
 
     Args:
@@ -189,7 +207,8 @@ def _ways(codes: Symbols, size: int, below: Symbols | None = None) -> dict[str, 
 def _duration_ways(durations: Symbols, cap: int | None) -> dict[str, Pieces]:
     """List the ways to code durations; without a cap there is no alphabet, and flags are the only way."""
     flags = boundary_flags(durations)
-    ways: dict[str, Pieces] = {"flags": [(Source(flags.symbols), 2)], "flags by age": [(flags, 2)]}
+    ways: dict[str, Pieces] = {way: [(Source(flags.symbols), 2)] for way in (RAW_FLAGS, "flags")}
+    ways["flags by age"] = [(flags, 2)]
     return ways if cap is None else _ways(durations - 1, cap) | ways
 
 
@@ -213,7 +232,7 @@ def _count(pieces: Sequence[Pieces]) -> list[CountModel]:
 
 def _bits(way: str, pieces: Pieces, models: Sequence[CountModel]) -> float:
     """Count the bits of a clip's stream."""
-    if way == PLAIN:
+    if way in TRIVIAL:
         return float(sum(len(source.symbols) * (size - 1).bit_length() for source, size in pieces))
     return float(sum(model.bits(source).sum() for (source, _), model in zip(pieces, models, strict=True)))
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flexicodec.evaluation import metrics
-from flexicodec.evaluation.plots import plot_quality
+from flexicodec.evaluation.plots import CHANCE, at_chance, plot_quality, telling
 from flexicodec.evaluation.rows import RUN_NAME, as_json, read_rows
 from flexicodec.evaluation.summary import Comparison, Score, Summary, summarise
 from flexicodec.evaluation.token_files import with_entropy
@@ -59,6 +59,7 @@ def markdown(summary: Summary, pictures: Iterable[str] = (), more: str = "") -> 
         notes(summary),
         more,
         *(f"![{Path(name).stem}]({name})" for name in pictures),
+        _not_drawn(summary) if pictures else "",
         f"## Intervals\n\n{_level(summary)} bootstrap intervals, over clips / over speakers with their clips "
         "(a clip of an unknown speaker by itself; none where fewer than two speakers are known).",
         interval_table(summary),
@@ -87,16 +88,49 @@ def main_table(summary: Summary, shown: Sequence[str] | None = None) -> str:
 
 def notes(summary: Summary) -> str:
     """Say what the numbers rest on: clips with a text, those that failed or do not define a metric, and remarks."""
-    lines = _heard(summary)
-    for entry in summary.entries:
-        if entry.failed:
-            lines.append(
-                f"- {entry.name}: {entry.failed} clips failed and count nowhere; `error` in their rows says why."
-            )
-        if entry.undefined:
-            counts = ", ".join(f"{metrics.label(name)} on {count}" for name, count in entry.undefined.items())
-            lines.append(f"- {entry.name}: not defined, and left out of the mean: {counts} of {entry.clips} clips.")
+    lines = _heard(summary) + _failed(summary) + _undefined(summary)
     return "\n".join([*lines, *(f"- {remark}" for remark in summary.remarks)])
+
+
+def _failed(summary: Summary) -> list[str]:
+    """Say what failed."""
+    return [
+        f"- {entry.name}: {entry.failed} {'clip failed and counts' if entry.failed == 1 else 'clips failed and count'} "
+        "nowhere; `error` in their rows says why."
+        for entry in summary.entries
+        if entry.failed
+    ]
+
+
+def _undefined(summary: Summary) -> list[str]:
+    """Say on how many clips each metric is not defined, once for entries that have it alike, and what follows."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for entry in summary.entries:
+        for name, count in entry.undefined.items():
+            found.setdefault(name, {}).setdefault(f"{count} of {entry.clips} clips", []).append(entry.name)
+    lines = []
+    for name, counts in found.items():
+        told = [f"{count} ({_names(summary, entries)})" for count, entries in counts.items()]
+        lines.append(
+            f"- {metrics.label(name)} is not defined, and left out of the mean, on {'; on '.join(told)}."
+            + (" These means rest on different clips; paired differences do not." if len(counts) > 1 else "")
+        )
+    return lines
+
+
+def _not_drawn(summary: Summary) -> str:
+    """Say which metrics the pictures do without."""
+    left = [name for name in at_chance(summary) if name not in telling(summary)]
+    told = [f"{metrics.label(name)} ({metrics.show(name, CHANCE[name.partition('.')[0]])})" for name in left]
+    return (
+        f"Not drawn, because no setting is better than chance (the number in brackets): {', '.join(told)}."
+        if told
+        else ""
+    )
+
+
+def _names(summary: Summary, names: Sequence[str]) -> str:
+    return "all rows" if len(names) == len(summary.entries) else "; ".join(names)
 
 
 def _heard(summary: Summary) -> list[str]:

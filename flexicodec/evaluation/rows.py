@@ -18,7 +18,7 @@ Row: TypeAlias = dict[str, Any]
 Key: TypeAlias = tuple[str, str, str]  # system, setting, id
 
 ROWS_NAME, RUN_NAME, PARQUET_NAME, LOCK_NAME = "rows.jsonl", "run.json", "rows.parquet", ".lock"
-GROWING = ("systems", "settings")
+GROWING = ("systems", "settings", "clips", "seconds", "clip_digests")
 
 
 def key(row: Row) -> Key:
@@ -70,8 +70,8 @@ class Ledger:
 
     Args:
         folder: Made if missing.
-        run: What is measured and how. `systems` (identities by name) and `settings` (labels by name) may grow; all else
-            has to be as it was.
+        run: What is measured and how. `systems` (identities by name), `settings` (labels by name) and `clip_digests`
+            (by id, with their totals `clips` and `seconds`) may grow; all else has to be as it was.
         is_done: Tells whether a row without an error can stay; all can by default.
 
     Raises:
@@ -131,6 +131,7 @@ class Ledger:
                 if name not in GROWING and held.get(name) != run.get(name)
             ]
             differing += [f"the weights of {name}" for name in ours if name in theirs and ours[name] != theirs[name]]
+            differing += _differing_clips(held.get("clip_digests", {}), run.get("clip_digests", {}))
             if differing:
                 raise ValueError(
                     f"{self.folder} holds results that were measured otherwise: {'; '.join(differing)} differ; give "
@@ -189,6 +190,14 @@ def _lock(file: IO[str], folder: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise ValueError(f"another run is writing to {folder}; wait for it, or give another output folder") from error
+
+
+def _differing_clips(held: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Say which clips of an earlier run are missing or are others now; more of them may be added."""
+    missing = [name for name in held if name not in now]
+    others = [name for name in held if name in now and now[name] != held[name]]
+    told = (("missing now", missing), ("others now, by their text or length", others))
+    return [f"the clips ({len(names)} {what}, {names[0]!r} the first)" for what, names in told if names]
 
 
 def _short(value: Any) -> str:

@@ -41,6 +41,7 @@ HIGHER_IS_BETTER = {name: name in ("stoi", "estoi", "pesq_wb", "pesq_nb", "si_sd
 
 PESQ_RATES = {"wb": 16_000, "nb": 8_000}  # ITU-T P.862.2 and P.862
 PESQ_SECONDS = 20  # compared at a time
+SILENCE = 1e-7  # peak, under a step of 24-bit samples: below it a clip is silent, whatever rounding leaves there
 SI_SDR_LIMIT_DB = 100.0  # beyond that lies rounding; identical clips would be infinitely good
 MEL_WINDOW, MEL_HOP, MEL_BANDS, MEL_FLOOR = 1024, 256, 80, 1e-5  # samples at 16 kHz, bands, magnitude
 
@@ -99,7 +100,7 @@ def stoi(reference: Samples, estimate: Samples, sample_rate: int, extended: bool
     """Compute the short-time objective intelligibility (C. Taal et al., 2011), by pystoi.
 
     Frames in which the reference is more than 40 dB below its loudest are left out; NaN where fewer than 30 are left
-    (384 ms), or either clip is silent throughout.
+    (384 ms), or either clip is silent throughout (nowhere above 1e-7 of full scale, less than a step of 24 bits).
 
     Args:
         reference: The original, [S].
@@ -113,9 +114,9 @@ def stoi(reference: Samples, estimate: Samples, sample_rate: int, extended: bool
 def pesq(reference: Samples, estimate: Samples, sample_rate: int, band: Band = "wb") -> float:
     """Compute PESQ (MOS-LQO) by the library of that name: wide band at 16 kHz, or narrow band at 8 kHz.
 
-    NaN where the library finds no speech to compare: silence, or clips under a quarter of a second. Its tables overflow
-    at the fifty-first utterance, which ends the process, and utterances are 0.4 s apart or more: clips of more than
-    20 s are compared in equal pieces of up to 20 s, whose scores are averaged.
+    NaN where the library finds no speech to compare: silence (see `stoi`), or clips under a quarter of a second. Its
+    tables overflow at the fifty-first utterance, which ends the process, and utterances are 0.4 s apart or more: clips
+    of more than 20 s are compared in equal pieces of up to 20 s, whose scores are averaged.
 
     Args:
         reference: The original, [S].
@@ -144,7 +145,7 @@ def mel_distance(reference: Samples, estimate: Samples, sample_rate: int) -> flo
 
 
 def mcd_db(reference: Samples, estimate: Samples, sample_rate: int, dtw: bool = False) -> float:
-    """Compute the mel-cepstral distortion in dB; NaN where either clip is digital silence throughout.
+    """Compute the mel-cepstral distortion in dB; NaN where either clip is silent throughout (see `stoi`).
 
     13 mel-cepstra without c0, from WORLD's envelope every 5 ms, order 24, warp 0.42 at 16 kHz (see `world`). All frames
     count, silent ones too, so that hiss where the reference is digital silence weighs heavily.
@@ -175,7 +176,7 @@ class _Pair:
         validate(reference, estimate, sample_rate)
         self.clips = tuple(np.asarray(audio, dtype=np.float64) for audio in (reference, estimate))
         self.sample_rate = int(sample_rate)
-        self.silent = not all(audio.any() for audio in self.clips)
+        self.silent = any(np.abs(audio).max() < SILENCE for audio in self.clips)
 
     def at(self, sample_rate: int) -> list[Samples]:
         return [resample(torch.from_numpy(audio), self.sample_rate, sample_rate).numpy() for audio in self.clips]

@@ -4,6 +4,7 @@ An entropy coder needs a model, and a model of the clips themselves would flatte
 used, where there are enough of them, or of other clips (see `rate.held_out_bits`).
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,21 @@ from flexicodec.statistics import clusters
 from flexicodec.tokens import Tokens
 
 TOKENS_FOLDER = "tokens"
+LONGEST_NAME = 200  # bytes; file systems take 255, and a file has a suffix, while it is written two
 
 
 def token_path(folder: Path, system: str, setting: str, clip: str) -> Path:
-    """Where the tokens of a clip are kept."""
-    return folder / TOKENS_FOLDER / quote(system, safe=" ") / quote(setting, safe=" ,") / f"{quote(clip, safe='')}.flxc"
+    """Where the tokens of a clip are kept: names are percent-quoted, and shortened where no file system takes them."""
+    names = quote(system, safe=" "), quote(setting, safe=" ,"), quote(clip, safe="")
+    return folder.joinpath(TOKENS_FOLDER, *map(_short, names[:2]), f"{_short(names[2])}.flxc")
+
+
+def _short(name: str) -> str:
+    """Cut a quoted name (ASCII) to `LONGEST_NAME`, with a digest of the whole at its end."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name[: LONGEST_NAME - 17].rsplit('%', 1)[0]}-{digest}"
 
 
 def with_entropy(folder: str | Path, rows: Sequence[Row], run: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
@@ -38,7 +49,7 @@ def with_entropy(folder: str | Path, rows: Sequence[Row], run: Mapping[str, Any]
     if not (folder / TOKENS_FOLDER).is_dir():
         return list(rows), []
     found: dict[int, Row] = {}
-    left_out: list[str] = []
+    left_out: dict[str, list[str]] = {}
     groups: dict[tuple[str, str], list[int]] = {}
     for index, row in enumerate(rows):
         if "tokens" in row:
@@ -46,7 +57,7 @@ def with_entropy(folder: str | Path, rows: Sequence[Row], run: Mapping[str, Any]
     for (system, setting), indices in groups.items():
         paths = [token_path(folder, system, setting, rows[index]["id"]) for index in indices]
         if reason := _reason(paths):
-            left_out.append(f"{system}, {setting}: no entropy-coded rate, because {reason}.")
+            left_out.setdefault(reason, []).append(f"{system}, {setting}" if setting else system)
             continue
         speakers = clusters([rows[index].get("speaker") for index in indices], [rows[index]["id"] for index in indices])
         groups_of = speakers if speakers and len(set(speakers)) >= rate.FOLDS else None
@@ -54,7 +65,12 @@ def with_entropy(folder: str | Path, rows: Sequence[Row], run: Mapping[str, Any]
         for index, its in zip(indices, bits, strict=True):
             kbps = sum(its.values()) / metrics.coded_seconds(rows[index]) / 1000
             found[index] = {**rows[index], "entropy_kbps": kbps}
-    return [found.get(index, row) for index, row in enumerate(rows)], left_out
+    remarks = [f"No entropy-coded rate, because {reason}: {'; '.join(names)}." for reason, names in left_out.items()]
+    unwritten = {row["tokens_error"]: row["id"] for row in reversed(rows) if "tokens_error" in row}
+    for reason, clip in unwritten.items():
+        count = sum(row.get("tokens_error") == reason for row in rows)
+        remarks.append(f"Tokens of {count} {'row' if count == 1 else 'rows'} could not be written ({clip}): {reason}.")
+    return [found.get(index, row) for index, row in enumerate(rows)], remarks
 
 
 def _reason(paths: Sequence[Path]) -> str | None:

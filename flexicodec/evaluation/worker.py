@@ -22,7 +22,9 @@ from flexicodec.evaluation.systems import (
     open_system,
 )
 from flexicodec.evaluation.token_files import token_path
-from flexicodec.files import BAD_FILE
+from flexicodec.tokens import Tokens
+
+FAILURES = Exception  # bad audio, an unreadable disk, torch's out-of-memory, and whatever a library stumbles over
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Worker:
                 reference = read_utterance(utterance, SAMPLE_RATE)
                 own = system.sample_rate == SAMPLE_RATE
                 read[index] = reference, reference if own else read_utterance(utterance, system.sample_rate)
-            except BAD_FILE as error:
+            except FAILURES as error:
                 rows += [_failure(system.name, setting, utterance, error) for setting in job.settings]
         if read:
             clips = [job.utterances[index] for index in read]
@@ -106,7 +108,7 @@ class Worker:
         try:
             prepared = self.instruments.prepare([reference for reference, _ in read], [self._text(c) for c in clips])
             rounds = system.reconstruct([heard for _, heard in read], settings)
-        except BAD_FILE as error:
+        except FAILURES as error:
             rounds, failed = iter(()), error
         for setting in settings:
             try:
@@ -114,7 +116,7 @@ class Worker:
                 if back is None:  # nothing comes after an error
                     raise failed
                 rows += self._rows(system, setting, clips, back, prepared)
-            except BAD_FILE as error:
+            except FAILURES as error:
                 if len(clips) > 1:
                     alone = (self._measure(system, settings, [c], [r]) for c, r in zip(clips, read, strict=True))
                     return [row for rows in alone for row in rows]
@@ -143,16 +145,25 @@ class Worker:
         """Measure what a clip costs, and save its tokens if they are wanted."""
         if back.tokens is None:
             return {}
-        if self.plan.keep_tokens:
-            path = token_path(self.folder, system.name, setting.label, clip.id)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            back.tokens.save(path)
+        kept = self._keep(token_path(self.folder, system.name, setting.label, clip.id), back.tokens)
         seconds = float(back.tokens.seconds[0])
         return {
             "tokens": int(back.tokens.token_lengths[0]),
             "coded_seconds": seconds,
             **rate.measured(back.tokens)[0],
+            **kept,
         }
+
+    def _keep(self, path: Path, tokens: Tokens) -> Row:
+        """Save tokens if they are wanted; where that fails, the row says why and is no worse for it."""
+        if not self.plan.keep_tokens:
+            return {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tokens.save(path)
+        except OSError as error:
+            return {"tokens_error": _told(error)}
+        return {}
 
     def _text(self, clip: Utterance) -> str | None:
         """What is said, where the recognisers are to hear it."""
@@ -175,5 +186,8 @@ def _about(system: str, setting: Setting, clip: Utterance) -> Row:
 
 
 def _failure(system: str, setting: Setting, clip: Utterance, error: BaseException) -> Row:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return {**_about(system, setting, clip), "error": f"{type(error).__name__}: {reason}"}
+    return {**_about(system, setting, clip), "error": _told(error)}
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or type(error).__name__}"

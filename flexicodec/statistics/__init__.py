@@ -1,6 +1,6 @@
 """Statistics of measurements: intervals, correlations, slopes. Arrays in, numbers out; knows no codec."""
 
-from flexicodec.statistics.bootstrap import Interval, bootstrap, group
+from flexicodec.statistics.bootstrap import Interval, bootstrap, check_resamples, group
 from flexicodec.statistics.clusters import clusters, num_speakers
 from flexicodec.statistics.correlation import (
     fisher_interval,
@@ -14,16 +14,18 @@ from flexicodec.statistics.correlation import (
     within,
 )
 from flexicodec.statistics.models import FittedModel, count_model, logistic_model, mixed_model
-from flexicodec.statistics.regression import FITS, Line, deming, fit_deming, inverse, ols, rma
+from flexicodec.statistics.regression import FITS, Band, Line, deming, fit_deming, inverse, line_band, ols, rma
 from flexicodec.statistics.sampling import Sampling
 
 __all__ = [
     "FITS",
+    "Band",
     "FittedModel",
     "Interval",
     "Line",
     "Sampling",
     "bootstrap",
+    "check_resamples",
     "clusters",
     "count_model",
     "deming",
@@ -31,6 +33,7 @@ __all__ = [
     "fit_deming",
     "group",
     "inverse",
+    "line_band",
     "logistic_model",
     "mixed_model",
     "num_controls",

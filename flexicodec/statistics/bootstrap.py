@@ -83,8 +83,7 @@ def bootstrap(
         raise ValueError(f"level is {level}; expected a share between 0 and 1 (not percent)")
     if method not in ("percentile", "bca"):
         raise ValueError(f"method is {method!r}; expected 'percentile' or 'bca'")
-    if resamples < 1:
-        raise ValueError(f"resamples is {resamples}; expected 1 or more")
+    check_resamples(resamples)
     groups = group(clusters, items)
     value = float(statistic(*data))
     if len(groups) < 2:
@@ -100,6 +99,12 @@ def bootstrap(
         tails = _corrected(tails, finite, value, _left_out(statistic, data, groups))
     low, high = np.quantile(finite, tails)
     return Interval(value, float(low), float(high), level, items, len(groups), failed)
+
+
+def check_resamples(resamples: int) -> None:
+    """Raises ValueError for fewer than one."""
+    if resamples < 1:
+        raise ValueError(f"resamples is {resamples}; expected 1 or more")
 
 
 def group(clusters: Sequence[Hashable] | None, items: int) -> list[np.ndarray]:

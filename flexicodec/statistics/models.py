@@ -130,7 +130,8 @@ def mixed_model(
         if 1 < levels < len(outcome):
             kept[name] = [str(label) for label in labels]
         else:
-            notes.append(f"{name} has {levels} levels among {len(outcome)} items: no random effect of it was fitted")
+            told = f"{levels} {'level' if levels == 1 else 'levels'} among {len(outcome)} items"
+            notes.append(f"{name} has {told}: no random effect of it was fitted")
 
     def fit() -> tuple[str, Any, dict[str, float]]:
         if kept:

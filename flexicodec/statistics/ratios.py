@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from flexicodec.statistics.bootstrap import Interval, draw, group
+from flexicodec.statistics.bootstrap import Interval, check_resamples, draw, group
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,13 @@ class Resamples:
             seed: Of the drawing.
 
         Raises:
-            ValueError: No items, clusters of another number, or a level that is no share.
+            ValueError: No items, clusters of another number, a level that is no share, or no resamples.
         """
         if items < 1 or (clusters is not None and len(clusters) != items):
             raise ValueError(f"{items} items and {clusters and len(clusters)} clusters; expected a cluster per item")
         if not 0 < level < 1:
             raise ValueError(f"level is {level}; expected a share between 0 and 1 (not percent)")
+        check_resamples(resamples)
         groups = group(clusters, items)
         counts = np.zeros((resamples if len(groups) > 1 else 0, items), np.float32)
         for row, drawn in zip(counts, draw(groups, len(counts), np.random.default_rng(seed)), strict=True):

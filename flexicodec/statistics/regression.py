@@ -6,7 +6,7 @@ correlation, slopes of least squares, reduced major axis and inverse are as r : 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -14,10 +14,11 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float
 
-from flexicodec.statistics.bootstrap import Interval
+from flexicodec.statistics.bootstrap import Interval, check_resamples, draw, group
 
 Values = Float[np.ndarray, " items"]
 Fit = Callable[[Values, Values], tuple[float, float]]
+BAND_PLACES = 41
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,21 @@ class Line:
     slope: Interval
     intercept: Interval
     kind: str
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """Where a fitted line may lie, place by place.
+
+    Attributes:
+        x: Places, from the least to the largest.
+        low: Lower end at each.
+        high: Upper end.
+    """
+
+    x: Float[np.ndarray, " places"]
+    low: Float[np.ndarray, " places"]
+    high: Float[np.ndarray, " places"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,43 @@ FITS: Mapping[str, Fit] = MappingProxyType(
     {"ols": fit_ols, "rma": fit_rma, "deming": fit_deming, "inverse": fit_inverse}
 )
 """Lines by name; each gives slope and intercept."""
+
+
+def line_band(
+    fit: Fit,
+    x: Values,
+    y: Values,
+    clusters: Sequence[Hashable] | None = None,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Band:
+    """Find the percentile bootstrap interval of a line's height at 41 places over the range of x.
+
+    Each place has its own interval at this level; the line may leave the band somewhere more often. NaN where there are
+    fewer than two units to draw from.
+
+    Args:
+        fit: Of `FITS`.
+        x: One value per item.
+        y: Likewise.
+        clusters: See `bootstrap`.
+        resamples: How many to draw, as `bootstrap` does.
+        level: Of confidence.
+        seed: Of the drawing.
+    """
+    check_resamples(resamples)
+    groups = group(clusters, len(x))
+    places = np.linspace(float(np.min(x)), float(np.max(x)), BAND_PLACES)
+    if len(groups) < 2:
+        return Band(places, *np.full((2, BAND_PLACES), math.nan))
+    drawn = draw(groups, resamples, np.random.default_rng(seed))
+    slopes, intercepts = np.array([fit(x[rows], y[rows]) for rows in drawn]).T
+    there = np.isfinite(slopes)
+    if not there.any():
+        return Band(places, *np.full((2, BAND_PLACES), math.nan))
+    heights = intercepts[there, None] + slopes[there, None] * places
+    return Band(places, *np.quantile(heights, [(1 - level) / 2, (1 + level) / 2], axis=0))
 
 
 def ols(x: Values, y: Values, level: float = 0.95) -> Line:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flexicodec.statistics.bootstrap import Interval, bootstrap
+from flexicodec.statistics.regression import Band, Fit, Values, line_band
 
 
 @dataclass(frozen=True)
@@ -31,3 +32,7 @@ class Sampling:
         """Bootstrap a statistic."""
         settings = {"resamples": self.resamples, "level": self.level, "seed": self.seed}
         return bootstrap(statistic, *arrays, clusters=clusters, method=method, **settings)  # type: ignore[arg-type]
+
+    def band(self, fit: Fit, x: Values, y: Values, clusters: Sequence[Hashable] | None = None) -> Band:
+        """Bootstrap a line's height."""
+        return line_band(fit, x, y, clusters, self.resamples, self.level, self.seed)

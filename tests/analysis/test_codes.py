@@ -1,5 +1,7 @@
 """What tokens cost: known for codes that are drawn evenly, that repeat, and that do not vary."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -121,3 +123,18 @@ def test_one_clip_is_not_enough():
         study_codes(some[:2], clusters=["a", "a"])
     with pytest.raises(ValueError, match="each the tokens of one clip"):
         study_codes([Tokens.cat(some[:2]), some[2]])
+
+
+def test_what_models_make_worse_costs_no_more_than_raw_flags():
+    """Two paces that no other clip prepares for: one clip of all 1s among clips of 4s, and the other way round."""
+
+    def paced(i):
+        each = [1] * 40 if i % 2 else [4] * 10
+        return Tokens(None, np.zeros((1, len(each)), int), each, format=replace(FORM, semantic_codebook_size=None))
+
+    study = study_codes([paced(0), paced(1)], resamples=20)
+    flags = {name: interval.value for name, interval in study.flags_bps.items()}
+    assert flags["flags, coded"] <= flags["a flag per frame"]
+    assert flags["lengths, coded"] <= min(flags["a flag per frame"], flags["2-bit lengths"])
+    assert study.parts[0].best in ("a flag per frame", "as its field")
+    assert study.coded_kbps.value <= study.nominal_kbps.value

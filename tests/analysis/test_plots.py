@@ -70,7 +70,9 @@ def test_phones_and_words_stand_below_the_tokens():
     tiers = {"phones": phones, "words": [Segment(0.4, 0.701, "hot")]}
     axes = plot_tokens(*example(), tiers=tiers).axes
     assert [a.get_ylabel() for a in axes[2:4]] == ["phones", "words"]
-    assert [text.get_text() for text in axes[2].texts] == ["AA1", "S"]  # T has no room, and silence no label
+    assert [(text.get_text(), text.get_rotation()) for text in axes[2].texts] == [("AA1", 0), ("T", 90), ("S", 0)]
+    wide, narrow, _ = (text.get_fontsize() for text in axes[2].texts)
+    assert narrow < wide  # T has little room, and silence no label
     assert [(p.get_x(), p.get_width()) for p in axes[2].patches] == [
         pytest.approx(each) for each in ((0.4, 0.3), (0.7, 0.001), (0.9, 0.3))
     ]

@@ -6,7 +6,9 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+import soundfile
 
 from flexicodec.analysis.asking import study
 from flexicodec.analysis.figures.style import canvas
@@ -14,6 +16,7 @@ from flexicodec.analysis.gather import gather
 from flexicodec.analysis.report import Document, Figure, List, Number, Prose, Section, Table, make_report, write
 from flexicodec.analysis.report.pages import to_html, to_markdown
 from flexicodec.analysis.study import Options
+from flexicodec.corpus import Utterance
 from flexicodec.statistics import Interval
 
 
@@ -171,3 +174,36 @@ def test_bars_in_cells_do_not_break_a_table():
     assert "| x \\| y | 3 |" in text
     assert "- one\n- two" in text
     assert "![alt](figures/f.png)" in text
+
+
+def drawing(blocks, name):
+    return next(block for block in blocks if isinstance(block, Figure) and block.name == name).drawing
+
+
+def blocks_of(document):
+    return [block for section in document.sections for block in section.blocks]
+
+
+def test_lines_have_their_bands_and_correlations_their_tau(document, studied):
+    scatter = drawing(blocks_of(document), "scatter").axes[0]
+    bands = [
+        each for each in scatter.collections if type(each).__name__ in ("PolyCollection", "FillBetweenPolyCollection")
+    ]
+    assert len(bands) == 2
+    top = drawing(blocks_of(document), "sweep").axes[0].child_axes[0]
+    assert top.get_xlabel() == "tau"
+    assert [tick.get_text() for tick in top.get_xticklabels()] == [f"{point.threshold:.3f}" for point in studied.sweep]
+
+
+def test_clips_shorter_than_a_frame_are_left_out_of_spreads(listening_codec, utterances, tmp_path):
+    soundfile.write(tmp_path / "click.wav", np.zeros(1), 16_000)
+    click = Utterance(tmp_path / "click.wav", 1 / 16_000, id="click")
+
+    def rates(listed):
+        page = make_report(study(gather(listening_codec, listed, thresholds=(0.9,)), Options(20, 2)), {})
+        return next(block for block in blocks_of(page) if isinstance(block, Table) and block.name == "rates")
+
+    with_click, without = rates([*utterances, click]), rates(utterances)
+    assert "Clips shorter than a frame, 1 here, are left out of it." in with_click.caption
+    assert "shorter than a frame" not in without.caption
+    assert with_click.rows[0][3:5] == without.rows[0][3:5]

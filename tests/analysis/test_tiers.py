@@ -59,6 +59,12 @@ def test_info_writes_them(tokens, tmp_path, capsys):
     assert '"durations"' in (tmp_path / "a.TextGrid").read_text()
 
 
+def test_ids_that_were_quoted_for_a_file_name_are_ids_again(tokens, tmp_path):
+    tokens.save(tmp_path / "train%2Fclip%20é.flxc")
+    assert main(["info", str(tmp_path / "train%2Fclip%20é.flxc"), "--ctm", str(tmp_path / "a.ctm")]) == 0
+    assert list(read_ctm(tmp_path / "a.ctm")) == ["train/clip_é"]
+
+
 def test_only_token_files_have_times(tmp_path, capsys):
     assert main(["info", "flexicodec-mini", "--textgrid", str(tmp_path / "a.TextGrid")]) == 2
     assert "--textgrid and --ctm need a .flxc file" in capsys.readouterr().err

@@ -1,10 +1,12 @@
 """`flexicodec evaluate` from what is typed to what lies in the folder."""
 
+import itertools
 import json
 
 import pytest
 
 from flexicodec.cli import main
+from flexicodec.cli.evaluate import spread
 
 QUICK = ["--metrics", "mel_distance", "--transcriber", "none", "--resamples", "50"]
 
@@ -44,13 +46,31 @@ def test_several_models_with_names_on_some_clips(manifest, model, nanocodecs, tm
     }
 
 
+def test_a_higher_limit_goes_on(manifest, model, tmp_path, capsys):
+    command = ["evaluate", str(manifest), "--model", model, "-o", str(tmp_path / "r"), *QUICK, "--limit"]
+    assert main([*command, "3"]) == 0
+    capsys.readouterr()
+    assert main([*command, "5"]) == 0
+    assert "4 rows measured, 10 in all" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count", [1, 6, 225])
+def test_limits_nest_and_spread(count):
+    chosen = [spread(count, limit) for limit in range(1, count + 1)]
+    assert all(set(few) < set(more) for few, more in itertools.pairwise(chosen))
+    assert chosen[-1] == spread(count, None) == list(range(count))
+    for few in chosen:
+        gaps = [b - a for a, b in itertools.pairwise([*few, count])]
+        assert max(gaps) <= 4 * count / len(few)
+
+
 def test_a_failed_clip_shows_in_the_exit_code(manifest, model, tmp_path, capsys):
     (tmp_path / "3.wav").unlink()
     assert main(["evaluate", str(manifest), "--model", model, "-o", str(tmp_path / "r"), *QUICK]) == 1
     said = capsys.readouterr()
     assert "failed 3: FileNotFoundError: no such audio file" in said.err
-    assert "2 of 12 rows failed, of 1 clips" in said.err
-    assert "tiny, 4 codebooks: 1 clips failed" in said.out
+    assert "2 of 12 rows failed, of 1 clip;" in said.err
+    assert "tiny, 4 codebooks: 1 clip failed and counts nowhere" in said.out
 
 
 @pytest.mark.parametrize(
@@ -59,6 +79,8 @@ def test_a_failed_clip_shows_in_the_exit_code(manifest, model, tmp_path, capsys)
         (["--codebooks", "some"], "--codebooks is some; expected whole numbers, or all"),
         (["--metrics", "pesk"], "no metric 'pesk'"),
         (["--limit", "0"], "--limit is 0"),
+        (["--resamples", "-3"], "resamples is -3; expected 1 or more"),
+        (["--resamples", "0"], "resamples is 0"),
         (["--transcriber", "ear:x"], "'ear:x' is no transcriber"),
         (["--frame-rate", "99"], "frame_rate is 99"),
         (["--protocol", "paper", "--threshold", "0.9"], "has its own thresholds"),
@@ -87,6 +109,6 @@ def test_the_protocol_as_one_button(tmp_path, capsys, model):
     command = ["evaluate", str(tmp_path / "test-clean"), "--protocol", "paper", "--model", model]
     assert main([*command, "-o", str(tmp_path / "r"), *local]) == 0
     said = capsys.readouterr()
-    assert "**Not the paper's list**: 1 clips" in said.out
+    assert "**Not the paper's list**: 1 clip of" in said.out
     assert "| third party | 0.867 | 6.36 |" in said.out
     assert "tiny: 7 codebooks left out" in said.err

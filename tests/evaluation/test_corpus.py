@@ -96,8 +96,35 @@ def test_other_measures_are_refused(utterances, tmp_path, change):
     evaluate_corpus(utterances, [], tmp_path, PLAN)
     with pytest.raises(ValueError, match=f"measured otherwise: {next(iter(change))}"):
         evaluate_corpus(utterances, [], tmp_path, replace(PLAN, measures=replace(QUICK, **change)))
-    with pytest.raises(ValueError, match="clips_digest"):
+    with pytest.raises(ValueError, match="the clips .1 missing now, '0' the first"):
         evaluate_corpus(utterances[1:], [], tmp_path, PLAN)
+    with pytest.raises(ValueError, match="the clips .1 others now"):
+        evaluate_corpus([replace(utterances[0], text="else"), *utterances[1:]], [], tmp_path, PLAN)
+
+
+def test_clips_join_later(utterances, tmp_path):
+    evaluate_corpus(utterances[1:4], [Quieter()], tmp_path, PLAN)
+    results = evaluate_corpus(utterances, [Quieter()], tmp_path, PLAN)
+    assert results.measured == 3 * (len(utterances) - 3)  # recordings, and two settings
+    assert [row["id"] for row in results.rows] == 3 * [u.id for u in utterances]
+
+
+class Stumbling(Quieter):
+    """Meets a bug of a library at one clip."""
+
+    def reconstruct(self, clips, settings):
+        if any(len(clip) == self.at for clip in clips):
+            raise IndexError
+        yield from super().reconstruct(clips, settings)
+
+
+def test_whatever_a_library_stumbles_over_costs_one_clip(utterances, tmp_path):
+    system = Stumbling()
+    system.at = round(utterances[2].duration * 16_000)
+    results = evaluate_corpus(utterances, [system], tmp_path, PLAN)
+    assert {(row["id"], row["error"]) for row in results.failed} == {("2", "IndexError: IndexError")}
+    assert len(results.rows) == 3 * len(utterances)
+    assert len(results.failed) == 2  # settings
 
 
 def test_other_weights_under_the_same_name_are_refused(utterances, make_codec, tmp_path):

@@ -62,6 +62,19 @@ def test_what_is_not_defined_is_nan_and_no_error():
     assert np.isnan([row["stoi"], row["pesq_wb"]]).all()
 
 
+def test_all_that_is_missing_is_said_together_with_how_to_do_without():
+    measures = Measures(
+        transcribers=("ctc:nowhere", "ctc:recognizer-mini"),
+        speaker_encoders=("wavlm:/nowhere/at-all",),
+        mos=("ears:x",),
+        normaliser="x",
+    )
+    with pytest.raises(ValueError, match="cannot be had: x, ctc:nowhere, wavlm:/nowhere/at-all, ears:x; ") as caught:
+        Instruments(measures)
+    wanted = "to do without: --normaliser basic --transcriber none --speaker-encoder none --mos none; why: [1] "
+    assert wanted in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("measures", "match"),
     [

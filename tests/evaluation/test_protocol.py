@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 import flexicodec
+from flexicodec.corpus import Utterance
 from flexicodec.evaluation import protocol
 from flexicodec.evaluation.corpus import Plan, evaluate_corpus
 from flexicodec.evaluation.instruments import Measures
@@ -94,7 +95,7 @@ def test_dry_run_with_random_weights(librispeech, make_codec, tmp_path):
     summary = write_report(tmp_path, 50, lambda found: protocol.comparison(found, clips))
     page = (tmp_path / "summary.md").read_text()
     assert [e.setting for e in summary.entries if e.system == "tiny"] == [
-        f"tau {tau:g}, {count} codebooks" for tau in (1, 0.91, 0.867) for count in (0, 7)
+        f"tau {tau:g}, {count} codebooks" for tau in (1, 0.91, 0.9, 0.867, 0.8, 0.75, 0.7) for count in (0, 7)
     ]
     assert "**Not the paper's list**" in page
     assert "| paper | 0.867 | 6.25 | 4.15 | 2.53 | 2.76 | 3.42 | 0.71 | 4.18 |" in page
@@ -103,9 +104,55 @@ def test_dry_run_with_random_weights(librispeech, make_codec, tmp_path):
     wer = [100 * scores["wer.ctc:recognizer-mini"].value for scores in (lean, full)]
     ours = f"| tiny | 0.91 | {full['frame_rate_hz'].value:.2f} | {wer[0]:.2f} | {wer[1]:.2f} |"
     assert f"{ours} {full['pesq_nb'].value:.2f} | {full['mcd_db'].value:.2f} | – | – |" in page
-    near = full["mcd_db"].value
-    within = "yes" if abs(near - 3.27) <= 0.1 else "no"
-    assert f"| tiny | 0.91 | MCD, dB | {near:.2f} | 3.27 | 0.1 | {within} |" in page
+    assert "Parity is not judged: these are not the paper's clips." in page
+    assert "### Parity" not in page
+
+
+def measured(scores, fingerprint="0" * 16):
+    """The page of one system at tau 0.91 with 7 codebooks, on as many clips as the paper's."""
+    run = {"names": list(scores), "systems": {"big": {"fingerprint": fingerprint}}}
+    asked = {"threshold": 0.91, "codebooks": 7}
+    row = {"id": "x", "system": "big", "setting": "tau 0.91", "asked": asked, "seconds": 1.0, **scores}
+    utterance = Utterance("x.flac", 5.0, id="x")
+    clips = protocol.PaperList([utterance] * protocol.CLIPS, protocol.CLIPS_OF_TEST_CLEAN, [])
+    return protocol.comparison(summarise([row], run, resamples=5), clips)
+
+
+def test_parity_shows_every_number_and_picks_none():
+    page = measured({"pesq_nb": 3.11, "pesq_wb": 2.6, "mcd_db": 3.9, "mcd_dtw_db": 3.25})
+    for line in (
+        "| big | 0.91 | PESQ | PESQ-NB | 3.11 | 3.13 | 0.05 | yes |",
+        "| big | 0.91 | PESQ | PESQ-WB | 2.60 | 3.13 | 0.05 | no |",
+        "| big | 0.91 | MCD, dB | MCD, dB | 3.90 | 3.27 | 0.1 | no |",
+        "| big | 0.91 | MCD, dB | MCD-DTW, dB | 3.25 | 3.27 | 0.1 | yes |",
+    ):
+        assert line in page
+
+
+def test_similarity_by_another_encoder_is_labelled_and_held_against_nothing():
+    page = measured({"pesq_nb": 3.11, "similarity.wavlm:microsoft/wavlm-base-plus-sv": 0.801})
+    parity = page.partition("### Parity")[2].partition("###")[0]
+    assert "similarity" not in parity
+    assert "0.80 (other encoder)" in page
+    assert "by wavlm:microsoft/wavlm-base-plus-sv, a fallback" in page
+    assert "other encoder" not in measured({"pesq_nb": 3.11})
+
+
+def test_the_model_that_ships_is_not_judged():
+    page = measured({"pesq_nb": 3.11}, flexicodec.load("flexicodec-mini").fingerprint)
+    assert "Parity is not judged: the model that ships" in page
+    assert "### Parity" not in page
+
+
+def test_the_papers_sweep_of_tau_is_there():
+    points = {p["threshold"]: p for p in protocol.published("operating_points") if p["by"] == "paper"}
+    assert [
+        (points[tau]["frame_rate_hz"], points[tau]["wer_q1"], points[tau]["wer_q1_8"]) for tau in ("0.7", "0.75")
+    ] == [
+        ("3.0", "51.5", "18.1"),
+        ("3.6", "29.5", "8.9"),
+    ]
+    assert (points["0.8"]["wer_q1"], points["0.9"]["wer_q1"]) == ("14.4", "3.13")
 
 
 def test_the_model_that_ships_is_warned_of(librispeech):

@@ -9,6 +9,7 @@ from flexicodec.evaluation.rows import Ledger, as_json, key, read_rows, write_pa
 RUN = {
     "metrics": ["stoi"],
     "clips": 2,
+    "clip_digests": {"x": "1", "y": "2"},
     "systems": {"a": {"weights": "1"}, "b": {}},
     "settings": {"b": ["1 Hz"], "a": ["1 Hz"]},
 }
@@ -68,7 +69,8 @@ def test_the_order_is_that_of_systems_settings_and_clips(tmp_path):
     ("change", "named"),
     [
         ({"metrics": ["pesq_wb"]}, r'metrics \(\["stoi"\], now \["pesq_wb"\]\)'),
-        ({"clips": 3}, r"clips \(2, now 3\)"),
+        ({"clip_digests": {"x": "1"}}, r"the clips \(1 missing now, 'y' the first\)"),
+        ({"clip_digests": {"x": "3", "y": "2"}}, r"the clips \(1 others now, by their text or length, 'x' the first\)"),
         ({"systems": {"a": {"weights": "2"}}, "settings": {"a": []}}, "the weights of a"),
         ({"more": 1}, r"more \(null, now 1\)"),
     ],
@@ -107,3 +109,14 @@ def test_parquet_holds_the_same_values_in_columns(tmp_path):
     assert list(table.columns) == ["id", "system", "setting", "stoi", "transcripts.ctc.text", "transcripts.ctc.words"]
     assert table["stoi"].tolist() == pytest.approx([0.5, float("nan")], nan_ok=True)
     assert table["transcripts.ctc.words"][0] == 1
+
+
+def test_clips_may_be_added(tmp_path):
+    with Ledger(tmp_path, RUN) as ledger:
+        ledger.append([row()])
+    more = {**RUN, "clips": 3, "clip_digests": {"w": "0", **RUN["clip_digests"]}}
+    with Ledger(tmp_path, more) as ledger:
+        assert ledger.done == {("a", "1 Hz", "x")}
+    assert json.loads((tmp_path / "run.json").read_text()) == more
+    with pytest.raises(ValueError, match="the clips .1 missing now, 'w' the first"):
+        Ledger(tmp_path, RUN)

@@ -32,6 +32,14 @@ def noise():
     return np.random.default_rng(7).standard_normal(100_000)
 
 
+def test_what_is_below_a_step_of_24_bits_is_silence():
+    wave = np.random.default_rng(0).standard_normal(16_000)
+    for level, silent in ((1e-30, True), (1e-8, True), (1e-5, False)):
+        found = signal.evaluate(level * wave, level * wave, 16_000, ("stoi", "estoi", "pesq_wb", "pesq_nb", "mcd_db"))
+        assert [math.isnan(value) for value in found.values()] == [silent] * 5
+        assert silent or found["stoi"] == pytest.approx(1, abs=1e-4)
+
+
 def gliding_pulses(seconds=2.0, low=100.0, high=200.0):
     """A buzz whose pitch glides, and its pitch at every 5 ms."""
     pitch = np.geomspace(low, high, int(seconds * RATE))

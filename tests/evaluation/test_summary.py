@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flexicodec.evaluation import metrics, mos, signal
-from flexicodec.evaluation.plots import choose, front, plot_quality
+from flexicodec.evaluation.plots import at_chance, choose, front, plot_quality
 from flexicodec.evaluation.report import main_table, markdown, notes, verdict, write_report
 from flexicodec.evaluation.rows import as_json
 from flexicodec.evaluation.summary import Table, opponents, summarise
@@ -191,7 +191,20 @@ def test_what_failed_or_is_not_defined_is_left_out_and_counted(rows):
     assert paired.difference.value == pytest.approx(0.01)
     assert paired.difference.clips.items == CLIPS - 3
     assert "one, 6 Hz: 2 clips failed" in notes(summary)
-    assert "STOI on 1 of 38 clips" in notes(summary)
+    assert "- STOI is not defined, and left out of the mean, on 1 of 38 clips (one, 6 Hz)." in notes(summary)
+
+
+def test_what_is_not_defined_is_said_once_for_all_settings(rows):
+    changed = [dict(row) for row in rows]
+    for row in changed:
+        if row["id"] == changed[0]["id"]:
+            row["stoi"] = None
+    said = notes(summarise(changed, RUN, resamples=5))
+    assert f"on 1 of {CLIPS} clips (all rows).\n" in said + "\n"
+    changed[CLIPS + 1]["stoi"] = None
+    said = notes(summarise(changed, RUN, resamples=5))
+    assert said.count("STOI is not defined") == 1
+    assert f"; on 2 of {CLIPS} clips (one, 6 Hz). These means rest on different clips" in said
 
 
 def test_corpora_by_themselves(rows, summary):
@@ -299,6 +312,23 @@ def test_only_what_is_there_can_be_drawn(summary, rows):
 def test_metrics_that_are_drawn_are_one_of_each_kind():
     names = ["si_sdr_db", "stoi", "wer.a", "wer.b", "cer.a", "utmos.x", "pesq_wb", "mcd_db", "mel_distance"]
     assert choose(names) == ["stoi", "pesq_wb", "mel_distance", "wer.a", "utmos.x", "cer.a"]
+
+
+def test_error_rates_of_chance_are_not_drawn_and_that_is_said(rows, tmp_path):
+    changed = [dict(row) for row in rows]
+    for row in changed[CLIPS:]:
+        spec = row["transcripts"]["ctc:x"]
+        row["transcripts"] = {"ctc:x": {**spec, "word_errors": spec["words"]}}
+    summary = summarise(changed, RUN, resamples=5)
+    assert at_chance(summary) == ["wer.ctc:x"]
+    titles = [axes.get_title() for axes in plot_quality(summary).axes]
+    assert not [title for title in titles if title.startswith("WER")]
+    (tmp_path / "run.json").write_text(json.dumps(RUN))
+    (tmp_path / "rows.jsonl").write_text("".join(map(as_json, changed)))
+    write_report(tmp_path, resamples=5)
+    said = "Not drawn, because no setting is better than chance (the number in brackets): WER, % (ctc:x) (95.0)."
+    assert said in (tmp_path / "summary.md").read_text()
+    assert at_chance(summarise(rows, RUN, resamples=5)) == []
 
 
 def test_the_front_is_what_no_cheaper_one_reaches():

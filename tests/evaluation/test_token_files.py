@@ -11,7 +11,7 @@ from flexicodec.evaluation.instruments import Measures
 from flexicodec.evaluation.report import main_table, notes, write_report
 from flexicodec.evaluation.rows import read_rows
 from flexicodec.evaluation.systems import CodecSystem, Sweep
-from flexicodec.evaluation.token_files import token_path, with_entropy
+from flexicodec.evaluation.token_files import LONGEST_NAME, token_path, with_entropy
 
 PLAN = Plan(
     Measures(metrics=("si_sdr_db",), transcribers=()), Sweep(frame_rates=(6.25,), codebooks=(0, 2)), keep_tokens=True
@@ -61,13 +61,50 @@ def test_without_all_the_tokens_it_is_said_why(evaluated):
     rows, left_out = with_entropy(results.folder, results.rows, run)
     assert {row["setting"] for row in rows if "entropy_kbps" in row} == {"6.25 Hz, 0 codebooks"}
     assert [each.partition(" (the")[0] for each in left_out] == [
-        "tiny, 6.25 Hz, 2 codebooks: no entropy-coded rate, because the tokens of 1 of 6 clips were not kept"
+        "No entropy-coded rate, because the tokens of 1 of 6 clips were not kept"
     ]
     assert left_out[0] in notes(write_report(results.folder, resamples=5))
     few = [row for row in results.rows if row["id"] in "1234" and row["setting"] == "6.25 Hz, 0 codebooks"]
     rows, left_out = with_entropy(results.folder, few, run)
     assert rows == few
-    assert left_out[0].endswith("because there are 4 clips and its model takes 5 or more.")
+    assert left_out[0].endswith("because there are 4 clips and its model takes 5 or more: tiny, 6.25 Hz, 0 codebooks.")
+
+
+@pytest.mark.parametrize("name", ["語" * 30, "x" * 300, "a/b%c" * 60])
+def test_long_ids_make_names_that_file_systems_take(tmp_path, name):
+    path = token_path(tmp_path, "tiny", "1 Hz", name)
+    assert len(path.name.encode()) <= LONGEST_NAME + 5
+    assert path.name.isascii()
+    assert path.parent == token_path(tmp_path, "tiny", "1 Hz", "short").parent
+    assert token_path(tmp_path, "tiny", "1 Hz", name + "!") != path
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert token_path(tmp_path, "tiny", "1 Hz", "a/b").name == "a%2Fb.flxc"
+
+
+def test_reasons_are_said_once_for_all_settings(evaluated):
+    results, system = evaluated
+    for row in results.rows:
+        if row["id"] == "1" and "tokens" in row:
+            token_path(results.folder, "tiny", row["setting"], row["id"]).unlink()
+    _, left_out = with_entropy(results.folder, results.rows, {"systems": {"tiny": system.identity}})
+    assert len(left_out) == 1
+    assert left_out[0].endswith(": tiny, 6.25 Hz, 0 codebooks; tiny, 6.25 Hz, 2 codebooks.")
+
+
+def test_tokens_that_cannot_be_written_cost_no_row(manifest, whole, tmp_path):
+    out = tmp_path / "out"
+    blocked = token_path(out, "tiny", "6.25 Hz, 2 codebooks", "0").parent
+    blocked.parent.mkdir(parents=True)
+    blocked.touch()  # a file where a folder has to be
+    results = evaluate_corpus(read_manifest(manifest), [CodecSystem(whole, "tiny")], out, PLAN)
+    assert not results.failed
+    rows = [row for row in results.rows if "tokens_error" in row]
+    assert {row["setting"] for row in rows} == {"6.25 Hz, 2 codebooks"}
+    assert all(row["bitrate_kbps"] > 0 for row in rows)
+    said = notes(write_report(out, resamples=5))
+    assert said.count("could not be written") == 1
+    assert "Tokens of 6 rows could not be written (0): " in said
 
 
 def test_tokens_that_are_wanted_later_are_made_later(manifest, whole, tmp_path):

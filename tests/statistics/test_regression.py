@@ -7,7 +7,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import optimize, stats
 
-from flexicodec.statistics import FITS, deming, fit_deming, inverse, ols, pearson, rma
+from flexicodec.statistics import FITS, bootstrap, deming, fit_deming, inverse, line_band, ols, pearson, rma
 
 
 def noisy(items=200, x_noise=0.5, y_noise=0.5, slope=0.7, seed=0):
@@ -118,3 +118,30 @@ def test_bad_input_is_named():
         fit_deming(np.arange(3.0), np.arange(3.0), 0.0)
     with pytest.raises(ValueError, match=r"shapes \(3,\) and \(2,\)"):
         ols(np.zeros(3), np.zeros(2))
+
+
+@pytest.mark.parametrize("name", ["ols", "rma"])
+def test_a_band_is_the_bootstrap_interval_of_the_lines_height(name):
+    x, y = noisy(60)
+    speakers = [f"s{i % 12}" for i in range(60)]
+    band = line_band(FITS[name], x, y, speakers, resamples=200, seed=3)
+    assert (band.x[0], band.x[-1]) == (x.min(), x.max())
+
+    def height(place):
+        def statistic(x, y):
+            slope, intercept = FITS[name](x, y)
+            return intercept + slope * place
+
+        return bootstrap(statistic, x, y, clusters=speakers, resamples=200, seed=3)
+
+    for i in (0, 20, 40):
+        expected = height(band.x[i])
+        assert (band.low[i], band.high[i]) == pytest.approx((expected.low, expected.high))
+    assert band.high[20] - band.low[20] < band.high[0] - band.low[0]  # narrowest in the middle
+
+
+def test_one_speaker_has_no_band():
+    x, y = noisy(10)
+    assert np.isnan(line_band(FITS["ols"], x, y, ["s"] * 10, resamples=5).low).all()
+    with pytest.raises(ValueError, match="resamples is 0"):
+        line_band(FITS["ols"], x, y, resamples=0)

@@ -30,8 +30,9 @@ def draw_rate_curve(
         lowest: The rate below which the cap on durations allows none; None without a cap.
     """
     figure, (axes,) = canvas(3.9)
-    low, high = np.quantile(frame_rates, [0.05, 0.95], axis=1)
-    axes.fill_between(thresholds, low, high, color=COLOURS[0], alpha=0.2, linewidth=0, label="90 % of the clips")
+    if frame_rates.shape[1]:
+        low, high = np.quantile(frame_rates, [0.05, 0.95], axis=1)
+        axes.fill_between(thresholds, low, high, color=COLOURS[0], alpha=0.2, linewidth=0, label="90 % of the clips")
     axes.plot(thresholds, corpus_rates, color=COLOURS[0], label="the corpus")
     for i, (name, (threshold, rate)) in enumerate(used.items(), start=1):
         axes.plot(

@@ -1,13 +1,14 @@
 """Pictures of frame rate against phone rate: clips as dots, lines through them, and correlations with intervals."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from flexicodec.analysis.figures.style import COLOURS, DASHES, GREY, MARKS, Series, canvas, legend_below, whiskers
-from flexicodec.statistics import Line
+from flexicodec.statistics import Band, Line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,14 +22,18 @@ def draw_scatter(
     x_label: str,
     y_label: str,
     title: str,
+    bands: Mapping[str, Band] = MappingProxyType({}),
 ) -> "Figure":
-    """Draw clips as dots, with fitted lines by their names."""
+    """Draw clips as dots, with fitted lines by their names, and bands round those that have one."""
     figure, (axes,) = canvas(4.8)
     axes.plot(x, y, "o", color=GREY, markersize=3.5, alpha=0.55, markeredgewidth=0)
     reach = np.array([x.min(), x.max()]) if len(x) else np.array([0.0, 1.0])
     for i, (name, line) in enumerate(lines.items()):
         slope, intercept = line.slope.value, line.intercept.value
         said = f"{name}: {slope:.2f} x {'+' if intercept >= 0 else '−'} {abs(intercept):.2f}"
+        if name in bands:
+            band = bands[name]
+            axes.fill_between(band.x, band.low, band.high, color=COLOURS[i], alpha=0.2, linewidth=0, zorder=1)
         axes.plot(reach, intercept + slope * reach, linestyle=DASHES[i], color=COLOURS[i], linewidth=2, label=said)
     if len(y):  # steep lines may leave the picture, the clips not
         margin = 0.08 * float(np.ptp(y)) or 0.5
@@ -84,10 +89,28 @@ def draw_intervals(
 
 
 def draw_correlations(
-    series: Sequence[Series], *, x_label: str, y_label: str = "correlation r", marks: Sequence[tuple[str, float]] = ()
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str = "correlation r",
+    marks: Sequence[tuple[str, float]] = (),
+    above: tuple[str, Sequence[tuple[float, str]]] | None = None,
 ) -> "Figure":
-    """Draw values with bands of their intervals along an axis of numbers."""
-    figure, (axes,) = canvas(3.9)
+    """Draw values with bands of their intervals along an axis of numbers.
+
+    Args:
+        series: Their places are numbers.
+        x_label: Of the axis below.
+        y_label: Of the axis of values.
+        marks: Named values from elsewhere, as dotted lines.
+        above: Label of a second axis above, and what it says at which places of the one below.
+    """
+    figure, (axes,) = canvas(3.9 if above is None else 4.4)
+    if above is not None:
+        label, ticks = above
+        top = axes.secondary_xaxis("top")
+        top.set_ticks([place for place, _ in ticks], [text for _, text in ticks], fontsize=8, rotation=45)
+        top.set_xlabel(label)
     for i, each in enumerate(series):
         places = np.array(each.places, dtype=float)
         axes.fill_between(

@@ -64,12 +64,13 @@ def sweep(study: Study, unit: str, paper: float) -> Iterator[Block]:
     yield Figure(
         "sweep",
         f"Correlation of tokens with {unit} per second of speech at one tau after another, against the frame rate "
-        "that tau gives. The band is the bootstrap interval.",
+        "that tau gives; tau itself stands above. The band is the bootstrap interval.",
         f"r runs from {points[0].r.value:.2f} at {rates[0]:.1f} Hz to {points[-1].r.value:.2f} at {rates[-1]:.1f} Hz.",
         draw_correlations(
             [Series("these clips", rates, tuple(point.r for point in points))],
             x_label="tokens per second of speech (Hz) at one tau",
             marks=[(f"paper, TIMIT: {paper}", paper)],
+            above=("tau", [(rate, f"{point.threshold:.3f}") for rate, point in zip(rates, points, strict=True)]),
         ),
     )
     yield Table(

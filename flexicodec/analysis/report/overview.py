@@ -1,6 +1,10 @@
 """The report's first sections: what was looked at, how, and what rates came out."""
 
+import math
+
+import numpy as np
 import torch
+from jaxtyping import Bool, Float
 
 from flexicodec.analysis.clips import Clip
 from flexicodec.analysis.figures import draw_rate_curve
@@ -8,6 +12,7 @@ from flexicodec.analysis.plots import plot_tokens
 from flexicodec.analysis.report.document import Block, Figure, List, Number, Prose, Section, Table
 from flexicodec.analysis.study import SettingStudy, Study
 
+SHOWN_CLIPS = 200  # of those that are missing
 SHOWN_SECONDS = (3.0, 6.0)  # an example is about as long as this, and shown up to the latter
 
 SOURCES = {
@@ -39,12 +44,27 @@ def overview(study: Study) -> Section:
         f"Brackets are 95 % intervals, by bootstrap over {drawn} unless said otherwise.",
     )
     notes = [Prose("What could not be answered: " + "; ".join(study.notes) + ".")] if study.notes else []
-    return Section("What was looked at", (List(facts), List(words), *notes))
+    return Section("What was looked at", (List(facts), *_left_out(study), List(words), *notes))
+
+
+def _left_out(study: Study) -> tuple[Block, ...]:
+    """List the clips that are missing, with the whole reason."""
+    gathered = study.gathered
+    every = (*gathered.unread, *gathered.without_phones)
+    if not every:
+        return ()
+    more = len(every) - SHOWN_CLIPS
+    said = f"Clips left out altogether, or without {gathered.unit}, and why."
+    said += f" There are {more} more; numbers.json lists all." if more > 0 else ""
+    rows = tuple((name, " ".join(reason.split())) for name, reason in every[:SHOWN_CLIPS])
+    return (Table("left_out", said, ("clip", "reason"), rows),)
 
 
 def rates(study: Study) -> Section:
     """List frame rates and bitrates, draw the way from tau to them, and show a clip."""
     curve, cap = study.curve, study.gathered.format.max_duration
+    long_enough = _long_enough(study)
+    short = int((~long_enough).sum())
     used = {
         each.setting.name: (each.setting.threshold, each.frame_rate.value)
         for each in study.settings
@@ -52,9 +72,10 @@ def rates(study: Study) -> Section:
     }
     table = Table(
         "rates",
-        "Settings and what they give. Spread is over clips: standard deviation, and the range of the middle 90 %.",
+        "Settings and what they give. Spread is over clips: standard deviation, and the range of the middle 90 %."
+        + (f" Clips shorter than a frame, {short} here, are left out of it." if short else ""),
         ("setting", "tau", "tokens per second (Hz)", "spread (Hz)", "middle 90 % (Hz)", "nominal kbit/s"),
-        tuple(_rate_row(each) for each in study.settings),
+        tuple(_rate_row(each, each.frame_rates[long_enough]) for each in study.settings),
     )
     figure = Figure(
         "rate_curve",
@@ -63,7 +84,7 @@ def rates(study: Study) -> Section:
         f"{curve.thresholds[0]:.2f} to {curve.thresholds[-1]:.2f}, with a band around it.",
         draw_rate_curve(
             curve.thresholds,
-            curve.frame_rates,
+            curve.frame_rates[:, long_enough],
             curve.corpus,
             used,
             study.gathered.format.base_frame_rate / cap if cap else None,
@@ -72,23 +93,23 @@ def rates(study: Study) -> Section:
     return Section("Frame rates", (table, figure, *_example(study)))
 
 
-def _rate_row(each: SettingStudy) -> tuple[str | Number, ...]:
-    low, high = (float(q) for q in _quantiles(each))
-    threshold = each.setting.threshold
+def _long_enough(study: Study) -> Bool[np.ndarray, " clips"]:
+    """Tell which clips last a frame; tokens over the seconds of shorter ones are no rate that anything has."""
+    form = study.gathered.format
+    return np.array([clip.seconds * form.sample_rate >= form.frame_size - 0.5 for clip in study.gathered.clips])
+
+
+def _rate_row(each: SettingStudy, frame_rates: Float[np.ndarray, " clips"]) -> tuple[str | Number, ...]:
+    threshold, count = each.setting.threshold, len(frame_rates)
+    middle = np.quantile(frame_rates, [0.05, 0.95]) if count else [math.nan] * 2
     return (
         each.setting.name,
         "–" if threshold is None else Number(threshold, "cosine", digits=4),
         Number.of(each.frame_rate, "Hz", "all tokens over all seconds", 2),
-        Number(float(each.frame_rates.std(ddof=1)) if len(each.frame_rates) > 1 else 0.0, "Hz", digits=2),
-        f"{low:.2f} to {high:.2f}",
+        Number(float(frame_rates.std(ddof=1)) if count > 1 else 0.0, "Hz", items=count, digits=2),
+        f"{middle[0]:.2f} to {middle[1]:.2f}" if count else "–",
         Number.of(each.nominal_kbps, "kbit/s", "all fields of all tokens over all seconds", 3),
     )
-
-
-def _quantiles(each: SettingStudy) -> tuple[float, float]:
-    ordered = torch.as_tensor(each.frame_rates, dtype=torch.float64)
-    low, high = torch.quantile(ordered, torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
-    return low, high
 
 
 def _example(study: Study) -> tuple[Block, ...]:

@@ -84,7 +84,8 @@ def _scatter(study: Study) -> Iterator[Block]:
         "scatter",
         f"Each dot is a clip at {main.setting.name}. Least squares takes the {unit[:-1]} rate as exact and is too "
         "flat, the inverse line is too steep; the truth depends on where the noise is. No slope is the ratio of the "
-        f"rates: that is {found.phones_per_token} {unit} per token.",
+        f"rates: that is {found.phones_per_token} {unit} per token. Bands are where the first two lines may lie: 95 % "
+        f"bootstrap intervals at each place, over {found.clusters}.",
         f"Scatter of {found.clips} clips, correlation {r}, with four lines.",
         draw_scatter(
             table.x,
@@ -92,6 +93,7 @@ def _scatter(study: Study) -> Iterator[Block]:
             {LINES[name]: line for name, line in found.lines.items()},
             x_label=f"{unit} per second of speech",
             y_label="tokens per second of speech",
+            bands={LINES[name]: band for name, band in found.bands.items()},
             title=f"{main.setting.name}: r = {r.value:.2f} [{r.low:.2f}, {r.high:.2f}], {found.clips} clips",
         ),
     )

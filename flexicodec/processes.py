@@ -1,0 +1,78 @@
+"""Work that several processes share, with the same results as one: each has its own models and uses one thread."""
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+import torch
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def share(
+    jobs: Sequence[Job], worker: Callable[[Job], Result], processes: int, make: Callable[[], Callable[[Job], Result]]
+) -> Iterator[tuple[int, Result]]:
+    """Do jobs, each by itself, and yield the number and result of each as it is done.
+
+    Args:
+        jobs: Picklable where there are several processes; so are results.
+        worker: Does them in this process.
+        processes: How many, at most; with one, or one job, everything stays in this process.
+        make: Makes a worker in another process; picklable.
+
+    Raises:
+        ValueError: Fewer than one process.
+        BrokenProcessPool: A process died.
+    """
+    check_processes(processes)
+    if processes == 1 or len(jobs) < 2:
+        with one_thread():
+            yield from ((index, worker(job)) for index, job in enumerate(jobs))
+        return
+    # Pickled here: multiprocessing would put every tensor into a file of its own, and there may be thousands.
+    pool = ProcessPoolExecutor(
+        min(processes, len(jobs)), get_context("spawn"), initializer=_start, initargs=(pickle.dumps(make),)
+    )
+    try:
+        futures: dict[Future[bytes], int] = {pool.submit(_work, pickle.dumps(job)): i for i, job in enumerate(jobs)}
+        yield from ((futures[done], pickle.loads(done.result())) for done in as_completed(futures))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def check_processes(processes: int) -> None:
+    """Raises ValueError for fewer than one process."""
+    if processes < 1:
+        raise ValueError(f"processes is {processes}; expected 1 or more")
+
+
+_worker: Callable[[Any], Any]  # of a process in the pool
+
+
+def _start(make: bytes) -> None:
+    global _worker
+    torch.set_num_threads(1)
+    _worker = pickle.loads(make)()
+
+
+def _work(job: bytes) -> bytes:
+    return pickle.dumps(_worker(pickle.loads(job)))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, as it does in a pool: sums come out the same then."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+__all__ = ["BrokenProcessPool", "check_processes", "one_thread", "share"]
