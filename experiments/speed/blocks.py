@@ -16,8 +16,10 @@ from worker import EXAMPLE
 import flexicodec
 from flexicodec.blocks import linear, quick
 from flexicodec.models.flexicodec.model import FlexiCodec
+from flexicodec.models.precision import working_in
 
 SECONDS = 10.0
+HALVED = ("semantic encoder", "aggregators", "bottleneck", "decoder")  # in bfloat16 where that is asked for
 
 
 def blocks(codec: FlexiCodec) -> dict:
@@ -59,16 +61,22 @@ def main() -> None:
         torch.manual_seed(0)
         codec = FlexiCodec().eval()
         a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-        limit = 2 * 2048**3 / median(lambda: linear.linear(a, b)) / 1e9
-        rows = {}
+        limits, rows = {}, {}
+        for precision in ("float32", "bfloat16"):
+            with working_in(precision, codec.device):
+                limits[precision] = 2 * 2048**3 / median(lambda: linear.linear(a, b)) / 1e9
         for name, call in blocks(codec).items():
-            seconds, count = median(call), flops(call)
-            rows[name] = {
-                "ms_per_second": round(1000 * seconds / SECONDS, 2),
-                "gflop_per_second": round(count / SECONDS / 1e9, 2),
-                "share_of_limit": round(count / seconds / 1e9 / limit, 2),
-            }
-    print(json.dumps({"limit_gflops": round(limit), "model": "released architecture", "blocks": rows}))
+            count = flops(call)
+            for precision in ("float32", "bfloat16") if name in HALVED else ("float32",):
+                with working_in(precision, codec.device):
+                    seconds = median(call)
+                rows[f"{name}, {precision}"] = {
+                    "ms_per_second": round(1000 * seconds / SECONDS, 2),
+                    "gflop_per_second": round(count / SECONDS / 1e9, 2),
+                    "share_of_limit": round(count / seconds / 1e9 / limits[precision], 2),
+                }
+    limits = {name: round(value) for name, value in limits.items()}
+    print(json.dumps({"limit_gflops": limits, "model": "released architecture", "blocks": rows}))
 
 
 def median(call, repeats: int = 5) -> float:

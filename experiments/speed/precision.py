@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from run import commit, machine
+from worker import commit_and_machine
 
 import flexicodec
 from flexicodec.corpus import read_manifest, read_utterance
@@ -76,7 +76,8 @@ def main() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         full = FlexiCodec().eval()
-    result = {"commit": commit(), "machine": machine(), "clips": len(clips), "seconds": sum(map(len, clips)) / 16_000}
+    commit, machine = commit_and_machine()
+    result = {"commit": commit, "machine": machine, "clips": len(clips), "seconds": sum(map(len, clips)) / 16_000}
     result["mini"] = compare(flexicodec.load("flexicodec-mini"), clips, metrics=True)
     result["released architecture, random weights"] = compare(full, clips[:4], metrics=False)
     print(json.dumps(result, indent=1))

@@ -72,8 +72,12 @@ def show(result: dict) -> None:
                     f"\n{name}, {verb}: a ragged batch of 32 has {pair[0]['median'] / pair[1]['median']:.2f} of the "
                     "throughput of an equal one."
                 )
+    if "memory" in result:
+        print("\n| | | loaded, GiB | encode, GiB over it | CPU s per s | decode, GiB over it | CPU s per s |")
+        print("|---|---|---|---|---|---|---|")
     for row in result.get("memory", []):
-        print(f"\n{row}")
+        figures = ("loaded_gib", "encode_over_loaded_gib", "encode_cpu", "decode_over_loaded_gib", "decode_cpu")
+        print(f"| {row['system']} | {row['case']} | {' | '.join(f'{row[name]:.3g}' for name in figures)} |")
     for part in ("load", "blocks"):
         if part in result:
             print(f"\n{part}: {json.dumps(result[part])}")

@@ -68,17 +68,23 @@ def main() -> None:
             asked = json.loads(line)
             case, verb = asked["case"], asked["do"]
             if case not in held:
-                audio, lengths = batch(CASES[case], system.sample_rate, arguments.device)
-                held[case] = (audio, lengths, system.encode(audio, lengths) if verb == "decode" else None)
+                path = asked.get("tokens")  # made by another process, where memory is measured
+                tokens = torch.load(path, weights_only=False) if path and verb == "decode" else None
+                audio, lengths = (
+                    batch(CASES[case], system.sample_rate, arguments.device) if tokens is None else (None,) * 2
+                )
+                held[case] = (audio, lengths, tokens)
             audio, lengths, tokens = held[case]
-            if verb == "decode" and tokens is None:
+            if tokens is None and verb != "encode":
                 tokens = system.encode(audio, lengths)
                 held[case] = (audio, lengths, tokens)
+            if verb == "save":
+                torch.save(tokens, asked["tokens"])
+                answer(talk)
+                continue
             call = partial(system.encode, audio, lengths) if verb == "encode" else partial(system.decode, tokens)
             wall, cpu = timed(call, arguments.device)
             answer(talk, wall=wall, cpu=cpu, seconds=sum(CASES[case]), peak_gib=peak())
-            if asked.get("forget"):
-                held.clear()
 
 
 def timed(call, device: str) -> tuple[float, float]:
