@@ -27,7 +27,7 @@ class FakeCodec(Codec):
 
     def __init__(self, name="fake"):
         super().__init__()
-        self.name = name
+        self.name, self.precisions = name, []
         self.quantizer = nn.Linear(3, 2)
 
     @property
@@ -37,7 +37,8 @@ class FakeCodec(Codec):
     def config_dict(self):
         return {"name": self.name, "levels": [8, 8]}
 
-    def encode(self, audio, lengths=None, threshold=None, frame_rate=None, num_codebooks=None):
+    def encode(self, audio, lengths=None, threshold=None, frame_rate=None, num_codebooks=None, precision="float32"):
+        self.precisions.append(precision)
         if frame_rate is not None and not 0 < frame_rate <= self.base_frame_rate:
             raise ValueError(f"frame_rate is {frame_rate} Hz, expected at most {self.base_frame_rate}")
         frames = -(-audio.shape[-1] // self.frame_size)
@@ -49,7 +50,8 @@ class FakeCodec(Codec):
             torch.zeros(1, len(durations), dtype=torch.int64), zeros, [durations], [audio.shape[-1]], self.format
         )
 
-    def decode(self, tokens):
+    def decode(self, tokens, *, precision="float32"):
+        self.precisions.append(precision)
         self.check_tokens(tokens)
         return torch.zeros(1, int(tokens.audio_lengths[0]))
 
@@ -351,3 +353,18 @@ def test_verify_compares_models_of_our_own_without_judging_them(capsys):
     out = capsys.readouterr().out
     assert "example.flac" in out
     assert "PROBLEM" not in out
+
+
+def test_half_the_precision_is_passed_on(speech, tmp_path, capsys):
+    codec, tokens = flexicodec.load("flexicodec-mini"), tmp_path / "a.flxc"
+    half = ("--precision", "bfloat16")
+    assert run("encode", speech / "a.wav", "-o", tokens, *half) == 0
+    assert run("decode", tokens, "-o", tmp_path / "a.wav", *half) == 0
+    assert run("reconstruct", speech / "a.wav", "-o", tmp_path / "b.wav", *half) == 0
+    assert run("decode", tokens, "-o", tmp_path / "c.wav") == 0
+    asked = [precision for precision in codec.precisions if precision != "float32"]
+    assert asked == ["bfloat16"] * 4
+    assert codec.precisions[-1] == "float32"
+    for verb in ("encode", "decode"):
+        assert run(verb, "--stream", "-o", "-", *half) == 2
+        assert "--precision is for files" in the_line(capsys)

@@ -32,7 +32,7 @@ def suits(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and working_dtype(x) in _dtypes()
     )
 

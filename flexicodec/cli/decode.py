@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     jobs.add_arguments(parser, inputs=".flxc files", output="an audio file (.wav, .flac, ...)", optional=True)
     options.add_codebooks(parser)
+    options.add_precision(parser)
     options.add_model(parser)
     stream.add_arguments(parser)
 
@@ -27,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
         ValueError: Options or inputs that do not go together.
     """
     if args.stream:
+        if args.precision != "float32":
+            raise ValueError("--precision is for files; streams are decoded in float32")
         return stream.run(args)
     if args.lookahead is not None or args.chunk_tokens is not None:
         raise ValueError("--lookahead and --chunk-tokens are for --stream; files are decoded whole")
@@ -35,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     def decode(source: Path, target: Path) -> str:
         tokens = flexicodec.Tokens.load(source, acoustic=args.codebooks)
-        flexicodec.write_audio(target, codec.decode(tokens), codec.sample_rate)
+        flexicodec.write_audio(target, codec.decode(tokens, precision=args.precision), codec.sample_rate)
         return str(tokens)
 
     return jobs.process(planned, decode)

@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     jobs.add_arguments(parser, inputs="audio files", output="a .flxc file", optional=True)
     options.add_rate(parser)
+    options.add_precision(parser)
     options.add_model(parser)
     parser.add_argument(
         "--batch-seconds",
@@ -42,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
         ValueError: Options or inputs that do not go together.
     """
     if args.stream:
+        if args.precision != "float32":
+            raise ValueError("--precision is for files; streams are encoded in float32")
         return stream_encode.run(args)
     planned = jobs.plan(args.inputs, args.output, AUDIO_SUFFIXES, jobs.TOKEN_SUFFIXES)
     codec = options.load_codec(args, "encode")
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     from flexicodec.models.bulk import encode_files
 
-    settings = {"batch_seconds": args.batch_seconds, "workers": args.workers}
+    settings = {"batch_seconds": args.batch_seconds, "workers": args.workers, "precision": args.precision}
     done = encode_files(codec, [source for source, _ in planned], in_order=False, **settings, **rate)
     outcomes = ((planned[each.index], jobs.attempt(planned[each.index], partial(_save, each))) for each in done)
     return jobs.report(len(planned), outcomes)

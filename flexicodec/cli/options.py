@@ -8,6 +8,7 @@ import flexicodec
 
 if TYPE_CHECKING:
     from flexicodec import Codec, Tokens
+    from flexicodec.models.precision import Precision
 
 
 class Rate(TypedDict):
@@ -60,6 +61,16 @@ def add_codebooks(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add how precisely to compute."""
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="bfloat16 is faster, flips a few codes and adds a little noise (default: %(default)s)",
+    )
+
+
 def load_codec(args: argparse.Namespace, parts: str = "all") -> "Codec":
     """Load the model that was asked for, or the parts of it that a verb needs.
 
@@ -87,7 +98,7 @@ def chosen_rate(args: argparse.Namespace, codec: "Codec") -> Rate:
     return rate
 
 
-def encode_file(codec: "Codec", path: Path, rate: Rate) -> "Tokens":
+def encode_file(codec: "Codec", path: Path, rate: Rate, precision: "Precision") -> "Tokens":
     """Read a recording, mixed to mono, and encode it."""
     audio = flexicodec.read_audio(path, sample_rate=codec.sample_rate, channels="mix")
-    return codec.encode(audio, **rate)
+    return codec.encode(audio, **rate, precision=precision)

@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     jobs.add_arguments(parser, inputs="audio files", output="an audio file (.wav, .flac, ...)")
     options.add_rate(parser)
+    options.add_precision(parser)
     options.add_model(parser)
 
 
@@ -24,8 +25,8 @@ def run(args: argparse.Namespace) -> int:
     rate = options.chosen_rate(args, codec)
 
     def reconstruct(source: Path, target: Path) -> str:
-        tokens = options.encode_file(codec, source, rate)
-        flexicodec.write_audio(target, codec.decode(tokens), codec.sample_rate)
+        tokens = options.encode_file(codec, source, rate, args.precision)
+        flexicodec.write_audio(target, codec.decode(tokens, precision=args.precision), codec.sample_rate)
         return str(tokens)
 
     return jobs.process(planned, reconstruct)

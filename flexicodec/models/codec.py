@@ -20,6 +20,7 @@ from flexicodec.blocks.stages import Stage
 from flexicodec.config import from_dict
 from flexicodec.files import replacing
 from flexicodec.models.parts import absent_parts, keep_parts
+from flexicodec.models.precision import Precision
 from flexicodec.models.streaming import StreamingDecoder, StreamSettings
 from flexicodec.models.streaming_encoder import StreamingEncoder
 from flexicodec.tokenformat import check_not_empty
@@ -128,7 +129,7 @@ class Codec(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} does not say how many frames clips have")
 
     @abstractmethod
-    def decode(self, tokens: Tokens) -> Float[Tensor, "batch samples"]:
+    def decode(self, tokens: Tokens, *, precision: Precision = "float32") -> Float[Tensor, "batch samples"]:
         """Turn tokens into audio [B, S] at `sample_rate`, exactly `audio_lengths` long where these are known."""
 
     def streaming_decoder(self, batch_size: int = 1, **settings: Any) -> StreamingDecoder:

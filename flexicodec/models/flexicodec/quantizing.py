@@ -109,7 +109,7 @@ class QuantizeStage:
             (self.aggregators[0].initial_state(device), self.aggregators[1].initial_state(device)),
             (
                 codec.semantic_encoder_stack.initial_state(),
-                codec.semantic_decoder_stack.initial_state() if self.num_codebooks else None,
+                codec.semantic_decoder_stack.initial_state() if self.num_codebooks else (),
             ),
             nothing.long(),
             nothing.long(),
