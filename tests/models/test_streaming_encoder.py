@@ -382,6 +382,7 @@ def resident_mib():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*reduce_op.*:FutureWarning")  # of looking at every object there is
 def test_two_hours_in_flat_memory(whole):
     """A state that does not grow, and nothing else that does: objects and the whole process are looked at as well."""
     stream, second = whole.streaming_encoder(threshold=0.7), 16_000
