@@ -27,8 +27,10 @@ SHARED = (
     "codec",
     "parts",
     "precision",
+    "stream_state",
     "streaming",
     "streaming_encoder",
+    "streams",
     "weights",
     "windows",
 )  # of models, beside the families

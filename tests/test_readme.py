@@ -70,4 +70,4 @@ def test_streams_end_alike():
     """What the README promises of both."""
     assert "streaming_encoder" in README
     for stream, verb in ((StreamingEncoder, "encode"), (StreamingDecoder, "decode")):
-        assert {verb, f"{verb}_each", "flush", "reset", "load_state"} <= set(vars(stream))
+        assert {verb, f"{verb}_each", "flush", "reset", "load_state"} <= set(dir(stream))

@@ -23,7 +23,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from flexicodec.blocks import states
 from flexicodec.blocks.stages import Stage
-from flexicodec.models.stream_state import ItemState, Progress, StreamState
+from flexicodec.models.stream_state import ItemState, Progress
+from flexicodec.models.streams import Streams
 from flexicodec.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class StreamSettings:
                 raise ValueError(f"{name} is {value!r}, expected a whole number, {minimum} or more")
 
 
-class StreamingDecoder:
+class StreamingDecoder(Streams):
     """A stream of tokens that becomes a stream of audio; made by `Codec.streaming_decoder`.
 
     Args:
@@ -78,10 +79,9 @@ class StreamingDecoder:
     """
 
     def __init__(self, codec: "Codec", batch_size: int = 1, settings: StreamSettings | None = None) -> None:
-        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size!r}, expected a whole number of streams, 1 or more")
-        self.codec, self.settings = codec, settings or StreamSettings()
-        self._stages: tuple[Stage, ...] = tuple(codec.stream_stages(self.settings))
+        settings = settings or StreamSettings()
+        self._stages: tuple[Stage, ...] = tuple(codec.stream_stages(settings))
+        super().__init__(codec, settings, batch_size, codec.decoder_fingerprint)
         self.lookahead_tokens = sum(stage.lookahead for stage in self._stages if stage.apart)
         self.lookahead_frames = sum(stage.lookahead for stage in self._stages if not stage.apart)
         wanted = self.settings.lookahead_frames
@@ -90,19 +90,6 @@ class StreamingDecoder:
             assert wanted is not None
             self.lookahead_tokens, self.lookahead_frames = 0, wanted
         self.exact = not self._early and all(stage.exact for stage in self._stages)
-        self.state = StreamState((self._fresh(),) * batch_size, codec.decoder_fingerprint, self.settings)
-
-    def __enter__(self) -> "StreamingDecoder":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Forget: every stream is as new."""
-        self.reset()
-
-    @property
-    def batch_size(self) -> int:
-        """Streams side by side."""
-        return len(self.state.items)
 
     @property
     def latency_seconds(self) -> float:
@@ -160,9 +147,6 @@ class StreamingDecoder:
             ValueError: As for `decode`.
         """
         chosen = self._choose(items)
-        for item in chosen:
-            if self.state.items[item].ended:
-                raise ValueError(f"stream {item} has ended; reset(items=[{item}]) begins a new one")
         device = self.codec.device
         ends: list[int | None] = [None] * len(chosen)
         inputs = torch.zeros(len(chosen), self._stages[0].channels, 0, device=device)
@@ -195,31 +179,10 @@ class StreamingDecoder:
         self.state = replace(self.state, items=tuple(every))
         return audio
 
-    def reset(self, items: Sequence[int] | None = None) -> None:
-        """Begin these streams, or all, anew."""
-        every = list(self.state.items)
-        for item in self._choose(items):
-            every[item] = self._fresh()
-        self.state = replace(self.state, items=tuple(every))
-
-    def load_state(self, state: StreamState) -> None:
-        """Go on where another stream of this model stood.
-
-        Raises:
-            ValueError: It is a state of another model, of other settings, or of more or fewer streams.
-        """
-        self.state = state.fitting(self.state).to(self.codec.device)
-
     # ---------------------------------------------------------------------------------------------------------- inside
 
     def _fresh(self) -> ItemState:
         return ItemState(tuple(Progress(stage.initial_state()) for stage in self._stages))
-
-    def _choose(self, items: Sequence[int] | None) -> list[int]:
-        chosen = list(range(self.batch_size)) if items is None else list(items)
-        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(self.batch_size)):
-            raise ValueError(f"items is {chosen}, expected different numbers from 0 to {self.batch_size - 1}")
-        return chosen
 
     def _take(self, work: "list[_Work]", last: bool) -> None:
         """Take tokens: all there are, or as many as there may be until audio has to be given ahead of its time."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from flexicodec.audio import as_batch
 from flexicodec.blocks import states
-from flexicodec.models.stream_state import StreamState
+from flexicodec.models.streams import Streams
 from flexicodec.models.windows import Windows
 from flexicodec.tokens import Tokens
 
@@ -115,7 +115,7 @@ class ListenerState:
     ended: bool = False
 
 
-class StreamingEncoder:
+class StreamingEncoder(Streams):
     """A stream of audio that becomes a stream of tokens; made by `Codec.streaming_encoder`.
 
     Args:
@@ -133,23 +133,8 @@ class StreamingEncoder:
     """
 
     def __init__(self, codec: "Codec", writer: TokenWriter, settings: EncoderSettings, batch_size: int = 1) -> None:
-        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size!r}, expected a whole number of streams, 1 or more")
-        self.codec, self.settings, self.exact = codec, settings, writer.exact
-        self._writer = writer
-        self.state = StreamState((self._fresh(),) * batch_size, codec.fingerprint, settings)
-
-    def __enter__(self) -> "StreamingEncoder":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Forget: every stream is as new."""
-        self.reset()
-
-    @property
-    def batch_size(self) -> int:
-        """Streams side by side."""
-        return len(self.state.items)
+        self._writer, self.exact = writer, writer.exact
+        super().__init__(codec, settings, batch_size, codec.fingerprint)
 
     @property
     def latency_seconds(self) -> float:
@@ -213,21 +198,6 @@ class StreamingEncoder:
         chosen = self._choose(items)
         return self._take(chosen, [torch.zeros(1, 1, 0, device=self.codec.device)] * len(chosen), last=True)
 
-    def reset(self, items: Sequence[int] | None = None) -> None:
-        """Begin these streams, or all, anew."""
-        every = list(self.state.items)
-        for item in self._choose(items, ended=True):
-            every[item] = self._fresh()
-        self.state = replace(self.state, items=tuple(every))
-
-    def load_state(self, state: StreamState) -> None:
-        """Go on where another stream of this model stood.
-
-        Raises:
-            ValueError: It is a state of another model, of other settings, or of more or fewer streams.
-        """
-        self.state = state.fitting(self.state).to(self.codec.device)
-
     # ---------------------------------------------------------------------------------------------------------- inside
 
     def _fresh(self) -> ListenerState:
@@ -236,15 +206,6 @@ class StreamingEncoder:
     def _check_single(self, name: str) -> None:
         if self.batch_size != 1:
             raise ValueError(f"{name} is for one stream, and here are {self.batch_size}; use {name}_each")
-
-    def _choose(self, items: Sequence[int] | None, ended: bool = False) -> list[int]:
-        chosen = list(range(self.batch_size)) if items is None else list(items)
-        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(self.batch_size)):
-            raise ValueError(f"items is {chosen}, expected different numbers from 0 to {self.batch_size - 1}")
-        for item in chosen:
-            if self.state.items[item].ended and not ended:
-                raise ValueError(f"stream {item} has ended; reset(items=[{item}]) begins a new one")
-        return chosen
 
     def _take(self, chosen: list[int], rows: list[Tensor], last: bool) -> list[Tokens | None]:
         """Hear what came, those that stand alike side by side, and write it down clip by clip."""
