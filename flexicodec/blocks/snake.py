@@ -35,29 +35,39 @@ class Snake(nn.Module):
         """Bend every value of `x`, in the precision of `x`."""
         if not quick.suits(x) or x.dtype not in (torch.float32, torch.bfloat16):
             return x + _scale(self.alpha, x.dtype) * (self.alpha.to(x.dtype) * x).sin().square()
-        scale = quick.kept(self.alpha, "scale", lambda values: _scale(values, torch.float32))
         if x.dtype == torch.bfloat16:
-            return _roughly(x, quick.kept(self.alpha, "half turns", lambda values: values.float() / torch.pi), scale)
+            return _roughly(x, *quick.kept(self.alpha, "rough", _factors))
+        scale = quick.kept(self.alpha, "scale", lambda values: _scale(values, torch.float32))
         # the same roundings in one buffer; addcmul would save a pass, but its fused rounding is not upstream's, and a
         # deep stack with large activations makes 1e-4 of that
         return _sine_(self.alpha.float() * x).square_().mul_(scale).add_(x)
 
 
+def _factors(alpha: Float[Tensor, "1 channels 1"]) -> Float[Tensor, "4 1 channels 1"]:
+    """Make the half turns per unit of x and the coefficients of scaled sin^2 (`SINE_SQUARED`) from each alpha."""
+    scale = _scale(alpha, torch.float32)
+    return torch.stack([alpha.float() / torch.pi, *(coefficient * scale for coefficient in SINE_SQUARED)])
+
+
 def _roughly(
     x: Float[Tensor, "batch channels time"],
     half_turns: Float[Tensor, "1 channels 1"],
-    scale: Float[Tensor, "1 channels 1"],
+    first: Float[Tensor, "1 channels 1"],
+    second: Float[Tensor, "1 channels 1"],
+    third: Float[Tensor, "1 channels 1"],
 ) -> Float[Tensor, "batch channels time"]:
-    """Compute x + scale sin^2(pi half_turns x) in half precision, which a polynomial is good enough for.
+    """Compute x + u (first + u (second + u third)), u the squared distance to the nearest half turn.
 
-    In float32 up to the last step, where a pass takes half the time.
+    Half precision, which a polynomial is good enough for; in float32 up to the last step, where a pass over the values
+    takes half the time.
     """
     wide = x.float()
     turns = half_turns * wide
-    squares = turns.sub_(turns.round()).square_()  # sin^2 repeats itself each half turn
-    first, second, third = SINE_SQUARED
-    factors = torch.add(torch.tensor(second), squares, alpha=third).mul_(squares).add_(first)
-    return wide.addcmul_(factors, squares.mul_(scale)).to(x.dtype)
+    rounded = turns.round()
+    squares = turns.sub_(rounded).square_()  # sin^2 repeats itself each half turn
+    factors = torch.addcmul(second, squares, third, out=rounded)
+    torch.addcmul(first, factors, squares, out=factors)
+    return wide.addcmul_(factors, squares).to(x.dtype)
 
 
 def _scale(alpha: Float[Tensor, "1 channels 1"], dtype: torch.dtype) -> Float[Tensor, "1 channels 1"]:
