@@ -16,8 +16,8 @@ from flexicodec.blocks import quick
 from flexicodec.blocks.conv import Conv, ConvTranspose, RaggedLengths, lengths_after
 from flexicodec.blocks.states import known
 
-# Activations that a block handles at once for each thread, 2 MiB in float32: of 2^17 to 2^22 the fastest on a Zen 5 core
-# (1 MiB of L2), where half as many cost 4 % on the decoder, and as few for two threads 5 to 7 %.
+# Activations that a block handles at once for each thread, 2 MiB in float32: of 2^17 to 2^21 the fastest on a Zen 5
+# core (1 MiB of L2), where half as many cost 4 % on the decoder, and no more of them for two threads 5 to 7 %.
 TILE_VALUES = 2**19
 
 

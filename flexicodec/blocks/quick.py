@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from flexicodec.blocks.attention import dot_product
 from flexicodec.blocks.frontend import DITHER_PERIOD, FrontEnd
 from flexicodec.blocks.sanm import SanmEncoder
 from flexicodec.blocks.stages import WindowStage, WindowState
@@ -212,7 +213,7 @@ class SanmLayer:
         mask = (steps - steps[first : first + count, None]).abs() <= self.window
         queries, keys, values = (x.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for x in (query, key, value))
         queries = queries[:, :, first : first + count]
-        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=attention.scaling)
+        out = dot_product(queries, keys, values, mask, attention.scaling)
         return attention.o_proj(out.transpose(1, 2).flatten(2)) + self._remember(value, first, count)
 
     def _remember(self, value: Tensor, first: int, count: int) -> Float[Tensor, "batch count dim"]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
-from flexicodec.blocks.attention import attend, rotate, rotations
+from flexicodec.blocks.attention import attend, dot_product, rotate, rotations
 from flexicodec.blocks.linear import Linear
 from flexicodec.blocks.padding import valid_steps, zero_padding
 from flexicodec.blocks.states import known
@@ -220,7 +220,5 @@ class TransformerLayer(nn.Module):
         query_key = rotate(split[:, :, :2], turns[:, None, None, :])
         query, key = query_key.transpose(1, 3).unbind(2)
         mask = (steps - steps[first : first + count, None]).abs() <= self.window
-        out = F.scaled_dot_product_attention(
-            query[:, :, first : first + count], key, split[:, :, 2].transpose(1, 2), attn_mask=mask
-        )
+        out = dot_product(query[:, :, first : first + count], key, split[:, :, 2].transpose(1, 2), mask)
         return self.out_proj(out.transpose(1, 2).flatten(2))

@@ -5,6 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from flexicodec.blocks import attention as attention_module
+from flexicodec.blocks import quick
 from flexicodec.blocks.attention import MIN_BLOCK, attention, rotary
 from flexicodec.blocks.padding import valid_steps, zero_padding
 
@@ -35,6 +37,25 @@ def test_every_step_attends_to_the_valid_steps_within_the_window(steps, window, 
     lengths = [round(fraction * steps) for fraction in fractions]
     expected = attend_by_hand(*qkv, lengths, window)
     torch.testing.assert_close(attention(*qkv, torch.tensor(lengths), window), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 0, 5, 20])
+@pytest.mark.parametrize("most", [0, attention_module.MOST_SCORES])
+def test_half_precision_differs_by_its_rounding_alone(window, most, monkeypatch):
+    monkeypatch.setattr(attention_module, "MOST_SCORES", most)
+    written_out = []
+    monkeypatch.setattr(
+        torch.Tensor, "softmax", lambda x, dim, way=torch.Tensor.softmax: written_out.append(x.dtype) or way(x, dim)
+    )
+    qkv, lengths = query_key_value(150, batch=3), torch.tensor([150, 0, 61])
+    with torch.no_grad():
+        found = attention(*(x.bfloat16() for x in qkv), lengths, window)
+    assert bool(written_out) is (most > 0 and torch.bfloat16 in quick._dtypes())
+    expected = attend_by_hand(*qkv, lengths.tolist(), window)
+    torch.testing.assert_close(found.float(), expected, atol=4e-2, rtol=0)
+    assert (found.float() - expected).square().mean() < 1e-4 * expected.square().mean()
+    assert not found[1].any()
+    assert not found[2, :, 61:].any()
 
 
 @pytest.mark.parametrize("window", [1, 8, 16, 20])

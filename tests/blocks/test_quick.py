@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flexicodec.blocks import quick
+from flexicodec.blocks import quick, snake
 from flexicodec.blocks.conv import Conv, ConvTranspose
 from flexicodec.blocks.snake import HalfSnake, Snake
 
@@ -57,7 +57,7 @@ def test_transposed_convolutions(layout, batch, stride, time):
 
 @LAYOUTS
 @pytest.mark.parametrize("make", [Snake, HalfSnake])
-def test_activations(layout, make):
+def test_activations(layout, make, monkeypatch):
     module = make(9)
     for parameter in module.parameters():
         parameter.uniform_(-2, 2)
@@ -68,6 +68,8 @@ def test_activations(layout, make):
     half = module(x.bfloat16())
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), module(x.bfloat16().float()), rtol=2**-7, atol=1e-2)
+    monkeypatch.setattr(snake, "PIECE_VALUES", 64)
+    assert torch.equal(module(x.bfloat16()), half)
 
 
 def test_activations_leave_their_input_alone():
