@@ -14,7 +14,7 @@ from torch import Tensor
 from flexicodec.blocks import quick
 from flexicodec.blocks.padding import valid_steps
 
-MOST_SCORES = 2**23  # of all heads, 16 MiB in half precision
+MOST_STEPS = 512  # whose scores are written out: with 8 heads 4 MiB a clip in half precision
 MIN_BLOCK = 16  # steps; narrower query blocks cost more in calls than they save in arithmetic
 
 
@@ -85,10 +85,9 @@ def dot_product(
     """Attend to what `mask` shows, to everything when None, however many heads and steps there are.
 
     In half precision PyTorch's own kernel for the CPU takes up to three times as long as the products in it do by
-    themselves, so while the scores are not too many they are written out; in float32 it is the faster way.
+    themselves, so the scores of not too many steps are written out; in float32 it is the faster way.
     """
-    scores = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
-    if query.dtype == torch.float32 or scores > MOST_SCORES or not quick.suits(query):
+    if query.dtype == torch.float32 or not quick.suits(query) or max(query.shape[2], key.shape[2]) > MOST_STEPS:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
     weights = query @ key.mT

@@ -16,8 +16,8 @@ def linear(
     """Compute x weight^T + bias, without gradients on the CPU by way of `quick`."""
     if quick.suits(x) and x.numel() >= quick.FEW_ROWS * x.shape[-1]:
         dtype = quick.working_dtype(x)
-        if weight.dtype != dtype:  # a copy is kept then, which may as well be packed
-            weight = quick.kept(weight, f"packed {dtype}", lambda values: quick.packed(values.to(dtype)))
+        if weight.dtype != dtype:  # else a matrix would be one more copy of every weight
+            weight = quick.matrix(weight, f"{dtype}", lambda values: values.to(dtype))
             bias = None if bias is None else quick.kept(bias, f"{dtype}", lambda values: values.to(dtype))
         return quick.linear(x, weight, bias)
     return F.linear(x, weight, bias)

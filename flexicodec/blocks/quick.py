@@ -54,7 +54,7 @@ def kept(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor]) -> Tens
         form: a name for what is made.
         make: takes the parameter's values.
     """
-    if not isinstance(parameter, nn.Parameter) or parameter.is_inference():
+    if not _lasts(parameter):
         return make(parameter.detach())
     memory = parameter.storage_offset(), parameter.shape, parameter.stride()
     state = StorageWeakRef(parameter.untyped_storage()), parameter._version, memory
@@ -62,6 +62,26 @@ def kept(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor]) -> Tens
     if form not in forms or forms[form][0] != state:
         forms[form] = state, make(parameter.detach())
     return forms[form][1]
+
+
+def matrix(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """Do the same for the weight of a product, [out_features, in_features], and arrange it as oneDNN takes it.
+
+    That is for `linear` alone. Where it could not be kept it is left as it is: arranging costs more than one product
+    saves.
+    """
+    if not _lasts(parameter):
+        return make(parameter.detach())
+    return kept(parameter, f"matrix {form}", lambda values: _packed(make(values)))
+
+
+def _lasts(parameter: Tensor) -> bool:
+    """Tell a weight from what is computed each time; what is made in inference mode does not count its changes."""
+    return isinstance(parameter, nn.Parameter) and not parameter.is_inference()
+
+
+def _packed(weight: Float[Tensor, "out_features in_features"]) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
 
 
 def forget(parameters: Iterable[Tensor]) -> None:
@@ -88,11 +108,6 @@ def _dtypes() -> tuple[torch.dtype, ...]:
     return (torch.float32, torch.bfloat16) if half else (torch.float32,)
 
 
-def packed(weight: Float[Tensor, "out_features in_features"]) -> Tensor:
-    """Arrange a weight as oneDNN's products take it, for `linear` alone; else each of them does so by itself."""
-    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
-
-
 def linear(
     x: Float[Tensor, "*shape in_features"], weight: Tensor, bias: Float[Tensor, " out_features"] | None = None
 ) -> Float[Tensor, "*shape out_features"]:
@@ -100,7 +115,7 @@ def linear(
 
     Args:
         x: suits.
-        weight: [out_features, in_features], in the working precision of `x`; as it is, or `packed`.
+        weight: [out_features, in_features], in the working precision of `x`; as it is, or a `matrix`.
         bias: in the same precision.
     """
     return torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), weight, bias, "none", [], "")
@@ -118,8 +133,7 @@ def convolve(
     dtype = working_dtype(x)
     bias = None if bias is None else kept(bias, f"{dtype}", lambda values: values.to(dtype))
     if weight.shape[2] == stride == groups == 1 and x.shape[0] * x.shape[2] >= FEW_ROWS:
-        matrix = kept(weight, f"matrix {dtype}", lambda values: packed(values[:, :, 0].to(dtype)))
-        return linear(x.mT, matrix, bias).mT
+        return linear(x.mT, matrix(weight, f"{dtype}", lambda values: values[:, :, 0].to(dtype)), bias).mT
     image = kept(weight, f"image {dtype}", lambda values: _as_image(values.to(dtype)))
     with torch.autocast("cpu", enabled=False):
         return torch.mkldnn_convolution(
@@ -141,12 +155,11 @@ def spread(
 
     def pairwise(values: Tensor) -> Tensor:
         both = torch.cat([values[:, :, stride:], values[:, :, :stride]])  # the earlier input, then the later one
-        return packed(both.permute(2, 1, 0).flatten(0, 1).to(dtype))
+        return both.permute(2, 1, 0).flatten(0, 1).to(dtype)
 
-    matrix = kept(weight, f"pairwise {dtype}", pairwise)
     biases = kept(bias, f"pairwise {dtype}", lambda values: values.repeat(stride).to(dtype))
     rows = x.mT.to(dtype)
-    y = linear(torch.cat([rows[:, :-1], rows[:, 1:]], dim=-1), matrix, biases)
+    y = linear(torch.cat([rows[:, :-1], rows[:, 1:]], dim=-1), matrix(weight, f"pairwise {dtype}", pairwise), biases)
     return y.unflatten(-1, (stride, -1)).flatten(1, 2).mT
 
 

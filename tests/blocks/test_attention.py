@@ -40,9 +40,9 @@ def test_every_step_attends_to_the_valid_steps_within_the_window(steps, window, 
 
 
 @pytest.mark.parametrize("window", [None, 0, 5, 20])
-@pytest.mark.parametrize("most", [0, attention_module.MOST_SCORES])
+@pytest.mark.parametrize("most", [0, attention_module.MOST_STEPS])
 def test_half_precision_differs_by_its_rounding_alone(window, most, monkeypatch):
-    monkeypatch.setattr(attention_module, "MOST_SCORES", most)
+    monkeypatch.setattr(attention_module, "MOST_STEPS", most)
     written_out = []
     monkeypatch.setattr(
         torch.Tensor, "softmax", lambda x, dim, way=torch.Tensor.softmax: written_out.append(x.dtype) or way(x, dim)
