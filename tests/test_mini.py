@@ -7,6 +7,9 @@ import torch
 from pystoi import stoi
 
 import flexicodec
+from flexicodec.analysis.flips import flips
+from flexicodec.blocks import quick
+from flexicodec.blocks.conv_stack import ConvStack
 
 FOLDER = Path(flexicodec.__file__).parent / "assets" / "flexicodec-mini"
 EXAMPLE = FOLDER.parent / "example.flac"
@@ -85,6 +88,33 @@ def test_thirty_seconds_in_a_batch_are_the_same_as_alone(mini, heard):
         assert torch.equal(together[index].durations, alone.durations)
         assert torch.equal(together[index].semantic, alone.semantic)
         assert (together[index].acoustic == alone.acoustic).float().mean() >= 0.995
+
+
+def test_chunks_and_fast_operators_flip_nothing_that_is_not_close(mini, heard, monkeypatch):
+    """Against clips at once by PyTorch's own operators; on two threads, whose sines are others than one thread's."""
+    clip, reach = heard[0][0], mini.semantic_decoder_stack.reach
+    with monkeypatch.context() as patch:
+        patch.setattr(quick, "_dtypes", lambda: ())
+        patch.setattr(ConvStack, "chunked", lambda self, x, *rest: self(x, *rest))
+        plain = mini.encode(clip, frame_rate=6.25, margins=True)
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            found = flips(plain, mini.encode(clip, frame_rate=6.25), reach)
+        finally:
+            torch.set_num_threads(before)
+        for decisions in (found.boundaries, found.semantic, found.acoustic):
+            assert len(decisions) > 10
+            assert decisions.flips(above=1e-4) == 0
+
+
+def test_half_precision_is_thirty_decibels_away(mini, heard):
+    for clip, features in heard:
+        tokens = mini.tokenize(features, frame_rate=8.33)
+        exact, near = mini.decode(tokens), mini.decode(tokens, precision="bfloat16")
+        ratio = 10 * torch.log10(exact.square().sum() / (exact - near).square().sum())
+        assert 30 < ratio < 100, len(clip)
 
 
 def test_the_recogniser_that_ships_is_the_one_inside(mini, heard):

@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--long", nargs="*", default=["10 min", "1 h"], help="cases whose memory is measured, for ours")
-    parser.add_argument("--parts", nargs="+", default=["time", "bfloat16", "batch", "memory", "load", "blocks"])
+    parser.add_argument("--parts", nargs="+", default=["time", "bfloat16", "batch", "memory", "load", "blocks", "codes"])
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     if arguments.onnx:
@@ -166,7 +166,7 @@ def main() -> None:
         asked = [("30 s", name) for name in chosen if name != "onnx"]
         asked += [(case, name) for case in arguments.long for name in chosen if name in ("ours", "mini")]
         result["memory"] = [memory(name, case, python[name], device) for case, name in asked]
-    for part in ("load", "blocks"):
+    for part in ("load", "blocks", "codes"):
         if part in parts:
             done = subprocess.run(
                 [sys.executable, str(HERE / f"{part}.py")],

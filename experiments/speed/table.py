@@ -78,7 +78,7 @@ def show(result: dict) -> None:
     for row in result.get("memory", []):
         figures = ("loaded_gib", "encode_over_loaded_gib", "encode_cpu", "decode_over_loaded_gib", "decode_cpu")
         print(f"| {row['system']} | {row['case']} | {' | '.join(f'{row[name]:.3g}' for name in figures)} |")
-    for part in ("load", "blocks"):
+    for part in ("load", "blocks", "codes"):
         if part in result:
             print(f"\n{part}: {json.dumps(result[part])}")
 

@@ -287,7 +287,7 @@ class FlexiCodec(FlexiCodecRooms):
             tokens: Of this model.
             windows: How clips longer than one window are decoded; None takes every clip whole. Where attention spans
                 the clip, this changes the audio; see `Windows`.
-            precision: "bfloat16" is faster; the audio is then some 33 dB or more above the difference.
+            precision: "bfloat16" is faster; the audio is then some 32 dB or more above the difference.
 
         Returns:
             [B, S] at `sample_rate`, zero past each clip's `audio_lengths`. Where these are unknown, a clip is as long
