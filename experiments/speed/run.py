@@ -134,7 +134,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--long", nargs="*", default=["10 min", "1 h"], help="cases whose memory is measured, for ours")
-    parser.add_argument("--parts", nargs="+", default=["time", "bfloat16", "batch", "memory", "load", "blocks", "codes"])
+    parts = ["time", "bfloat16", "batch", "memory", "load", "blocks", "codes"]
+    parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     if arguments.onnx:
