@@ -355,6 +355,29 @@ def test_verify_compares_models_of_our_own_without_judging_them(capsys):
     assert "PROBLEM" not in out
 
 
+def test_compiling_comes_first(speech, tmp_path, capsys, monkeypatch):
+    called = []
+    for name in ("compile", "encode", "decode"):
+        method = getattr(FakeCodec, name)
+
+        def noted(codec, *given, name=name, method=method, **choices):
+            called.append(name)
+            return method(codec, *given, **choices)
+
+        monkeypatch.setattr(FakeCodec, name, noted)
+    tokens = tmp_path / "a.flxc"
+    for verb, source, target in (("encode", "a.wav", tokens), ("reconstruct", "a.wav", tmp_path / "b.wav")):
+        called.clear()
+        assert run(verb, speech / source, "-o", target, "--compile") == 0
+        assert called[:2] == ["compile", "encode"]
+    called.clear()
+    assert run("decode", tokens, "-o", tmp_path / "a.wav", "--compile") == 0
+    assert called == ["compile", "decode"]
+    called.clear()
+    assert run("decode", tokens, "-o", tmp_path / "c.wav") == 0
+    assert called == ["decode"]
+
+
 def test_half_the_precision_is_passed_on(speech, tmp_path, capsys):
     codec, tokens = flexicodec.load("flexicodec-mini"), tmp_path / "a.flxc"
     half = ("--precision", "bfloat16")

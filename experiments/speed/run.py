@@ -154,7 +154,7 @@ def main() -> None:
         result["products_gflops"][str(threads)] = products(threads)
         workers = [start(name, threads) for name in chosen] if "time" in parts else []
         if "bfloat16" in parts:
-            workers += [start(name, threads, "bfloat16") for name in chosen if name in ("ours", "mini")]
+            workers += [start(name, threads, "bfloat16") for name in chosen if name in ("ours", "compiled", "mini")]
         result["times"] += compare(workers, CASES, arguments.repeats, device) if workers else []
         for worker in workers:
             worker.close()

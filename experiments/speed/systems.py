@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("ours", "mini", "onnx", "peer", "mimi", "encodec", "dac")
+NAMES = ("ours", "compiled", "mini", "onnx", "peer", "mimi", "encodec", "dac")
 EXPORTED = "FLEXICODEC_EXPORTED"  # environment variable: the folder that "onnx" opens
 FRAME_RATE = 8.33  # Hz, of those that have a choice
 CODEBOOKS = 7  # acoustic ones, as in the paper
@@ -17,7 +17,7 @@ CODEBOOKS = 7  # acoustic ones, as in the paper
 
 def load(name: str, device: str = "cpu", precision: str = "float32"):
     """Make a system; transformers' in their default configs, DAC and EnCodec at 24 kHz like Mimi."""
-    if name in ("ours", "mini", "onnx"):
+    if name in ("ours", "compiled", "mini", "onnx"):
         return Ours(name, device, precision)
     if precision != "float32":
         raise ValueError(f"{name} is measured in float32 only, got {precision}")
@@ -25,7 +25,7 @@ def load(name: str, device: str = "cpu", precision: str = "float32"):
 
 
 class Ours:
-    """This package's: the released architecture, the model that ships, or an export under onnxruntime."""
+    """This package's: the released architecture, plain or compiled, the mini, an export under onnxruntime."""
 
     sample_rate = 16_000
 
@@ -41,8 +41,10 @@ class Ours:
             return
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            codec = FlexiCodec().eval() if name == "ours" else flexicodec.load("flexicodec-mini")
+            codec = flexicodec.load("flexicodec-mini") if name == "mini" else FlexiCodec().eval()
         self.codec = codec.to(device)
+        if name == "compiled":
+            self.codec.compile()
         self.codec.fingerprint  # noqa: B018 (hashed once, at first use)
 
     def encode(self, audio, lengths=None):

@@ -50,8 +50,12 @@ def show(result: dict) -> None:
         f"Machine: {result['machine']}, commit {result['commit']}. Products of 2048, GFLOP/s: "
         f"{result['products_gflops']}.\n"
     )
-    print(f"| threads | | | {' | '.join(names)} | ours faster than the peer by (aim) | in bfloat16 |")
-    print("|---" * (len(systems) + 5) + "|")
+    ours = [system for system in systems if system[0] in ("ours", "compiled")]
+    factors = [
+        f"{name} faster than the peer by (aim)" for name, system in zip(names, systems, strict=True) if system in ours
+    ]
+    print(f"| threads | | | {' | '.join(names + factors)} |")
+    print("|---" * (len(names + factors) + 3) + "|")
     for threads, verb, case in TARGETS:
         rows = [times.get((threads, verb, case, *system)) for system in systems]
         if not any(rows):
@@ -59,10 +63,10 @@ def show(result: dict) -> None:
         cells = [f"{row['median']:.4f} ({row['low']:.4f}-{row['high']:.4f})" if row else "" for row in rows]
         where = threads, verb, case
         peer = times.get((*where, "peer", "float32"))
-        for precision, targets in (("float32", TARGETS), ("bfloat16", BFLOAT16_TARGETS)):
-            ours = times.get((*where, "ours", precision))
+        for name, precision in ours:
+            row, targets = times.get((*where, name, precision)), TARGETS if precision == "float32" else BFLOAT16_TARGETS
             aim = f" ({targets[where]})" if where in targets else ""
-            cells.append(f"{peer['median'] / ours['median']:.2f}{aim}" if ours and peer else "")
+            cells.append(f"{peer['median'] / row['median']:.2f}{aim}" if row and peer else "")
         print(f"| {threads} | {verb} | {case} | {' | '.join(cells)} |")
     for name in ("ours", "mini"):
         for verb in ("encode", "decode"):

@@ -62,12 +62,17 @@ def add_codebooks(parser: argparse.ArgumentParser) -> None:
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Add how precisely to compute."""
+    """Add how precisely to compute, and whether to compile."""
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
         help="bfloat16 is faster, flips a few codes and adds a little noise (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile parts of the model first, some ten seconds, for speed; on the CPU, with a C++ compiler",
     )
 
 
@@ -83,7 +88,10 @@ def load_codec(args: argparse.Namespace, parts: str = "all") -> "Codec":
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {args.device!r} cannot be used: {error}") from error
-    return flexicodec.load(args.model, sensevoice=args.sensevoice, device=args.device, parts=parts)
+    codec = flexicodec.load(args.model, sensevoice=args.sensevoice, device=args.device, parts=parts)
+    if getattr(args, "compile", False):
+        codec.compile()
+    return codec
 
 
 def chosen_rate(args: argparse.Namespace, codec: "Codec") -> Rate:

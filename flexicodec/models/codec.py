@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import flexicodec
 from flexicodec.blocks.quick import forget
+from flexicodec.blocks.snake import compile_activations
 from flexicodec.blocks.stages import Stage
 from flexicodec.config import from_dict
 from flexicodec.files import replacing
@@ -222,6 +223,19 @@ class Codec(nn.Module, ABC):
             raise ValueError(f"parts is {parts!r}; {type(self).__name__} has {', '.join(map(repr, choices))}")
         if parts != "all":
             keep_parts(self, self.parts[parts], parts)
+
+    def compile(self) -> None:
+        """Make encoding and decoding on the CPU faster, with PyTorch's compiler.
+
+        It compiles what gains most, the activations between convolutions (Snake), into one pass over their values: some
+        ten seconds now, and two more for another number of threads. Values are rounded as without.
+
+        Raises:
+            ValueError: The model is not on the CPU, or PyTorch's compiler does not work here.
+        """
+        if self.device.type != "cpu":
+            raise ValueError(f"the model is on {self.device}; compiling makes it faster on the CPU alone")
+        compile_activations(self)
 
     def _weight_version(self) -> int:
         """Count the writes to the weights, as torch does for autograd."""
