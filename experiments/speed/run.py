@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", help="interpreter that has flexicodec 0.1.2")
     parser.add_argument("--onnx", metavar="FOLDER", help="what `flexicodec export` wrote, timed as one more system")
-    parser.add_argument("--systems", nargs="+", default=["ours", "mini", "peer", "mimi", "encodec", "dac"])
+    parser.add_argument("--systems", nargs="+", default=["ours", "compiled", "mini", "peer", "mimi", "encodec", "dac"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
