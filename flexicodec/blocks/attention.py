@@ -12,29 +12,9 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from flexicodec.blocks import quick
-from flexicodec.blocks.padding import valid_steps
 
 MOST_STEPS = 512  # whose scores are written out: with 8 heads 4 MiB a clip in half precision
 MIN_BLOCK = 16  # steps; narrower query blocks cost more in calls than they save in arithmetic
-
-
-def attention(
-    query: Float[Tensor, "batch heads steps head_dim"],
-    key: Float[Tensor, "batch heads steps head_dim"],
-    value: Float[Tensor, "batch heads steps head_dim"],
-    lengths: Int[Tensor, " batch"] | None = None,
-    window: int | None = None,
-    scale: float | None = None,
-) -> Float[Tensor, "batch heads steps head_dim"]:
-    """Attend from every valid step to every valid step, or to those at most `window` steps away.
-
-    Args:
-        lengths: valid steps per item, all of them when None. What lies beyond is neither seen nor answered: the output
-            there is zero.
-        window: step i attends to j iff |i - j| <= window, in O(steps * window) time and memory; None is global.
-        scale: factor on the scores, head_dim ** -0.5 when None.
-    """
-    return attend_valid(query, key, value, valid_steps(lengths, query.shape[2]), window, scale)
 
 
 def attend_valid(
@@ -45,7 +25,14 @@ def attend_valid(
     window: int | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "batch heads steps head_dim"]:
-    """Do what `attention` does, for callers who hold the mask already, so that a GPU is not asked layer by layer."""
+    """Attend from every valid step to every valid step, or to those at most `window` steps away.
+
+    Args:
+        valid: which steps are; all of them when None. The others are neither seen nor answered: the output there is
+            zero. Callers make it once for all their layers, so that a GPU is not asked layer by layer.
+        window: step i attends to j iff |i - j| <= window, in O(steps * window) time and memory; None is global.
+        scale: factor on the scores, head_dim ** -0.5 when None.
+    """
     if valid is not None:
         query, key, value = (x.masked_fill(~valid[:, None, :, None], 0) for x in (query, key, value))
     return attend(query, key, value, valid, window, scale)
@@ -59,7 +46,7 @@ def attend(
     window: int | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "batch heads steps head_dim"]:
-    """Do what `attention` does, for callers who hold the mask already and keep the padding at moderate values."""
+    """Do the same for callers who keep the padding at moderate values."""
     assert window is None or window >= 0, window
     steps = query.shape[2]
     if window is not None and torch.compiler.is_exporting():  # one form for every length

@@ -70,9 +70,8 @@ def matrix(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor]) -> Te
     That is for `linear` alone. Where it could not be kept it is left as it is: arranging costs more than one product
     saves.
     """
-    if not _lasts(parameter):
-        return make(parameter.detach())
-    return kept(parameter, f"matrix {form}", lambda values: _packed(make(values)))
+    arrange = _packed if _lasts(parameter) else lambda weight: weight
+    return kept(parameter, f"matrix {form}", lambda values: arrange(make(values)))
 
 
 def _lasts(parameter: Tensor) -> bool:

@@ -7,8 +7,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flexicodec.blocks import attention as attention_module
 from flexicodec.blocks import quick
-from flexicodec.blocks.attention import MIN_BLOCK, attention, rotary
+from flexicodec.blocks.attention import MIN_BLOCK, attend_valid, rotary
 from flexicodec.blocks.padding import valid_steps, zero_padding
+
+
+def attention(query, key, value, lengths=None, window=None, scale=None):
+    return attend_valid(query, key, value, valid_steps(lengths, query.shape[2]), window, scale)
 
 
 def query_key_value(steps, batch=1, heads=2, head_dim=4, seed=0):

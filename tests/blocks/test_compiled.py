@@ -1,12 +1,10 @@
 """Compiled activations: the same values, faster, and only where PyTorch's compiler works."""
 
-import shutil
-
 import pytest
 import torch
 
 import flexicodec
-from flexicodec.blocks import snake
+from flexicodec.blocks import bend
 from flexicodec.blocks.conv_codec import ConvDecoder
 from flexicodec.blocks.snake import HalfSnake, Snake, compile_activations
 
@@ -17,11 +15,14 @@ def no_gradients():
         yield
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # the compiler's own imports
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
-def test_one_pass_gives_what_several_do(monkeypatch):
-    monkeypatch.setattr(snake, "MIN_COMPILED", 64)
+@pytest.mark.parametrize("interpreted", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_one_pass_gives_what_several_do(interpreted, monkeypatch):
+    """Interpreted it takes no C++ compiler, and what is compiled is the same."""
+    monkeypatch.setattr(bend, "MIN_COMPILED", 64)
+    if interpreted:
+        ways = {torch.float32: bend._rows, torch.bfloat16: bend._rough_rows}
+        monkeypatch.setattr(bend, "_compiled", ways.__getitem__)
     decoder = ConvDecoder(strides=(2, 4), width=32, latent_dim=8)
     half = HalfSnake(9)
     latents, x = torch.randn(2, 8, 20), torch.randn(3, 50, 9).mT * 30
@@ -33,8 +34,8 @@ def test_one_pass_gives_what_several_do(monkeypatch):
     compile_activations(decoder)
     compile_activations(half)
     calls = []
-    whole = snake._at_once
-    monkeypatch.setattr(snake, "_at_once", lambda *given: calls.append(given) or whole(*given))
+    whole = bend._at_once
+    monkeypatch.setattr(bend, "_at_once", lambda *given: calls.append(given) or whole(*given))
     for threads in (1, 2):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
@@ -53,10 +54,10 @@ def test_one_pass_gives_what_several_do(monkeypatch):
 
 
 def test_where_the_compiler_fails_nothing_changes(monkeypatch, whole):
-    def failing(rough):
+    def failing(dtype):
         raise RuntimeError("no g++\nand more")
 
-    monkeypatch.setattr(snake, "_compiled", failing)
+    monkeypatch.setattr(bend, "_compiled", failing)
     with pytest.raises(
         ValueError, match=r"PyTorch's compiler failed, which needs a C\+\+ compiler such as g\+\+: no g"
     ):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flexicodec.blocks import quick, snake
+from flexicodec.blocks import bend, quick
 from flexicodec.blocks.conv import Conv, ConvTranspose
 from flexicodec.blocks.snake import HalfSnake, Snake
 
@@ -68,7 +68,7 @@ def test_activations(layout, make, monkeypatch):
     half = module(x.bfloat16())
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), module(x.bfloat16().float()), rtol=2**-7, atol=1e-2)
-    monkeypatch.setattr(snake, "PIECE_VALUES", 64)
+    monkeypatch.setattr(bend, "PIECE_VALUES", 64)
     assert torch.equal(module(x.bfloat16()), half)
 
 

@@ -1,0 +1,134 @@
+"""What Snake does to values, x + sin^2(alpha x) scale: as written, and in the fastest ways there are on the CPU.
+
+A sine per value costs more than its few bytes of traffic. In float32 all ways round alike, up to the sines' own last bit;
+in half precision a polynomial is good enough.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from flexicodec.blocks import quick
+
+DTYPES = (torch.float32, torch.bfloat16)  # that `quickly` takes
+MIN_COMPILED = 2**14  # values; for fewer calling what is compiled takes longer than the passes
+PIECE_VALUES = 2**18  # that each thread bends at once in half precision: no more memory than stays at hand
+
+# sin^2(pi sqrt(u)) = u (a + u (b + u c)) to 8e-4 where u <= 1/4, a fifth of what bfloat16 tells apart at 1/2: the least
+# error that a cubic has there, found by Lawson's iteration
+SINE_SQUARED = (9.8017673, -30.76688633, 30.29167019)
+
+
+def plainly(x: Tensor, alpha: Tensor, scale: Tensor) -> Tensor:
+    """Compute x + sin^2(alpha x) scale; all shapes that broadcast."""
+    return x + scale * (alpha * x).sin().square()
+
+
+def scale(alpha: Float[Tensor, "1 channels 1"], dtype: torch.dtype) -> Float[Tensor, "1 channels 1"]:
+    """Compute 1 / (alpha + 1e-9), finite in every precision."""
+    # 1e-9 is zero in half precision, and 1e9 infinite: take the reciprocal in float32 and bring it into range
+    limit = torch.finfo(dtype).max
+    wide = alpha.to(torch.promote_types(alpha.dtype, torch.float32))
+    return (wide + 1e-9).reciprocal().clamp(-limit, limit).to(dtype)
+
+
+def quickly(
+    x: Float[Tensor, "batch channels time"], alpha: Float[Tensor, "1 channels 1"], compiled: bool
+) -> Float[Tensor, "batch channels time"]:
+    """Bend what suits `quick`, in one of `DTYPES`; `compiled` in one pass, where that pays."""
+    way, make = (_in_place, _factors) if x.dtype == torch.float32 else (_by_polynomial, _coefficients)
+    factors = quick.kept(alpha, f"bend {x.dtype}", make)
+    if compiled and x.numel() >= max(MIN_COMPILED, 2 * x.shape[1]) and x.shape[1] > 1:
+        return _at_once(x, factors)
+    return way(x, *factors)
+
+
+def compile_now() -> None:
+    """Compile both passes, for as many threads as there are.
+
+    Raises:
+        ValueError: PyTorch's compiler does not work here; it needs a C++ compiler.
+    """
+    try:
+        for dtype in DTYPES:
+            alpha, x = torch.ones(1, 16, 1), torch.zeros(1, MIN_COMPILED, 16, dtype=dtype).mT
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                quickly(x, alpha, compiled=True)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"PyTorch's compiler failed, which needs a C++ compiler such as g++: {reason}") from error
+
+
+def _factors(alpha: Float[Tensor, "1 channels 1"]) -> Float[Tensor, "2 1 channels 1"]:
+    return torch.stack([alpha.float(), scale(alpha, torch.float32)])
+
+
+def _coefficients(alpha: Float[Tensor, "1 channels 1"]) -> Float[Tensor, "4 1 channels 1"]:
+    """Make the half turns per unit of x and the coefficients of scaled sin^2 (`SINE_SQUARED`) from each alpha."""
+    scaled = (coefficient * scale(alpha, torch.float32) for coefficient in SINE_SQUARED)
+    return torch.stack([alpha.float() / torch.pi, *scaled])
+
+
+def _in_place(x: Tensor, alpha: Tensor, scale: Tensor) -> Tensor:
+    # addcmul would save a pass, but its fused rounding is not upstream's, and a deep stack with large activations makes
+    # 1e-4 of that
+    return _sine_(alpha * x).square_().mul_(scale).add_(x)
+
+
+def _sine_(x: Tensor) -> Tensor:
+    """Take sines in place. NumPy's are faster than PyTorch's on this CPU, but have one thread alone."""
+    if torch.get_num_threads() > 1:
+        return x.sin_()
+    values = x.numpy()
+    with np.errstate(invalid="ignore"):  # the sine of infinity is not a number, as in PyTorch
+        np.sin(values, out=values)
+    return x
+
+
+def _by_polynomial(x: Tensor, half_turns: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+    """Compute x + u (first + u (second + u third)), u the squared distance to the nearest half turn.
+
+    In float32 up to the last step, where a pass over the values takes half the time.
+    """
+    y = torch.empty_like(x)  # in the memory layout of `x`
+    steps = max(1, PIECE_VALUES * torch.get_num_threads() // max(1, x.shape[0] * x.shape[1]))
+    for piece, out in zip(x.split(steps, dim=-1), y.split(steps, dim=-1), strict=True):
+        wide = piece.float()
+        turns = half_turns * wide
+        rounded = turns.round()
+        squares = turns.sub_(rounded).square_()  # sin^2 repeats itself each half turn
+        factors = torch.addcmul(second, squares, third, out=rounded)
+        torch.addcmul(first, factors, squares, out=factors)
+        out.copy_(wide.addcmul_(factors, squares))
+    return y
+
+
+def _at_once(x: Float[Tensor, "batch channels time"], factors: Tensor) -> Float[Tensor, "batch channels time"]:
+    """Do either in one pass, channels last."""
+    rows = from_dlpack(x.mT.contiguous().flatten(0, 1))  # a view of nothing: views would be compiled for one by one
+    y = _compiled(x.dtype)(rows, factors.flatten(1).contiguous())
+    return y.view(x.shape[0], x.shape[2], x.shape[1]).mT
+
+
+@cache
+def _compiled(dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+    return torch.compile(_rows if dtype == torch.float32 else _rough_rows, dynamic=True)
+
+
+def _rows(x: Float[Tensor, "rows channels"], factors: Float[Tensor, "2 channels"]) -> Float[Tensor, "rows channels"]:
+    return plainly(x, *factors)
+
+
+def _rough_rows(
+    x: Float[Tensor, "rows channels"], factors: Float[Tensor, "4 channels"]
+) -> Float[Tensor, "rows channels"]:
+    half_turns, first, second, third = factors
+    wide = x.float()
+    turns = half_turns * wide
+    squares = (turns - turns.round()).square()
+    return (wide + squares * (first + squares * (second + squares * third))).to(x.dtype)
