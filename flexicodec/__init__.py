@@ -7,14 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flexicodec.audio import collate, split
-    from flexicodec.audiofile import read_audio, write_audio
+    from flexicodec.audio import collate, read_audio, split, write_audio
     from flexicodec.calibration import calibrate
+    from flexicodec.hub import load
     from flexicodec.models.codec import Codec
-    from flexicodec.models.flexicodec.checkpoint import from_upstream
-    from flexicodec.models.nanocodec.checkpoint import from_nemo
-    from flexicodec.models.windows import Windows
-    from flexicodec.pretrained import load
+    from flexicodec.models.flexicodec.convert_upstream import from_upstream
+    from flexicodec.models.nanocodec.convert_nemo import from_nemo
+    from flexicodec.models.streaming.state import Windows
     from flexicodec.tokens import TokenFormat, Tokens
 
 __version__ = "0.1.0"
@@ -39,15 +38,15 @@ _HOMES = {
     "Codec": "flexicodec.models.codec",
     "TokenFormat": "flexicodec.tokens",
     "Tokens": "flexicodec.tokens",
-    "Windows": "flexicodec.models.windows",
+    "Windows": "flexicodec.models.streaming.state",
     "calibrate": "flexicodec.calibration",
     "collate": "flexicodec.audio",
-    "from_nemo": "flexicodec.models.nanocodec.checkpoint",
-    "from_upstream": "flexicodec.models.flexicodec.checkpoint",
-    "load": "flexicodec.pretrained",
-    "read_audio": "flexicodec.audiofile",
+    "from_nemo": "flexicodec.models.nanocodec.convert_nemo",
+    "from_upstream": "flexicodec.models.flexicodec.convert_upstream",
+    "load": "flexicodec.hub",
+    "read_audio": "flexicodec.audio",
     "split": "flexicodec.audio",
-    "write_audio": "flexicodec.audiofile",
+    "write_audio": "flexicodec.audio",
 }
 
 

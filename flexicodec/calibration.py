@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from flexicodec.audiofile import read_audio
-from flexicodec.files import find
+from flexicodec.audio import read_audio
+from flexicodec.io_utils import find
 from flexicodec.merging import Threshold, check_frame_rate
-from flexicodec.models.codec import MODEL_DEFAULT
+from flexicodec.models.codec import UNSET
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def calibrate(
     speech: str | Path | Iterable[str | Path],
     frame_rate: float,
     *,
-    max_duration: int | None = MODEL_DEFAULT,
+    max_duration: int | None = UNSET,
     progress: bool = False,
 ) -> Calibration:
     """Find the threshold whose corpus rate comes nearest to `frame_rate`.
@@ -64,7 +64,7 @@ def calibrate(
         raise ValueError(f"this model has a fixed rate of {codec.base_frame_rate:g} Hz; there is no threshold to find")
     given = [speech] if isinstance(speech, (str, Path)) else list(speech)
     paths = [file for path in given for file in find(Path(path))]
-    cap = codec.max_duration if max_duration is MODEL_DEFAULT else max_duration
+    cap = codec.max_duration if max_duration is UNSET else max_duration
     if isinstance(check_frame_rate(frame_rate, codec.base_frame_rate, cap), tuple):
         raise ValueError(f"frame_rate is {frame_rate!r}; expected one number, that of the corpus")
     similarities, lengths, seconds, skipped = [], [], [], []

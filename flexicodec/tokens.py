@@ -1,7 +1,7 @@
 """`Tokens`, the hall every codec walks through: codes, durations and lengths of a batch of clips, checked once, here.
 
-All that decoding, saving, counting and analysing need is in it, and nothing else; `tokenformat` says what codes mean,
-and `tokenlayers` what a file of them holds.
+All that decoding, saving, counting and analysing need is in it, and nothing else; `token_format` says what codes mean,
+and `token_file` what a file of them holds.
 """
 
 import operator
@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flexicodec import tokenfile, tokenlayers
-from flexicodec.margins import Margins
-from flexicodec.tokenformat import (
+from flexicodec import token_file
+from flexicodec.code_margins import Margins
+from flexicodec.token_format import (
     Integers,
     TokenFormat,
     check_audio_lengths,
@@ -305,13 +305,13 @@ class Tokens:
         Raises:
             ValueError: See `to_bytes`.
         """
-        tokenfile.write(path, self.to_bytes())
+        token_file.write(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """Write one clip as the bytes of a `.flxc` file; `tokenlayers` says what is in it.
+        """Write one clip as the bytes of a `.flxc` file; `token_file` says what is in it.
 
         Raises:
-            ValueError: more than one clip, one without tokens, or more than `tokenfile.MAX_TOKENS` tokens.
+            ValueError: more than one clip, one without tokens, or more than `token_file.MAX_TOKENS` tokens.
         """
         if len(self) != 1:
             raise ValueError(
@@ -322,7 +322,7 @@ class Tokens:
         clip = self[0].to("cpu")
         samples = None if clip.audio_lengths is None else int(clip.audio_lengths)
         semantic = None if clip.semantic is None else clip.semantic[0].numpy()
-        return tokenlayers.pack(
+        return token_file.pack_clip(
             clip.format, samples, clip.info, semantic, clip.acoustic[0].numpy(), clip.durations[0].numpy()
         )
 
@@ -335,7 +335,7 @@ class Tokens:
         """
         data = Path(path).read_bytes()
         try:
-            return cls(**tokenlayers.unpack(data, acoustic))
+            return cls(**token_file.unpack_clip(data, acoustic))
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
 

@@ -10,17 +10,17 @@ import pytest
 import soundfile
 import torch
 
-from flexicodec.audiofile import read_audio
-from flexicodec.blocks.chain import Chain
-from flexicodec.blocks.conv_codec import ResidualUnit
-from flexicodec.blocks.frontend import FrontEndConfig
-from flexicodec.blocks.transformer import TransformerConfig
+from flexicodec.audio import read_audio
 from flexicodec.corpus import Utterance, write_manifest
+from flexicodec.encoders.base import SanmConfig
+from flexicodec.encoders.fbank import FrontEndConfig
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
-from flexicodec.models.flexicodec.semantic import SanmConfig
 from flexicodec.models.nanocodec.config import DecoderConfig, EncoderConfig, NanoCodecConfig, with_causality
 from flexicodec.models.nanocodec.model import NanoCodec
+from flexicodec.nn.dac import ResidualUnit
+from flexicodec.nn.sequential import Sequential
+from flexicodec.nn.transformer import TransformerConfig
 from flexicodec.quantize import FSQConfig, GroupedFSQConfig, RVQConfig
 
 DATA = Path(__file__).parent / "data"
@@ -208,7 +208,7 @@ def make_tiny_nanocodec(config, seed=0, name="tiny-nano"):
             else:
                 weight.normal_(std=1.0 / math.sqrt(weight[0].numel()))
         set_size(codec.encoder.layers[-1], codec.encoder(0.1 * torch.randn(1, 1, 6000)), 1.0)
-        before = Chain(list(codec.decoder.layers)[:-1])(torch.randn(1, config.quantizer.dim, 100))
+        before = Sequential(list(codec.decoder.layers)[:-1])(torch.randn(1, config.quantizer.dim, 100))
         set_size(codec.decoder.layers[-2], before, 0.3)
     return codec
 

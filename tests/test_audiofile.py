@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from flexicodec.audiofile import read_audio, write_audio
+from flexicodec.audio import read_audio, write_audio
 from tests.test_audio import noise, sine
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import flexicodec
 from flexicodec.calibration import fit_threshold
-from flexicodec.files import find
+from flexicodec.io_utils import find
 from flexicodec.merging import Threshold
 
 RATES = [2.0, 4.0, 6.25, 8.33, 12.5]

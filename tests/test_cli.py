@@ -10,9 +10,9 @@ from torch import nn
 import flexicodec
 from flexicodec.cli import jobs, main
 from flexicodec.cli.verify import RELEASED_PARAMETERS
-from flexicodec.files import AUDIO_SUFFIXES
+from flexicodec.io_utils import AUDIO_SUFFIXES
 from flexicodec.models.codec import Codec
-from flexicodec.models.windows import Windows
+from flexicodec.models.streaming.state import Windows
 from flexicodec.tokens import TokenFormat, Tokens
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexicodec.margins import Margins
+from flexicodec.code_margins import Margins
 from flexicodec.tokens import TokenFormat, Tokens
 
 FORM = TokenFormat(semantic_codebook_size=50, acoustic_codebook_size=20, max_duration=4)

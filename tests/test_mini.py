@@ -8,8 +8,8 @@ from pystoi import stoi
 
 import flexicodec
 from flexicodec.analysis.flips import flips
-from flexicodec.blocks import quick
-from flexicodec.blocks.conv_stack import ConvStack
+from flexicodec.nn import onednn
+from flexicodec.nn.dac import ConvStack
 
 FOLDER = Path(flexicodec.__file__).parent / "assets" / "flexicodec-mini"
 EXAMPLE = FOLDER.parent / "example.flac"
@@ -94,7 +94,7 @@ def test_chunks_and_fast_operators_flip_nothing_that_is_not_close(mini, heard, m
     """Against clips at once by PyTorch's own operators; on two threads, whose sines are others than one thread's."""
     clip, reach = heard[0][0], mini.semantic_decoder_stack.reach
     with monkeypatch.context() as patch:
-        patch.setattr(quick, "_dtypes", lambda: ())
+        patch.setattr(onednn, "_supported_dtypes", lambda: ())
         patch.setattr(ConvStack, "chunked", lambda self, x, *rest: self(x, *rest))
         plain = mini.encode(clip, frame_rate=6.25, margins=True)
     before = torch.get_num_threads()
@@ -118,7 +118,7 @@ def test_half_precision_is_thirty_decibels_away(mini, heard):
 
 
 def test_the_recogniser_that_ships_is_the_one_inside(mini, heard):
-    from flexicodec.models.recognizer import Recognizer
+    from flexicodec.asr import Recognizer
 
     recognizer = Recognizer.load("recognizer-mini")
     codec, ours = mini.semantic_encoder.state_dict(), recognizer.encoder.state_dict()

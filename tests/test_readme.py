@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import flexicodec
-from flexicodec.models.streaming import StreamingDecoder
-from flexicodec.models.streaming_encoder import StreamingEncoder
+from flexicodec.models.streaming.decoder import StreamingDecoder
+from flexicodec.models.streaming.encoder import StreamingEncoder
 from flexicodec.quantize import RVQConfig
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 from flexicodec.evaluation.report import table
 from flexicodec.evaluation.rows import read_rows
 from flexicodec.evaluation.summary import Score, Table
-from flexicodec.files import replacing
+from flexicodec.io_utils import replacing
 
 PAIRS = (  # frame rate and codebooks of both; the first costs less
     ((12.5, 0), (4, 7)),

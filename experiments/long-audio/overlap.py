@@ -113,13 +113,13 @@ def compare(codec: FlexiCodec, audio: torch.Tensor, frame_rate: float) -> dict[s
         features = replace(features, acoustic=whole.acoustic)  # no attention in it: equal, see the tests
         own = codec.tokenize(features, frame_rate=frame_rate)
         same = codec.tokenize(features, durations=tokens.durations)
-        own_ends = set(own.durations[0].cumsum(0).tolist())
+        pad_at_item_ends = set(own.durations[0].cumsum(0).tolist())
         rows.append(
             {
                 "window_seconds": window,
                 "overlap_seconds": overlap,
                 "feature_error": round(float((features.semantic - whole.semantic).norm() / whole.semantic.norm()), 5),
-                "boundaries_moved": round(len(ends - own_ends) / len(ends), 4),
+                "boundaries_moved": round(len(ends - pad_at_item_ends) / len(ends), 4),
                 "semantic_codes_other": share(same.semantic, tokens.semantic),
                 "semantic_codes_other_near_seams": share(same.semantic[:, near], tokens.semantic[:, near]),
                 "first_acoustic_codes_other": share(same.acoustic[:, 0], tokens.acoustic[:, 0]),

@@ -22,7 +22,7 @@ from torch import Tensor
 import flexicodec
 from flexicodec.analysis.flips import Decisions, flips
 from flexicodec.corpus import read_manifest, read_utterance
-from flexicodec.models.flexicodec import long
+from flexicodec.models.flexicodec import chunked
 
 EDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, float("inf"))
 BATCH = 8
@@ -43,11 +43,11 @@ def threads(count: int) -> Iterator[None]:
 @contextmanager
 def side_by_side() -> Iterator[None]:
     """Pad ragged batches as on a GPU; on the CPU their clips are otherwise taken one by one."""
-    before, long.PADDED_SHARE = long.PADDED_SHARE, 1.0
+    before, chunked.PADDED_SHARE = chunked.PADDED_SHARE, 1.0
     try:
         yield
     finally:
-        long.PADDED_SHARE = before
+        chunked.PADDED_SHARE = before
 
 
 def one_by_one(codec: Any, clips: list[Tensor], settings: list[dict[str, Any]], **same: Any) -> list[flexicodec.Tokens]:

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from flexicodec.audiofile import read_audio
+from flexicodec.asr import Recognizer
+from flexicodec.audio import read_audio
 from flexicodec.merging import ExactRate, cosine_similarities, token_index
-from flexicodec.models.flexicodec.resize import resize
-from flexicodec.models.recognizer import Recognizer
+from flexicodec.models.flexicodec.frame_resampler import resample_frames
 
 FRAME = 1280
 TOLERANCE_SECONDS = 0.03
@@ -82,7 +82,7 @@ def block_similarities(model: Recognizer, audio: torch.Tensor) -> list[torch.Ten
         hook.remove()
     last = len(outputs) - 1
     features = [x if i == last else F.layer_norm(x, x.shape[-1:]) for i, x in enumerate(outputs)]
-    return [cosine_similarities(resize(x.transpose(1, 2), heard, frames, 4 / 3), frames) for x in features]
+    return [cosine_similarities(resample_frames(x.transpose(1, 2), heard, frames, 4 / 3), frames) for x in features]
 
 
 def score(

@@ -29,7 +29,7 @@ from flexicodec.evaluation.instruments import Measures
 from flexicodec.evaluation.rows import Row
 from flexicodec.evaluation.summary import Table
 from flexicodec.evaluation.systems import GROUND_TRUTH, CodecSystem, Sweep
-from flexicodec.files import replacing
+from flexicodec.io_utils import replacing
 from flexicodec.merging import token_index
 
 FRAME_RATES = (12.5, 8.33, 6.25, 4.0)

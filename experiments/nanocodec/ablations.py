@@ -26,8 +26,8 @@ import flexicodec
 from flexicodec.audio import resample
 from flexicodec.config import from_dict, load_yaml
 from flexicodec.corpus import read_manifest, read_utterance
+from flexicodec.hub import parameter_counts
 from flexicodec.models.nanocodec.config import NanoCodecConfig, published
-from flexicodec.pretrained import parameter_counts
 from flexicodec.training.config import TrainingConfig
 from flexicodec.training.loop import train
 from flexicodec.training.reconstruction import LogMelLoss

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from flexicodec.config import from_dict, load_yaml
-from flexicodec.files import replacing
+from flexicodec.io_utils import replacing
 from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.models.nanocodec.model import NanoCodec
 

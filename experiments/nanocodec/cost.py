@@ -21,12 +21,12 @@ from common import MODELS, causality, kbps, random_codec, read_config, timed, wr
 from torch.utils.flop_counter import FlopCounterMode
 
 import flexicodec
-from flexicodec.blocks import states
-from flexicodec.blocks.conv import apply_weight_norm
-from flexicodec.models.nanocodec.checkpoint import from_nemo
+from flexicodec.hub import parameter_counts
 from flexicodec.models.nanocodec.config import NanoCodecConfig
+from flexicodec.models.nanocodec.convert_nemo import from_nemo
 from flexicodec.models.nanocodec.model import NanoCodec
-from flexicodec.pretrained import parameter_counts
+from flexicodec.nn import streaming
+from flexicodec.nn.conv import apply_weight_norm
 
 SECONDS = 10
 # NeMo 3.0.0 as recorded on another machine of this kind: wall seconds per second of audio, median of 5 and best, with
@@ -112,7 +112,7 @@ def fields(config: NanoCodecConfig) -> dict[str, Any]:
     start, stop = middle * hop, (middle + 1) * hop
     back = start - last(lambda sample: clean(slice(sample)), 0, start)
     ahead = first(lambda sample: clean(slice(sample, None)), stop, end) - stop
-    assert ahead == narrow.encoder.layers.needs(1) - hop, "the encoder waits for other samples than it sees"
+    assert ahead == narrow.encoder.layers.inputs_needed(1) - hop, "the encoder waits for other samples than it sees"
 
     latents = torch.zeros(1, config.quantizer.dim, FIELD_FRAMES)
     latents[..., middle] = torch.nan
@@ -152,7 +152,7 @@ def memory(name: str) -> dict[str, Any]:
     state, most = codec.encoder.stream(), 0
     for _ in range(STREAMED_FRAMES):
         _, state = codec.encoder.step(torch.zeros(1, 1, codec.frame_size), state)
-        most = max(most, states.num_bytes(state))
+        most = max(most, streaming.num_bytes(state))
     stream, heard = codec.streaming_decoder(), 0
     for _ in range(STREAMED_FRAMES):
         stream.decode(tokens_of(codec, 1))

@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 from flexicodec.models.nanocodec.config import NanoCodecConfig
-from flexicodec.models.nanocodec.nemo_names import FIELDS, LATENT_WIDTH
+from flexicodec.models.nanocodec.convert_nemo import FIELDS, LATENT_WIDTH
 
 PACKAGES = (
     *("nemo.collections", "nemo.collections.asr", "nemo.collections.common", "nemo.collections.common.parts"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flexicodec.files import replacing
+from flexicodec.io_utils import replacing
 from flexicodec.statistics import bootstrap
 
 

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from worker import EXAMPLE
 
 import flexicodec
-from flexicodec.blocks import linear, quick
 from flexicodec.models.flexicodec.model import FlexiCodec
-from flexicodec.models.precision import working_in
+from flexicodec.models.precision import autocast
+from flexicodec.nn import onednn
 
 SECONDS = 10.0
 HALVED = ("semantic encoder", "aggregators", "bottleneck", "decoder")  # in bfloat16 where that is asked for
@@ -28,7 +28,7 @@ def blocks(codec: FlexiCodec) -> dict:
     features = codec.features(audio)
     tokens = codec.tokenize(features, frame_rate=FRAME_RATE, num_codebooks=CODEBOOKS)
     lengths, frames, count = features.audio_lengths, features.lengths, tokens.token_lengths
-    latents = codec.lookup(tokens.semantic, tokens.acoustic, count)
+    latents = codec.dequantize(tokens.semantic, tokens.acoustic, count)
     smoothed, _ = codec.smooth(latents, tokens.durations)
     fbank, fbank_lengths = codec.semantic_encoder.front_end(audio[None], lengths)
     merged = codec.semantic_aggregator(features.semantic, tokens.durations, frames)
@@ -50,7 +50,7 @@ def blocks(codec: FlexiCodec) -> dict:
 def flops(call) -> float:
     """Count a call's floating-point operations, without oneDNN's own operators, which the counter does not know."""
     counter = FlopCounterMode(display=False)
-    with counter, mock.patch.object(quick, "_dtypes", return_value=()):
+    with counter, mock.patch.object(onednn, "_dtypes", return_value=()):
         call()
     return counter.get_total_flops()
 
@@ -63,12 +63,12 @@ def main() -> None:
         a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
         limits, rows = {}, {}
         for precision in ("float32", "bfloat16"):
-            with working_in(precision, codec.device):
-                limits[precision] = 2 * 2048**3 / median(lambda: linear.linear(a, b)) / 1e9
+            with autocast(precision, codec.device):
+                limits[precision] = 2 * 2048**3 / median(lambda: onednn.linear(a, b)) / 1e9
         for name, call in blocks(codec).items():
             count = flops(call)
             for precision in ("float32", "bfloat16") if name in HALVED else ("float32",):
-                with working_in(precision, codec.device):
+                with autocast(precision, codec.device):
                     seconds = median(call)
                 rows[f"{name}, {precision}"] = {
                     "ms_per_second": round(1000 * seconds / SECONDS, 2),

@@ -15,7 +15,7 @@ from worker import commit_and_machine
 
 import flexicodec
 from flexicodec.corpus import read_manifest
-from flexicodec.models.bulk import encode_files, read
+from flexicodec.models.batch_encode import encode_files, read
 
 WAYS = {
     "one by one": {"batch_seconds": 0, "workers": 0},

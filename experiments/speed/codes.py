@@ -13,9 +13,9 @@ from systems import CODEBOOKS, FRAME_RATE
 from worker import CASES, batch
 
 import flexicodec
-from flexicodec.blocks import quick
-from flexicodec.blocks.conv_stack import ConvStack
 from flexicodec.models.flexicodec.model import FlexiCodec
+from flexicodec.nn import onednn
+from flexicodec.nn.dac import ConvStack
 
 NAMES = ("durations", "semantic", "acoustic")
 
@@ -24,10 +24,10 @@ NAMES = ("durations", "semantic", "acoustic")
 def plainly() -> Iterator[None]:
     """Take neither chunks nor oneDNN's products, kept weights and other sines."""
 
-    def at_once(self, x, lengths=None, own_ends=True, chunk_frames=None):
-        return self(x, lengths, own_ends)
+    def at_once(self, x, lengths=None, pad_at_item_ends=True, chunk_frames=None):
+        return self(x, lengths, pad_at_item_ends)
 
-    with mock.patch.object(quick, "_dtypes", return_value=()), mock.patch.object(ConvStack, "chunked", at_once):
+    with mock.patch.object(onednn, "_dtypes", return_value=()), mock.patch.object(ConvStack, "chunked", at_once):
         yield
 
 

@@ -21,16 +21,16 @@ from worker import EXAMPLE, batch, commit_and_machine
 
 import flexicodec
 from flexicodec import Tokens
-from flexicodec.blocks import conv_stack, quick
-from flexicodec.blocks.conv_codec import DecoderBlock, EncoderBlock
-from flexicodec.blocks.convnext import ConvNeXtBlock
-from flexicodec.blocks.frontend import FrontEndConfig
-from flexicodec.blocks.snake import Snake
-from flexicodec.blocks.transformer import TransformerConfig, TransformerLayer
-from flexicodec.models import bulk as bulk_encoding
+from flexicodec.encoders.base import SanmConfig
+from flexicodec.encoders.fbank import FrontEndConfig
+from flexicodec.models import batch_encode as bulk_encoding
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
-from flexicodec.models.flexicodec.semantic import SanmConfig
+from flexicodec.nn import dac, onednn
+from flexicodec.nn.convnext import ConvNeXtBlock
+from flexicodec.nn.dac import DecoderBlock, EncoderBlock
+from flexicodec.nn.snake import Snake
+from flexicodec.nn.transformer import TransformerConfig, TransformerLayer
 from flexicodec.quantize import FSQConfig, RVQConfig
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +182,7 @@ def speed(bench: Bench, model: str) -> None:
     first = system.encode(bench.clips(1))
     for verb in VERBS:
         counter = FlopCounterMode(display=False)
-        with counter, mock.patch.object(quick, "_dtypes", return_value=()):
+        with counter, mock.patch.object(onednn, "_dtypes", return_value=()):
             system.encode(bench.clips(1)) if verb == "encode" else system.decode(first)
         flops[verb] = counter.get_total_flops() / bench.clip_seconds
     peaks = {row["precision"]: row["tflops"] for row in bench.rows("limits")}
@@ -453,5 +453,5 @@ def heavy(codec: FlexiCodec) -> dict[str, tuple[str, list[torch.nn.Module]]]:
 @contextmanager
 def one_chunk() -> Iterator[None]:
     """Take whole batches through the convolutions at once, which is the way that can be compiled."""
-    with mock.patch.object(conv_stack, "CHUNK_SAMPLES", 2**40):
+    with mock.patch.object(dac, "CHUNK_SAMPLES", 2**40):
         yield

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from flexicodec.corpus import read_manifest, write_manifest
-from flexicodec.files import replacing
+from flexicodec.io_utils import replacing
 from flexicodec.training.config import AugmentationConfig, DataConfig
 from flexicodec.training.data import training_batches, write_shards
 

@@ -27,10 +27,10 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from flexicodec.blocks.sanm import SanmConfig
+from flexicodec.asr import Recognizer, RecognizerConfig
 from flexicodec.config import apply_overrides, from_dict, load_yaml
-from flexicodec.files import replacing
-from flexicodec.models.recognizer import Recognizer, RecognizerConfig
+from flexicodec.encoders.sanm import SanmConfig
+from flexicodec.io_utils import replacing
 from flexicodec.training import loop
 from flexicodec.training.config import CalibratedRange, DataConfig, InitConfig, TrainingConfig
 from flexicodec.training.discriminators.config import AdversarialConfig

@@ -16,13 +16,7 @@ from tqdm import tqdm
 from flexicodec.analysis.agreement import Agreement, Halves, fit_halves, inform, references_of, score_setting
 from flexicodec.analysis.clips import Clip, Gathered, Setting
 from flexicodec.analysis.codes import study_codes
-from flexicodec.analysis.content import (
-    ClassDurations,
-    PerToken,
-    durations_by_class,
-    per_token,
-    ratio,
-)
+from flexicodec.analysis.content import ClassDurations, PerToken, durations_by_class, per_token, ratio
 from flexicodec.analysis.digits import DigitStudy, study_digits
 from flexicodec.analysis.excess import Excess, Measure, SweepPoint, excess_over, sweep
 from flexicodec.analysis.groups import group_correlations

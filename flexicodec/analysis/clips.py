@@ -15,7 +15,7 @@ from flexicodec.analysis.coded import Coded
 from flexicodec.analysis.losses import Distortion
 from flexicodec.analysis.segments import Alignment, Segment
 from flexicodec.statistics.clusters import clusters
-from flexicodec.tokenformat import TokenFormat
+from flexicodec.token_format import TokenFormat
 from flexicodec.tokens import Tokens
 
 Source = Literal["alignment", "counts", "recogniser"]

@@ -22,13 +22,13 @@ from flexicodec.analysis.clips import SOURCES, Clip, Gathered, Setting, Source
 from flexicodec.analysis.losses import PolicyAt, clip_losses, join_losses, loss_policies
 from flexicodec.analysis.segments import Alignment, Segment, read_alignment
 from flexicodec.analysis.spoken import MISALIGNED, fits
+from flexicodec.asr import Recognizer
 from flexicodec.calibration import fit_threshold
 from flexicodec.corpus import Utterance, check_ids, read_utterance
 from flexicodec.corpus.reading import UNREADABLE
 from flexicodec.merging import Threshold, check_frame_rate
 from flexicodec.models.flexicodec.model import Features
-from flexicodec.models.recognizer import Recognizer
-from flexicodec.processes import check_processes, share
+from flexicodec.parallel import check_processes, share
 
 Transcribe = Callable[[Float[np.ndarray, " samples"]], str]
 

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from flexicodec.analysis.segments import Segment, is_silence
 from flexicodec.analysis.thresholds import boundaries, effective_threshold
 from flexicodec.audio import resample
-from flexicodec.blocks.frontend import FrontEnd, FrontEndConfig
+from flexicodec.encoders.fbank import FrontEndConfig, KaldiFbank
 from flexicodec.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _check(
 
 def _draw_spectrogram(axes: "Axes", audio: Float[Tensor, "1 samples"], tokens: Tokens) -> None:
     """Draw what the recogniser hears (80 Kaldi mels every 10 ms, without dither), and a line where a token starts."""
-    front_end = FrontEnd(FrontEndConfig(dither=0.0))
+    front_end = KaldiFbank(FrontEndConfig(dither=0.0))
     audio = resample(audio, tokens.format.sample_rate, front_end.sample_rate)
     audio = pad(audio, (0, max(0, front_end.frame_length - audio.shape[1])))
     decibels = front_end.fbank(audio)[0].T.numpy() * (10 / math.log(10))

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from flexicodec.analysis.segments import Segment, in_speech
 from flexicodec.audio import resample
-from flexicodec.blocks.frontend import FrontEnd, FrontEndConfig
+from flexicodec.encoders.fbank import FrontEndConfig, KaldiFbank
 
 FLOOR_DB = -100.0  # of full scale; digital silence is no quieter
 ACTIVE_DB = 30.0  # below the loud frames of a clip, down to which a frame counts as speech
@@ -49,7 +49,7 @@ def frame_mels(
 
     A frame in which no window of 25 ms is centred, at the end of a clip, has the spectrum of the one before it.
     """
-    front = FrontEnd(FrontEndConfig(dither=0.0))
+    front = KaldiFbank(FrontEndConfig(dither=0.0))
     wave = resample(torch.as_tensor(np.asarray(audio, dtype=np.float32))[None], sample_rate, front.sample_rate)
     wave = torch.nn.functional.pad(wave, (0, max(0, front.frame_length - wave.shape[1])))
     mels = front.fbank(wave)[0].double().numpy()

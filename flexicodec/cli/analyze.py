@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
     from flexicodec.analysis.report import make_report, write
     from flexicodec.analysis.study import Options
     from flexicodec.analysis.tiers import save_textgrids
+    from flexicodec.asr import Recognizer
     from flexicodec.corpus import read_manifest
-    from flexicodec.models.recognizer import Recognizer
     from flexicodec.statistics import check_resamples
 
     check_resamples(args.resamples)

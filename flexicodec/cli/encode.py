@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flexicodec.cli import jobs, options, stream_encode
-from flexicodec.files import AUDIO_SUFFIXES
+from flexicodec.io_utils import AUDIO_SUFFIXES
 
 if TYPE_CHECKING:
-    from flexicodec.models.bulk import Encoded
+    from flexicodec.models.batch_encode import FileResult
 
 HELP = "turn recordings into token files (.flxc), or a stream of samples into tokens"
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     codec = options.load_codec(args, "encode")
     rate = options.chosen_rate(args, codec)
 
-    from flexicodec.models.bulk import encode_files
+    from flexicodec.models.batch_encode import encode_files
 
     settings = {"batch_seconds": args.batch_seconds, "workers": args.workers, "precision": args.precision}
     done = encode_files(codec, [source for source, _ in planned], in_order=False, **settings, **rate)
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     return jobs.report(len(planned), outcomes)
 
 
-def _save(encoded: "Encoded", _: Path, target: Path) -> str:
+def _save(encoded: "FileResult", _: Path, target: Path) -> str:
     tokens = encoded.result()
     tokens.save(target)
     return str(tokens)

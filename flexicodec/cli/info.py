@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import flexicodec
 from flexicodec.cli import jobs, options
 from flexicodec.cli.tables import Row, describe_load, describe_model, print_rows
-from flexicodec.files import AUDIO_SUFFIXES
+from flexicodec.io_utils import AUDIO_SUFFIXES
 
 if TYPE_CHECKING:
     from flexicodec import Codec, Tokens
@@ -82,7 +82,7 @@ def print_model(name: str, codec: "Codec") -> None:
     """Print what identifies a model, the size of its parts, and its config as the YAML it could be built from."""
     import yaml
 
-    from flexicodec.pretrained import parameter_counts
+    from flexicodec.hub import parameter_counts
 
     parts = [(f"  {part}", f"{count:,}") for part, count in parameter_counts(codec).items() if part != "total"]
     report = getattr(codec, "load_report", None)

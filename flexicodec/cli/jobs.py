@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from flexicodec.files import BAD_FILE, find
+from flexicodec.io_utils import BAD_FILE, find
 
 WRITABLE_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # the first is the default
 TOKEN_SUFFIXES = (".flxc",)

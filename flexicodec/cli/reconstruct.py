@@ -5,7 +5,7 @@ from pathlib import Path
 
 import flexicodec
 from flexicodec.cli import jobs, options
-from flexicodec.files import AUDIO_SUFFIXES
+from flexicodec.io_utils import AUDIO_SUFFIXES
 
 HELP = "encode and decode recordings at once, to hear what is kept"
 

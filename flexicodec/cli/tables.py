@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flexicodec import Codec
-    from flexicodec.models.weights import LoadReport
+    from flexicodec.weights import LoadReport
 
 Row = tuple[str, object]
 
@@ -20,7 +20,7 @@ def print_rows(rows: Iterable[Row]) -> None:
 
 def describe_model(name: str, codec: "Codec") -> list[Row]:
     """List a codec's identity, rates and size."""
-    from flexicodec.pretrained import parameter_counts
+    from flexicodec.hub import parameter_counts
 
     return [
         ("model", name),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flexicodec import Codec
-    from flexicodec.models.weights import LoadReport
+    from flexicodec.weights import LoadReport
 
 HELP = "check a model's weights: strict load report, parameter counts, a reconstruction with its quality"
 
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 def verify_parallel(codec: "Codec", report: "LoadReport | None", paths: Iterable[Path]) -> int:
     """Print the size of each part and the quality of each recording at the model's one rate."""
-    from flexicodec.pretrained import parameter_counts
+    from flexicodec.hub import parameter_counts
 
     print("\nparameters")
     print_rows((part, f"{count:>14,}") for part, count in parameter_counts(codec).items())
@@ -105,7 +105,7 @@ def verify_parallel(codec: "Codec", report: "LoadReport | None", paths: Iterable
 
 def print_parameters(codec: "Codec") -> list[str]:
     """Print the size of each part beside the released one, and return the parts that are there and differ."""
-    from flexicodec.pretrained import parameter_counts
+    from flexicodec.hub import parameter_counts
 
     counts = parameter_counts(codec)
     print(f"\n{'parameters':<24}{'here':>14}{'released':>14}")

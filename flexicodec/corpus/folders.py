@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from flexicodec.corpus.manifest import Utterance, locate
 from flexicodec.corpus.reading import UNREADABLE, read_utterance, seconds_of
-from flexicodec.files import find
+from flexicodec.io_utils import find
 
 TO_THE_END = -1.0  # Kaldi's word for it in segments
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flexicodec.files import replacing
+from flexicodec.io_utils import replacing
 
 _log = logging.getLogger(__name__)
 

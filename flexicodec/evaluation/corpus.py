@@ -20,7 +20,7 @@ from flexicodec.evaluation.instruments import RULES
 from flexicodec.evaluation.rows import Key, Ledger, Row
 from flexicodec.evaluation.systems import Setting, System
 from flexicodec.evaluation.worker import Job, Plan, Worker
-from flexicodec.processes import BrokenProcessPool, share
+from flexicodec.parallel import BrokenProcessPool, share
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from flexicodec.asr import normalise
 from flexicodec.evaluation.sources import fetch
-from flexicodec.models.recognizer import normalise
 
 Normaliser = Callable[[str], str]
 NORMALISERS = ("basic", "whisper-english")

@@ -11,7 +11,7 @@ from flexicodec.evaluation.plots import CHANCE, at_chance, plot_quality, telling
 from flexicodec.evaluation.rows import RUN_NAME, as_json, read_rows
 from flexicodec.evaluation.summary import Comparison, Score, Summary, summarise
 from flexicodec.evaluation.token_files import with_entropy
-from flexicodec.files import replacing
+from flexicodec.io_utils import replacing
 from flexicodec.statistics import Interval
 
 SUMMARY_NAME, REPORT_NAME = "summary.json", "summary.md"

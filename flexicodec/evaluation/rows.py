@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeAlias
 
-from flexicodec.files import replacing
+from flexicodec.io_utils import replacing
 
 Row: TypeAlias = dict[str, Any]
 Key: TypeAlias = tuple[str, str, str]  # system, setting, id

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 
 from flexicodec.audio import LOUDEST, check_sample_rate, resample
-from flexicodec.blocks.mel import slaney_mel_filters
 from flexicodec.evaluation import world
+from flexicodec.nn.mel_filters import slaney_mel_filters
 
 Samples = Float[np.ndarray, " samples"]
 Band = Literal["wb", "nb"]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from flexicodec import pretrained
+from flexicodec import hub
 from flexicodec.audio import collate, split
 from flexicodec.models.codec import Codec
 from flexicodec.quantize import FSQConfig
@@ -221,7 +221,7 @@ def open_system(spec: str, device: str | None = None, sensevoice: str | Path | N
         from flexicodec.evaluation.baselines import open_baseline
 
         return open_baseline(model.removeprefix(TRANSFORMERS), name, device)
-    return CodecSystem(pretrained.load(model, sensevoice=sensevoice, device=device), name)
+    return CodecSystem(hub.load(model, sensevoice=sensevoice, device=device), name)
 
 
 def split_name(spec: str) -> tuple[str, str]:

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from flexicodec.asr import Recognizer
 from flexicodec.audio import collate
 from flexicodec.evaluation.listeners import Listener, open_exactly
 from flexicodec.evaluation.sensevoice import SenseVoiceTranscriber
 from flexicodec.evaluation.sources import check_clips, opening, split_spec
 from flexicodec.evaluation.systems import weights_digest
-from flexicodec.models.recognizer import Recognizer
 
 KINDS = ("ctc", "whisper", "hubert", "sensevoice")
 
@@ -75,7 +75,7 @@ def open_transcriber(
 
 
 class CTCTranscriber:
-    """A recogniser of this package (`flexicodec.models.recognizer`)."""
+    """A recogniser of this package (`flexicodec.asr`)."""
 
     def __init__(self, name: str, source: str, device: torch.device):
         self.name = name

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flexicodec.margins import NOISE
+from flexicodec.code_margins import NOISE
 from flexicodec.models.codec import Codec
-from flexicodec.models.flexicodec.rooms import FlexiCodecRooms
+from flexicodec.models.flexicodec.network import FlexiCodecNetwork
 from flexicodec.tokens import Tokens
 
 AUDIO_TOLERANCE = 1e-4
@@ -61,7 +61,7 @@ def compare(codec: Codec, exported: Codec, audio: Any, lengths: Any = None, **ch
         lengths: Valid samples of each clip; None means all.
         choices: For `encode`: threshold, frame rate, codebooks.
     """
-    if not isinstance(codec, FlexiCodecRooms):
+    if not isinstance(codec, FlexiCodecNetwork):
         ours = codec.encode(audio, lengths, margins=True, **choices)
         theirs = exported.encode(audio, lengths, **choices)
         return Agreement(0, 0, *_codes(ours, theirs), _audio(codec, exported, ours))
@@ -104,5 +104,5 @@ def _largest(margins: Tensor) -> float:
 
 
 def _audio(codec: Codec, exported: Codec, tokens: Tokens) -> float:
-    whole: dict[str, Any] = {"windows": None} if isinstance(codec, FlexiCodecRooms) else {}
+    whole: dict[str, Any] = {"windows": None} if isinstance(codec, FlexiCodecNetwork) else {}
     return float((codec.decode(tokens, **whole) - exported.decode(tokens)).abs().max())

@@ -1,9 +1,12 @@
-"""A codec as a folder of ONNX files: written here, all of it or nothing that would pass for it.
+"""Export of a codec to a folder of ONNX files.
 
-`export.json` is written last and says what the other files are; `runtime.load_exported` opens the folder.
+`export.json` is written last and describes the other files; `runtime.load_exported` opens the folder. With `int8`,
+products of activations with weights inside transformer blocks are quantised to 8 bits (weights per output channel,
+activations dynamically). Attention scores, norms, convolutions and everything that decides a code stay in float32.
 """
 
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,61 @@ import torch
 from safetensors.torch import save_file
 
 import flexicodec
-from flexicodec.blocks.sanm import SanmEncoder
-from flexicodec.export.int8 import quantize_blocks
-from flexicodec.export.parts import SAMPLES, Graph, Port, graphs
-from flexicodec.files import replacing
+from flexicodec.encoders.sanm import SanmEncoder
+from flexicodec.export.graphs import SAMPLES, Graph, TensorSpec, graphs
+from flexicodec.io_utils import replacing
 from flexicodec.models.codec import Codec
-from flexicodec.models.parts import absent_parts
+from flexicodec.weights import unloaded_modules
+
+# Where the weights of transformer blocks are, as modules of the traced parts are called: SAN-M and self-supervised
+# encoders, aggregators, bottleneck.
+BLOCKS = re.compile(r"(^encoder\.encoder\.layers|_aggregator\.transformer\.layers|\.bottleneck\.layers)\.\d+")
+
+
+def quantize_blocks(path: Path) -> int:
+    """Quantise the transformer blocks of an ONNX file, in place, and say how many products it were.
+
+    Raises:
+        ImportError: The extra `export` is not installed.
+        ValueError: The graph has no transformer blocks.
+    """
+    import onnx
+
+    try:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError as error:
+        raise ImportError(f"int8 needs onnxruntime ({error}): pip install 'flexicodec-lab[export]'") from error
+
+    model = onnx.load(path)
+    names = block_products(model)
+    if not names:
+        raise ValueError(f"{path.name} has no transformer blocks whose products could be quantised")
+    quantize_dynamic(
+        model,
+        path,
+        op_types_to_quantize=["MatMul"],
+        nodes_to_quantize=names,
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+    )
+    return len(names)
+
+
+def block_products(model: Any) -> list[str]:
+    """Name the products of activations with weights that stand in transformer blocks."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul" and node.input[1] in weights and any(BLOCKS.search(s) for s in _scopes(node))
+    ]
+
+
+def _scopes(node: Any) -> list[str]:
+    """List the modules that a node was traced in."""
+    held = {entry.key: entry.value for entry in node.metadata_props}
+    return re.findall(r"'([^']*)'", held.get("pkg.torch.onnx.name_scopes", ""))
+
 
 MANIFEST_NAME = "export.json"
 FRONT_END_NAME = "front_end.safetensors"
@@ -42,7 +94,7 @@ def export(codec: Codec, folder: str | Path, *, int8: bool = False) -> Path:
         ImportError: The extra `export` is not installed.
         ValueError: The codec has parts that cannot be exported, or lacks some, or has no transformer blocks for int8.
     """
-    if absent := absent_parts(codec):
+    if absent := unloaded_modules(codec):
         raise ValueError(f"a model without its {', '.join(absent)} cannot be exported; load it with parts='all'")
     if codec.device.type != "cpu" or codec.training:
         raise ValueError(
@@ -118,7 +170,7 @@ def write_graph(graph: Graph, frame_size: int, path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def name_axes(value: Any, port: Port) -> None:
+def name_axes(value: Any, port: TensorSpec) -> None:
     """Give the axes of a graph's input or output the names of its port; fixed ones must have the size they are said to.
 
     Raises:
@@ -136,7 +188,7 @@ def name_axes(value: Any, port: Port) -> None:
             dim.dim_param = axis
 
 
-def _free_axes(port: Port, frame_size: int) -> dict[int, Any]:
+def _free_axes(port: TensorSpec, frame_size: int) -> dict[int, Any]:
     """Say which axes of an input are free; samples come in whole frames where a port's axis is `SAMPLES`."""
     free = torch.export.Dim
     sizes = {SAMPLES: frame_size * free("whole_frames", min=1)}
@@ -163,5 +215,5 @@ def _manifest(codec: Codec, parts: list[Graph], int8: bool) -> dict[str, Any]:
     }
 
 
-def _describe(port: Port) -> dict[str, Any]:
+def _describe(port: TensorSpec) -> dict[str, Any]:
     return {"name": port.name, "type": port.type, "axes": list(port.axes)}

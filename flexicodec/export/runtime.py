@@ -14,24 +14,24 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flexicodec.audio import Channels, fit_lengths
-from flexicodec.blocks.frontend import FrontEnd
-from flexicodec.blocks.sanm import SanmConfig
 from flexicodec.config import from_dict
+from flexicodec.encoders.fbank import KaldiFbank
+from flexicodec.encoders.sanm import SanmConfig
+from flexicodec.export.graphs import NO_CODE
 from flexicodec.export.onnx import FRONT_END_NAME, LAYOUT, MANIFEST_NAME
-from flexicodec.export.parts import ABSENT
 from flexicodec.merging.durations import LONGEST_EXPORTED
-from flexicodec.models.codec import Codec, exactly
-from flexicodec.models.flexicodec import long
+from flexicodec.models.codec import Codec, inference_call
+from flexicodec.models.flexicodec import chunked
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
-from flexicodec.models.flexicodec.rooms import Features
+from flexicodec.models.flexicodec.network import Features
 from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.models.nanocodec.model import NanoCodec
-from flexicodec.models.parts import Absent
 from flexicodec.models.precision import Precision
-from flexicodec.models.windows import Windows
+from flexicodec.models.streaming.state import Windows
 from flexicodec.quantize import GroupedFSQ, GroupedFSQConfig, Quantized
 from flexicodec.tokens import Tokens
+from flexicodec.weights import UnloadedModule
 
 
 def load_exported(folder: str | Path, *, threads: int | None = None) -> Codec:
@@ -95,7 +95,7 @@ class Graphs:
         return [torch.from_numpy(output) for output in self._sessions[name].run(None, given)]
 
 
-class InGraphs(Absent):
+class OnnxModulePlaceholder(UnloadedModule):
     """Stands in the place of a network that is in the graphs.
 
     Args:
@@ -115,17 +115,17 @@ class InGraphs(Absent):
         )
 
 
-class ExportedEars(nn.Module):
+class OnnxSemanticEncoder(nn.Module):
     """The semantic encoder: our front end where it has one, then its graph; see `SemanticEncoder`."""
 
     def __init__(self, encoder: Any, graphs: Graphs) -> None:
         super().__init__()
         self.graphs, self.config = graphs, encoder.config
         self.dim, self.frame_rate = encoder.dim, encoder.frame_rate
-        self.front_end: FrontEnd | None = None
+        self.front_end: KaldiFbank | None = None
         if isinstance(encoder.config, SanmConfig):
             held = load_file(graphs.folder / FRONT_END_NAME)
-            self.front_end = FrontEnd(encoder.config.front_end, torch.stack([held["shift"], held["scale"]]))
+            self.front_end = KaldiFbank(encoder.config.front_end, torch.stack([held["shift"], held["scale"]]))
 
     def forward(
         self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
@@ -148,10 +148,10 @@ class ExportedConvEars(nn.Module):
         self.name, self.min_frames, self.graphs = name, min_frames, graphs
 
     def chunked(
-        self, x: Float[Tensor, "batch 1 samples"], lengths: Int[Tensor, " batch"], own_ends: bool = True
+        self, x: Float[Tensor, "batch 1 samples"], lengths: Int[Tensor, " batch"], pad_at_item_ends: bool = True
     ) -> Float[Tensor, "batch dim frames"]:
         """See `ConvStack.chunked`."""
-        if not own_ends:
+        if not pad_at_item_ends:
             raise ValueError("graphs pad each clip at its own end; compatible=True needs the model that was exported")
         return self.graphs.run(self.name, x[:, 0].contiguous(), lengths)[0]
 
@@ -172,18 +172,21 @@ class ExportedFlexiCodec(FlexiCodec):
             super().__init__(config, name=name)
         self.graphs = graphs
         self._lost_samples = self.frame_size - self.decoder.output_length(1)
-        ears, hears = ExportedEars(self.semantic_encoder, graphs), ExportedConvEars("acoustic_encoder", 1, graphs)
+        ears, hears = (
+            OnnxSemanticEncoder(self.semantic_encoder, graphs),
+            ExportedConvEars("acoustic_encoder", 1, graphs),
+        )
         for part in [name for name, _ in self.named_children()]:
-            setattr(self, part, InGraphs(part))
+            setattr(self, part, OnnxModulePlaceholder(part))
         self.semantic_encoder, self.encoder = ears, hears  # type: ignore[assignment]
         for part, settings in (
             ("semantic_quantizer", config.semantic.quantizer),
             ("acoustic_quantizer", config.acoustic_quantizer),
         ):
             sizes = {"num_codebooks": settings.num_codebooks, "codebook_size": settings.codebook_size}
-            setattr(self, part, InGraphs(part, **sizes))
+            setattr(self, part, OnnxModulePlaceholder(part, **sizes))
 
-    @exactly
+    @inference_call
     def features(  # type: ignore[override]
         self,
         audio: Any,
@@ -213,7 +216,7 @@ class ExportedFlexiCodec(FlexiCodec):
         keeps_semantic: Bool[Tensor, " batch"] | None = None,
         margins: bool = False,
     ) -> tuple[Quantized, Quantized]:
-        """See `FlexiCodecRooms.quantize`.
+        """See `FlexiCodecNetwork.quantize`.
 
         Raises:
             ValueError: Margins were asked for, which graphs do not give.
@@ -235,7 +238,7 @@ class ExportedFlexiCodec(FlexiCodec):
         (rows,) = self.graphs.run("acoustic_quantizer", heard, known, durations)
         return semantic, Quantized(known, rows[:, :num_codebooks], {})
 
-    @exactly
+    @inference_call
     def decode(
         self, tokens: Tokens, *, windows: Windows | None = None, precision: Precision = "float32"
     ) -> Float[Tensor, "batch samples"]:
@@ -247,7 +250,7 @@ class ExportedFlexiCodec(FlexiCodec):
         _check_precision(precision)
         self.check_tokens(tokens)
         tokens = tokens.to(self.device)
-        one_by_one = long.goes_one_by_one(self, tokens.frame_lengths, None)
+        one_by_one = chunked.runs_clip_by_clip(self, tokens.frame_lengths, None)
         batches = [tokens[i] for i in range(len(tokens))] if one_by_one else [tokens]
         clips = [clip for batch in batches for clip in self._decode(batch)]
         lengths = tokens.frame_lengths * self.frame_size - self._lost_samples
@@ -256,7 +259,7 @@ class ExportedFlexiCodec(FlexiCodec):
 
     def _decode(self, tokens: Tokens) -> Float[Tensor, "batch samples"]:
         missing = self.num_codebooks - tokens.num_codebooks
-        acoustic = nn.functional.pad(tokens.acoustic, (0, 0, 0, missing), value=ABSENT)
+        acoustic = nn.functional.pad(tokens.acoustic, (0, 0, 0, missing), value=NO_CODE)
         assert tokens.semantic is not None
         return self.graphs.run("decoder", tokens.semantic, acoustic, tokens.durations)[0]
 
@@ -278,7 +281,7 @@ class ExportedNanoCodec(NanoCodec):
         self.graphs = graphs
         self.encoder = ExportedConvEars("encoder", self.encoder.min_frames, graphs)  # type: ignore[assignment]
         self.quantizer = ExportedGroups(config.quantizer, graphs)
-        self.decoder = InGraphs("decoder", min_frames=self.decoder.min_frames)  # type: ignore[assignment]
+        self.decoder = OnnxModulePlaceholder("decoder", min_frames=self.decoder.min_frames)  # type: ignore[assignment]
 
     def encode(self, audio: Any, lengths: Any = None, *, precision: Precision = "float32", **choices: Any) -> Tokens:
         """See `NanoCodec.encode`.
@@ -289,7 +292,7 @@ class ExportedNanoCodec(NanoCodec):
         _check_precision(precision)
         return super().encode(audio, lengths, **choices)
 
-    @exactly
+    @inference_call
     def decode(
         self,
         tokens: Tokens,

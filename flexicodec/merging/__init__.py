@@ -4,17 +4,25 @@
 """
 
 from flexicodec.merging.durations import (
+    cosine_similarities,
     durations_from_starts,
     merge,
     token_index,
     unmerge,
     validate_durations,
 )
-from flexicodec.merging.margins import boundary_margins
-from flexicodec.merging.policies import POLICIES, ExactRate, MergingPolicy, MinimumVariance, Threshold, Uniform
-from flexicodec.merging.rates import check_frame_rate, target_tokens
-from flexicodec.merging.running import CausalPolicy, RunningRate
-from flexicodec.merging.similarity import cosine_similarities
+from flexicodec.merging.policies import (
+    POLICIES,
+    ExactRate,
+    MergingPolicy,
+    MinimumVariance,
+    Threshold,
+    Uniform,
+    boundary_margins,
+    check_frame_rate,
+    target_tokens,
+)
+from flexicodec.merging.rate_control import CausalPolicy, RateController
 
 __all__ = [
     "POLICIES",
@@ -22,7 +30,7 @@ __all__ = [
     "ExactRate",
     "MergingPolicy",
     "MinimumVariance",
-    "RunningRate",
+    "RateController",
     "Threshold",
     "Uniform",
     "boundary_margins",

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from flexicodec.blocks.stages import TransformerStage, WindowStage
-from flexicodec.blocks.states import known
-from flexicodec.merging.aggregate import MeanAggregator, QueryAggregator, gather_steps, interleave
+from flexicodec.merging.aggregators import MeanAggregator, QueryAggregator, gather_steps, interleave
 from flexicodec.merging.durations import merge
+from flexicodec.nn.stages import TransformerStage, WindowStage
+from flexicodec.nn.streaming import register_state
 
 
-@known
+@register_state
 @dataclass(frozen=True)
 class AggregateState:
     """Where an aggregator stands in a stream.

@@ -1,10 +1,12 @@
-"""Durations, the number of frames in every token, and the two roads they span between frames and tokens.
+"""Similarities of neighbouring frames, durations (frames per token), and merging and unmerging by them.
 
-A batch's durations are [B, N] integers, padded with 0 on the right; they sum to the item's frames:
+Durations of a batch are integers [B, N], padded with 0 on the right; they sum to the item's frames:
 
     frames     a a b b b c
     starts     1 0 1 0 0 1
     durations  2   3     1     (0 0 ... padding)
+
+Similarities are computed once; any number of rates is then chosen from them (policies.py).
 """
 
 from collections.abc import Sequence
@@ -14,6 +16,30 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+def cosine_similarities(
+    features: Float[Tensor, "batch dim frames"], lengths: Int[Tensor, " batch"] | None = None
+) -> Float[Tensor, "batch frames-1"]:
+    """Compare every frame with the next one.
+
+    Entry t is the cosine between frames t and t + 1 (arXiv 2510.00981), computed in float32 whatever the features come
+    in, and clamped to [-1, 1]: rounding often puts a frame's cosine with itself above 1, and then even a threshold of 1
+    would merge. A frame of zeros has similarity 0 to everything.
+
+    Args:
+        features: semantic features; what lies past `lengths` does not matter.
+        lengths: valid frames of every item; None means all of them.
+
+    Returns:
+        Similarities, 0 where one of the two frames lies at or past the item's length; no entries for a single frame.
+    """
+    # Frames become rows: a row's sums are then formed alike in a short and in a long (padded) batch.
+    frames = features.float().mT.contiguous()
+    similarities = F.cosine_similarity(frames[:, :-1], frames[:, 1:], dim=-1, eps=1e-8).clamp(-1.0, 1.0)
+    second_is_valid = valid_frames(lengths, frames)[:, 1:]
+    return torch.where(second_is_valid, similarities, 0.0)
+
 
 LONGEST = 2**31 - 1  # frames a cap may name
 LONGEST_EXPORTED = 2048  # frames of a token that an exported graph can take the mean of; every doubling costs a round

@@ -1,22 +1,119 @@
-"""Merging policies: the replaceable rule that says where tokens start.
+"""Merging policies: the exchangeable rule that decides where tokens start.
 
-A policy is a setting (a threshold, a rate), frozen and good for any clips; called with what is known about a batch of
-clips it gives their durations. No item's durations depend on the other items or on what lies in the padding.
+A policy is a frozen dataclass of settings (a threshold, a rate). Called on the similarities of a batch it returns
+durations. No item's durations depend on the other items or on the padding. Rates and thresholds are one number for the
+batch or one per item.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from numbers import Real
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flexicodec.blocks.states import known
 from flexicodec.merging.durations import check_max_duration, chop_runs, durations_from_starts, valid_frames
-from flexicodec.merging.rates import PerItem, one_per_item, settle, target_tokens
-from flexicodec.merging.variance import least_variance_durations
+from flexicodec.merging.min_variance import min_variance_durations
+from flexicodec.nn.streaming import register_state
+
+FloatOrPerItem = float | Sequence[float] | Float[Tensor, " batch"]
+
+# Two counts that miss the rate by amounts this close (in tokens) are a tie: 6.25 Hz x 1.2 s is 7.5 on paper, and has to
+# be 7.5 whichever way a float64 rounded the seconds.
+TIE = 1e-9
+
+
+def as_floats(value: FloatOrPerItem, name: str) -> float | tuple[float, ...]:
+    """Turn a number, or one number per item, into a float or a tuple of floats, which can be compared and hashed."""
+    plain: Any = value.tolist() if hasattr(value, "tolist") else value  # tensors and numpy arrays
+    numbers: Sequence[Any] = plain if isinstance(plain, (list, tuple)) else [plain]
+    if not numbers or any(isinstance(x, bool) or not isinstance(x, Real) for x in numbers):
+        raise ValueError(f"{name} is {value!r}; expected a number, or a list or tensor with one number per item")
+    if bad := [x for x in numbers if not abs(x) <= sys.float_info.max]:
+        shown = bad[0] if isinstance(bad[0], float) else f"a number of {len(str(bad[0]))} digits"
+        raise ValueError(f"{name} is {shown}; expected a finite number")
+    return tuple(map(float, numbers)) if isinstance(plain, (list, tuple)) else float(plain)
+
+
+def broadcast_per_item(value: FloatOrPerItem, name: str, batch: int) -> list[float]:
+    """List the value for every item; ValueError where there is neither one for all nor one for each."""
+    settled = as_floats(value, name)
+    values = list(settled) if isinstance(settled, tuple) else [settled] * batch
+    if len(values) != batch:
+        raise ValueError(f"{name} has {len(values)} values for a batch of {batch}; give one number, or one per item")
+    return values
+
+
+def check_frame_rate(
+    frame_rate: FloatOrPerItem, base_frame_rate: float, max_duration: int | None
+) -> float | tuple[float, ...]:
+    """Return `frame_rate` as a float or a tuple of them, if a codec can make so many tokens per second.
+
+    Args:
+        frame_rate: tokens per second, one for all items or one for each.
+        base_frame_rate: frames per second of the grid, hence the most tokens per second.
+        max_duration: most frames per token, hence the fewest tokens per second; None for no cap.
+
+    Raises:
+        ValueError: a rate outside base_frame_rate / max_duration ... base_frame_rate.
+    """
+    max_duration = check_max_duration(max_duration)
+    settled = as_floats(frame_rate, "frame_rate")
+    lowest = base_frame_rate / max_duration if max_duration else 0.0
+    for rate in settled if isinstance(settled, tuple) else (settled,):
+        if lowest * (1 - 1e-9) <= rate <= base_frame_rate * (1 + 1e-9) and rate > 0:
+            continue
+        if rate > base_frame_rate:
+            slip = "it counts tokens per second; was a sample rate or a bitrate passed?"
+        elif 0 < rate <= 1:
+            slip = "a similarity threshold goes to threshold="
+        else:
+            slip = "a lower rate needs a larger max_duration"
+        cap = f"at most {max_duration} frames per token" if max_duration else "no cap on a token's frames"
+        raise ValueError(
+            f"frame_rate is {rate:g} Hz, but a grid of {base_frame_rate:g} Hz with {cap} allows "
+            f"{lowest:g} to {base_frame_rate:g} Hz; {slip}"
+        )
+    return settled
+
+
+def target_tokens(
+    frame_rate: FloatOrPerItem,
+    seconds: Float[Tensor, " batch"] | Sequence[float],
+    lengths: Int[Tensor, " batch"],
+    max_duration: int | None,
+) -> Int[Tensor, " batch"]:
+    """Count the tokens that come nearest to a rate: the N of least |N - frame_rate * seconds|, the fewer on a tie.
+
+    N stays feasible: at least ceil(frames / max_duration), at most one token per frame. The distance falls up to its
+    minimum and rises after it, so clamping the unconstrained optimum keeps it optimal.
+
+    Args:
+        frame_rate: tokens per second, one for all items or one for each.
+        seconds: what the clips last, audio_lengths / sample_rate in float64 (the last frame may be partly filled, so
+            this is not lengths / base_frame_rate).
+        lengths: frames of every item.
+        max_duration: most frames per token; None for no cap.
+
+    Returns:
+        Tokens of every item, int64, on the device of `lengths`.
+    """
+    max_duration = check_max_duration(max_duration)
+    # On the CPU, because not every device has float64.
+    clip_seconds = torch.as_tensor(seconds, dtype=torch.float64, device="cpu")
+    if clip_seconds.shape != lengths.shape:
+        raise ValueError(
+            f"seconds have shape {tuple(clip_seconds.shape)}, but {len(lengths)} items need one value each"
+        )
+    rates = torch.tensor(broadcast_per_item(frame_rate, "frame_rate", len(lengths)), dtype=torch.float64)
+    nearest = (rates * clip_seconds - 0.5 - TIE).ceil().long().to(lengths.device)
+    fewest = (lengths > 0).long() if max_duration is None else -(-lengths // max_duration)
+    return nearest.maximum(fewest).minimum(lengths)
+
 
 Seconds = Float[Tensor, " batch"] | Sequence[float]
 
@@ -48,7 +145,7 @@ class MergingPolicy(Protocol):
         ...
 
 
-@known
+@register_state
 @dataclass(frozen=True)
 class Threshold:
     """Merge two neighbours iff their similarity exceeds a threshold, then chop runs at `max_duration`.
@@ -61,10 +158,10 @@ class Threshold:
         threshold: in [-1, 1], one for all items or one for each.
     """
 
-    threshold: PerItem
+    threshold: FloatOrPerItem
 
     def __post_init__(self) -> None:
-        settled = settle(self.threshold, "threshold")
+        settled = as_floats(self.threshold, "threshold")
         for value in settled if isinstance(settled, tuple) else (settled,):
             if not -1 <= value <= 1:
                 slip = "a rate in Hz goes to frame_rate=" if value > 1 else "a cosine is never below -1"
@@ -114,7 +211,7 @@ class Threshold:
         return torch.tensor(starts, dtype=torch.bool, device=similarities.device), margins, state
 
     def _thresholds(self, similarities: Float[Tensor, "batch pairs"]) -> Float[Tensor, "batch 1"]:
-        values = one_per_item(self.threshold, "threshold", len(similarities))
+        values = broadcast_per_item(self.threshold, "threshold", len(similarities))
         return torch.tensor(values, dtype=similarities.dtype, device=similarities.device)[:, None]
 
 
@@ -134,10 +231,10 @@ class ExactRate:
         frame_rate: tokens per second, one for all items or one for each; the count is `target_tokens`.
     """
 
-    frame_rate: PerItem
+    frame_rate: FloatOrPerItem
 
     def __post_init__(self) -> None:
-        _settle_rate(self)
+        _check_rate(self)
 
     def __call__(
         self,
@@ -215,10 +312,10 @@ class Uniform:
         frame_rate: tokens per second, one for all items or one for each.
     """
 
-    frame_rate: PerItem
+    frame_rate: FloatOrPerItem
 
     def __post_init__(self) -> None:
-        _settle_rate(self)
+        _check_rate(self)
 
     def __call__(
         self,
@@ -254,10 +351,10 @@ class MinimumVariance:
         frame_rate: tokens per second, one for all items or one for each.
     """
 
-    frame_rate: PerItem
+    frame_rate: FloatOrPerItem
 
     def __post_init__(self) -> None:
-        _settle_rate(self)
+        _check_rate(self)
 
     def __call__(
         self,
@@ -273,7 +370,7 @@ class MinimumVariance:
             raise ValueError("MinimumVariance compares frames with their token's mean: pass the semantic features=")
         assert features.shape[-1] == similarities.shape[-1] + 1, "features and similarities of different clips"
         target = _target(self.frame_rate, seconds, lengths, max_duration)
-        return least_variance_durations(features, target, lengths, max_duration)
+        return min_variance_durations(features, target, lengths, max_duration)
 
 
 POLICIES: dict[str, type[Threshold] | type[ExactRate] | type[Uniform] | type[MinimumVariance]] = {
@@ -289,16 +386,40 @@ def _starts(cuts: Bool[Tensor, "batch pairs"]) -> Bool[Tensor, "batch frames"]:
     return F.pad(cuts, (1, 0), value=True)
 
 
-def _settle_rate(policy: ExactRate | Uniform | MinimumVariance) -> None:
-    settled = settle(policy.frame_rate, "frame_rate")
+def _check_rate(policy: ExactRate | Uniform | MinimumVariance) -> None:
+    settled = as_floats(policy.frame_rate, "frame_rate")
     if (lowest := min(settled) if isinstance(settled, tuple) else settled) <= 0:
         raise ValueError(f"frame_rate is {lowest:g} Hz, but a rate is positive")
     object.__setattr__(policy, "frame_rate", settled)
 
 
 def _target(
-    frame_rate: PerItem, seconds: Seconds | None, lengths: Int[Tensor, " batch"], max_duration: int | None
+    frame_rate: FloatOrPerItem, seconds: Seconds | None, lengths: Int[Tensor, " batch"], max_duration: int | None
 ) -> Int[Tensor, " batch"]:
     if seconds is None:
         raise ValueError("a frame rate needs the clips' seconds= (audio_lengths / sample_rate) to become a count")
     return target_tokens(frame_rate, seconds, lengths, max_duration)
+
+
+def boundary_margins(
+    policy: MergingPolicy,
+    similarities: Float[Tensor, "batch pairs"],
+    lengths: Int[Tensor, " batch"],
+    *,
+    seconds: Seconds | None = None,
+    max_duration: int | None = None,
+) -> Float[Tensor, "batch pairs"]:
+    """Tell how far each pair of neighbours was from being kept together instead of apart, or apart instead of together.
+
+    That is in the unit of similarities, and supposes that what was decided before stays; arguments are those of the
+    policy's call.
+
+    Returns:
+        inf where nothing can flip and past each clip's last pair, NaN from policies that cannot tell.
+    """
+    margins = getattr(policy, "margins", None)
+    found = torch.full_like(similarities, torch.nan)
+    if margins is not None:
+        found = margins(similarities, lengths, seconds=seconds, max_duration=max_duration)
+    inside = torch.arange(similarities.shape[1], device=similarities.device) + 1 < lengths[:, None]
+    return found.masked_fill(~inside, torch.inf)

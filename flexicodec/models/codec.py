@@ -15,35 +15,35 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import flexicodec
-from flexicodec.blocks.quick import forget
-from flexicodec.blocks.snake import compile_activations
-from flexicodec.blocks.stages import Stage
 from flexicodec.config import from_dict
-from flexicodec.files import replacing
-from flexicodec.models.parts import absent_parts, keep_parts
+from flexicodec.io_utils import replacing
 from flexicodec.models.precision import Precision
-from flexicodec.models.streaming import StreamingDecoder, StreamSettings
-from flexicodec.models.streaming_encoder import StreamingEncoder
-from flexicodec.tokenformat import check_not_empty
+from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
+from flexicodec.models.streaming.encoder import StreamingEncoder
+from flexicodec.nn.onednn import clear_cache
+from flexicodec.nn.snake import compile_activations
+from flexicodec.nn.stages import Stage
+from flexicodec.token_format import check_not_empty
 from flexicodec.tokens import TokenFormat, Tokens
+from flexicodec.weights import drop_modules, unloaded_modules
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-class _ModelDefault:
+class _Unset:
     """What the model was trained with, for arguments where None already means something."""
 
     def __repr__(self) -> str:
         return "<the model's own>"
 
 
-MODEL_DEFAULT: Any = _ModelDefault()
+UNSET: Any = _Unset()
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 
 
-def exactly(method: Method) -> Method:
+def inference_call(method: Method) -> Method:
     """Run a codec's public method without gradients and outside a caller's autocast, so that tokens repeat."""
 
     @wraps(method)
@@ -134,19 +134,19 @@ class Codec(nn.Module, ABC):
         """Turn tokens into audio [B, S] at `sample_rate`, exactly `audio_lengths` long where these are known."""
 
     def streaming_decoder(self, batch_size: int = 1, **settings: Any) -> StreamingDecoder:
-        """Open a stream that decodes tokens as they come; see `flexicodec.models.streaming`.
+        """Open a stream that decodes tokens as they come; see `flexicodec.models.streaming.decoder`.
 
         Args:
             batch_size: Streams side by side; each may be reset by itself.
-            settings: Those of `StreamSettings`, such as `lookahead_frames`.
+            settings: Those of `DecoderOptions`, such as `lookahead_frames`.
 
         Raises:
             ValueError: A setting is out of its range or unknown.
         """
-        return StreamingDecoder(self, batch_size, from_dict(StreamSettings, settings))
+        return StreamingDecoder(self, batch_size, from_dict(DecoderOptions, settings))
 
     def streaming_encoder(self, batch_size: int = 1, **choices: Any) -> StreamingEncoder:
-        """Open a stream that encodes audio as it comes; see `flexicodec.models.streaming_encoder`.
+        """Open a stream that encodes audio as it comes; see `flexicodec.models.streaming.encoder`.
 
         Args:
             batch_size: Streams side by side; each may be reset by itself.
@@ -157,7 +157,7 @@ class Codec(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} does not encode streams")
 
-    def stream_stages(self, settings: StreamSettings) -> Sequence[Stage]:
+    def stream_stages(self, settings: DecoderOptions) -> Sequence[Stage]:
         """What a streaming decoder sends tokens through: their `stream_inputs` in, samples [B, 1, S] out."""
         raise NotImplementedError(f"{type(self).__name__} does not stream")
 
@@ -174,7 +174,7 @@ class Codec(nn.Module, ABC):
         return self.config_dict()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Codec":
-        forget(self.parameters())
+        clear_cache(self.parameters())
         return cast(Codec, super()._apply(fn, recurse))
 
     @property
@@ -190,7 +190,7 @@ class Codec(nn.Module, ABC):
         written to (by training, say). Weights are hashed as half precision, so that storing a model in half precision
         keeps its name.
         """
-        if self._fingerprint is None or (self._fingerprint[1] != self._weight_version() and not absent_parts(self)):
+        if self._fingerprint is None or (self._fingerprint[1] != self._weight_version() and not unloaded_modules(self)):
             self.set_fingerprint(self.compute_fingerprint())
         assert self._fingerprint is not None
         return self._fingerprint[0]
@@ -222,7 +222,7 @@ class Codec(nn.Module, ABC):
         if parts not in choices:
             raise ValueError(f"parts is {parts!r}; {type(self).__name__} has {', '.join(map(repr, choices))}")
         if parts != "all":
-            keep_parts(self, self.parts[parts], parts)
+            drop_modules(self, self.parts[parts], parts)
 
     def compile(self) -> None:
         """Make encoding and decoding on the CPU faster, with PyTorch's compiler.
@@ -267,7 +267,7 @@ class Codec(nn.Module, ABC):
         return digest.hexdigest()[:16]
 
     def _check_whole(self, what: str) -> None:
-        if absent := absent_parts(self):
+        if absent := unloaded_modules(self):
             raise ValueError(
                 f"a model without its {', '.join(absent)} cannot be {what}; load it with parts='all', the default"
             )

@@ -18,7 +18,7 @@ def check_precision(precision: str) -> None:
         raise ValueError(f"precision is {precision!r}; expected {' or '.join(map(repr, get_args(Precision)))}")
 
 
-def working_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Let matrix products and convolutions work in a precision; weights stay as they are."""
     if torch.compiler.is_exporting():  # a graph works in what its weights are
         return nullcontext()

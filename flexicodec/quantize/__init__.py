@@ -3,11 +3,10 @@
 Each has a small frozen config whose `build(dim)` makes it, so that a model's config chooses.
 """
 
-from flexicodec.quantize.alternatives import PlainVQ, ResidualFSQ, ResidualFSQConfig, VQConfig
-from flexicodec.quantize.fsq import FSQ, FSQConfig, fsq_bound, fsq_decode, fsq_encode
-from flexicodec.quantize.grouped_fsq import GroupedFSQ, GroupedFSQConfig
-from flexicodec.quantize.result import Quantized, Quantizer
+from flexicodec.quantize.base import Quantized, Quantizer
+from flexicodec.quantize.fsq import FSQ, FSQConfig, GroupedFSQ, GroupedFSQConfig, fsq_bound, fsq_decode, fsq_encode
 from flexicodec.quantize.rvq import ResidualVectorQuantizer, RVQConfig, VectorQuantizer
+from flexicodec.quantize.vq import PlainVQ, ResidualFSQ, ResidualFSQConfig, VQConfig
 
 QuantizerConfig = FSQConfig | GroupedFSQConfig | RVQConfig | VQConfig | ResidualFSQConfig
 

@@ -1,7 +1,9 @@
-"""Finite scalar quantization: a code is a handful of rounded numbers, read as the digits of one integer.
+"""Finite scalar quantization (FSQ): a code is a few rounded numbers, read as the digits of one integer.
 
-The released FlexiCodec (arXiv 2510.00981) squashes with another bound than today's vector-quantize-pytorch;
-about one code in a hundred differs between the two, so the bound is part of a model's config.
+The released FlexiCodec (arXiv 2510.00981) uses another bound than today's vector-quantize-pytorch. About one code in a
+hundred differs between the two, so the bound is part of a model's config. `GroupedFSQ`, used by LFSC (arXiv 2409.12117)
+and NanoCodec (arXiv 2508.05835), splits the channels into groups with an FSQ codebook each; groups do not refine each
+other.
 """
 
 from collections.abc import Sequence
@@ -10,11 +12,12 @@ from math import prod
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 import vector_quantize_pytorch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flexicodec.quantize.result import FlatQuantized, Quantizer, project, straight_through
+from flexicodec.quantize.base import FlatQuantized, Quantizer, project, straight_through
 
 Bound = Literal["tan", "atanh"]
 
@@ -90,7 +93,7 @@ class FSQ(Quantizer, vector_quantize_pytorch.FSQ):
         """See `Quantizer.token_margins`; in levels."""
         return fsq_margins(project(self.project_in, features), self.config.levels, self.config.bound)[:, None]
 
-    def lookup_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
+    def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
         """See `Quantizer.lookup_tokens`."""
         return project(self.project_out, fsq_decode(codes[:, 0], self.config.levels))
 
@@ -150,3 +153,86 @@ def fsq_decode(codes: Int[Tensor, "*tokens"], levels: Sequence[int]) -> Float[Te
 def _sizes_and_basis(levels: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
     basis = [prod(levels[:j]) for j in range(len(levels))]
     return torch.tensor(levels, device=device), torch.tensor(basis, device=device)
+
+
+@dataclass(frozen=True)
+class GroupedFSQConfig:
+    """Settings of a `GroupedFSQ`; the defaults are those of NanoCodec at 1.78 kbps.
+
+    Attributes:
+        num_groups: Groups of channels, i.e. codes per frame.
+        levels: Values each channel of a group can take, 3 or more.
+    """
+
+    num_groups: int = 13
+    levels: tuple[int, ...] = (8, 7, 6, 6)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", FSQConfig(self.levels).levels)
+        if self.num_groups < 1:
+            raise ValueError(f"num_groups is {self.num_groups}, expected 1 or more")
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codes per frame, one a group."""
+        return self.num_groups
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes of a group, the product of the levels."""
+        return prod(self.levels)
+
+    @property
+    def dim(self) -> int:
+        """Channels of the latents: nothing is projected, so it follows from the groups."""
+        return self.num_groups * len(self.levels)
+
+    def build(self, dim: int | None = None) -> "GroupedFSQ":
+        """Make the quantizer.
+
+        Raises:
+            ValueError: `dim`, the width of the latents, is not what groups and levels make it.
+        """
+        if dim not in (None, self.dim):
+            raise ValueError(
+                f"latents of {dim} channels, but {self.num_groups} groups of levels {self.levels} need {self.dim}"
+            )
+        return GroupedFSQ(self)
+
+
+class GroupedFSQ(Quantizer):
+    """FSQ of each group of channels, with NanoCodec's bound ("tan"); there is nothing to learn in it.
+
+    Group g owns channels g n to (g + 1) n - 1, for n levels, and is row g of the codes.
+
+    Args:
+        config: groups and levels.
+    """
+
+    def __init__(self, config: GroupedFSQConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.dim, self.num_codebooks, self.codebook_size = config.dim, config.num_codebooks, config.codebook_size
+
+    def quantize_tokens(
+        self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
+    ) -> FlatQuantized:
+        """See `Quantizer.quantize_tokens`; FSQ has no losses."""
+        groups = features.unflatten(1, (self.num_codebooks, -1))[:, : active.shape[1]]
+        values, codes = fsq_encode(groups, self.config.levels)
+        return FlatQuantized(self._side_by_side(values.masked_fill(~active.unsqueeze(-1), 0.0)), codes, {})
+
+    def token_margins(
+        self, features: Float[Tensor, "tokens dim"], codes: Int[Tensor, "tokens codebooks"]
+    ) -> Float[Tensor, "tokens codebooks"]:
+        """See `Quantizer.token_margins`; in levels."""
+        groups = features.unflatten(1, (self.num_codebooks, -1))[:, : codes.shape[1]]
+        return fsq_margins(groups, self.config.levels)
+
+    def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
+        """See `Quantizer.lookup_tokens`."""
+        return self._side_by_side(fsq_decode(codes, self.config.levels))
+
+    def _side_by_side(self, values: Float[Tensor, "tokens codebooks digits"]) -> Float[Tensor, "tokens dim"]:
+        flat = values.flatten(1)
+        return F.pad(flat, (0, self.dim - flat.shape[1]))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from flexicodec.quantize.result import FlatQuantized, Quantizer, project, straight_through
+from flexicodec.quantize.base import FlatQuantized, Quantizer, project, straight_through
 
 # Similarities held at once by the search: 2^20 floats are 4 MB, small enough to stay in a CPU's cache.
 _SEARCH_ENTRIES = {"cpu": 2**20}
@@ -87,7 +87,7 @@ class VectorQuantizer(Quantizer):
         """See `Quantizer.token_margins`; in cosines."""
         return cosine_gaps(project(self.in_proj, features), self.codebook.weight)[:, None]
 
-    def lookup_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
+    def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
         """See `Quantizer.lookup_tokens`."""
         return project(self.out_proj, F.embedding(codes[:, 0], self.codebook.weight).float())
 
@@ -137,14 +137,14 @@ class ResidualVectorQuantizer(Quantizer):
         margins, residual = [], features
         for quantizer, column in zip(self.stages, codes.split(1, dim=1), strict=False):
             margins.append(quantizer.token_margins(residual, column))
-            residual = residual - quantizer.lookup_tokens(column)
+            residual = residual - quantizer.dequantize_tokens(column)
         return torch.cat(margins, dim=1)
 
-    def lookup_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
+    def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
         """See `Quantizer.lookup_tokens`."""
         latents = torch.zeros(codes.shape[0], self.dim, device=codes.device)
         for k, quantizer in enumerate(self.stages[: codes.shape[1]]):
-            latents = latents + quantizer.lookup_tokens(codes[:, k : k + 1])
+            latents = latents + quantizer.dequantize_tokens(codes[:, k : k + 1])
         return latents
 
     @property

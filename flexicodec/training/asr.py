@@ -24,10 +24,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flexicodec.asr import Recognizer, RecognizerConfig, SentencePieceConfig, Vocabulary, train_pieces
 from flexicodec.config import apply_overrides, from_dict, load_yaml, to_dict
 from flexicodec.corpus import Utterance, read_manifest
-from flexicodec.files import replacing
-from flexicodec.models.recognizer import Recognizer, RecognizerConfig, SentencePieceConfig, Vocabulary, train_pieces
+from flexicodec.io_utils import replacing
 from flexicodec.training.checkpoints import CheckpointFolder
 from flexicodec.training.config import DataConfig, OptimConfig
 from flexicodec.training.data import Batch, read_manifests, training_batches, utterance_batches

@@ -15,7 +15,7 @@ from torch import Tensor
 from flexicodec.calibration import fit_threshold
 from flexicodec.merging import POLICIES, MergingPolicy, Threshold, cosine_similarities
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
-from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
+from flexicodec.models.flexicodec.network import Features, FlexiCodecNetwork
 from flexicodec.training.config import CalibratedRange, DropoutConfig, RateConfig, TrainingConfig
 
 UNMERGED = RateConfig(threshold_range=(1.0, 1.0))  # where a model has nothing to merge with
@@ -103,7 +103,7 @@ def merge_items(
 
 @torch.no_grad()
 def calibrated_range(
-    codec: FlexiCodecRooms, batches: Iterable[tuple[Tensor, Tensor]], wanted: CalibratedRange
+    codec: FlexiCodecNetwork, batches: Iterable[tuple[Tensor, Tensor]], wanted: CalibratedRange
 ) -> tuple[float, float]:
     """Find the thresholds that give the slowest and the fastest rate wanted, with this codec's frozen encoder.
 
@@ -115,7 +115,7 @@ def calibrated_range(
     similarities, lengths, seconds = [], [], []
     for audio, audio_lengths in batches:
         frames = codec.frame_counts(audio_lengths)
-        found = cosine_similarities(codec.listen(audio, audio_lengths, frames), frames).cpu()
+        found = cosine_similarities(codec.encode_semantic(audio, audio_lengths, frames), frames).cpu()
         similarities += list(found)
         lengths += frames.tolist()
         seconds += (audio_lengths.cpu().double() / codec.sample_rate).tolist()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flexicodec.merging import cosine_similarities, merge
 from flexicodec.models.codec import Codec
-from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
+from flexicodec.models.flexicodec.network import Features, FlexiCodecNetwork
 from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.training.config import TrainingConfig
 from flexicodec.training.draws import Draws, merge_items
@@ -26,7 +26,7 @@ def make_generator(codec: Codec, config: TrainingConfig) -> Generator:
     """
     if isinstance(codec, NanoCodec):
         return NanoCodecGenerator(codec, config)
-    assert isinstance(codec, FlexiCodecRooms)
+    assert isinstance(codec, FlexiCodecNetwork)
     return FlexiCodecGenerator(codec, config)
 
 
@@ -38,9 +38,9 @@ class FlexiCodecGenerator(Generator):
             there.
     """
 
-    codec: FlexiCodecRooms
+    codec: FlexiCodecNetwork
 
-    def __init__(self, codec: FlexiCodecRooms, config: TrainingConfig):
+    def __init__(self, codec: FlexiCodecNetwork, config: TrainingConfig):
         super().__init__(codec, config)
         dim, semantic_dim = codec.config.acoustic.latent_dim, codec.semantic_encoder.dim
         if config.losses.alignment and dim != semantic_dim:
@@ -57,7 +57,7 @@ class FlexiCodecGenerator(Generator):
         """Encode at the rates drawn, decode, and compare."""
         codec = self.codec
         frames = codec.frame_counts(lengths)
-        semantic = codec.listen(audio, lengths, frames)
+        semantic = codec.encode_semantic(audio, lengths, frames)
         acoustic = codec.hear(audio, lengths, frames)
         features = Features(semantic, acoustic, cosine_similarities(semantic, frames), frames, lengths)
 
@@ -112,7 +112,7 @@ class RepaHead(nn.Module):
     section 12); it is detached, upstream's is not.
     """
 
-    def __init__(self, codec: FlexiCodecRooms):
+    def __init__(self, codec: FlexiCodecNetwork):
         super().__init__()
         dim, semantic_dim = codec.config.acoustic.latent_dim, codec.semantic_encoder.dim
         if dim != semantic_dim or codec.bottleneck is None:

@@ -11,10 +11,10 @@ import math
 import torch
 from torch import nn
 
-from flexicodec.blocks.chain import Residual
-from flexicodec.blocks.conv import Conv, ConvTranspose
-from flexicodec.blocks.conv_codec import ConvEncoder, ResidualUnit
 from flexicodec.models.nanocodec.model import NanoCodec
+from flexicodec.nn.conv import Conv, ConvTranspose
+from flexicodec.nn.dac import DACEncoder, ResidualUnit
+from flexicodec.nn.sequential import Residual
 from flexicodec.quantize import ResidualVectorQuantizer
 
 RESIDUAL_GAIN = 0.3  # of a residual unit's last convolution, so that fifteen of them do not add up to an explosion
@@ -26,7 +26,7 @@ OUTPUT_GAIN = 0.003  # of the last: nearly silent, for a loud start is unlearnt 
 
 
 @torch.no_grad()
-def init_encoder(encoder: ConvEncoder) -> None:
+def init_encoder(encoder: DACEncoder) -> None:
     """Give every convolution the variance that keeps its features' size.
 
     The decoder keeps DAC's own start.

@@ -13,31 +13,30 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from flexicodec.blocks.conv import fold_weight_norm
+from flexicodec.asr import encoder_state, is_recognizer
+from flexicodec.asr.checkpoint import HABITS
 from flexicodec.config import from_dict
+from flexicodec.encoders.base import SanmConfig
+from flexicodec.encoders.ssl import SSLConfig, ssl_state
+from flexicodec.hub import SENSEVOICE_WEIGHTS, SHIPPED, UPSTREAM_WEIGHTS, load, locate
 from flexicodec.models.codec import CONFIG_NAME, WEIGHTS_NAME
-from flexicodec.models.flexicodec.checkpoint import (
+from flexicodec.models.flexicodec.config import FlexiCodecConfig
+from flexicodec.models.flexicodec.convert_upstream import (
     check_statistics,
     convert,
     is_needless,
     read_cmvn,
     sensevoice_cmvn,
     strip_wrapping,
+    upstream_name,
 )
-from flexicodec.models.flexicodec.config import FlexiCodecConfig
-from flexicodec.models.flexicodec.rooms import FlexiCodecRooms
-from flexicodec.models.flexicodec.semantic import SanmConfig
-from flexicodec.models.flexicodec.ssl_config import SSLConfig
-from flexicodec.models.flexicodec.ssl_weights import ssl_state
-from flexicodec.models.flexicodec.upstream_names import upstream_name
+from flexicodec.models.flexicodec.network import FlexiCodecNetwork
 from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.models.nanocodec.model import NanoCodec
-from flexicodec.models.recognizer import encoder_state, is_recognizer
-from flexicodec.models.recognizer.folder import HABITS
-from flexicodec.models.weights import some
-from flexicodec.pretrained import SENSEVOICE_WEIGHTS, SHIPPED, UPSTREAM_WEIGHTS, load, locate, read_weights
+from flexicodec.nn.conv import fold_weight_norm
 from flexicodec.training.checkpoints import MARK, read_checkpoint
 from flexicodec.training.config import InitConfig
+from flexicodec.weights import abbreviated, read_weights
 
 log = logging.getLogger(__name__)
 FROZEN = "semantic_encoder"
@@ -60,7 +59,7 @@ class _Found:
     config: Mapping[str, Any] | None = None
 
 
-def init_from(model: FlexiCodecRooms | NanoCodec, sources: Iterable[InitConfig]) -> None:
+def init_from(model: FlexiCodecNetwork | NanoCodec, sources: Iterable[InitConfig]) -> None:
     """Fill a fresh model's weights from sources, the later ones over the earlier ones; a NanoCodec needs none.
 
     Raises:
@@ -93,7 +92,7 @@ def init_discriminators(discriminators: nn.Module, source: str | Path) -> None:
         raise ValueError(f"{path} holds discriminators of other settings: {error}") from error
 
 
-def _fill(model: FlexiCodecRooms | NanoCodec, source: InitConfig) -> set[str]:
+def _fill(model: FlexiCodecNetwork | NanoCodec, source: InitConfig) -> set[str]:
     wanted = model.state_dict()
     known = {_part(name) for name in wanted}
     if unknown := set(source.parts) - known:
@@ -107,16 +106,16 @@ def _fill(model: FlexiCodecRooms | NanoCodec, source: InitConfig) -> set[str]:
         if state[name].shape != wanted[name].shape
     ]
     if misshapen:
-        raise ValueError(f"{source.source} does not fit the model: {some(misshapen)}; leave these parts out?")
+        raise ValueError(f"{source.source} does not fit the model: {abbreviated(misshapen)}; leave these parts out?")
     missing, extra = sorted(asked - state.keys()), sorted(state.keys() - asked)
     for label, keys, allowed, option in (
         ("lacks", missing, source.allow_missing, "allow_missing"),
         ("holds, of no use here,", extra, source.allow_extra, "allow_extra"),
     ):
         if keys:
-            log.warning("%s %s %d keys: %s", source.source, label, len(keys), some(keys))
+            log.warning("%s %s %d keys: %s", source.source, label, len(keys), abbreviated(keys))
         if refused := [key for key in keys if not any(fnmatch(key, pattern) for pattern in allowed)]:
-            raise ValueError(f"{source.source} {label} {some(refused)}; if that is meant, say so in {option}")
+            raise ValueError(f"{source.source} {label} {abbreviated(refused)}; if that is meant, say so in {option}")
     taken = {name: state[name].float() for name in asked & state.keys()}
     if found.config is not None:
         filled = {_part(name) for name in taken}
@@ -129,7 +128,7 @@ def _fill(model: FlexiCodecRooms | NanoCodec, source: InitConfig) -> set[str]:
     return set(taken)
 
 
-def _read(source: InitConfig, model: FlexiCodecRooms | NanoCodec) -> _Found:
+def _read(source: InitConfig, model: FlexiCodecNetwork | NanoCodec) -> _Found:
     """Read a source; of its parts those asked for by name, where some are."""
     path = Path(source.source)
     if not (path / CONFIG_NAME).is_file() and (path / "model" / CONFIG_NAME).is_file():  # the output folder of a run
@@ -145,7 +144,7 @@ def _read(source: InitConfig, model: FlexiCodecRooms | NanoCodec) -> _Found:
     return replace(found, state=state)
 
 
-def _read_folder(source: str, model: FlexiCodecRooms) -> _Found:
+def _read_folder(source: str, model: FlexiCodecNetwork) -> _Found:
     """Read a folder, or a model by its name, by our names."""
     path, encoder = Path(source), model.config.semantic_encoder
     if (path / MARK).is_file():
@@ -201,7 +200,7 @@ def _compare_settings(source: str, held: Mapping[str, Any], config: NanoCodecCon
         log.warning("%s was made with other settings: %s", source, ", ".join(differing))
 
 
-def _read_upstream(path: Path, model: FlexiCodecRooms, parts: Collection[str]) -> _Found:
+def _read_upstream(path: Path, model: FlexiCodecNetwork, parts: Collection[str]) -> _Found:
     """Find our weights among upstream's (or SenseVoice's alone), as many as the file has; the rest keeps its names."""
     state = strip_wrapping(read_weights(path))
     if sensevoice := any(key.startswith("encoder.encoders0.") for key in state):

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flexicodec.blocks.mel import slaney_mel_filters
+from flexicodec.nn.mel_filters import slaney_mel_filters
 
 WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 NUM_MELS = (5, 10, 20, 40, 80, 160, 320)

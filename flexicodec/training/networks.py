@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from flexicodec.blocks.conv import apply_weight_norm, remove_weight_norm
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.models.nanocodec.model import NanoCodec
+from flexicodec.nn.conv import apply_weight_norm, remove_weight_norm
 from flexicodec.quantize import ResidualVectorQuantizer
 from flexicodec.training.checkpoints import Checkpoint
 from flexicodec.training.config import TrainingConfig

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flexicodec.blocks.mel import slaney_mel_filters
+from flexicodec.nn.mel_filters import slaney_mel_filters
 from flexicodec.training.frozen import FrozenListener
 from flexicodec.training.losses import mean_of_valid
 

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flexicodec.blocks.mel import htk_mel_filters
-from flexicodec.models.weights import load_exactly
-from flexicodec.pretrained import read_weights
+from flexicodec.nn.mel_filters import htk_mel_filters
+from flexicodec.weights import load_exactly, read_weights
 
 SAMPLE_RATE = 16_000
 FILES = ("model.safetensors", "pytorch_model.bin", "model_se.pth.tar")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flexicodec.analysis.flips import flips
-from flexicodec.margins import Margins
+from flexicodec.code_margins import Margins
 from flexicodec.tokens import TokenFormat, Tokens
 
 FORM = TokenFormat(semantic_codebook_size=10, acoustic_codebook_size=10)

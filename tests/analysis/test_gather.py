@@ -8,8 +8,8 @@ import soundfile
 
 from flexicodec.analysis.gather import choose_source, clip_alignment, gather, spread
 from flexicodec.analysis.segments import Segment, write_ctm, write_textgrid
+from flexicodec.asr import Recognizer
 from flexicodec.corpus import Utterance
-from flexicodec.models.recognizer import Recognizer
 
 
 def test_every_setting_makes_its_tokens(gathered, listening_codec):

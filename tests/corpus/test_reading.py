@@ -8,8 +8,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexicodec.audio import resampled_length
-from flexicodec.audiofile import read_audio
+from flexicodec.audio import read_audio, resampled_length
 from flexicodec.corpus import Utterance, read_utterance
 from flexicodec.corpus.reading import seconds_of
 

@@ -130,7 +130,7 @@ def save_sensevoice(folder):
     import sentencepiece
     from funasr.models.sense_voice.model import SenseVoiceSmall
 
-    from flexicodec.models.recognizer import train_pieces
+    from flexicodec.asr import train_pieces
 
     pieces = train_pieces(["the quick brown fox jumps over the lazy dog", "pack my box with five dozen jugs"] * 20, 40)
     (folder / "bpe.model").write_bytes(pieces)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from flexicodec.asr import Recognizer
 from flexicodec.evaluation.sensevoice import as_it_was
 from flexicodec.evaluation.transcribers import open_transcriber
-from flexicodec.models.recognizer import Recognizer
 from tests.evaluation import stand_ins
 
 

@@ -11,13 +11,12 @@ import torch
 
 import flexicodec
 from flexicodec.cli import main
+from flexicodec.encoders.ssl import SSLConfig, SSLSettings
 from flexicodec.export.compare import compare
-from flexicodec.export.int8 import block_products
-from flexicodec.export.onnx import FRONT_END_NAME, MANIFEST_NAME, export, write_graph
-from flexicodec.export.parts import Voice, graphs
+from flexicodec.export.graphs import DecoderGraph, graphs
+from flexicodec.export.onnx import FRONT_END_NAME, MANIFEST_NAME, block_products, export, write_graph
 from flexicodec.export.runtime import load_exported
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, SemanticConfig
-from flexicodec.models.flexicodec.ssl_config import SSLConfig, SSLSettings
 from flexicodec.models.nanocodec.config import DecoderConfig, EncoderConfig, NanoCodecConfig
 from flexicodec.quantize import GroupedFSQConfig, ResidualFSQConfig, VQConfig
 
@@ -317,7 +316,7 @@ def test_self_supervised_ears(kind, make_codec, tmp_path):
 def test_a_decoder_that_attends_to_the_whole_clip_is_traced_for_any_length(make_codec):
     """The bottleneck of the released architecture, one layer of it."""
     codec = make_codec("released", acoustic=FEW_LAYERS, bottleneck=replace(FlexiCodecConfig().bottleneck, num_layers=1))
-    voice, free = Voice(codec), torch.export.Dim.AUTO
+    voice, free = DecoderGraph(codec), torch.export.Dim.AUTO
     shapes = ({0: free, 1: free}, {0: free, 2: free}, {0: free, 1: free})
 
     def tokens(durations):

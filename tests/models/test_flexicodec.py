@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from flexicodec import Tokens
+from flexicodec.encoders.base import SemanticEncoder
 from flexicodec.merging import ExactRate, Threshold, merge, unmerge
 from flexicodec.models.flexicodec.model import Features
-from flexicodec.models.flexicodec.semantic import SemanticEncoder
 
 LENGTHS = [1, 2, 399, 400, 1279, 1280, 1281, 1359, 1360, 2559, 2560, 2561, 5119, 16000]
 
@@ -195,7 +195,7 @@ def test_embeddings_are_what_the_decoder_hears(codec, speech):
     assert not vectors.transpose(1, 2)[tokens.durations == 0].any()
     assert vectors.transpose(1, 2)[tokens.durations > 0].any(-1).all()
     with torch.no_grad():
-        audio, lengths = codec.synthesize(vectors, tokens.durations)
+        audio, lengths = codec.decode_latents(vectors, tokens.durations)
     covered = min(int(lengths[0]), speech[0].shape[1])
     assert torch.equal(audio[0, :covered], codec.decode(tokens)[0, :covered])
     # The two streams add: what the acoustic codebooks say does not depend on the semantic code.

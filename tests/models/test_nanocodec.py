@@ -11,7 +11,7 @@ import flexicodec
 from flexicodec import TokenFormat, Tokens, collate
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.nanocodec.model import NanoCodec
-from flexicodec.models.windows import Windows
+from flexicodec.models.streaming.state import Windows
 
 FRAME = 30
 LENGTHS = (1, 29, 30, 31, 119, 121, 1000)
@@ -139,13 +139,13 @@ def test_long_clips_in_chunks_are_what_they_are_at_once(nanocodec):
     precise, audio, counts = copy.deepcopy(nanocodec).double(), noise(3 * 50 * FRAME), torch.tensor([1500, 1490, 600])
     audio = audio.double().view(3, -1)
     for lengths in (None, counts):
-        for own_ends in (True, False):
-            whole = precise.encoder(audio[:, None], lengths, own_ends)
-            chunks = precise.encoder.chunked(audio[:, None], lengths, own_ends, chunk_frames=7)
+        for pad_at_item_ends in (True, False):
+            whole = precise.encoder(audio[:, None], lengths, pad_at_item_ends)
+            chunks = precise.encoder.chunked(audio[:, None], lengths, pad_at_item_ends, chunk_frames=7)
             torch.testing.assert_close(chunks, whole.detach())
             lengths = None if lengths is None else lengths // 30
-            sound = precise.decoder(whole, lengths, own_ends)
-            chunks = precise.decoder.chunked(whole.detach(), lengths, own_ends, chunk_frames=7)
+            sound = precise.decoder(whole, lengths, pad_at_item_ends)
+            chunks = precise.decoder.chunked(whole.detach(), lengths, pad_at_item_ends, chunk_frames=7)
             torch.testing.assert_close(chunks, sound.detach())
             lengths = None if lengths is None else counts
 
@@ -259,7 +259,7 @@ def test_codes_out_of_range_are_refused(nanocodecs):
     with pytest.raises(ValueError, match="code 5000 is out of range: this model's codebook has 2016 entries"):
         codec.decode(Tokens(acoustic=torch.full((1, 3, 2), 5000), format=larger))
     with pytest.raises(ValueError, match=r"code 2016 in codebook layer 0 .* 0\.\.2015"):
-        codec.quantizer.lookup(codes + 1)
+        codec.quantizer.dequantize(codes + 1)
 
 
 def test_tokens_of_other_models_are_refused(nanocodecs, whole):

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import flexicodec
-from flexicodec import pretrained
-from flexicodec.blocks.conv import apply_weight_norm
+from flexicodec import hub
 from flexicodec.config import from_dict, load_yaml, to_dict
+from flexicodec.hub import parameter_counts
 from flexicodec.models.nanocodec.config import (
     PUBLISHED,
     RELEASED,
@@ -21,7 +21,7 @@ from flexicodec.models.nanocodec.config import (
     with_causality,
 )
 from flexicodec.models.nanocodec.model import NanoCodec
-from flexicodec.pretrained import parameter_counts
+from flexicodec.nn.conv import apply_weight_norm
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "nanocodec"
 
@@ -126,7 +126,7 @@ def test_what_was_not_published_is_not_guessed():
     ],
 )
 def test_names_of_the_papers_are_no_models(monkeypatch, name, message):
-    monkeypatch.setattr(pretrained, "_fetch", None)
+    monkeypatch.setattr(hub, "_fetch", None)
     with pytest.raises(ValueError, match=message):
         flexicodec.load(name)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flexicodec import Tokens, collate
-from flexicodec.models.flexicodec import long
+from flexicodec.models.flexicodec import chunked
 
 # Each line is a batch; every number a length in samples.
 COMPOSITIONS = [
@@ -25,7 +25,7 @@ CHOICES = [{"threshold": 0.7}, {"threshold": 1.0}, {"frame_rate": 4.0, "policy":
 def way(request, monkeypatch):
     """How ragged batches are taken."""
     if request.param == "side by side":
-        monkeypatch.setattr(long, "PADDED_SHARE", 1.0)
+        monkeypatch.setattr(chunked, "PADDED_SHARE", 1.0)
 
 
 def clips_of(lengths, speech):

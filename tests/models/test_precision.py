@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flexicodec.models.flexicodec import long
-from flexicodec.models.windows import Windows
+from flexicodec.models.flexicodec import chunked
+from flexicodec.models.streaming.state import Windows
 
 
 @pytest.fixture
@@ -61,14 +61,14 @@ def test_pieces_and_clips_of_a_batch_work_in_half_precision_where_the_whole_does
     tokens = whole.tokenize(features, threshold=1.0)
     own = torch.ones(2, int(features.lengths[0]), dtype=torch.long)
     alone = [whole.quantize(replace(features, precision=p), own, margins=True)[0] for p in ("float32", "bfloat16")]
-    pieces = long.quantize(whole, replace(features, windows=Windows(1.0, 0.2)), own, 2, True)[0]
+    pieces = chunked.quantize(whole, replace(features, windows=Windows(1.0, 0.2)), own, 2, True)[0]
     exact, near, cut = (each.margins.clamp(max=1.0) for each in (*alone, pieces))
     assert snr_db(near, cut) > 10 + snr_db(near, exact)
     for windows in (None, Windows(1.0, 0.2)):
-        smooth, lengths = long.smooth(whole, tokens, windows, "bfloat16")
+        smooth, lengths = chunked.smooth(whole, tokens, windows, "bfloat16")
         with torch.autocast("cpu", dtype=torch.bfloat16):
             wanted, _ = whole.smooth(whole.embed(tokens), tokens.durations)
-        rough, _ = long.smooth(whole, tokens, windows)
+        rough, _ = chunked.smooth(whole, tokens, windows)
         assert snr_db(wanted, smooth) > 10 + snr_db(wanted, rough)
         assert lengths.tolist() == tokens.frame_lengths.tolist()
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import flexicodec
+from flexicodec.encoders.base import SanmEncoder
 from flexicodec.models.flexicodec.model import FlexiCodec
-from flexicodec.models.flexicodec.semantic import SanmEncoder
 from flexicodec.quantize import ResidualFSQConfig, RVQConfig
 
 

@@ -9,11 +9,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flexicodec.blocks import states
-from flexicodec.blocks.stages import ConvStage
 from flexicodec.models.nanocodec.config import published
-from flexicodec.models.nanocodec.decoder import HiFiGANDecoder
-from flexicodec.models.stream_state import StreamState
+from flexicodec.models.nanocodec.hifigan import HiFiGANDecoder
+from flexicodec.models.streaming.state import StreamState
+from flexicodec.nn import streaming
+from flexicodec.nn.stages import ConvStage
 from flexicodec.tokens import Tokens
 
 EXACT = 2e-5
@@ -286,9 +286,9 @@ def test_a_state_is_a_value(codecs, kind, tmp_path):
     decoder = codec.streaming_decoder()
     decoder.decode(first)
     kept = decoder.state
-    copies = [tensor.clone() for tensor in states.tensors(kept)]
+    copies = [tensor.clone() for tensor in streaming.tensors(kept)]
     wanted = torch.cat([decoder.decode(second), decoder.decode(third, last=True)], dim=1)
-    assert all(map(torch.equal, copies, states.tensors(kept)))
+    assert all(map(torch.equal, copies, streaming.tensors(kept)))
 
     kept.to("cpu").save(tmp_path / "state.pt")
     assert kept.num_bytes < (tmp_path / "state.pt").stat().st_size < kept.num_bytes + 200_000
@@ -303,7 +303,7 @@ def test_a_state_goes_to_another_device(codecs):
     decoder = codecs["nano"].streaming_decoder()
     decoder.decode(random_tokens(codecs["nano"], 2))
     moved = decoder.state.to("meta")
-    assert {tensor.device.type for tensor in states.tensors(moved)} == {"meta"}
+    assert {tensor.device.type for tensor in streaming.tensors(moved)} == {"meta"}
     assert moved.num_bytes == decoder.state.num_bytes > 0
     assert codecs["nano"].streaming_decoder().state.num_bytes == 0  # until the first chunk
 
@@ -331,7 +331,7 @@ def test_a_stream_moves_to_another_device_and_back(codecs, kind, precise):
     one, two = here.streaming_decoder(), there.streaming_decoder()
     heard = [one.decode(first)]
     two.load_state(one.state)
-    assert {tensor.device.type for tensor in states.tensors(two.state)} == {"cuda"}
+    assert {tensor.device.type for tensor in streaming.tensors(two.state)} == {"cuda"}
     heard.append(two.decode(second).cpu())
     one.load_state(two.state.to("cpu"))
     heard += [one.decode(third), one.flush()]
@@ -366,7 +366,7 @@ def test_a_saved_state_follows_the_model_to_its_device(codecs, kind, tmp_path, m
         monkeypatch.setattr(type(there), name, getattr(codec, name))
     moved = there.streaming_decoder()
     moved.load_state(StreamState.load(tmp_path / "state.pt"))
-    assert {tensor.device.type for tensor in states.tensors(moved.state)} == {"meta"}
+    assert {tensor.device.type for tensor in streaming.tensors(moved.state)} == {"meta"}
     assert moved.state.num_bytes == decoder.state.num_bytes > 0
     assert moved.state.items[0].tokens == 40
 
@@ -436,7 +436,7 @@ def test_the_published_states_are_three_quarters_of_a_megabyte():
         with torch.device("meta"), torch.no_grad():
             stage = ConvStage(HiFiGANDecoder(config.decoder, config.quantizer.dim))
             _, state = stage.step(torch.zeros(1, stage.channels, 1), stage.initial_state(), last=False)
-        assert states.num_bytes(state) / 1e6 == pytest.approx(megabytes, abs=1e-3)
+        assert streaming.num_bytes(state) / 1e6 == pytest.approx(megabytes, abs=1e-3)
         assert stage.lookahead == 0
 
 

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 
 from flexicodec import Tokens
 from flexicodec.analysis.flips import flips
-from flexicodec.blocks.transformer import TransformerConfig
-from flexicodec.margins import NOISE
-from flexicodec.merging import ExactRate, RunningRate, Threshold
+from flexicodec.code_margins import NOISE
+from flexicodec.merging import ExactRate, RateController, Threshold
 from flexicodec.models.flexicodec.config import MergingConfig
-from flexicodec.models.stream_state import StreamState
-from flexicodec.models.windows import Windows
+from flexicodec.models.streaming.state import StreamState, Windows
+from flexicodec.nn.transformer import TransformerConfig
 
 laws = settings(max_examples=3, deadline=None, derandomize=True)
 CHUNKS = st.lists(st.integers(0, 12_000), min_size=1, max_size=6)
@@ -90,7 +89,7 @@ def test_any_chunks_give_the_whole(codecs, kind, sizes, rest, seed):
         ({"threshold": 0.4, "num_codebooks": 2}, {}),
         ({"threshold": 1.0, "max_duration": 3}, {}),
         ({"frame_rate": 5.0}, {"policy": "running"}),
-        ({"policy": RunningRate(8.0, 0.2), "max_duration": None}, {}),
+        ({"policy": RateController(8.0, 0.2), "max_duration": None}, {}),
         ({"num_codebooks": 0}, {}),
     ],
 )

@@ -15,11 +15,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from flexicodec.blocks.frontend import stack_frames
+from flexicodec.encoders.fbank import stack_frames
 from flexicodec.merging import unmerge
-from flexicodec.models.flexicodec.checkpoint import from_upstream
-from flexicodec.models.nanocodec.archive import read_archive
-from flexicodec.models.nanocodec.checkpoint import from_nemo
+from flexicodec.models.flexicodec.convert_upstream import from_upstream
+from flexicodec.models.nanocodec.convert_nemo import from_nemo, read_archive
 
 TOLERANCE = 1e-4  # max |difference| / max |reference|
 WEIGHTS, GOLDEN, FRONT_END = ".weights.safetensors", ".golden.safetensors", "frontend"

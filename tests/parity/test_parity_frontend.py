@@ -6,13 +6,13 @@ import pytest
 import torch
 from golden_cases import disagreements
 
-from flexicodec.blocks.frontend import FrontEnd, FrontEndConfig, stack_frames
-from flexicodec.models.flexicodec.checkpoint import sensevoice_cmvn
+from flexicodec.encoders.fbank import FrontEndConfig, KaldiFbank, stack_frames
+from flexicodec.models.flexicodec.convert_upstream import sensevoice_cmvn
 
 
 def test_signal(front_end_case, signal):
     tensors = front_end_case.tensors
-    front_end = FrontEnd(FrontEndConfig(dither=0.0), tensors.get("cmvn", sensevoice_cmvn()))
+    front_end = KaldiFbank(FrontEndConfig(dither=0.0), tensors.get("cmvn", sensevoice_cmvn()))
     audio = tensors[f"{signal}/audio"][None]
     fbank, features = front_end.fbank(audio)[0], front_end(audio)[0]
     ours = {"fbank": fbank, "fbank_knf": fbank, "features": features}

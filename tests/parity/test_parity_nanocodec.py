@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import flexicodec
-from flexicodec.models.nanocodec.checkpoint import from_nemo
+from flexicodec.models.nanocodec.convert_nemo import from_nemo
 from flexicodec.tokens import Tokens
 
 LATENTS, AUDIO, EXACT = 5e-4, 2e-5, 1e-6  # atol
@@ -72,7 +72,7 @@ def test_quantizer(nano_case):
     out = quantizer(io["fsq_in"])
     assert torch.equal(out.codes, io["fsq_indices"].long())
     assert_near(out.latents, io["fsq_dequantized"], EXACT)
-    assert torch.equal(quantizer.lookup(out.codes), out.latents)
+    assert torch.equal(quantizer.dequantize(out.codes), out.latents)
 
 
 @torch.no_grad()

@@ -3,14 +3,7 @@
 import pytest
 import torch
 
-from flexicodec.quantize import (
-    FSQConfig,
-    GroupedFSQConfig,
-    QuantizerConfig,
-    ResidualFSQConfig,
-    RVQConfig,
-    VQConfig,
-)
+from flexicodec.quantize import FSQConfig, GroupedFSQConfig, QuantizerConfig, ResidualFSQConfig, RVQConfig, VQConfig
 
 DIM = 12
 CONFIGS: dict[str, QuantizerConfig] = {

@@ -27,7 +27,7 @@ def test_every_group_is_an_fsq_on_its_own_channels(quantizer: GroupedFSQ) -> Non
 
 def test_the_first_digit_is_the_fastest(quantizer: GroupedFSQ) -> None:
     codes = torch.tensor([0, 1, 8, 56, 336, 2015]).expand(1, 3, -1)
-    values = quantizer.lookup(codes)[0, 4:8].T
+    values = quantizer.dequantize(codes)[0, 4:8].T
     expected = torch.tensor(
         [
             [-1, -1, -1, -1],

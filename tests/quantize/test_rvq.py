@@ -60,10 +60,10 @@ def test_each_stage_codes_what_the_stages_before_left_over(
     codes = quantizer(latents).codes
     for k, stage in enumerate(quantizer.quantizers):
         assert isinstance(stage, VectorQuantizer)
-        residual = latents - quantizer.lookup(codes[:, :k])
+        residual = latents - quantizer.dequantize(codes[:, :k])
         assert torch.equal(stage(residual).codes, codes[:, k : k + 1])
         row = stage.codebook(codes[:, k])  # as it is, not normalised
-        torch.testing.assert_close(stage.lookup(codes[:, k : k + 1]), stage.out_proj(row).transpose(1, 2))
+        torch.testing.assert_close(stage.dequantize(codes[:, k : k + 1]), stage.out_proj(row).transpose(1, 2))
 
 
 def test_losses_compare_projected_features_with_rows_and_teach_one_side_each(latents: torch.Tensor) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from flexicodec.blocks.sanm import SanmConfig
-from flexicodec.blocks.transformer import TransformerConfig
+from flexicodec.asr import Recognizer, RecognizerConfig
 from flexicodec.config import from_dict, load_yaml
+from flexicodec.encoders.sanm import SanmConfig
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
 from flexicodec.models.nanocodec.config import DecoderConfig, EncoderConfig, NanoCodecConfig
-from flexicodec.models.recognizer import Recognizer, RecognizerConfig
+from flexicodec.nn.transformer import TransformerConfig
 from flexicodec.quantize import FSQConfig, GroupedFSQConfig, RVQConfig
 from flexicodec.training.config import (
     DataConfig,

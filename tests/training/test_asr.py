@@ -12,12 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from flexicodec.blocks.frontend import FrontEndConfig
-from flexicodec.blocks.sanm import SanmConfig
-from flexicodec.cli import main
-from flexicodec.config import load_yaml, to_dict
-from flexicodec.corpus import Utterance
-from flexicodec.models.recognizer import (
+from flexicodec.asr import (
     CharacterConfig,
     PhoneConfig,
     Recognizer,
@@ -26,6 +21,11 @@ from flexicodec.models.recognizer import (
     open_vocabulary,
     train_pieces,
 )
+from flexicodec.cli import main
+from flexicodec.config import load_yaml, to_dict
+from flexicodec.corpus import Utterance
+from flexicodec.encoders.fbank import FrontEndConfig
+from flexicodec.encoders.sanm import SanmConfig
 from flexicodec.training import asr
 from flexicodec.training.config import DataConfig
 from flexicodec.training.monitor import read_curves

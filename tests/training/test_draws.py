@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexicodec.merging import ExactRate, MinimumVariance, Threshold, Uniform, cosine_similarities
-from flexicodec.models.flexicodec.rooms import Features
+from flexicodec.models.flexicodec.network import Features
 from flexicodec.training.config import CalibratedRange, DropoutConfig, RateConfig
 from flexicodec.training.draws import calibrated_range, draw, merge_items
 

@@ -10,12 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import flexicodec
+from flexicodec.asr import encoder_state
 from flexicodec.config import from_dict, load_yaml
-from flexicodec.models.flexicodec.checkpoint import from_upstream, sensevoice_cmvn
+from flexicodec.encoders.ssl import SSLConfig, ssl_state
+from flexicodec.models.flexicodec.convert_upstream import from_upstream, sensevoice_cmvn
 from flexicodec.models.flexicodec.model import FlexiCodec
-from flexicodec.models.flexicodec.ssl_config import SSLConfig
-from flexicodec.models.flexicodec.ssl_weights import ssl_state
-from flexicodec.models.recognizer import encoder_state
 from flexicodec.training import loop
 from flexicodec.training.config import InitConfig, LossWeights, TrainingConfig
 from flexicodec.training.init_from import init_from

@@ -180,7 +180,7 @@ def test_features_that_are_not_finite_leave_no_trace(manifest, tmp_path, recogni
     monkeypatch.setattr(
         trainer.codec, "hear", lambda *given: hear(*given) * (float("nan") if trainer.step == 1 else 1.0)
     )
-    listen = trainer.codec.listen
+    listen = trainer.codec.encode_semantic
     monkeypatch.setattr(
         trainer.codec, "listen", lambda *given: listen(*given) * (float("nan") if trainer.step == 2 else 1.0)
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from flexicodec.blocks.mel import slaney_mel_filters
+from flexicodec.nn.mel_filters import slaney_mel_filters
 from flexicodec.training.losses import MultiScaleMelLoss, feature_alignment_loss
 
 

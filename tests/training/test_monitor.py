@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate.tracking import GeneralTracker
 
-from flexicodec.audiofile import read_audio
+from flexicodec.audio import read_audio
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.tokens import TokenFormat, Tokens
 from flexicodec.training.config import DataConfig, InitConfig, TrainingConfig

@@ -9,8 +9,8 @@ import torch
 from pystoi import stoi
 
 import flexicodec
-from flexicodec.blocks.transformer import TransformerConfig
 from flexicodec.models.flexicodec.config import AcousticConfig, MergingConfig, SemanticConfig
+from flexicodec.nn.transformer import TransformerConfig
 from flexicodec.quantize import FSQConfig, RVQConfig
 from flexicodec.training import loop
 from flexicodec.training.config import DataConfig, DropoutConfig, LossWeights, OptimConfig, RateConfig

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flexicodec.analysis.report.document import Block, Cell, Document, Figure, List, Number, Prose, Section, Table
-from flexicodec.files import replacing
+from flexicodec.io_utils import replacing
 
 DPI = 150
 STYLE = """

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flexicodec.analysis.segments.segment import SAME_TIME, Alignment, Segment, check_tier
-from flexicodec.files import replacing
+from flexicodec.io_utils import replacing
 
 PHONE_TIERS = ("phones", "phone", "phonemes", "phoneme", "segments", "mau")
 WORD_TIERS = ("words", "word", "ort-mau", "ort")

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
-from flexicodec.blocks.transformer import Transformer, TransformerConfig
+from flexicodec.asr import CharacterConfig, Vocabulary, open_vocabulary
+from flexicodec.asr.ctc import collapse
 from flexicodec.corpus import Utterance
 from flexicodec.evaluation.intelligibility import ErrorCounts, character_errors, pool, word_errors
 from flexicodec.evaluation.probes.features import ClipFeatures, Representation, extract
 from flexicodec.evaluation.probes.fitting import Fit, FitConfig, Inputs, Spread, Standardise, fit, hold_out
 from flexicodec.models.codec import Codec
-from flexicodec.models.recognizer import CharacterConfig, Vocabulary, open_vocabulary
-from flexicodec.models.recognizer.ctc import collapse
+from flexicodec.nn.transformer import Transformer, TransformerConfig
 from flexicodec.statistics import Interval, bootstrap, clusters
 
 

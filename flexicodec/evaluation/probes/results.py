@@ -11,7 +11,7 @@ import flexicodec
 from flexicodec.config import to_dict
 from flexicodec.evaluation.probes.asr import ASRProbeConfig, ASRProbeResult
 from flexicodec.evaluation.probes.classify import ClassifyProbeConfig, ClassifyProbeResult
-from flexicodec.files import replacing
+from flexicodec.io_utils import replacing
 from flexicodec.models.codec import Codec
 
 Result = ASRProbeResult | ClassifyProbeResult

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from flexicodec.corpus import Utterance
-from flexicodec.files import replacing
+from flexicodec.io_utils import replacing
 from flexicodec.models.codec import Codec
 
 LAYOUT = 2  # rises when what is stored changes

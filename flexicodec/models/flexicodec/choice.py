@@ -3,7 +3,7 @@
 from numbers import Integral
 from typing import Any
 
-from flexicodec.merging import POLICIES, ExactRate, MergingPolicy, RunningRate, Threshold, check_frame_rate
+from flexicodec.merging import POLICIES, ExactRate, MergingPolicy, RateController, Threshold, check_frame_rate
 from flexicodec.models.flexicodec.config import MergingConfig
 
 RUNNING = "running"
@@ -63,7 +63,7 @@ def choose_policy(
         rate = check_frame_rate(frame_rate, base_frame_rate, max_duration)
         if name == RUNNING:
             assert merging is not None
-            running = RunningRate(rate, merging.threshold, base_frame_rate)
+            running = RateController(rate, merging.threshold, base_frame_rate)
             return running, {"policy": name, "frame_rate": _plain(rate)}
         kind = POLICIES[name] if name else ExactRate
         return kind(rate), {"policy": name or "rate", "frame_rate": _plain(rate)}
@@ -96,7 +96,7 @@ def _means_unmerged(value: Any, unmerged: float) -> bool:
 
 def _describe(policy: MergingPolicy, base_frame_rate: float, max_duration: int | None) -> dict[str, Any]:
     """Note a policy object as its name would be noted, and hold its rate to the same range."""
-    names: dict[type, str] = {kind: name for name, kind in POLICIES.items()} | {RunningRate: RUNNING}
+    names: dict[type, str] = {kind: name for name, kind in POLICIES.items()} | {RateController: RUNNING}
     info: dict[str, Any] = {"policy": names.get(type(policy), type(policy).__name__)}
     if hasattr(policy, "frame_rate"):
         info["frame_rate"] = _plain(check_frame_rate(policy.frame_rate, base_frame_rate, max_duration))

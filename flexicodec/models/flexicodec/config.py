@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Literal, get_args
 
-from flexicodec.blocks.transformer import TransformerConfig
-from flexicodec.models.flexicodec.semantic import SanmConfig
-from flexicodec.models.flexicodec.ssl_config import SSLConfig
+from flexicodec.encoders.base import SanmConfig
+from flexicodec.encoders.ssl import SSLConfig
+from flexicodec.nn.transformer import TransformerConfig
 from flexicodec.quantize import FSQConfig, ResidualFSQConfig, RVQConfig, VQConfig
 
 Geometry = Literal["released", "whole"]

@@ -13,21 +13,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexicodec.audio import Channels, as_batch, fit_lengths
-from flexicodec.blocks.stages import Stage
 from flexicodec.config import non_defaults, to_dict
+from flexicodec.encoders.base import SanmEncoder
+from flexicodec.encoders.ssl import SSLEncoder
 from flexicodec.merging import CausalPolicy, MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
-from flexicodec.models.codec import MODEL_DEFAULT, check_samples, exactly
-from flexicodec.models.flexicodec import long, report, streaming
+from flexicodec.models.codec import UNSET, check_samples, inference_call
+from flexicodec.models.flexicodec import chunked, report, streaming_decode
 from flexicodec.models.flexicodec.choice import RUNNING, choose_codebooks, choose_policy
-from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
-from flexicodec.models.flexicodec.semantic import SanmEncoder
-from flexicodec.models.flexicodec.ssl import SSLEncoder
-from flexicodec.models.flexicodec.writing import FlexiCodecWriter
-from flexicodec.models.precision import Precision, check_precision, working_in
-from flexicodec.models.streaming import StreamSettings
-from flexicodec.models.streaming_encoder import STREAM_WINDOWS, EncoderSettings, StreamingEncoder
-from flexicodec.models.windows import Windows
+from flexicodec.models.flexicodec.network import Features, FlexiCodecNetwork
+from flexicodec.models.flexicodec.streaming_encode import FlexiCodecStreamingTokenizer
+from flexicodec.models.precision import Precision, autocast, check_precision
+from flexicodec.models.streaming.decoder import DecoderOptions
+from flexicodec.models.streaming.encoder import STREAM_WINDOWS, EncoderOptions, StreamingEncoder
+from flexicodec.models.streaming.state import Windows
+from flexicodec.nn.stages import Stage
 from flexicodec.tokens import TokenFormat, Tokens
 
 __all__ = ["Features", "FlexiCodec"]
@@ -36,7 +36,7 @@ WINDOWS = Windows()
 UNRELATED_SETTINGS = {"acoustic": ("decoder_width",), "merging": ("threshold", "threshold_range", "max_duration")}
 
 
-class FlexiCodec(FlexiCodecRooms):
+class FlexiCodec(FlexiCodecNetwork):
     """A dual-stream codec with a dynamic frame rate.
 
     Args:
@@ -119,7 +119,7 @@ class FlexiCodec(FlexiCodecRooms):
         counts = self.frame_counts(lengths.reshape(-1)).view(lengths.shape)
         return counts if isinstance(samples, Tensor) else int(counts)
 
-    @exactly
+    @inference_call
     def features(  # type: ignore[override]
         self,
         audio: Any,
@@ -158,15 +158,15 @@ class FlexiCodec(FlexiCodecRooms):
         frames = self.frame_counts(audio_lengths)
         check_precision(precision)
         clips = batch, audio_lengths, frames
-        if long.goes_one_by_one(self, frames, windows):
-            semantic = long.listen(self, *clips, windows, precision)
-            sound = long.hear(self, *clips) if acoustic else None
+        if chunked.runs_clip_by_clip(self, frames, windows):
+            semantic = chunked.listen(self, *clips, windows, precision)
+            sound = chunked.hear(self, *clips) if acoustic else None
         else:
-            semantic, sound = self.listen(*clips, precision), self.hear(*clips) if acoustic else None
+            semantic, sound = self.encode_semantic(*clips, precision), self.hear(*clips) if acoustic else None
         similarities = cosine_similarities(semantic, frames)
         return Features(semantic, sound, similarities, frames, audio_lengths, windows, precision)
 
-    @exactly
+    @inference_call
     def tokenize(  # type: ignore[override]
         self,
         features: Features,
@@ -175,7 +175,7 @@ class FlexiCodec(FlexiCodecRooms):
         frame_rate: Any = None,
         durations: Any = None,
         policy: str | MergingPolicy | None = None,
-        max_duration: int | None = MODEL_DEFAULT,
+        max_duration: int | None = UNSET,
         num_codebooks: int | None = None,
         margins: bool = False,
     ) -> Tokens:
@@ -204,9 +204,9 @@ class FlexiCodec(FlexiCodecRooms):
                 features.similarities, features.lengths, seconds=seconds, features=features.semantic, max_duration=cap
             )
         durations = validate_durations(durations, features.lengths, cap)
-        in_pieces = long.is_long(self, features.lengths, features.windows)
-        if long.goes_one_by_one(self, features.lengths, features.windows):
-            semantic, acoustic = long.quantize(self, features, durations, count, margins)
+        in_pieces = chunked.is_long(self, features.lengths, features.windows)
+        if chunked.runs_clip_by_clip(self, features.lengths, features.windows):
+            semantic, acoustic = chunked.quantize(self, features, durations, count, margins)
         else:
             semantic, acoustic = self.quantize(features, durations, count, margins=margins)
         return Tokens(
@@ -228,7 +228,7 @@ class FlexiCodec(FlexiCodecRooms):
         frame_rate: Any = None,
         durations: Any = None,
         policy: str | MergingPolicy | None = None,
-        max_duration: int | None = MODEL_DEFAULT,
+        max_duration: int | None = UNSET,
         num_codebooks: int | None = None,
         sample_rate: int | None = None,
         channels: Channels | None = None,
@@ -277,7 +277,7 @@ class FlexiCodec(FlexiCodecRooms):
             margins=margins,
         )
 
-    @exactly
+    @inference_call
     def decode(
         self, tokens: Tokens, *, windows: Windows | None = WINDOWS, precision: Precision = "float32"
     ) -> Float[Tensor, "batch samples"]:
@@ -299,18 +299,18 @@ class FlexiCodec(FlexiCodecRooms):
         self.check_tokens(tokens)
         check_precision(precision)
         tokens = tokens.to(self.device)
-        if long.goes_one_by_one(self, tokens.frame_lengths, windows):
-            smooth = long.smooth(self, tokens, windows, precision)
-            with working_in(precision, self.device):
-                audio, lengths = long.sound(self, *smooth)
+        if chunked.runs_clip_by_clip(self, tokens.frame_lengths, windows):
+            smooth = chunked.smooth(self, tokens, windows, precision)
+            with autocast(precision, self.device):
+                audio, lengths = chunked.sound(self, *smooth)
         else:
             assert tokens.semantic is not None
-            latents = self.lookup(tokens.semantic, tokens.acoustic, tokens.token_lengths)
-            with working_in(precision, self.device):
-                audio, lengths = self.synthesize(latents, tokens.durations)
+            latents = self.dequantize(tokens.semantic, tokens.acoustic, tokens.token_lengths)
+            with autocast(precision, self.device):
+                audio, lengths = self.decode_latents(latents, tokens.durations)
         return fit_lengths(audio.float(), lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
 
-    @exactly
+    @inference_call
     def embed(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
         """Look up one vector per token, semantic and acoustic added: what the decoder hears, zero at padding.
 
@@ -320,7 +320,7 @@ class FlexiCodec(FlexiCodecRooms):
         self.check_tokens(tokens)
         tokens = tokens.to(self.device)
         assert tokens.semantic is not None
-        return self.lookup(tokens.semantic, tokens.acoustic, tokens.token_lengths)
+        return self.dequantize(tokens.semantic, tokens.acoustic, tokens.token_lengths)
 
     def streaming_encoder(  # type: ignore[override]
         self,
@@ -329,7 +329,7 @@ class FlexiCodec(FlexiCodecRooms):
         threshold: float | None = None,
         frame_rate: float | None = None,
         policy: str | CausalPolicy | None = None,
-        max_duration: int | None = MODEL_DEFAULT,
+        max_duration: int | None = UNSET,
         num_codebooks: int | None = None,
         margins: bool = False,
         windows: Windows = STREAM_WINDOWS,
@@ -339,7 +339,7 @@ class FlexiCodec(FlexiCodecRooms):
         Args:
             batch_size: Streams side by side, each of one clip; they may begin, pause and end as they like.
             threshold: As for `tokenize`, and the default: the same decision in a stream as on the whole clip.
-            frame_rate: Tokens per second, held by a controller that moves the threshold (`RunningRate`): a stream has
+            frame_rate: Tokens per second, held by a controller that moves the threshold (`RateController`): a stream has
                 no end whose tokens could be counted. `encode(frame_rate=..., policy="running")` gives the same.
             policy: "running" with `frame_rate`, or a policy that decides as frames come (`CausalPolicy`).
             max_duration: Most frames per token; None for no cap.
@@ -359,16 +359,16 @@ class FlexiCodec(FlexiCodecRooms):
                 f"policy is {policy!r}, which needs the whole clip; a stream takes threshold=, frame_rate= (held by a "
                 "controller), or a policy that decides as frames come, with initial_state and step"
             )
-        settings = EncoderSettings(rule, cap, count, margins, windows)
-        return StreamingEncoder(self, FlexiCodecWriter(self, settings, info), settings, batch_size)
+        settings = EncoderOptions(rule, cap, count, margins, windows)
+        return StreamingEncoder(self, FlexiCodecStreamingTokenizer(self, settings, info), settings, batch_size)
 
-    def stream_stages(self, settings: StreamSettings) -> list[Stage]:
+    def stream_stages(self, settings: DecoderOptions) -> list[Stage]:
         """See `Codec.stream_stages`."""
-        return streaming.stages(self, settings)
+        return streaming_decode.stages(self, settings)
 
     def stream_inputs(self, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:
         """See `Codec.stream_inputs`."""
-        return streaming.inputs(self, tokens)
+        return streaming_decode.inputs(self, tokens)
 
     def is_windowed(self, num_codebooks: int | None = None) -> bool:
         """Tell whether tokens see a limited part of a clip, so that pieces and streams can give what the whole gives.
@@ -380,7 +380,7 @@ class FlexiCodec(FlexiCodecRooms):
 
     def _cap(self, max_duration: Any) -> int | None:
         """Settle the most frames a token may hold."""
-        return check_max_duration(self.max_duration if max_duration is MODEL_DEFAULT else max_duration)
+        return check_max_duration(self.max_duration if max_duration is UNSET else max_duration)
 
     def _choose(
         self, threshold: Any, frame_rate: Any, durations: Any, policy: str | MergingPolicy | None, cap: int | None

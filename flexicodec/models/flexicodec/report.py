@@ -7,23 +7,22 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from flexicodec.margins import Margins
+from flexicodec.code_margins import Margins
 from flexicodec.merging import MergingPolicy, boundary_margins
-from flexicodec.models.flexicodec.listening import SemanticStage
-from flexicodec.models.flexicodec.quantizing import QuantizeStage
-from flexicodec.models.flexicodec.rooms import Features, FlexiCodecRooms
-from flexicodec.models.windows import Windows
+from flexicodec.models.flexicodec.network import Features, FlexiCodecNetwork
+from flexicodec.models.flexicodec.streaming_encode import StreamedQuantizers, StreamedSemanticEncoder
+from flexicodec.models.streaming.state import Windows
 from flexicodec.quantize import Quantized
 
 
-def is_windowed(codec: FlexiCodecRooms, num_codebooks: int) -> bool:
+def is_windowed(codec: FlexiCodecNetwork, num_codebooks: int) -> bool:
     """Tell whether all attention on the way to tokens has windows of its own."""
-    listening = SemanticStage(codec, None)
-    tokens = QuantizeStage(codec, num_codebooks, False, Windows().steps(codec.base_frame_rate))
+    listening = StreamedSemanticEncoder(codec, None)
+    tokens = StreamedQuantizers(codec, num_codebooks, False, Windows().steps(codec.base_frame_rate))
     return listening.exact and tokens.exact
 
 
-def making(codec: FlexiCodecRooms, features: Features, in_pieces: list[bool], num_codebooks: int) -> dict[str, Any]:
+def making(codec: FlexiCodecNetwork, features: Features, in_pieces: list[bool], num_codebooks: int) -> dict[str, Any]:
     """Note for `Tokens.info` what was not the usual way: windows where they made a difference, and the precision.
 
     Args:

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flexicodec.blocks.states import known
+from flexicodec.nn.streaming import register_state
 
 
-@known
+@register_state
 @dataclass(frozen=True)
-class ResizeState:
+class FrameResamplerState:
     """Where resizing stands in a stream.
 
     Attributes:
@@ -24,7 +24,7 @@ class ResizeState:
     kept: Float[Tensor, "batch dim kept"] | None = None
 
 
-class ResizeStage:
+class FrameResampler:
     """What `resize` does to a whole clip, done to the next steps of a stream.
 
     # inputs    0     1     2     3     4        ratio 4/3: outputs at 1/6, 9/6, 17/6, then the same again 4 steps on
@@ -43,27 +43,27 @@ class ResizeStage:
         self.first = 0 if self.average else ratio.numerator - ratio.denominator
         self.span = self.advance if self.average else self.unit + 1  # until all that an output sees is there
 
-    def needs(self, outputs: int) -> int:
+    def inputs_needed(self, outputs: int) -> int:
         """Count the inputs that have to be there before so many outputs are out."""
         return -(-(self.first + (outputs - 1) * self.advance + self.span) // self.unit)
 
-    def initial_state(self) -> ResizeState:
+    def initial_state(self) -> FrameResamplerState:
         """Stand before the first input."""
-        return ResizeState(self.first)
+        return FrameResamplerState(self.first)
 
-    def step(self, x: Tensor, state: ResizeState, wanted: int | None) -> tuple[Tensor, ResizeState]:
+    def step(self, x: Tensor, state: FrameResamplerState, wanted: int | None) -> tuple[Tensor, FrameResamplerState]:
         """Take the next inputs, any number; `wanted` outputs follow where these are the last, else those ready."""
         kept = x if state.kept is None else torch.cat([state.kept, x], dim=-1)
         available, place = kept.shape[-1], state.place
         ready = max(0, (available * self.unit - place - self.span) // self.advance + 1) if wanted is None else wanted
         if not ready:
-            return x[..., :0], ResizeState(place, kept)
+            return x[..., :0], FrameResamplerState(place, kept)
         places = place + self.advance * torch.arange(ready, device=x.device)
         pick = self._average if self.average else self._interpolate
         y = pick(kept, places)
         place += self.advance * ready
         done = min(max(0, place // self.unit), available - 1)
-        return y, ResizeState(place - done * self.unit, kept[..., done:].clone())
+        return y, FrameResamplerState(place - done * self.unit, kept[..., done:].clone())
 
     def _average(self, kept: Tensor, places: Tensor) -> Tensor:
         index = places[:, None] // self.unit + torch.arange(self.ratio.numerator, device=kept.device)

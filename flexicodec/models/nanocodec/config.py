@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Literal
 
-from flexicodec.blocks.conv import PaddingMode
+from flexicodec.nn.conv import PaddingMode
 from flexicodec.quantize import GroupedFSQConfig
 
 Activation = Literal["lrelu", "snake", "half_snake"]

@@ -11,17 +11,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexicodec.audio import Channels, as_batch, fit_lengths
-from flexicodec.blocks.stages import ConvStage, Stage
 from flexicodec.config import non_defaults, to_dict
-from flexicodec.models.codec import MODEL_DEFAULT, Codec, check_samples, exactly
+from flexicodec.models.codec import UNSET, Codec, check_samples, inference_call
 from flexicodec.models.nanocodec.config import PUBLISHED, NanoCodecConfig, names_at, whereabouts
-from flexicodec.models.nanocodec.decoder import HiFiGANDecoder
-from flexicodec.models.nanocodec.encoder import HiFiGANEncoder
-from flexicodec.models.nanocodec.writing import NanoCodecWriter, fixed_rate_margins
-from flexicodec.models.precision import Precision, check_precision, working_in
-from flexicodec.models.streaming import StreamSettings
-from flexicodec.models.streaming_encoder import EncoderSettings, StreamingEncoder
-from flexicodec.models.windows import Windows
+from flexicodec.models.nanocodec.hifigan import HiFiGANDecoder, HiFiGANEncoder
+from flexicodec.models.nanocodec.streaming import NanoCodecStreamingTokenizer, fixed_rate_margins
+from flexicodec.models.precision import Precision, autocast, check_precision
+from flexicodec.models.streaming.decoder import DecoderOptions
+from flexicodec.models.streaming.encoder import EncoderOptions, StreamingEncoder
+from flexicodec.models.streaming.state import Windows
+from flexicodec.nn.stages import ConvStage, Stage
 from flexicodec.tokens import TokenFormat, Tokens
 
 
@@ -107,7 +106,7 @@ class NanoCodec(Codec):
         longest = max(int(filled.max()), self.encoder.min_frames) * self.frame_size
         padded = torch.nn.functional.pad(audio, (0, max(0, longest - audio.shape[1])))[:, None, :longest]
         encode = self.encoder if torch.is_grad_enabled() else self.encoder.chunked
-        return encode(padded, filled * self.frame_size, own_ends=not compatible)[..., : int(frames.max())]
+        return encode(padded, filled * self.frame_size, pad_at_item_ends=not compatible)[..., : int(frames.max())]
 
     def sound(
         self, latents: Float[Tensor, "batch dim frames"], frame_lengths: Int[Tensor, " batch"], compatible: bool = False
@@ -123,11 +122,11 @@ class NanoCodec(Codec):
         filled = frame_lengths if compatible else frame_lengths.clamp(min=self.decoder.min_frames)
         padded = torch.nn.functional.pad(latents, (0, max(0, self.decoder.min_frames - frames)))
         decode = self.decoder if torch.is_grad_enabled() else self.decoder.chunked
-        return decode(padded, filled, own_ends=not compatible)[:, 0, : frames * self.frame_size]
+        return decode(padded, filled, pad_at_item_ends=not compatible)[:, 0, : frames * self.frame_size]
 
     # ---------------------------------------------------------------------------------------------------------- public
 
-    @exactly
+    @inference_call
     def encode(  # type: ignore[override]
         self,
         audio: Any,
@@ -137,7 +136,7 @@ class NanoCodec(Codec):
         frame_rate: Any = None,
         durations: Any = None,
         policy: Any = None,
-        max_duration: int | None = MODEL_DEFAULT,
+        max_duration: int | None = UNSET,
         num_codebooks: int | None = None,
         sample_rate: int | None = None,
         channels: Channels | None = None,
@@ -182,7 +181,7 @@ class NanoCodec(Codec):
             device=self.device,
         )
         frames = -(-audio_lengths // self.frame_size)
-        with working_in(precision, self.device):
+        with autocast(precision, self.device):
             latents = self.hear(batch, audio_lengths, compatible).float()
         coded = self.quantizer(latents, frames, margins=margins)
         codes = coded.codes
@@ -199,7 +198,7 @@ class NanoCodec(Codec):
             margins=None if coded.margins is None else fixed_rate_margins(coded.margins),
         )
 
-    @exactly
+    @inference_call
     def decode(
         self,
         tokens: Tokens,
@@ -226,12 +225,12 @@ class NanoCodec(Codec):
         check_precision(precision)
         latents = self.embed(tokens)
         tokens = tokens.to(self.device)
-        with working_in(precision, self.device):
+        with autocast(precision, self.device):
             audio = self.sound(latents, tokens.token_lengths, compatible).float()
         lengths = tokens.token_lengths * self.frame_size
         return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
 
-    @exactly
+    @inference_call
     def embed(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
         """Look up one vector per token, the groups' values one after another: what the decoder hears, zero at padding.
 
@@ -240,7 +239,7 @@ class NanoCodec(Codec):
         """
         self.check_tokens(tokens)
         tokens = tokens.to(self.device)
-        return self.quantizer.lookup(tokens.acoustic, tokens.token_lengths)
+        return self.quantizer.dequantize(tokens.acoustic, tokens.token_lengths)
 
     def streaming_encoder(  # type: ignore[override]
         self,
@@ -249,7 +248,7 @@ class NanoCodec(Codec):
         threshold: float | None = None,
         frame_rate: float | None = None,
         policy: Any = None,
-        max_duration: int | None = MODEL_DEFAULT,
+        max_duration: int | None = UNSET,
         num_codebooks: int | None = None,
         margins: bool = False,
         windows: Windows | None = None,
@@ -271,17 +270,17 @@ class NanoCodec(Codec):
         """
         self._check_choices(threshold, frame_rate, num_codebooks)
         self._check_merging(policy=policy, max_duration=max_duration)
-        settings = EncoderSettings(num_codebooks=self.num_codebooks, margins=margins)
-        writer = NanoCodecWriter(self.encoder, self.quantizer, settings, self.sample_rate)
+        settings = EncoderOptions(num_codebooks=self.num_codebooks, margins=margins)
+        writer = NanoCodecStreamingTokenizer(self.encoder, self.quantizer, settings, self.sample_rate)
         return StreamingEncoder(self, writer, settings, batch_size)
 
-    def stream_stages(self, settings: StreamSettings) -> list[Stage]:
+    def stream_stages(self, settings: DecoderOptions) -> list[Stage]:
         """See `Codec.stream_stages`: convolutions alone, so every stream can be exact."""
         return [ConvStage(self.decoder)]
 
     def stream_inputs(self, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:
         """See `Codec.stream_inputs`."""
-        return self.quantizer.lookup(tokens.acoustic, tokens.token_lengths)
+        return self.quantizer.dequantize(tokens.acoustic, tokens.token_lengths)
 
     def check_tokens(self, tokens: Tokens, *, may_be_empty: bool = False) -> None:
         """See `Codec.check_tokens`.
@@ -308,7 +307,7 @@ class NanoCodec(Codec):
     def _check_merging(self, **choices: Any) -> None:
         """Refuse what says how frames are to share tokens, as none do."""
         for name, value in choices.items():
-            if not (value is None and name != "max_duration" or value is MODEL_DEFAULT or value == 1):
+            if not (value is None and name != "max_duration" or value is UNSET or value == 1):
                 raise ValueError(
                     f"{name} is {value!r}, but this model has a fixed rate of {self.base_frame_rate:g} Hz, one frame a "
                     "token; leave it out"

@@ -12,8 +12,7 @@ import soundfile
 import torch
 from jaxtyping import Float
 
-from flexicodec.audio import resample
-from flexicodec.audiofile import WRITE_BLOCK
+from flexicodec.audio import WRITE_BLOCK, resample
 from flexicodec.corpus.manifest import Utterance, read_manifest
 from flexicodec.corpus.reading import UNREADABLE, read_utterance
 from flexicodec.training.config import AugmentationConfig

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from flexicodec.corpus.manifest import Utterance
 from flexicodec.corpus.reading import UNREADABLE, read_utterance
-from flexicodec.files import replacing
+from flexicodec.io_utils import replacing
 
 MAGIC = b"FXAUDIO1"
 FULL_SCALE = 32768.0

@@ -20,7 +20,7 @@ from typing import Any
 
 from flexicodec.corpus.manifest import Utterance
 from flexicodec.corpus.reading import UNREADABLE, seconds_of
-from flexicodec.files import AUDIO_SUFFIXES
+from flexicodec.io_utils import AUDIO_SUFFIXES
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from flexicodec.corpus.manifest import Utterance, spoken
 from flexicodec.corpus.reading import UNREADABLE, header, read_utterance
-from flexicodec.files import AUDIO_SUFFIXES, replacing
+from flexicodec.io_utils import AUDIO_SUFFIXES, replacing
 from flexicodec.training.data.tar import Member, index_path, walk
 
 

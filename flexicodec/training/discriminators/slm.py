@@ -11,9 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flexicodec.models.flexicodec.ssl import SSLEncoder
-from flexicodec.models.flexicodec.ssl_config import PREPROCESSOR_NAME, SSLConfig
-from flexicodec.models.flexicodec.ssl_weights import ssl_state
+from flexicodec.encoders.ssl import PREPROCESSOR_NAME, SSLConfig, SSLEncoder, ssl_state
 from flexicodec.training.discriminators.shared import Judgement, activations, conv1d
 from flexicodec.training.frozen import FrozenListener
 

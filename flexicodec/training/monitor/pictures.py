@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexicodec.analysis.plots import plot_tokens
-from flexicodec.audiofile import write_audio
+from flexicodec.audio import write_audio
 from flexicodec.tokens import Tokens
 from flexicodec.training.monitor.trackers import JSONL
 

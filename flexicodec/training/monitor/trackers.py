@@ -16,7 +16,7 @@ from accelerate.tracking import GeneralTracker, get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration
 
 from flexicodec.config import to_dict
-from flexicodec.files import replacing
+from flexicodec.io_utils import replacing
 from flexicodec.training.config import TrainingConfig
 
 JSONL = "jsonl"

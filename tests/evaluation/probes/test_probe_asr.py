@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from flexicodec.asr.ctc import forced_path
 from flexicodec.evaluation.probes import ASRProbeConfig, FitConfig, Representation, probe_asr
 from flexicodec.evaluation.probes.asr import ASRProbe, outputs_needed
-from flexicodec.models.recognizer.ctc import forced_path
 
 BOUND = Representation(codebooks=0, continuous=True)
 FIT = FitConfig(epochs=30, batch_seconds=4.0, learning_rate=0.01)

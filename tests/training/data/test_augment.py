@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from flexicodec.audiofile import read_audio
+from flexicodec.audio import read_audio
 from flexicodec.corpus import write_manifest
 from flexicodec.corpus.manifest import Utterance
 from flexicodec.training.config import AugmentationConfig, DataConfig

@@ -1,0 +1,31 @@
+"""A small offline speech recogniser (SAN-M and CTC): its transcripts, its alignments, and its blocks for a codec."""
+
+from flexicodec.asr.checkpoint import encoder_state, is_recognizer
+from flexicodec.asr.config import RecognizerConfig
+from flexicodec.asr.model import Aligned, Recognizer
+from flexicodec.asr.vocabulary import (
+    CharacterConfig,
+    PhoneConfig,
+    SentencePieceConfig,
+    Vocabulary,
+    VocabularyConfig,
+    normalise,
+    open_vocabulary,
+    train_pieces,
+)
+
+__all__ = [
+    "Aligned",
+    "CharacterConfig",
+    "PhoneConfig",
+    "Recognizer",
+    "RecognizerConfig",
+    "SentencePieceConfig",
+    "Vocabulary",
+    "VocabularyConfig",
+    "encoder_state",
+    "is_recognizer",
+    "normalise",
+    "open_vocabulary",
+    "train_pieces",
+]

@@ -1,0 +1,99 @@
+"""A recogniser on disk: `config.json`, `model.safetensors`, the vocabulary's file; whole, or its first blocks alone."""
+
+import json
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import flexicodec
+from flexicodec.asr.config import RecognizerConfig
+from flexicodec.asr.vocabulary import Vocabulary
+from flexicodec.config import from_dict, to_dict
+from flexicodec.encoders.sanm import SanmConfig
+from flexicodec.io_utils import replacing
+from flexicodec.models.codec import CONFIG_NAME, WEIGHTS_NAME
+
+MODEL_TYPE = "recognizer"
+HABITS = ("num_layers", "window")  # fields of SanmConfig that weights do not depend on
+
+
+def is_recognizer(folder: str | Path) -> bool:
+    """Tell whether a folder holds a recogniser."""
+    try:
+        held = json.loads((Path(folder) / CONFIG_NAME).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and held.get("model_type") == MODEL_TYPE
+
+
+def encoder_state(folder: str | Path, config: SanmConfig) -> dict[str, Tensor]:
+    """Take an encoder of the first `config.num_layers` blocks out of a recogniser's folder.
+
+    Where that leaves blocks out, the last one kept has no norm of its own in the file; it gets a plain one, without
+    gain or shift.
+
+    Returns:
+        Weights by the names of `SanmEncoder`.
+
+    Raises:
+        ValueError: The folder holds no recogniser, or its encoder is not like `config` or has fewer blocks.
+    """
+    held, state = read_folder(folder)
+    names = [field.name for field in fields(SanmConfig) if field.name not in HABITS]
+    unlike = {name: (getattr(held.encoder, name), getattr(config, name)) for name in names}
+    if faults := [f"{name} is {theirs}, not {ours}" for name, (theirs, ours) in unlike.items() if theirs != ours]:
+        raise ValueError(f"the encoder in {folder} is another than the one asked for: {'; '.join(faults)}")
+    if held.encoder.num_layers < config.num_layers:
+        raise ValueError(f"the encoder in {folder} has {held.encoder.num_layers} blocks, asked for {config.num_layers}")
+    kept = {}
+    for name, tensor in state.items():
+        block = re.match(r"encoder\.encoder\.layers\.(\d+)\.", name)
+        if name.startswith("encoder.") and (block is None or int(block[1]) < config.num_layers):
+            kept[name.removeprefix("encoder.")] = tensor
+    norm = f"encoder.layers.{config.num_layers - 1}.final_layernorm."
+    kept.setdefault(norm + "weight", torch.ones(config.dim))
+    kept.setdefault(norm + "bias", torch.zeros(config.dim))
+    return kept
+
+
+def write_folder(
+    folder: str | Path,
+    config: RecognizerConfig,
+    vocabulary: Vocabulary,
+    state: dict[str, Tensor],
+    dtype: torch.dtype | None,
+) -> Path:
+    """Write a recogniser; `config.json` comes last, so that a folder which has one is whole."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = replace(config, vocabulary=vocabulary.save(folder))
+    held = {"model_type": MODEL_TYPE, "flexicodec_lab_version": flexicodec.__version__, "config": to_dict(config)}
+    stored = {}
+    for name, tensor in state.items():
+        tensor = tensor.detach().cpu().contiguous()
+        stored[name] = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor.clone()
+    with replacing(folder / CONFIG_NAME) as settings, replacing(folder / WEIGHTS_NAME) as weights:
+        save_file(stored, weights, metadata={"format": "pt"})
+        settings.write_text(json.dumps(held, indent=2) + "\n")
+        weights.chmod(settings.stat().st_mode)  # safetensors makes its files readable by the owner alone
+    return folder
+
+
+def read_folder(folder: str | Path) -> tuple[RecognizerConfig, dict[str, Tensor]]:
+    """Read a recogniser's config and its weights, in float32.
+
+    Raises:
+        ValueError: The folder holds no recogniser, or half of one.
+    """
+    folder = Path(folder)
+    if not is_recognizer(folder):
+        raise ValueError(f"{folder} holds no recogniser: expected {CONFIG_NAME} with model_type {MODEL_TYPE!r}")
+    if not (folder / WEIGHTS_NAME).is_file():
+        raise ValueError(f"{folder} has a {CONFIG_NAME} but no {WEIGHTS_NAME}; was the copy interrupted?")
+    config = from_dict(RecognizerConfig, json.loads((folder / CONFIG_NAME).read_text()).get("config", {}))
+    state = load_file(folder / WEIGHTS_NAME)
+    return config, {name: value.float() if value.is_floating_point() else value for name, value in state.items()}

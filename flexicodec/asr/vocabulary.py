@@ -1,0 +1,254 @@
+"""What a recogniser writes with: characters, SentencePiece pieces or phones, and how texts become codes.
+
+Code 0 is CTC's blank in all of them. Texts are normalised first, so that case and punctuation do not matter.
+"""
+
+import re
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from flexicodec.io_utils import replacing
+
+PIECES_NAME = "sentencepiece.model"
+LEXICON_NAME = "lexicon.tsv"
+
+
+@dataclass(frozen=True)
+class CharacterConfig:
+    """One symbol a character.
+
+    Attributes:
+        alphabet: The characters, in the order of their codes. Lower case; the space parts words.
+        kind: Tells the vocabularies apart.
+    """
+
+    alphabet: str = " 'abcdefghijklmnopqrstuvwxyz"
+    kind: Literal["character"] = "character"
+
+    def __post_init__(self) -> None:
+        if twice := sorted({c for c in self.alphabet if self.alphabet.count(c) > 1}):
+            raise ValueError(f"alphabet has {twice} more than once")
+        if never := [c for c in self.alphabet if c != " " and normalise(c) != c]:
+            raise ValueError(f"alphabet has {never}, but texts are lowered and lose their punctuation first")
+
+
+@dataclass(frozen=True)
+class SentencePieceConfig:
+    """Pieces of words, found by SentencePiece's unigram model (arXiv 1808.06226).
+
+    Attributes:
+        size: Symbols to aim at, the blank included; a small corpus may give fewer.
+        model: The SentencePiece model; None lets training make one from its texts.
+        kind: Tells the vocabularies apart.
+    """
+
+    size: int = 256
+    model: str | None = None
+    kind: Literal["sentencepiece"] = "sentencepiece"
+
+
+@dataclass(frozen=True)
+class PhoneConfig:
+    """Phones, looked up word by word.
+
+    Attributes:
+        lexicon: Text file with a word and its phones per line, parted by white space (CMUdict's own layout will do);
+            the first of several pronunciations counts, and the phones that occur are the symbols.
+        kind: Tells the vocabularies apart.
+    """
+
+    lexicon: str
+    kind: Literal["phone"] = "phone"
+
+
+VocabularyConfig: TypeAlias = CharacterConfig | SentencePieceConfig | PhoneConfig
+
+
+def normalise(text: str) -> str:
+    """Lower a text's case and turn all that is no letter, digit or apostrophe into single spaces.
+
+    >>> normalise("“Don’t!” — well-known")
+    "don't well known"
+    """
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.replace("’", "'")).lower())
+    kept = (c if unicodedata.category(c)[0] in "LMN" or c == "'" else " " for c in text)
+    return " ".join("".join(kept).split())
+
+
+class Vocabulary(ABC):
+    """Symbols by their codes, and the way from texts to codes and back.
+
+    Attributes:
+        symbols: All symbols; the first stands for the blank and is empty.
+    """
+
+    symbols: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int] | None:
+        """Spell a text after `normalise`, or give None where symbols or words for it are lacking."""
+
+    @abstractmethod
+    def decode(self, codes: Sequence[int]) -> str:
+        """Write codes (no blanks) as text; phones with spaces between them."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> VocabularyConfig:
+        """Write what `open_vocabulary` needs to a folder and return the config, whose file names are relative to it."""
+
+    def reference(self, text: str) -> str | None:
+        """Write a text as a faultless transcript would have it, or None where it cannot be spelt."""
+        codes = self.encode(text)
+        return None if codes is None else self.decode(codes)
+
+
+class _Characters(Vocabulary):
+    def __init__(self, config: CharacterConfig):
+        self.config = config
+        self.symbols = ("", *config.alphabet)
+        self._codes = {symbol: code for code, symbol in enumerate(self.symbols)}
+
+    def encode(self, text: str) -> list[int] | None:
+        text = normalise(text)
+        return [self._codes[c] for c in text] if set(text) <= self._codes.keys() else None
+
+    def decode(self, codes: Sequence[int]) -> str:
+        return " ".join("".join(self.symbols[code] for code in codes).split())
+
+    def save(self, folder: Path) -> CharacterConfig:
+        return self.config
+
+
+class _Pieces(Vocabulary):
+    """SentencePiece with the blank in the place of its `<unk>`, piece 0."""
+
+    def __init__(self, config: SentencePieceConfig, model: bytes):
+        self.config, self.model = config, model
+        self._processor: Any = _sentencepiece().SentencePieceProcessor()
+        self._processor.LoadFromSerializedProto(model)
+        if self._processor.unk_id() != 0 or self._processor.bos_id() != -1 or self._processor.eos_id() != -1:
+            raise ValueError(
+                "the SentencePiece model has <unk> elsewhere than at 0, or marks of a sentence's start and end; "
+                "make one with unk_id=0, bos_id=-1, eos_id=-1"
+            )
+        self.symbols = ("", *(self._processor.IdToPiece(code) for code in range(1, self._processor.GetPieceSize())))
+
+    def encode(self, text: str) -> list[int] | None:
+        codes = self._processor.EncodeAsIds(normalise(text))
+        return None if 0 in codes else codes
+
+    def decode(self, codes: Sequence[int]) -> str:
+        return self._processor.DecodeIds(list(codes)) if len(codes) else ""
+
+    def save(self, folder: Path) -> SentencePieceConfig:
+        with replacing(folder / PIECES_NAME) as part:
+            part.write_bytes(self.model)
+        return SentencePieceConfig(size=len(self), model=PIECES_NAME)
+
+
+class _Phones(Vocabulary):
+    def __init__(self, lexicon: dict[str, tuple[str, ...]]):
+        self.lexicon = lexicon
+        self.symbols = ("", *sorted({phone for phones in lexicon.values() for phone in phones}))
+        self._codes = {symbol: code for code, symbol in enumerate(self.symbols)}
+
+    def encode(self, text: str) -> list[int] | None:
+        words = normalise(text).split()
+        if not all(word in self.lexicon for word in words):
+            return None
+        return [self._codes[phone] for word in words for phone in self.lexicon[word]]
+
+    def decode(self, codes: Sequence[int]) -> str:
+        return " ".join(self.symbols[code] for code in codes)
+
+    def save(self, folder: Path) -> PhoneConfig:
+        lines = (f"{word}\t{' '.join(phones)}\n" for word, phones in self.lexicon.items())
+        with replacing(folder / LEXICON_NAME) as part:
+            part.write_text("".join(lines), encoding="utf-8")
+        return PhoneConfig(LEXICON_NAME)
+
+
+def open_vocabulary(config: VocabularyConfig, folder: str | Path = ".") -> Vocabulary:
+    """Make the vocabulary of a config whose file names are relative to a folder.
+
+    Raises:
+        ValueError: A file is missing or not what it should be.
+    """
+    if isinstance(config, CharacterConfig):
+        return _Characters(config)
+    name = config.model if isinstance(config, SentencePieceConfig) else config.lexicon
+    if name is None:
+        raise ValueError("there is no SentencePiece model yet: train-asr makes one, or name a file in `model`")
+    path = Path(folder) / name
+    if not path.is_file():
+        raise ValueError(f"the vocabulary's file {path} is missing")
+    if isinstance(config, SentencePieceConfig):
+        return _Pieces(config, path.read_bytes())
+    return _Phones(read_lexicon(path))
+
+
+def read_lexicon(path: str | Path) -> dict[str, tuple[str, ...]]:
+    """Read words and phones; comments start with `;;;`, and `word(2)` is another pronunciation, which is left out.
+
+    Raises:
+        ValueError: A line has a word and no phones, or there is no line.
+    """
+    lexicon: dict[str, tuple[str, ...]] = {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        word, *phones = line.split() or [";;;"]
+        if word.startswith(";;;"):
+            continue
+        if not phones:
+            raise ValueError(f"{path}:{number}: expected a word and its phones, got {line!r}")
+        lexicon.setdefault(normalise(re.sub(r"\(\d+\)$", "", word)), tuple(phones))
+    if not lexicon:
+        raise ValueError(f"{path} lists no words")
+    return lexicon
+
+
+def train_pieces(texts: Iterable[str], size: int) -> bytes:
+    """Let SentencePiece find at most `size` pieces, the blank included; the same texts give the same model.
+
+    Raises:
+        ValueError: There is no text, or it has more different characters than pieces were asked for.
+    """
+    lines = [line for line in map(normalise, texts) if line]
+    characters = len(set("".join(lines)) | {" "})
+    if not lines or characters + 1 > size:
+        raise ValueError(
+            f"{len(lines)} texts of {characters} different characters cannot be cut into {size} pieces; "
+            "is the manifest without text, or size too small?"
+        )
+    model = BytesIO()
+    _sentencepiece().SentencePieceTrainer.Train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        vocab_size=size,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        max_sentence_length=1 << 16,
+        unk_id=0,
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def _sentencepiece() -> Any:
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise ImportError("SentencePiece pieces need sentencepiece: pip install flexicodec-lab[train]") from error
+    return sentencepiece

@@ -1,0 +1,179 @@
+"""Ears for speech encoders: Kaldi log-mel filterbanks, low-frame-rate stacking and mean/variance normalisation.
+
+Batched and in plain torch, so that it runs wherever the model runs; each item sees only its own samples.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+ENERGY_FLOOR = 1.1920928955078125e-07  # float32 epsilon, Kaldi's floor under the logarithm
+FRAMES_PER_BLOCK = 4096  # bounds the memory of the framed signal on long audio
+FRAMES_PER_BATCH = 2**17  # and in large batches, all items together
+DITHER_PERIOD = 1024  # frames after which the dither repeats
+
+
+@dataclass(frozen=True)
+class FrontEndConfig:
+    """How features are taken from audio; the defaults are SenseVoice-Small's.
+
+    Attributes:
+        num_mels: Mel bands between 20 Hz and the Nyquist frequency.
+        stack: Fbank frames stacked into one feature vector (FunASR's `lfr_m`).
+        stride: Fbank frames between two stacked vectors (FunASR's `lfr_n`); 6 means 60 ms.
+        dither: Amplitude, in 16-bit steps, of the noise added to every 25 ms frame. SenseVoice was trained with
+            1.0, and digital silence without it lies far outside what the encoder has seen. The noise is a fixed
+            function of the frame index, so the same audio always gives the same features.
+    """
+
+    num_mels: int = 80
+    stack: int = 7
+    stride: int = 6
+    dither: float = 1.0
+
+    @property
+    def dim(self) -> int:
+        """Size of one stacked feature vector."""
+        return self.num_mels * self.stack
+
+
+class KaldiFbank(nn.Module):
+    """Turn 16 kHz audio into the features SenseVoice reads (specs: Kaldi fbank, LFR 7/6, CMVN).
+
+    Args:
+        config: What to extract.
+        cmvn: Optional [2, dim]: row 0 is added, row 1 then multiplies (FunASR's `am.mvn`).
+    """
+
+    sample_rate = 16_000
+    frame_length = 400  # samples, 25 ms
+    frame_shift = 160  # samples, 10 ms
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, config: FrontEndConfig | None = None, cmvn: Float[Tensor, "2 dim"] | None = None):
+        super().__init__()
+        self.config = config or FrontEndConfig()
+        dim = self.config.dim
+        if cmvn is None:
+            cmvn = torch.stack([torch.zeros(dim), torch.ones(dim)])
+        if cmvn.shape != (2, dim):
+            raise ValueError(
+                f"cmvn has shape {tuple(cmvn.shape)}, expected (2, {dim}): shifts and scales of stacked features"
+            )
+        self.register_buffer("shift", cmvn[0].float().clone())
+        self.register_buffer("scale", cmvn[1].float().clone())
+
+    def num_fbank_frames(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Count the whole 25 ms windows in each item (no padding at the ends)."""
+        return torch.clamp((audio_lengths - self.frame_length) // self.frame_shift + 1, min=0)
+
+    def num_frames(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Count the stacked feature frames of each item."""
+        return -(-self.num_fbank_frames(audio_lengths) // self.config.stride)
+
+    def forward(
+        self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"] | None = None
+    ) -> tuple[Float[Tensor, "batch frames dim"], Int[Tensor, " batch"]]:
+        """Extract normalised features.
+
+        Args:
+            audio: Samples in [-1, 1] at 16 kHz, at least 400 of them.
+            lengths: Valid samples of each item, at least 400; None means all.
+
+        Returns:
+            Features, zero past each item's end, and the number of valid feature frames of each item.
+        """
+        if lengths is None:
+            lengths = torch.full((audio.shape[0],), audio.shape[1], device=audio.device)
+        fbank_lengths = self.num_fbank_frames(lengths)
+        assert int(fbank_lengths.min()) > 0, "the caller pads clips to at least one 25 ms window"
+        stacked = stack_frames(self.fbank(audio), fbank_lengths, self.config.stack, self.config.stride)
+        features = (stacked + self.shift) * self.scale
+        frame_lengths = self.num_frames(lengths)
+        valid = torch.arange(features.shape[1], device=audio.device) < frame_lengths[:, None]
+        return features.masked_fill(~valid[..., None], 0.0), frame_lengths
+
+    def fbank(
+        self, audio: Float[Tensor, "batch samples"], first: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch fbank_frames mels"]:
+        """Compute Kaldi log-mel energies: 25 ms Hamming windows every 10 ms of audio scaled to 16 bits.
+
+        Args:
+            audio: Samples in [-1, 1] at 16 kHz.
+            first: Which frame of its clip each item begins with, for the dither; None: the first.
+        """
+        device = audio.device
+        frames = audio.float().unfold(1, self.frame_length, self.frame_shift)
+        window = _on(device, _hamming_window, self.frame_length)
+        filters = _on(device, _mel_filters, self.config.num_mels, self.sample_rate)
+        blocks = []
+        size = min(FRAMES_PER_BLOCK, max(64, FRAMES_PER_BATCH // len(frames)))
+        for start in range(0, frames.shape[1], size):
+            block = frames[:, start : start + size] * 32768.0
+            if self.config.dither:
+                index = torch.arange(start, start + block.shape[1], device=device)
+                index = index if first is None else index + first.to(device)[:, None]
+                noise = _on(device, _dither_noise, self.frame_length)[index % DITHER_PERIOD]
+                block = block + self.config.dither * noise
+            block = block - block.mean(dim=-1, keepdim=True)
+            previous = torch.cat([block[..., :1], block[..., :-1]], dim=-1)
+            spectrum = torch.fft.rfft((block - 0.97 * previous) * window, n=512)
+            power = spectrum.real.square() + spectrum.imag.square()
+            with torch.autocast(device.type, enabled=False):  # energies span more than half precision holds
+                energies = power[..., :256] @ filters
+            blocks.append(torch.log(torch.clamp(energies, min=ENERGY_FLOOR)))
+        return torch.cat(blocks, dim=1)
+
+
+def stack_frames(
+    fbank: Float[Tensor, "batch fbank_frames mels"], lengths: Int[Tensor, " batch"], stack: int, stride: int
+) -> Float[Tensor, "batch frames dim"]:
+    """Stack neighbouring frames at a lower rate (FunASR's LFR).
+
+    Output frame i holds frames stride*i - stack//2 ... of the item; before its first and after its last frame these
+    are repeated. Frames past an item's end hold copies of its last frame.
+    """
+    num_frames = -(-int(lengths.max()) // stride)
+    offsets = torch.arange(stack, device=fbank.device) - (stack - 1) // 2
+    source = (torch.arange(num_frames, device=fbank.device) * stride)[:, None] + offsets
+    source = torch.minimum(source.clamp(min=0), (lengths - 1)[:, None, None])
+    batch = torch.arange(fbank.shape[0], device=fbank.device)[:, None, None]
+    return fbank[batch, source].flatten(2)
+
+
+@lru_cache(maxsize=32)
+def _on(device: torch.device, make: Callable[..., np.ndarray], *numbers: int) -> Tensor:
+    """Make a constant once for each device it is used on."""
+    with torch.inference_mode(False):
+        return torch.from_numpy(make(*numbers)).to(device)
+
+
+def _hamming_window(length: int) -> np.ndarray:
+    return (0.54 - 0.46 * np.cos(2 * math.pi * np.arange(length) / (length - 1))).astype(np.float32)
+
+
+def _mel_filters(num_mels: int, sample_rate: int, low: float = 20.0) -> np.ndarray:
+    """Kaldi's triangular filters, linear in mel, on the 256 bins below the Nyquist frequency. [256, num_mels]."""
+
+    def mel(hertz: float | np.ndarray) -> np.ndarray:
+        return 1127.0 * np.log1p(np.asarray(hertz, dtype=np.float64) / 700.0)
+
+    edges = np.linspace(mel(low), mel(sample_rate / 2), num_mels + 2)
+    bins = mel(np.arange(256) * sample_rate / 512)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+
+
+def _dither_noise(frame_length: int) -> np.ndarray:
+    """One period of the fixed dither, [DITHER_PERIOD, frame_length], standard normal."""
+    noise = np.random.Generator(np.random.Philox(20250930)).standard_normal((DITHER_PERIOD, frame_length))
+    return noise.astype(np.float32)

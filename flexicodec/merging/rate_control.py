@@ -1,0 +1,174 @@
+"""Decisions as frames come, and a rate held so: the threshold follows how many tokens there were of late.
+
+A stream cannot rank the similarities of a clip that has not ended. A controller looks at its own output instead: more
+tokens than asked for lower the threshold, fewer raise it.
+"""
+
+from dataclasses import dataclass, replace
+from math import exp
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from flexicodec.merging.durations import check_max_duration, durations_from_starts
+from flexicodec.merging.policies import FloatOrPerItem, MergingPolicy, Seconds, as_floats, broadcast_per_item
+from flexicodec.nn.streaming import register_state
+
+
+class CausalPolicy(MergingPolicy, Protocol):
+    """A policy that decides as frames come: whole clips and streams in any pieces get the same durations."""
+
+    def initial_state(self) -> Any:
+        """Stand behind the first frame of a clip; see `blocks.states` for what a state may be."""
+        ...
+
+    def step(
+        self, similarities: Float[Tensor, " pairs"], state: Any, max_duration: int | None
+    ) -> tuple[Bool[Tensor, " pairs"], Float[Tensor, " pairs"], Any]:
+        """Decide on the next frames of one clip.
+
+        Args:
+            similarities: of each frame with the one before it.
+            state: from `initial_state` or the step before.
+            max_duration: most frames per token; None for no cap.
+
+        Returns:
+            Whether each frame starts a token, how far that was from being otherwise (see `boundary_margins`), and the
+            state for the next step.
+        """
+        ...
+
+
+@register_state
+@dataclass(frozen=True)
+class RateControllerState:
+    """Where a controller stands.
+
+    Attributes:
+        run: Frames of the token that is open.
+        rate: Tokens per second of late, Hz.
+        centre: The threshold, but for what the present error adds.
+    """
+
+    run: int
+    rate: float
+    centre: float
+
+
+@register_state
+@dataclass(frozen=True)
+class RateController:
+    """Merge above a threshold that a proportional-integral controller moves towards a rate.
+
+    At every frame the rate of late is a mean over the frames before, each weighed by exp(-age / memory), and
+
+        error = frame_rate - rate        threshold = centre + proportional * error        centre += integral * error
+
+    both held within `lowest` and `highest`. Over minutes the rate is met wherever these bounds allow; over seconds it
+    follows speech, as with a fixed threshold. Numbers are Python's, so that chunks change nothing.
+
+    Attributes:
+        frame_rate: Tokens per second, one for all items or one for each.
+        threshold: To begin with.
+        base_frame_rate: Frames per second of the grid.
+        memory_seconds: Of the mean.
+        proportional: Of the threshold, per Hz of error.
+        integral: Of the threshold, per Hz of error and second.
+        lowest: Of the threshold.
+        highest: Of the threshold; frames that are more alike are always merged.
+    """
+
+    frame_rate: FloatOrPerItem
+    threshold: float = 0.9
+    base_frame_rate: float = 12.5
+    memory_seconds: float = 3.0
+    proportional: float = 0.02
+    integral: float = 0.01
+    lowest: float = -1.0
+    highest: float = 0.999
+
+    def __post_init__(self) -> None:
+        settled = as_floats(self.frame_rate, "frame_rate")
+        for rate in settled if isinstance(settled, tuple) else (settled,):
+            if not 0 < rate <= self.base_frame_rate * (1 + 1e-9):
+                raise ValueError(
+                    f"frame_rate is {rate:g} Hz, but a grid of {self.base_frame_rate:g} Hz allows rates above 0 and up "
+                    "to that"
+                )
+        object.__setattr__(self, "frame_rate", settled)
+        if not -1 <= self.lowest <= self.threshold <= self.highest <= 1:
+            raise ValueError(
+                f"lowest, threshold and highest are {self.lowest:g}, {self.threshold:g} and {self.highest:g}; expected "
+                "them in this order within [-1, 1]"
+            )
+        for name in ("memory_seconds", "proportional", "integral"):
+            if not getattr(self, name) >= 0 or (name == "memory_seconds" and not self.memory_seconds):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a positive number")
+
+    def __call__(
+        self,
+        similarities: Float[Tensor, "batch pairs"],
+        lengths: Int[Tensor, " batch"],
+        *,
+        seconds: Seconds | None = None,
+        features: Float[Tensor, "batch dim frames"] | None = None,
+        max_duration: int | None = None,
+    ) -> Int[Tensor, "batch tokens"]:
+        """See `MergingPolicy`."""
+        starts = torch.ones(len(similarities), similarities.shape[1] + 1, dtype=torch.bool, device=similarities.device)
+        for i, policy in enumerate(self._each(len(similarities))):
+            starts[i, 1:] = policy.step(similarities[i], policy.initial_state(), check_max_duration(max_duration))[0]
+        return durations_from_starts(starts, lengths)
+
+    def margins(
+        self,
+        similarities: Float[Tensor, "batch pairs"],
+        lengths: Int[Tensor, " batch"],
+        *,
+        seconds: Seconds | None = None,
+        max_duration: int | None = None,
+    ) -> Float[Tensor, "batch pairs"]:
+        """See `boundary_margins`: the distance from the threshold of the moment."""
+        each = self._each(len(similarities))
+        rows = [p.step(s, p.initial_state(), max_duration)[1] for p, s in zip(each, similarities, strict=True)]
+        return torch.stack(rows)
+
+    def initial_state(self) -> RateControllerState:
+        """See `CausalPolicy`: one frame, and a rate as it should be."""
+        return RateControllerState(1, self._rate(), self.threshold)
+
+    def step(
+        self, similarities: Float[Tensor, " pairs"], state: RateControllerState, max_duration: int | None
+    ) -> tuple[Bool[Tensor, " pairs"], Float[Tensor, " pairs"], RateControllerState]:
+        """See `CausalPolicy`."""
+        wanted, frame = self._rate(), 1 / self.base_frame_rate
+        share = 1 - exp(-frame / self.memory_seconds)
+        starts, margins, run, rate, centre = [], [], state.run, state.rate, state.centre
+        for similarity in similarities.detach().tolist():
+            error = wanted - rate
+            threshold = self._hold(centre + self.proportional * error)
+            start = not similarity > threshold or run == max_duration
+            starts.append(start)
+            margins.append(abs(similarity - threshold))
+            run = 1 if start else run + 1
+            rate += share * (start * self.base_frame_rate - rate)
+            centre = self._hold(centre + self.integral * error * frame)
+        device = similarities.device
+        return (
+            torch.tensor(starts, dtype=torch.bool, device=device),
+            torch.tensor(margins, dtype=similarities.dtype, device=device),
+            replace(state, run=run, rate=rate, centre=centre),
+        )
+
+    def _hold(self, threshold: float) -> float:
+        return min(max(threshold, self.lowest), self.highest)
+
+    def _rate(self) -> float:
+        """Return the one rate that a single clip has."""
+        return broadcast_per_item(self.frame_rate, "frame_rate", 1)[0]
+
+    def _each(self, batch: int) -> "list[RateController]":
+        rates = broadcast_per_item(self.frame_rate, "frame_rate", batch)
+        return [replace(self, frame_rate=rate) for rate in rates]

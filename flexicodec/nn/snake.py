@@ -1,0 +1,199 @@
+"""Snake activation x + sin^2(alpha x) / alpha, and HalfSnake (Snake on half of the channels).
+
+Computing a sine per value costs more than its memory traffic, so inference on the CPU has faster forms. In float32 they
+round alike, up to the last bit of the sines; in half precision a polynomial replaces the sine.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.dlpack import from_dlpack
+
+from flexicodec.nn import onednn
+
+FAST_DTYPES = (torch.float32, torch.bfloat16)  # that `quickly` takes
+MIN_COMPILED = 2**14  # values; for fewer calling what is compiled takes longer than the passes
+PIECE_VALUES = 2**18  # that each thread bends at once in half precision: no more memory than stays at hand
+
+# sin^2(pi sqrt(u)) = u (a + u (b + u c)) to 8e-4 where u <= 1/4, a fifth of what bfloat16 tells apart at 1/2: the least
+# error that a cubic has there, found by Lawson's iteration
+SINE_SQUARED = (9.8017673, -30.76688633, 30.29167019)
+
+
+def snake(x: Tensor, alpha: Tensor, scale: Tensor) -> Tensor:
+    """Compute x + sin^2(alpha x) scale; all shapes that broadcast."""
+    return x + scale * (alpha * x).sin().square()
+
+
+def reciprocal(alpha: Float[Tensor, "1 channels 1"], dtype: torch.dtype) -> Float[Tensor, "1 channels 1"]:
+    """Compute 1 / (alpha + 1e-9), finite in every precision."""
+    # 1e-9 is zero in half precision, and 1e9 infinite: take the reciprocal in float32 and bring it into range
+    limit = torch.finfo(dtype).max
+    wide = alpha.to(torch.promote_types(alpha.dtype, torch.float32))
+    return (wide + 1e-9).reciprocal().clamp(-limit, limit).to(dtype)
+
+
+def fast_snake(
+    x: Float[Tensor, "batch channels time"], alpha: Float[Tensor, "1 channels 1"], compiled: bool
+) -> Float[Tensor, "batch channels time"]:
+    """Bend what suits `quick`, in one of `DTYPES`; `compiled` in one pass, where that pays."""
+    way, make = (_snake_in_place, _factors) if x.dtype == torch.float32 else (_snake_by_polynomial, _coefficients)
+    factors = onednn.cached(alpha, f"bend {x.dtype}", make)
+    if compiled and x.numel() >= max(MIN_COMPILED, 2 * x.shape[1]) and x.shape[1] > 1:
+        return _compiled_snake(x, factors)
+    return way(x, *factors)
+
+
+def _compile_snake() -> None:
+    """Compile both passes, for as many threads as there are.
+
+    Raises:
+        ValueError: PyTorch's compiler does not work here; it needs a C++ compiler.
+    """
+    try:
+        for dtype in FAST_DTYPES:
+            alpha, x = torch.ones(1, 16, 1), torch.zeros(1, MIN_COMPILED, 16, dtype=dtype).mT
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                fast_snake(x, alpha, compiled=True)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"PyTorch's compiler failed, which needs a C++ compiler such as g++: {reason}") from error
+
+
+def _factors(alpha: Float[Tensor, "1 channels 1"]) -> Float[Tensor, "2 1 channels 1"]:
+    return torch.stack([alpha.float(), reciprocal(alpha, torch.float32)])
+
+
+def _coefficients(alpha: Float[Tensor, "1 channels 1"]) -> Float[Tensor, "4 1 channels 1"]:
+    """Make the half turns per unit of x and the coefficients of scaled sin^2 (`SINE_SQUARED`) from each alpha."""
+    scaled = (coefficient * reciprocal(alpha, torch.float32) for coefficient in SINE_SQUARED)
+    return torch.stack([alpha.float() / torch.pi, *scaled])
+
+
+def _snake_in_place(x: Tensor, alpha: Tensor, scale: Tensor) -> Tensor:
+    # addcmul would save a pass, but its fused rounding is not upstream's, and a deep stack with large activations makes
+    # 1e-4 of that
+    return _sine_(alpha * x).square_().mul_(scale).add_(x)
+
+
+def _sine_(x: Tensor) -> Tensor:
+    """Take sines in place. NumPy's are faster than PyTorch's on this CPU, but have one thread alone."""
+    if torch.get_num_threads() > 1:
+        return x.sin_()
+    values = x.numpy()
+    with np.errstate(invalid="ignore"):  # the sine of infinity is not a number, as in PyTorch
+        np.sin(values, out=values)
+    return x
+
+
+def _snake_by_polynomial(x: Tensor, half_turns: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+    """Compute x + u (first + u (second + u third)), u the squared distance to the nearest half turn.
+
+    In float32 up to the last step, where a pass over the values takes half the time.
+    """
+    y = torch.empty_like(x)  # in the memory layout of `x`
+    steps = max(1, PIECE_VALUES * torch.get_num_threads() // max(1, x.shape[0] * x.shape[1]))
+    for piece, out in zip(x.split(steps, dim=-1), y.split(steps, dim=-1), strict=True):
+        wide = piece.float()
+        turns = half_turns * wide
+        rounded = turns.round()
+        squares = turns.sub_(rounded).square_()  # sin^2 repeats itself each half turn
+        factors = torch.addcmul(second, squares, third, out=rounded)
+        torch.addcmul(first, factors, squares, out=factors)
+        out.copy_(wide.addcmul_(factors, squares))
+    return y
+
+
+def _compiled_snake(x: Float[Tensor, "batch channels time"], factors: Tensor) -> Float[Tensor, "batch channels time"]:
+    """Do either in one pass, channels last."""
+    rows = from_dlpack(x.mT.contiguous().flatten(0, 1))  # a view of nothing: views would be compiled for one by one
+    y = _compiled_function(x.dtype)(rows, factors.flatten(1).contiguous())
+    return y.view(x.shape[0], x.shape[2], x.shape[1]).mT
+
+
+@cache
+def _compiled_function(dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+    return torch.compile(_snake_rows if dtype == torch.float32 else _polynomial_rows, dynamic=True)
+
+
+def _snake_rows(
+    x: Float[Tensor, "rows channels"], factors: Float[Tensor, "2 channels"]
+) -> Float[Tensor, "rows channels"]:
+    return snake(x, *factors)
+
+
+def _polynomial_rows(
+    x: Float[Tensor, "rows channels"], factors: Float[Tensor, "4 channels"]
+) -> Float[Tensor, "rows channels"]:
+    half_turns, first, second, third = factors
+    wide = x.float()
+    turns = half_turns * wide
+    squares = (turns - turns.round()).square()
+    return (wide + squares * (first + squares * (second + squares * third))).to(x.dtype)
+
+
+class Snake(nn.Module):
+    """x + sin^2(alpha x) / (alpha + 1e-9) with one learned alpha per channel (arXiv 2006.08195).
+
+    It maps 0 to 0, so padding that is zero stays zero.
+
+    Args:
+        channels: number of channels; alpha [1, channels, 1] starts at 1.
+
+    Attributes:
+        compiled: whether inference takes one compiled pass; see `compile_activations`.
+    """
+
+    compiled = False
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch channels time"]:
+        """Bend every value of `x`, in the precision of `x`."""
+        if onednn.can_use_onednn(x) and x.dtype in FAST_DTYPES:
+            return fast_snake(x, self.alpha, self.compiled)
+        return snake(x, self.alpha.to(x.dtype), reciprocal(self.alpha, x.dtype))
+
+
+class HalfSnake(nn.Module):
+    """Snake on the first half of the channels, a leaky ReLU on the rest, of which there is one more if they are odd.
+
+    It maps 0 to 0, so padding that is zero stays zero.
+
+    Args:
+        channels: number of channels.
+        slope: of the leaky ReLU below 0.
+    """
+
+    def __init__(self, channels: int, slope: float = 0.01) -> None:
+        super().__init__()
+        self.snake = Snake(channels // 2)
+        self.slope = slope
+
+    def forward(self, x: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch channels time"]:
+        """Bend every value of `x`, in the precision of `x`."""
+        half = x.shape[1] // 2
+        if torch.is_grad_enabled():
+            return torch.cat([self.snake(x[:, :half]), F.leaky_relu(x[:, half:], self.slope)], dim=1)
+        y = torch.empty_like(x)  # in the memory layout of `x`
+        y[:, :half], y[:, half:] = self.snake(x[:, :half]), F.leaky_relu(x[:, half:], self.slope)
+        return y
+
+
+def compile_activations(module: nn.Module) -> None:
+    """Compile the Snakes inside a module for inference on the CPU, now, into one pass over the values each.
+
+    Raises:
+        ValueError: PyTorch's compiler does not work here; it needs a C++ compiler.
+    """
+    if snakes := [each for each in module.modules() if isinstance(each, Snake)]:
+        _compile_snake()
+    for each in snakes:
+        each.compiled = True

@@ -1,0 +1,243 @@
+"""What every quantizer takes and returns: `Quantizer`, the one interface, and `Quantized`, its result.
+
+Checks, padding, precision and counting of codebooks live here once; FSQ, RVQ and the others only say
+what happens to a single token.
+"""
+
+import operator
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """Latents that went through a quantizer.
+
+    Attributes:
+        latents: [B, D, N] float32, what `lookup` gives for the codes; zero past the lengths. Gradients
+            pass straight through to the quantizer's input.
+        codes: [B, K, N] int64; zero past the lengths and in codebooks an item does not use.
+        losses: name -> one value per item, mean over its valid tokens, summed over codebooks. Empty for
+            quantizers that need none.
+        margins: [B, K, N] how far each code was from being another, where asked for; see `Quantizer.margins`.
+    """
+
+    latents: Float[Tensor, "batch dim tokens"]
+    codes: Int[Tensor, "batch codebooks tokens"]
+    losses: dict[str, Float[Tensor, " batch"]]
+    margins: Float[Tensor, "batch codebooks tokens"] | None = None
+
+
+class FlatQuantized(NamedTuple):
+    """`Quantized` before its tokens are sorted back into clips; losses are per token and codebook."""
+
+    latents: Float[Tensor, "tokens dim"]
+    codes: Int[Tensor, "tokens codebooks"]
+    losses: dict[str, Float[Tensor, "tokens codebooks"]]
+
+
+class Quantizer(nn.Module, ABC):
+    """Turn latents into codes, and codes back into latents.
+
+    The same call gives the same codes in train and eval mode, and everything runs in float32 with autocast
+    switched off: half precision cannot hold an index of 15 bits and moves about one code in fifty.
+    Subclasses set the attributes and fill in `quantize_tokens` and `lookup_tokens`.
+
+    Attributes:
+        dim: width D of the latents.
+        num_codebooks: codebooks K, i.e. codes per token when all are in use.
+        codebook_size: entries of each codebook; codes run from 0 to `codebook_size - 1`.
+    """
+
+    dim: int
+    num_codebooks: int
+    codebook_size: int
+
+    @abstractmethod
+    def quantize_tokens(
+        self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
+    ) -> FlatQuantized:
+        """Quantize the tokens of all clips, laid end to end.
+
+        `active` says which codebooks each token uses (none in padding) and how many columns of codes to
+        return; a codebook that is not active adds nothing to the latents. Codes and losses there are free.
+        """
+
+    @abstractmethod
+    def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
+        """Map codes of one or more codebooks, all in range, to latents."""
+
+    @abstractmethod
+    def token_margins(
+        self, features: Float[Tensor, "tokens dim"], codes: Int[Tensor, "tokens codebooks"]
+    ) -> Float[Tensor, "tokens codebooks"]:
+        """Tell how far the codes that `quantize_tokens` chose for features were from being others."""
+
+    def forward(
+        self,
+        latents: Float[Tensor, "batch dim tokens"],
+        lengths: Int[Tensor, " batch"] | None = None,
+        num_codebooks: int | Int[Tensor, " batch"] | None = None,
+        margins: bool = False,
+    ) -> Quantized:
+        """Quantize a padded batch.
+
+        Args:
+            latents: any float type; float32 inside.
+            lengths: valid tokens per item; None means all. What lies beyond does not matter.
+            num_codebooks: None uses all. An int keeps the first n rows of codes (0 gives codes [B, 0, N] and
+                zero latents). A tensor of one count per item is quantizer dropout: codes keep all K rows,
+                items add up only their first n codebooks, and the losses of the others count as 0.
+            margins: tell also how far each code was from being another.
+
+        Raises:
+            ValueError: latents are not [B, D, N], or a count is outside 0..K.
+        """
+        if latents.ndim != 3 or latents.shape[1] != self.dim:
+            raise ValueError(
+                f"latents have shape {tuple(latents.shape)}, expected [batch, {self.dim}, tokens]; "
+                "are they channel-last?"
+            )
+        valid = _valid_tokens(lengths, latents.shape[0], latents.shape[2], latents.device)
+        active = self._active_codebooks(valid, num_codebooks)
+        with torch.autocast(latents.device.type, enabled=False):
+            features = latents.float().transpose(1, 2).masked_fill(~valid.unsqueeze(-1), 0.0)
+            flat = self.quantize_tokens(features.flatten(0, 1), active.flatten(0, 1))
+            weights = active / valid.sum(dim=1).clamp(min=1)[:, None, None]
+            losses = {
+                name: (loss.unflatten(0, valid.shape) * weights).sum(dim=(1, 2)) for name, loss in flat.losses.items()
+            }
+        codes = flat.codes.unflatten(0, valid.shape).masked_fill(~active, 0).transpose(1, 2).contiguous()
+        return Quantized(
+            latents=flat.latents.unflatten(0, valid.shape).transpose(1, 2).contiguous(),
+            codes=codes,
+            losses=losses,
+            margins=self.margins(latents, codes, lengths) if margins else None,
+        )
+
+    def dequantize(
+        self, codes: Int[Tensor, "batch codebooks tokens"], lengths: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch dim tokens"]:
+        """Return the latents of codes, from the first K or fewer codebooks; zero past the lengths.
+
+        Raises:
+            ValueError: codes are not integers [B, <= K, N], or one is outside the codebook.
+        """
+        if codes.ndim != 3 or codes.is_floating_point() or codes.shape[1] > self.num_codebooks:
+            raise ValueError(
+                f"codes are {codes.dtype} of shape {tuple(codes.shape)}, expected integers "
+                f"[batch, at most {self.num_codebooks} codebooks, tokens]; "
+                "are the axes swapped, or do the tokens come from a model with more codebooks?"
+            )
+        valid = _valid_tokens(lengths, codes.shape[0], codes.shape[2], codes.device)
+        codes = codes.long().masked_fill(~valid.unsqueeze(1), 0)
+        if not torch.compiler.is_exporting():
+            self._check_range(codes)
+        if codes.shape[1] == 0:
+            return torch.zeros(codes.shape[0], self.dim, codes.shape[2], device=codes.device)
+        with torch.autocast(codes.device.type, enabled=False):
+            latents = self.dequantize_tokens(codes.transpose(1, 2).flatten(0, 1))
+        latents = latents.unflatten(0, valid.shape).masked_fill(~valid.unsqueeze(-1), 0.0)
+        return latents.transpose(1, 2).contiguous()
+
+    @torch.no_grad()
+    def margins(
+        self,
+        latents: Float[Tensor, "batch dim tokens"],
+        codes: Int[Tensor, "batch codebooks tokens"],
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch codebooks tokens"]:
+        """Tell how far codes were from being others, in the unit in which the quantizer chooses.
+
+        Args:
+            latents: What was quantized.
+            codes: What came out, for the first K or fewer codebooks.
+            lengths: Valid tokens per item; None means all.
+
+        Returns:
+            Margins in float32: 0 where two codes were equally good, inf past the lengths and where there is no other.
+        """
+        valid = _valid_tokens(lengths, latents.shape[0], latents.shape[2], latents.device)
+        if codes.shape[1] == 0:
+            return latents.new_zeros(codes.shape, dtype=torch.float32)
+        with torch.autocast(latents.device.type, enabled=False):
+            features = latents.float().transpose(1, 2).masked_fill(~valid.unsqueeze(-1), 0.0)
+            margins = self.token_margins(features.flatten(0, 1), codes.transpose(1, 2).flatten(0, 1))
+        margins = margins.unflatten(0, valid.shape).masked_fill(~valid.unsqueeze(-1), torch.inf)
+        return margins.transpose(1, 2).contiguous()
+
+    def _active_codebooks(
+        self, valid: Bool[Tensor, "batch tokens"], num_codebooks: int | Int[Tensor, " batch"] | None
+    ) -> Bool[Tensor, "batch tokens codebooks"]:
+        """Say which codebooks each token uses; the last axis has as many entries as rows of codes come out."""
+        if isinstance(num_codebooks, Tensor):
+            if num_codebooks.shape != valid.shape[:1]:
+                raise ValueError(
+                    f"num_codebooks has shape {tuple(num_codebooks.shape)}, expected one count for each of "
+                    f"the {valid.shape[0]} items; for one count for all pass an int"
+                )
+            counts = num_codebooks
+            outside = counts[(counts < 0) | (counts > self.num_codebooks)]
+            if len(outside):
+                raise ValueError(self._wrong_count(int(outside[0])))
+            stages = torch.arange(self.num_codebooks, device=valid.device)
+            return valid.unsqueeze(-1) & (stages < counts.to(valid.device)[:, None, None])
+        rows = self.num_codebooks if num_codebooks is None else operator.index(num_codebooks)
+        if not 0 <= rows <= self.num_codebooks:
+            raise ValueError(self._wrong_count(rows))
+        return valid.unsqueeze(-1).expand(*valid.shape, rows)
+
+    def _wrong_count(self, count: int) -> str:
+        return (
+            f"num_codebooks is {count}, this quantizer has {self.num_codebooks} (0..{self.num_codebooks} can be used); "
+            "the semantic codebook is not counted among acoustic ones"
+        )
+
+    def _check_range(self, codes: Int[Tensor, "batch codebooks tokens"]) -> None:
+        outside = (codes < 0) | (codes >= self.codebook_size)
+        if outside.any():
+            item, layer, token = outside.nonzero()[0].tolist()
+            raise ValueError(
+                f"code {int(codes[item, layer, token])} in codebook layer {layer} (item {item}, token {token}) "
+                f"is outside 0..{self.codebook_size - 1}; do the tokens come from another model, or carry an offset "
+                "or a padding mark?"
+            )
+
+
+def straight_through(features: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return exactly `target`, with gradients going to `features`.
+
+    The usual `features + (target - features).detach()` rounds, so that codes would depend on whether one
+    trains; `features - features.detach()` is an exact zero.
+    """
+    return (features - features.detach()) + target.detach()
+
+
+def project(layer: Tensor | nn.Module, features: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens out"]:
+    """Apply a Linear (or Identity) in float32, also when the model's weights are kept in half precision."""
+    if isinstance(layer, nn.Linear):
+        bias = None if layer.bias is None else layer.bias.float()
+        return F.linear(features, layer.weight.float(), bias)
+    assert isinstance(layer, nn.Identity)
+    return features
+
+
+def linear_or_identity(width: int, out: int) -> nn.Module:
+    """Return a Linear where widths differ and an Identity where nothing needs projecting."""
+    return nn.Identity() if width == out else nn.Linear(width, out)
+
+
+def _valid_tokens(
+    lengths: Int[Tensor, " batch"] | None, batch: int, tokens: int, device: torch.device
+) -> Bool[Tensor, "batch tokens"]:
+    if lengths is None:
+        return torch.ones(batch, tokens, dtype=torch.bool, device=device)
+    if lengths.shape != (batch,):
+        raise ValueError(f"lengths have shape {tuple(lengths.shape)}, expected one for each of the {batch} items")
+    return torch.arange(tokens, device=device) < lengths.to(device).unsqueeze(-1)

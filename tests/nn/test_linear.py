@@ -1,0 +1,66 @@
+"""The linear layer is torch's, whichever way it goes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from flexicodec.nn import onednn
+from flexicodec.nn.onednn import Linear, linear, use_onednn_linears
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 200])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("transposed", [True, False])
+def test_it_computes_what_torch_computes(rows, bias, transposed):
+    layer = Linear(48, 96, bias=bias)
+    x = torch.randn(2, 48, rows).transpose(1, 2) if transposed else torch.randn(2, rows, 48)
+    with torch.no_grad():
+        found = layer(x)
+    torch.testing.assert_close(found, F.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-5)
+    assert found.shape == (2, rows, 96)
+
+
+def test_fast_and_plain_ways_are_both_taken(monkeypatch):
+    calls = []
+    fast = onednn.onednn_linear
+    monkeypatch.setattr(onednn, "onednn_linear", lambda *args: calls.append(args) or fast(*args))
+    x, weight = torch.randn(20, 8), torch.randn(4, 8)
+    with torch.no_grad():
+        linear(x, weight)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert linear(x, weight).dtype == torch.bfloat16
+        assert len(calls) == (2 if torch.bfloat16 in onednn._supported_dtypes() else 0)
+        linear(x[:2], weight)
+        linear(x.double(), weight.double())
+    linear(x, weight.requires_grad_())
+    assert len(calls) == (2 if torch.bfloat16 in onednn._supported_dtypes() else 0)
+
+
+def test_gradients_flow():
+    layer = Linear(8, 4)
+    layer(torch.randn(32, 8)).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_without_the_operator_torch_does_it(monkeypatch):
+    monkeypatch.setattr(onednn, "_supported_dtypes", lambda: ())
+    x, weight = torch.randn(20, 8), torch.randn(4, 8)
+    with torch.no_grad():
+        assert torch.equal(linear(x, weight), F.linear(x, weight))
+
+
+def test_quickening_keeps_names_and_parameters():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.ReLU(), nn.Linear(8, 2, bias=False))).eval()
+    before = dict(model.named_parameters())
+    use_onednn_linears(model)
+    after = dict(model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(before[name] is after[name] for name in before)
+    assert type(model[0]) is Linear
+    assert not model[1][1].training
+
+
+def test_no_items_give_no_items():
+    with torch.no_grad():
+        assert Linear(4, 3)(torch.zeros(0, 4)).shape == (0, 3)
