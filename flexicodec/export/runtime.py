@@ -6,14 +6,14 @@ are refused.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from flexicodec.audio import Channels, fit_lengths
+from flexicodec.audio import fit_lengths
 from flexicodec.config import from_dict
 from flexicodec.encoders.fbank import KaldiFbank
 from flexicodec.encoders.sanm import SanmConfig
@@ -24,7 +24,7 @@ from flexicodec.models.codec import Codec, inference_call
 from flexicodec.models.flexicodec import chunked
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
-from flexicodec.models.flexicodec.network import Features
+from flexicodec.models.flexicodec.network import Features, QuantizedTokens, pad_and_cat
 from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.models.precision import Precision
@@ -186,27 +186,22 @@ class ExportedFlexiCodec(FlexiCodec):
             sizes = {"num_codebooks": settings.num_codebooks, "codebook_size": settings.codebook_size}
             setattr(self, part, OnnxModulePlaceholder(part, **sizes))
 
-    @inference_call
-    def features(  # type: ignore[override]
-        self,
-        audio: Any,
-        lengths: Any = None,
-        *,
-        sample_rate: int | None = None,
-        channels: Channels | None = None,
-        acoustic: bool = True,
-        windows: Windows | None = None,
-        precision: Precision = "float32",
-    ) -> Features:
+    def fixed_options(self) -> dict[str, Any]:
+        """See `Codec.fixed_options`."""
+        return {**super().fixed_options(), **FIXED_OPTIONS}
+
+    def refusal(self, name: str, value: Any) -> str:
+        """See `Codec.refusal`."""
+        return REFUSALS.get(name, "").format(value) or super().refusal(name, value)
+
+    def features(self, audio: Any, lengths: Any = None, **options: Any) -> Features:
         """See `FlexiCodec.features`; clips are taken whole, whatever `windows` says.
 
         Raises:
             ValueError: As there; and for another precision than float32.
         """
-        _check_precision(precision)
-        return super().features(
-            audio, lengths, sample_rate=sample_rate, channels=channels, acoustic=acoustic, windows=None
-        )
+        _check_precision(options.pop("precision", "float32"))
+        return super().features(audio, lengths, **{**options, "windows": None})
 
     def quantize(
         self,
@@ -214,15 +209,12 @@ class ExportedFlexiCodec(FlexiCodec):
         durations: Int[Tensor, "batch tokens"],
         num_codebooks: int | Int[Tensor, " batch"] | None = None,
         keeps_semantic: Bool[Tensor, " batch"] | None = None,
-        margins: bool = False,
     ) -> tuple[Quantized, Quantized]:
         """See `FlexiCodecNetwork.quantize`.
 
         Raises:
-            ValueError: Margins were asked for, which graphs do not give.
+            ValueError: A token lasts longer than graphs can hold.
         """
-        if margins:
-            raise ValueError("graphs give no margins; the model that was exported does (flexicodec.load)")
         if int(durations.max()) > LONGEST_EXPORTED:
             raise ValueError(
                 f"a token lasts {int(durations.max())} frames, but graphs hold {LONGEST_EXPORTED} at most; choose a "
@@ -234,9 +226,13 @@ class ExportedFlexiCodec(FlexiCodec):
         semantic = Quantized(known, codes[:, None], {})
         if num_codebooks == 0:
             return semantic, Quantized(known, codes[:, None][:, :0], {})
-        heard = self.acoustic_features(features, num_codebooks).contiguous()
-        (rows,) = self.graphs.run("acoustic_quantizer", heard, known, durations)
+        assert features.acoustic is not None
+        (rows,) = self.graphs.run("acoustic_quantizer", features.acoustic.contiguous(), known, durations)
         return semantic, Quantized(known, rows[:, :num_codebooks], {})
+
+    def token_margins(self, tokens: QuantizedTokens) -> NoReturn:
+        """Refuse: graphs do not return what their quantizers were given."""
+        raise ValueError(REFUSALS["margins"])
 
     @inference_call
     def decode(
@@ -250,18 +246,17 @@ class ExportedFlexiCodec(FlexiCodec):
         _check_precision(precision)
         self.check_tokens(tokens)
         tokens = tokens.to(self.device)
-        one_by_one = chunked.runs_clip_by_clip(self, tokens.frame_lengths, None)
-        batches = [tokens[i] for i in range(len(tokens))] if one_by_one else [tokens]
-        clips = [clip for batch in batches for clip in self._decode(batch)]
-        lengths = tokens.frame_lengths * self.frame_size - self._lost_samples
-        audio = nn.utils.rnn.pad_sequence(clips, batch_first=True)
-        return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
+        if chunked.runs_clip_by_clip(self, tokens.frame_lengths, None):
+            return pad_and_cat([self._run_decoder(tokens[i]) for i in range(len(tokens))])
+        return self._run_decoder(tokens)
 
-    def _decode(self, tokens: Tokens) -> Float[Tensor, "batch samples"]:
+    def _run_decoder(self, tokens: Tokens) -> Float[Tensor, "batch samples"]:
         missing = self.num_codebooks - tokens.num_codebooks
         acoustic = nn.functional.pad(tokens.acoustic, (0, 0, 0, missing), value=NO_CODE)
         assert tokens.semantic is not None
-        return self.graphs.run("decoder", tokens.semantic, acoustic, tokens.durations)[0]
+        (audio,) = self.graphs.run("decoder", tokens.semantic, acoustic, tokens.durations)
+        lengths = tokens.frame_lengths * self.frame_size - self._lost_samples
+        return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
 
 
 class ExportedNanoCodec(NanoCodec):
@@ -283,14 +278,13 @@ class ExportedNanoCodec(NanoCodec):
         self.quantizer = ExportedGroups(config.quantizer, graphs)
         self.decoder = OnnxModulePlaceholder("decoder", min_frames=self.decoder.min_frames)  # type: ignore[assignment]
 
-    def encode(self, audio: Any, lengths: Any = None, *, precision: Precision = "float32", **choices: Any) -> Tokens:
-        """See `NanoCodec.encode`.
+    def fixed_options(self) -> dict[str, Any]:
+        """See `Codec.fixed_options`."""
+        return {**super().fixed_options(), "precision": "float32", "compatible": False}
 
-        Raises:
-            ValueError: As there; and for another precision than float32.
-        """
-        _check_precision(precision)
-        return super().encode(audio, lengths, **choices)
+    def refusal(self, name: str, value: Any) -> str:
+        """See `Codec.refusal`."""
+        return REFUSALS.get(name, "").format(value) or super().refusal(name, value)
 
     @inference_call
     def decode(
@@ -330,15 +324,23 @@ class ExportedGroups(GroupedFSQ):
         latents: Float[Tensor, "batch dim tokens"],
         lengths: Int[Tensor, " batch"] | None = None,
         num_codebooks: int | Int[Tensor, " batch"] | None = None,
-        margins: bool = False,
     ) -> Quantized:
         """See `Quantizer.forward`."""
         assert lengths is not None
         assert num_codebooks is None
         (codes,) = self.graphs.run("quantizer", latents.contiguous(), lengths)
-        return Quantized(latents, codes, {}, self.margins(latents, codes, lengths) if margins else None)
+        return Quantized(latents, codes, {}, latents)
+
+
+# Options of `encode` that graphs do not have, with the one value each may take.
+FIXED_OPTIONS = {"margins": False, "precision": "float32"}
+REFUSALS = {
+    "margins": "graphs give no margins; the model that was exported does (flexicodec.load)",
+    "precision": "precision is {!r}, but graphs work in the one they were exported in",
+    "compatible": "graphs pad each clip at its own end; compatible=True needs the model that was exported",
+}
 
 
 def _check_precision(precision: str) -> None:
     if precision != "float32":
-        raise ValueError(f"precision is {precision!r}, but graphs work in the one they were exported in")
+        raise ValueError(REFUSALS["precision"].format(precision))

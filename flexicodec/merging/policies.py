@@ -178,21 +178,9 @@ class Threshold:
         max_duration: int | None = None,
     ) -> Int[Tensor, "batch tokens"]:
         """See `MergingPolicy`."""
-        threshold = self._thresholds(similarities)
+        threshold = self.thresholds(similarities)
         cuts = ~(similarities > threshold) | (threshold >= 1)
         return durations_from_starts(chop_runs(_starts(cuts), check_max_duration(max_duration)), lengths)
-
-    def margins(
-        self,
-        similarities: Float[Tensor, "batch pairs"],
-        lengths: Int[Tensor, " batch"],
-        *,
-        seconds: Seconds | None = None,
-        max_duration: int | None = None,
-    ) -> Float[Tensor, "batch pairs"]:
-        """See `boundary_margins`: the distance from the threshold, and inf where nothing merges whatever comes."""
-        threshold = self._thresholds(similarities)
-        return (similarities - threshold).abs().masked_fill(threshold >= 1, torch.inf)
 
     def initial_state(self) -> int:
         """See `CausalPolicy`: the frames since the last cut, of which there is one."""
@@ -202,7 +190,7 @@ class Threshold:
         self, similarities: Float[Tensor, " pairs"], state: int, max_duration: int | None
     ) -> tuple[Bool[Tensor, " pairs"], Float[Tensor, " pairs"], int]:
         """See `CausalPolicy`."""
-        threshold = self._thresholds(similarities[None])[0]
+        threshold = self.thresholds(similarities[None])[0]
         starts = []
         for cut in (~(similarities > threshold) | (threshold >= 1)).tolist():
             starts.append(cut or state == max_duration)
@@ -210,7 +198,8 @@ class Threshold:
         margins = (similarities - threshold).abs().masked_fill(threshold >= 1, torch.inf)
         return torch.tensor(starts, dtype=torch.bool, device=similarities.device), margins, state
 
-    def _thresholds(self, similarities: Float[Tensor, "batch pairs"]) -> Float[Tensor, "batch 1"]:
+    def thresholds(self, similarities: Float[Tensor, "batch pairs"]) -> Float[Tensor, "batch 1"]:
+        """Return the threshold of each item, in the precision of the similarities."""
         values = broadcast_per_item(self.threshold, "threshold", len(similarities))
         return torch.tensor(values, dtype=similarities.dtype, device=similarities.device)[:, None]
 
@@ -246,43 +235,17 @@ class ExactRate:
         max_duration: int | None = None,
     ) -> Int[Tensor, "batch tokens"]:
         """See `MergingPolicy`; `seconds` are needed."""
-        rank, num_cuts = self._cuts(similarities, lengths, seconds, max_duration)
+        rank, num_cuts = self.rank_pairs(similarities, lengths, seconds, max_duration)
         return durations_from_starts(chop_runs(_starts(rank < num_cuts[:, None]), max_duration), lengths)
 
-    def margins(
-        self,
-        similarities: Float[Tensor, "batch pairs"],
-        lengths: Int[Tensor, " batch"],
-        *,
-        seconds: Seconds | None = None,
-        max_duration: int | None = None,
-    ) -> Float[Tensor, "batch pairs"]:
-        """See `boundary_margins`: how far a pair is from changing places with one on the other side of the cut.
-
-        # ranks     ... cut    cut | kept   kept ...       the cut lies between the last pair cut and the first kept;
-        #                      last  first                 those kept may also change places with the first, for where
-        #                                                  a cap chops runs it may matter which of them is the next
-
-        Two pairs change places when both have moved by half their distance.
-        """
-        rank, num_cuts = self._cuts(similarities, lengths, seconds, max_duration)
-        inside = torch.arange(similarities.shape[1], device=similarities.device) + 1 < lengths[:, None]
-        ordered = similarities.detach().masked_fill(~inside, torch.inf).sort(dim=-1).values
-        edges = F.pad(ordered, (1, 2), value=torch.inf)  # entry r + 1: the similarity of rank r
-        edges[:, 0] = -torch.inf
-        last, first, second = (edges.gather(1, num_cuts[:, None] + i) for i in range(3))
-        margins = torch.where(rank < num_cuts[:, None], first - similarities, similarities - first)
-        own = torch.minimum(first - last, second - first)
-        return torch.where(rank == num_cuts[:, None], own, margins).masked_fill(~inside, torch.inf)
-
-    def _cuts(
+    def rank_pairs(
         self,
         similarities: Float[Tensor, "batch pairs"],
         lengths: Int[Tensor, " batch"],
         seconds: Seconds | None,
         max_duration: int | None,
     ) -> tuple[Int[Tensor, "batch pairs"], Int[Tensor, " batch"]]:
-        """Rank the pairs, those first that differ most, and count how many of them are to be cut."""
+        """Rank the pairs by rising similarity, and count how many of them become boundaries."""
         target = _target(self.frame_rate, seconds, lengths, max_duration)
         pairs = torch.arange(similarities.shape[1], device=similarities.device)
         inside = pairs + 1 < lengths[:, None]
@@ -331,17 +294,6 @@ class Uniform:
         boundary = torch.arange(int(target.max()) + 1, device=lengths.device).minimum(target)
         return (boundary * lengths[:, None] // target.clamp(min=1)).diff(dim=-1)
 
-    def margins(
-        self,
-        similarities: Float[Tensor, "batch pairs"],
-        lengths: Int[Tensor, " batch"],
-        *,
-        seconds: Seconds | None = None,
-        max_duration: int | None = None,
-    ) -> Float[Tensor, "batch pairs"]:
-        """See `boundary_margins`: no similarity is looked at."""
-        return torch.full_like(similarities, torch.inf)
-
 
 @dataclass(frozen=True)
 class MinimumVariance:
@@ -373,13 +325,98 @@ class MinimumVariance:
         return min_variance_durations(features, target, lengths, max_duration)
 
 
+# Names that `policy=` takes; each class takes its setting as the only argument.
 POLICIES: dict[str, type[Threshold] | type[ExactRate] | type[Uniform] | type[MinimumVariance]] = {
     "threshold": Threshold,
     "rate": ExactRate,
     "uniform": Uniform,
     "variance": MinimumVariance,
 }
-"""The names that `policy=` takes; each class takes its setting as the only argument."""
+RUNNING = "running"  # the name of rate_control.RateController, which builds on this module
+
+
+def resolve_policy(
+    default_threshold: float | None,
+    base_frame_rate: float,
+    max_duration: int | None,
+    *,
+    threshold: Any = None,
+    frame_rate: Any = None,
+    durations: Any = None,
+    policy: str | MergingPolicy | None = None,
+) -> tuple[MergingPolicy | None, dict[str, Any]]:
+    """Turn the choice of rate of one call into a policy and a note on it for `Tokens.info`.
+
+    Args:
+        default_threshold: The model's own; None for a fixed-rate model.
+        base_frame_rate: Frames per second of the grid.
+        max_duration: Most frames per token; None for no cap.
+        threshold: See `Codec.encode`, and so for the others.
+
+    Returns:
+        The policy, None where `durations` are given.
+
+    Raises:
+        ValueError: More than one choice, one that the model does not have, or a value outside its range.
+    """
+    from flexicodec.merging.rate_control import RateController
+
+    named = (*(each for each in POLICIES if each != "threshold"), RUNNING)
+    name = policy if isinstance(policy, str) else None
+    own = None if isinstance(policy, str) else policy
+    chosen = {"threshold": threshold, "frame_rate": frame_rate, "durations": durations, "policy": own}
+    given = [choice for choice, value in chosen.items() if value is not None]
+    if len(given) > 1:
+        every = "both" if len(given) == 2 else "all"
+        raise ValueError(f"{' and '.join(given)} were {every} given; choose one, each decides the rate by itself")
+    if default_threshold is None and given not in ([], ["durations"]):
+        if not _means_unmerged(threshold, 1.0) and not _means_unmerged(frame_rate, base_frame_rate):
+            raise ValueError(
+                f"{given[0]} was given, but this model has a fixed rate of {base_frame_rate:g} Hz: threshold=1, "
+                f"frame_rate={base_frame_rate:g} or neither"
+            )
+        threshold, frame_rate, name = 1.0, None, None
+    fits = callable(own) and not isinstance(own, type)
+    if (name is not None and (name not in named or frame_rate is None)) or (own is not None and not fits):
+        names = ", ".join(named)
+        raise ValueError(f"policy is {policy!r}; expected one of {names} with frame_rate=, or a MergingPolicy")
+    if durations is not None:
+        return None, {"policy": "durations"}
+    if own is not None:
+        return own, _describe(own, base_frame_rate, max_duration)
+    if frame_rate is not None:
+        rate = check_frame_rate(frame_rate, base_frame_rate, max_duration)
+        if name == RUNNING:
+            assert default_threshold is not None
+            running = RateController(rate, default_threshold, base_frame_rate)
+            return running, {"policy": name, "frame_rate": _plain(rate)}
+        kind = POLICIES[name] if name else ExactRate
+        return kind(rate), {"policy": name or "rate", "frame_rate": _plain(rate)}
+    if threshold is None:
+        threshold = 1.0 if default_threshold is None else default_threshold
+    rule = Threshold(threshold)
+    return rule, {"policy": "threshold", "threshold": _plain(rule.threshold)}
+
+
+def _means_unmerged(value: Any, unmerged: float) -> bool:
+    return isinstance(value, (int, float)) and value == unmerged
+
+
+def _describe(policy: MergingPolicy, base_frame_rate: float, max_duration: int | None) -> dict[str, Any]:
+    """Note a policy object as its name would be noted, and hold its rate to the same range."""
+    from flexicodec.merging.rate_control import RateController
+
+    names: dict[type, str] = {kind: name for name, kind in POLICIES.items()} | {RateController: RUNNING}
+    info: dict[str, Any] = {"policy": names.get(type(policy), type(policy).__name__)}
+    if hasattr(policy, "frame_rate"):
+        info["frame_rate"] = _plain(check_frame_rate(policy.frame_rate, base_frame_rate, max_duration))
+    if hasattr(policy, "threshold"):
+        info["threshold"] = _plain(policy.threshold)
+    return info
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _starts(cuts: Bool[Tensor, "batch pairs"]) -> Bool[Tensor, "batch frames"]:
@@ -399,27 +436,3 @@ def _target(
     if seconds is None:
         raise ValueError("a frame rate needs the clips' seconds= (audio_lengths / sample_rate) to become a count")
     return target_tokens(frame_rate, seconds, lengths, max_duration)
-
-
-def boundary_margins(
-    policy: MergingPolicy,
-    similarities: Float[Tensor, "batch pairs"],
-    lengths: Int[Tensor, " batch"],
-    *,
-    seconds: Seconds | None = None,
-    max_duration: int | None = None,
-) -> Float[Tensor, "batch pairs"]:
-    """Tell how far each pair of neighbours was from being kept together instead of apart, or apart instead of together.
-
-    That is in the unit of similarities, and supposes that what was decided before stays; arguments are those of the
-    policy's call.
-
-    Returns:
-        inf where nothing can flip and past each clip's last pair, NaN from policies that cannot tell.
-    """
-    margins = getattr(policy, "margins", None)
-    found = torch.full_like(similarities, torch.nan)
-    if margins is not None:
-        found = margins(similarities, lengths, seconds=seconds, max_duration=max_duration)
-    inside = torch.arange(similarities.shape[1], device=similarities.device) + 1 < lengths[:, None]
-    return found.masked_fill(~inside, torch.inf)

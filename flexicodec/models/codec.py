@@ -1,25 +1,29 @@
-"""The contract every codec of this package keeps: audio in, `Tokens` out, and back."""
+"""The interface of all codecs: audio to `Tokens` and back, options of `encode`, saving, and the fingerprint."""
 
-import hashlib
+import difflib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import wraps
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import flexicodec
+from flexicodec.audio import Channels
 from flexicodec.config import from_dict
 from flexicodec.io_utils import replacing
+from flexicodec.models.fingerprint import hash_weights, weight_version
 from flexicodec.models.precision import Precision
 from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
 from flexicodec.models.streaming.encoder import StreamingEncoder
+from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.onednn import clear_cache
 from flexicodec.nn.snake import compile_activations
 from flexicodec.nn.stages import Stage
@@ -31,7 +35,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class _Unset:
-    """What the model was trained with, for arguments where None already means something."""
+    """Default of arguments for which None already has a meaning."""
 
     def __repr__(self) -> str:
         return "<the model's own>"
@@ -41,10 +45,29 @@ UNSET: Any = _Unset()
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+WINDOWS = Windows()
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """Options of `Codec.encode`, where they are documented."""
+
+    threshold: Any = None
+    frame_rate: Any = None
+    durations: Any = None
+    policy: Any = None
+    max_duration: int | None = UNSET
+    num_codebooks: int | None = None
+    sample_rate: int | None = None
+    channels: Channels | None = None
+    windows: Windows | None = WINDOWS
+    precision: Precision = "float32"
+    margins: bool = False
+    compatible: bool = False
 
 
 def inference_call(method: Method) -> Method:
-    """Run a codec's public method without gradients and outside a caller's autocast, so that tokens repeat."""
+    """Run a public method of a codec in float32, without gradients and outside a caller's autocast; a decorator."""
 
     @wraps(method)
     def wrapped(self: "Codec", *arguments: Any, **choices: Any) -> Any:
@@ -72,15 +95,32 @@ def check_samples(samples: Any) -> Tensor:
     return lengths
 
 
+def check_num_codebooks(num_codebooks: Any, available: int) -> int:
+    """Return how many acoustic codebooks to use; None means all.
+
+    Raises:
+        ValueError: Not a count, or more than the model has.
+    """
+    if num_codebooks is None:
+        return available
+    whole = isinstance(num_codebooks, Integral) and not isinstance(num_codebooks, bool)
+    if not whole or not 0 <= num_codebooks <= available:
+        raise ValueError(
+            f"num_codebooks is {num_codebooks!r}, but this model has {available} acoustic codebooks, of which 0 to "
+            f"{available} can be used; the semantic codebook is not counted"
+        )
+    return int(num_codebooks)
+
+
 class Codec(nn.Module, ABC):
     """A model that turns audio into `Tokens` and tokens into audio.
 
     Attributes:
         model_type: Name of the family, written into `config.json`.
-        sample_rate: Hz of the audio it takes and gives.
-        frame_size: Samples in one frame of the grid.
-        token_modules: Submodules whose weights decide what tokens mean; the fingerprint covers these alone.
-        parts: Submodules that each choice of parts keeps; see `keep`.
+        sample_rate: Hz of the audio it takes and returns.
+        frame_size: Samples per frame of the grid.
+        token_modules: Submodules whose weights decide what tokens mean; only these are in the fingerprint.
+        parts: Submodules that each choice of `load(parts=)` keeps.
     """
 
     model_type: str
@@ -91,7 +131,8 @@ class Codec(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._fingerprint: tuple[str, int] | None = None  # and the state of the weights it names
+        # Each with the version of the weights it was computed from.
+        self._fingerprint: tuple[str, int] | None = None
         self._decoder_fingerprint: tuple[str, int] | None = None
 
     @property
@@ -102,22 +143,91 @@ class Codec(nn.Module, ABC):
     @property
     @abstractmethod
     def num_codebooks(self) -> int:
-        """Acoustic layers the model has; the semantic one is not counted."""
+        """Acoustic codebooks; the semantic one is not counted."""
 
     @property
     @abstractmethod
     def format(self) -> TokenFormat:
-        """What this model's tokens look like."""
+        """Grid, codebook sizes and fingerprint of this model's tokens."""
+
+    @inference_call
+    def encode(self, audio: Any, lengths: Any = None, **options: Any) -> Tokens:
+        """Turn audio into tokens.
+
+        Args:
+            audio: [S] or [B, S], tensor or array, float in [-1, 1] or int16; [B, C, S] where `channels` is given.
+            lengths: Valid samples of each item, of the audio as passed; None means all.
+            options: The keyword arguments below; a family refuses those it does not have.
+
+        Options:
+            threshold: Merge neighbouring frames whose cosine similarity exceeds this (tau in the paper): in [-1, 1], one
+                number or one per item; 1 never merges. Mutually exclusive with frame_rate and durations. Default: the
+                model's own.
+            frame_rate: Tokens per second, one number or one per item, met as closely as whole tokens allow.
+            durations: Frames per token [B, N], padded with 0; they sum to `num_frames` of each item.
+            policy: How to spend `frame_rate`: "rate" (default) cuts where neighbours differ most, "uniform" cuts evenly,
+                "variance" minimises the variance within tokens, "running" is the controller that streams use. Or a
+                `MergingPolicy`, which decides by itself.
+            max_duration: Largest number of frames per token; None for no limit. Default: the model's own.
+            num_codebooks: Acoustic codebooks, 0 for semantic tokens only. Default: all.
+            sample_rate: Hz of the audio, resampled where it differs from the codec's. Default: the codec's.
+            channels: "mix" averages the channels of [B, C, S]; "error" refuses more than one.
+            windows: How clips longer than one window are encoded; None encodes every clip as a whole. Where attention
+                spans the clip this changes features; see `Windows`. No effect on convolutional codecs.
+            precision: "bfloat16" runs transformers (NanoCodec: convolutions) in half precision. It is faster and flips
+                some codes, which are decided in float32.
+            margins: Compute how far every boundary and code was from flipping: `Tokens.margins`.
+            compatible: NanoCodec and LFSC: pad the shorter clips of a batch as NeMo does, so that their ends differ from
+                those of the same clip alone.
+
+        Raises:
+            ValueError: Empty audio, NaN or Inf, wrong rank, lengths that do not fit, more than one choice of rate, a
+                value out of range, or an option this family does not have. Options are checked before the audio.
+        """
+        return self._encode(audio, lengths, self.read_options(options))
 
     @abstractmethod
-    def encode(self, audio: Any, lengths: Any = None, **choices: Any) -> Tokens:
-        """Turn audio into tokens."""
+    def _encode(self, audio: Any, lengths: Any, options: EncodeOptions) -> Tokens:
+        """Encode with checked option names."""
 
-    def features(self, audio: Any, lengths: Any = None, **choices: Any) -> Any:
-        """Run the encoders alone, where a family can make tokens at several rates from what they give."""
+    def fixed_options(self) -> dict[str, Any]:
+        """Options of `encode` this family does not have, with the one value each may take beside None."""
+        return {}
+
+    def read_options(self, options: Mapping[str, Any]) -> EncodeOptions:
+        """Turn keyword arguments of `encode` into `EncodeOptions`.
+
+        Raises:
+            ValueError: An unknown option, or one this family does not have.
+        """
+        names = [field.name for field in fields(EncodeOptions)]
+        fixed = self.fixed_options()
+        available = [name for name in names if name not in fixed]
+        for name in options:
+            if name not in names:
+                close = difflib.get_close_matches(name, names, 1)
+                slip = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(
+                    f"encode has no option {name!r}{slip} {type(self).__name__} has {', '.join(available)}"
+                )
+        refused = [
+            self.refusal(name, options[name])
+            for name in fixed
+            if name in options and not _asks_for_nothing(options[name], fixed[name])
+        ]
+        if refused:
+            raise ValueError("; ".join(refused))
+        return EncodeOptions(**{name: value for name, value in options.items() if name not in fixed})
+
+    def refusal(self, name: str, value: Any) -> str:
+        """Say why an option of `fixed_options` cannot have this value."""
+        return f"{name} is {value!r}, which {type(self).__name__} does not have; leave it out"
+
+    def features(self, audio: Any, lengths: Any = None, **options: Any) -> Any:
+        """Run the encoders once; `tokenize` then makes tokens at any number of rates."""
         raise NotImplementedError(f"{type(self).__name__} has one rate only; use encode")
 
-    def tokenize(self, features: Any, **choices: Any) -> Tokens:
+    def tokenize(self, features: Any, **options: Any) -> Tokens:
         """Turn `features` into tokens."""
         raise NotImplementedError(f"{type(self).__name__} has one rate only; use encode")
 
@@ -190,7 +300,7 @@ class Codec(nn.Module, ABC):
         written to (by training, say). Weights are hashed as half precision, so that storing a model in half precision
         keeps its name.
         """
-        if self._fingerprint is None or (self._fingerprint[1] != self._weight_version() and not unloaded_modules(self)):
+        if self._fingerprint is None or (self._fingerprint[1] != weight_version(self) and not unloaded_modules(self)):
             self.set_fingerprint(self.compute_fingerprint())
         assert self._fingerprint is not None
         return self._fingerprint[0]
@@ -198,15 +308,15 @@ class Codec(nn.Module, ABC):
     @property
     def decoder_fingerprint(self) -> str:
         """Names what turns latents into audio as well, which tokens do not depend on; see `fingerprint`."""
-        version = self._weight_version()
+        version = weight_version(self)
         if self._decoder_fingerprint is None or self._decoder_fingerprint[1] != version:
             config = json.dumps([self.fingerprint, self.config_dict()], sort_keys=True)
-            self._decoder_fingerprint = self._hash(config, lambda part: part not in self.token_modules), version
+            self._decoder_fingerprint = self._hash(config, token_modules=False), version
         return self._decoder_fingerprint[0]
 
     def set_fingerprint(self, fingerprint: str) -> None:
         """Take over the name that a saved model's config gives it, instead of hashing its weights again."""
-        self._fingerprint = (fingerprint, self._weight_version())
+        self._fingerprint = (fingerprint, weight_version(self))
 
     def keep(self, parts: str) -> None:
         """Let go of what a use of the model does not need.
@@ -237,17 +347,6 @@ class Codec(nn.Module, ABC):
             raise ValueError(f"the model is on {self.device}; compiling makes it faster on the CPU alone")
         compile_activations(self)
 
-    def _weight_version(self) -> int:
-        """Count the writes to the weights, as torch does for autograd."""
-        count, modules = 0, [cast(nn.Module, self)]
-        while modules:  # `parameters()` takes ten times as long, and every call of the codec asks
-            module = modules.pop()
-            modules.extend(child for child in module._modules.values() if child is not None)
-            for tensors in (module._parameters, module._buffers):
-                # what was made in inference mode is never written to
-                count += sum(t._version for t in tensors.values() if t is not None and not t.is_inference())
-        return count
-
     def compute_fingerprint(self) -> str:
         """Hash the weights of `token_modules` and the settings beside them; 16 hexadecimal digits.
 
@@ -255,16 +354,15 @@ class Codec(nn.Module, ABC):
             ValueError: Some of them were not loaded.
         """
         self._check_whole("named by its weights")
-        return self._hash(json.dumps(self.token_settings(), sort_keys=True), lambda part: part in self.token_modules)
+        return self._hash(json.dumps(self.token_settings(), sort_keys=True), token_modules=True)
 
-    def _hash(self, settings: str, counts: Callable[[str], bool]) -> str:
-        """Hash settings and the weights of those parts that count."""
-        digest = hashlib.sha256(settings.encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            if counts(name.split(".")[0]):
-                digest.update(f"{name}{tuple(tensor.shape)}".encode())
-                digest.update(np.ascontiguousarray(tensor.detach().to("cpu", torch.float16).numpy()).data)
-        return digest.hexdigest()[:16]
+    def _hash(self, settings: str, token_modules: bool) -> str:
+        """Hash settings and the weights that tokens depend on, or those they do not."""
+
+        def counts(name: str) -> bool:
+            return (name.split(".")[0] in self.token_modules) == token_modules
+
+        return hash_weights(self.state_dict(), settings, torch.float16, counts)
 
     def _check_whole(self, what: str) -> None:
         if absent := unloaded_modules(self):
@@ -357,3 +455,17 @@ class Codec(nn.Module, ABC):
             settings.write_text(json.dumps(config, indent=2) + "\n")
             weights.chmod(settings.stat().st_mode)  # safetensors makes its files readable by the owner alone
         return folder
+
+
+def _asks_for_nothing(value: Any, fixed: Any) -> bool:
+    """Tell whether an option is not set, or set to the one value a family has (within the rounding of a rate)."""
+    if value is None or value is UNSET:
+        return True
+    if fixed is None or isinstance(fixed, bool | str):
+        return bool(value == fixed) if isinstance(value, bool | str) else False
+    try:
+        given = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return False
+    tolerance = 0.005 if isinstance(fixed, float) else 0.0
+    return bool(((given / fixed - 1).abs() <= tolerance).all())

@@ -25,13 +25,13 @@ class Quantized:
         codes: [B, K, N] int64; zero past the lengths and in codebooks an item does not use.
         losses: name -> one value per item, mean over its valid tokens, summed over codebooks. Empty for
             quantizers that need none.
-        margins: [B, K, N] how far each code was from being another, where asked for; see `Quantizer.margins`.
+        inputs: [B, D, N] what was quantized; see `Quantizer.margins`. None from exported graphs.
     """
 
     latents: Float[Tensor, "batch dim tokens"]
     codes: Int[Tensor, "batch codebooks tokens"]
     losses: dict[str, Float[Tensor, " batch"]]
-    margins: Float[Tensor, "batch codebooks tokens"] | None = None
+    inputs: Float[Tensor, "batch dim tokens"] | None = None
 
 
 class FlatQuantized(NamedTuple):
@@ -84,7 +84,6 @@ class Quantizer(nn.Module, ABC):
         latents: Float[Tensor, "batch dim tokens"],
         lengths: Int[Tensor, " batch"] | None = None,
         num_codebooks: int | Int[Tensor, " batch"] | None = None,
-        margins: bool = False,
     ) -> Quantized:
         """Quantize a padded batch.
 
@@ -94,7 +93,6 @@ class Quantizer(nn.Module, ABC):
             num_codebooks: None uses all. An int keeps the first n rows of codes (0 gives codes [B, 0, N] and
                 zero latents). A tensor of one count per item is quantizer dropout: codes keep all K rows,
                 items add up only their first n codebooks, and the losses of the others count as 0.
-            margins: tell also how far each code was from being another.
 
         Raises:
             ValueError: latents are not [B, D, N], or a count is outside 0..K.
@@ -118,7 +116,7 @@ class Quantizer(nn.Module, ABC):
             latents=flat.latents.unflatten(0, valid.shape).transpose(1, 2).contiguous(),
             codes=codes,
             losses=losses,
-            margins=self.margins(latents, codes, lengths) if margins else None,
+            inputs=latents,
         )
 
     def dequantize(
