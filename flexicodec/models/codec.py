@@ -66,6 +66,9 @@ class EncodeOptions:
     compatible: bool = False
 
 
+ENCODE_OPTIONS = tuple(field.name for field in fields(EncodeOptions))
+
+
 def inference_call(method: Method) -> Method:
     """Run a public method of a codec in float32, without gradients and outside a caller's autocast; a decorator."""
 
@@ -194,30 +197,32 @@ class Codec(nn.Module, ABC):
         """Options of `encode` this family does not have, with the one value each may take beside None."""
         return {}
 
-    def read_options(self, options: Mapping[str, Any]) -> EncodeOptions:
-        """Turn keyword arguments of `encode` into `EncodeOptions`.
+    def read_options(
+        self, options: Mapping[str, Any], of: str = "encode", names: Sequence[str] = ENCODE_OPTIONS
+    ) -> EncodeOptions:
+        """Turn keyword arguments into `EncodeOptions`.
+
+        Args:
+            options: The arguments.
+            of: The method they are for.
+            names: Those it takes.
 
         Raises:
             ValueError: An unknown option, or one this family does not have.
         """
-        names = [field.name for field in fields(EncodeOptions)]
         fixed = self.fixed_options()
-        available = [name for name in names if name not in fixed]
-        for name in options:
+        given = {}
+        refused = []
+        for name, value in options.items():
             if name not in names:
-                close = difflib.get_close_matches(name, names, 1)
-                slip = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValueError(
-                    f"encode has no option {name!r}{slip} {type(self).__name__} has {', '.join(available)}"
-                )
-        refused = [
-            self.refusal(name, options[name])
-            for name in fixed
-            if name in options and not _asks_for_nothing(options[name], fixed[name])
-        ]
+                raise ValueError(_unknown_option(self, of, name, [each for each in names if each not in fixed]))
+            if name not in fixed:
+                given[name] = value
+            elif not _asks_for_nothing(value, fixed[name]):
+                refused.append(self.refusal(name, value))
         if refused:
             raise ValueError("; ".join(refused))
-        return EncodeOptions(**{name: value for name, value in options.items() if name not in fixed})
+        return EncodeOptions(**given)
 
     def refusal(self, name: str, value: Any) -> str:
         """Say why an option of `fixed_options` cannot have this value."""
@@ -455,6 +460,12 @@ class Codec(nn.Module, ABC):
             settings.write_text(json.dumps(config, indent=2) + "\n")
             weights.chmod(settings.stat().st_mode)  # safetensors makes its files readable by the owner alone
         return folder
+
+
+def _unknown_option(codec: Codec, of: str, name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, 1)
+    slip = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{of} has no option {name!r}{slip} a {type(codec).__name__} takes {', '.join(names)}"
 
 
 def _asks_for_nothing(value: Any, fixed: Any) -> bool:

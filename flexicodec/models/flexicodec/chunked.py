@@ -29,16 +29,16 @@ def runs_clip_by_clip(codec: FlexiCodecNetwork, lengths: Int[Tensor, " batch"], 
     """Decide whether clips of so many frames run one by one: long ones do, and ragged batches on the CPU."""
     if len(lengths) == 1:
         return False
-    if is_long(codec, lengths, windows):
-        return True
-    if codec.device.type != "cpu":
-        return False
-    return 1 - float(lengths.sum()) / (len(lengths) * int(lengths.max())) > MAX_PADDED_SHARE
+    if codec.device.type == "cpu":
+        padded_share = 1 - float(lengths.sum()) / (len(lengths) * int(lengths.max()))
+        if padded_share > MAX_PADDED_SHARE:
+            return True
+    return windows is not None and is_long(codec, lengths, windows)
 
 
-def is_long(codec: FlexiCodecNetwork, lengths: Int[Tensor, " batch"], windows: Windows | None) -> bool:
+def is_long(codec: FlexiCodecNetwork, lengths: Int[Tensor, " batch"], windows: Windows) -> bool:
     """Tell whether the longest clip of so many frames is longer than a window, and so runs in pieces."""
-    return windows is not None and int(lengths.max()) > windows.seconds * codec.base_frame_rate
+    return int(lengths.max()) > windows.seconds * codec.base_frame_rate
 
 
 def encode_semantic(
@@ -46,7 +46,7 @@ def encode_semantic(
     audio: Float[Tensor, "1 samples"],
     audio_lengths: Int[Tensor, " 1"],
     frames: Int[Tensor, " 1"],
-    windows: Windows | None,
+    windows: Windows,
     precision: Precision = "float32",
 ) -> Float[Tensor, "1 semantic_dim frames"]:
     """Do what `codec.encode_semantic` does to one clip, in pieces."""
@@ -99,10 +99,9 @@ def quantize(
 
 
 def smooth(
-    codec: FlexiCodecNetwork, tokens: Tokens, windows: Windows | None, precision: Precision = "float32"
+    codec: FlexiCodecNetwork, tokens: Tokens, windows: Windows, precision: Precision = "float32"
 ) -> Float[Tensor, "1 dim frames"]:
     """Dequantize, unmerge and smooth one clip, in pieces."""
-    assert windows is not None
     context, ahead, stride = windows.steps(codec.base_frame_rate)
     settings = DecoderOptions(context_frames=context, ahead_frames=ahead, stride_frames=stride)
     *stages, _ = streaming_decode.stages(codec, settings)

@@ -5,7 +5,7 @@ themselves are in network.py. Whether clips run side by side, one by one or in p
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,7 +41,29 @@ from flexicodec.tokens import TokenFormat, Tokens
 
 __all__ = ["Features", "FlexiCodec"]
 
+TOKENIZE_OPTIONS = ("threshold", "frame_rate", "durations", "policy", "max_duration", "num_codebooks", "margins")
 UNRELATED_SETTINGS = {"acoustic": ("decoder_width",), "merging": ("threshold", "threshold_range", "max_duration")}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one call says about its tokens, checked.
+
+    Attributes:
+        policy: Decides where tokens start; None where `durations` are given.
+        durations: Frames per token as the caller gave them.
+        max_duration: Largest number of frames per token; None for no limit.
+        num_codebooks: Acoustic ones.
+        margins: Whether to compute margins.
+        info: How tokens are made, for `Tokens.info`.
+    """
+
+    policy: MergingPolicy | None
+    durations: Any
+    max_duration: int | None
+    num_codebooks: int
+    margins: bool
+    info: dict[str, Any]
 
 
 class FlexiCodec(FlexiCodecNetwork):
@@ -135,22 +157,17 @@ class FlexiCodec(FlexiCodecNetwork):
 
     def _encode(self, audio: Any, lengths: Any, options: EncodeOptions) -> Tokens:
         """See `Codec.encode`."""
-        # Refuse a wrong rate before any work is done.
-        max_duration, num_codebooks = self._limits(options.max_duration, options.num_codebooks)
-        policy, info = self._resolve_policy(
-            options.threshold, options.frame_rate, options.durations, options.policy, max_duration
-        )
+        choice = self._choose(options)  # refuses a wrong rate before any work is done
         features = self.features(
             audio,
             lengths,
             sample_rate=options.sample_rate,
             channels=options.channels,
-            acoustic=num_codebooks > 0,
+            acoustic=choice.num_codebooks > 0,
             windows=options.windows,
             precision=options.precision,
         )
-        durations = options.durations
-        return self._tokenize(features, policy, info, durations, max_duration, num_codebooks, options.margins)
+        return self._tokenize(features, choice)
 
     @inference_call
     def features(  # type: ignore[override]
@@ -199,7 +216,7 @@ class FlexiCodec(FlexiCodecNetwork):
         precision: Precision,
     ) -> Features:
         """Encode one long clip in pieces, or any number of others side by side."""
-        if is_long(self, frames, windows):
+        if windows is not None and len(frames) == 1 and is_long(self, frames, windows):
             semantic = chunked.encode_semantic(self, audio, audio_lengths, frames, windows, precision)
         else:
             semantic = self.encode_semantic(audio, audio_lengths, frames, precision)
@@ -214,44 +231,31 @@ class FlexiCodec(FlexiCodecNetwork):
         )
 
     @inference_call
-    def tokenize(  # type: ignore[override]
-        self,
-        features: Features,
-        *,
-        threshold: Any = None,
-        frame_rate: Any = None,
-        durations: Any = None,
-        policy: str | MergingPolicy | None = None,
-        max_duration: int | None = UNSET,
-        num_codebooks: int | None = None,
-        margins: bool = False,
-    ) -> Tokens:
-        """Merge and quantize features at one choice of rate; the options are those of `encode`."""
-        limit, count = self._limits(max_duration, num_codebooks)
-        rule, info = self._resolve_policy(threshold, frame_rate, durations, policy, limit)
-        return self._tokenize(features, rule, info, durations, limit, count, margins)
+    def tokenize(self, features: Features, **options: Any) -> Tokens:
+        """Merge and quantize features at one choice of rate.
 
-    def _tokenize(
-        self,
-        features: Features,
-        policy: MergingPolicy | None,
-        info: dict[str, Any],
-        durations: Any,
-        max_duration: int | None,
-        num_codebooks: int,
-        margins: bool,
-    ) -> Tokens:
-        """Merge by a policy, or by `durations` where it is None, and quantize."""
+        Args:
+            features: Of `features`.
+            options: Those of `encode` that concern the rate, the number of codebooks and margins.
+
+        Raises:
+            ValueError: More than one choice of rate, a value out of range, or an option that belongs to `features`.
+        """
+        return self._tokenize(features, self._choose(self.read_options(options, of="tokenize", names=TOKENIZE_OPTIONS)))
+
+    def _tokenize(self, features: Features, choice: Choice) -> Tokens:
+        """Merge by the policy, or by given durations, and quantize."""
         seconds = features.audio_lengths.cpu().double() / self.sample_rate
-        if policy is not None:
-            durations = policy(
+        durations = choice.durations
+        if choice.policy is not None:
+            durations = choice.policy(
                 features.similarities,
                 features.lengths,
                 seconds=seconds,
                 features=features.semantic,
-                max_duration=max_duration,
+                max_duration=choice.max_duration,
             )
-        durations = validate_durations(durations, features.lengths, max_duration)
+        durations = validate_durations(durations, features.lengths, choice.max_duration)
 
         # Quantize, clip by clip where clips are long or a batch would be mostly padding.
         if runs_clip_by_clip(self, features.lengths, features.windows):
@@ -261,31 +265,35 @@ class FlexiCodec(FlexiCodecNetwork):
         semantic = []
         acoustic = []
         for batch in batches:
-            pieces = [(piece.semantic, piece.acoustic) for piece in self._quantize(*batch, num_codebooks)]
+            pieces = [(piece.semantic, piece.acoustic) for piece in self._quantize(*batch, choice.num_codebooks)]
             semantic.append(torch.cat([codes for codes, _ in pieces], dim=-1))
             acoustic.append(torch.cat([codes for _, codes in pieces], dim=-1))
 
-        distances = None
-        if margins:
+        margins = None
+        if choice.margins:
             boundaries = boundary_margins(
-                policy, features.similarities, features.lengths, seconds=seconds, max_duration=max_duration
+                choice.policy,
+                features.similarities,
+                features.lengths,
+                seconds=seconds,
+                max_duration=choice.max_duration,
             )
-            distances = self._code_margins(batches, num_codebooks, F.pad(boundaries, (0, 1), value=torch.inf))
+            margins = self._code_margins(batches, choice.num_codebooks, F.pad(boundaries, (0, 1), value=torch.inf))
         return Tokens(
             semantic=pad_and_cat(semantic),
             acoustic=pad_and_cat(acoustic),
             durations=durations,
             audio_lengths=features.audio_lengths,
-            format=replace(self.format, max_duration=max_duration),
-            info={**info, **self._how_made(features, num_codebooks)},
-            margins=distances,
+            format=replace(self.format, max_duration=choice.max_duration),
+            info={**choice.info, **self._how_made(features, choice.num_codebooks)},
+            margins=margins,
         )
 
     def _quantize(
         self, features: Features, durations: Int[Tensor, "batch tokens"], num_codebooks: int
     ) -> Iterator[QuantizedTokens]:
         """Quantize one long clip in pieces, or any number of others side by side as one piece."""
-        if is_long(self, features.lengths, features.windows):
+        if features.windows is not None and len(features) == 1 and is_long(self, features.lengths, features.windows):
             yield from chunked.quantize(self, features, durations, num_codebooks)
             return
         semantic, acoustic = self.quantize(features, durations, num_codebooks)
@@ -342,7 +350,7 @@ class FlexiCodec(FlexiCodecNetwork):
 
     def _decode(self, tokens: Tokens, windows: Windows | None, precision: Precision) -> Float[Tensor, "batch samples"]:
         """Decode one long clip in pieces, or any number of others side by side."""
-        if is_long(self, tokens.frame_lengths, windows):
+        if windows is not None and len(tokens) == 1 and is_long(self, tokens.frame_lengths, windows):
             frames, lengths = chunked.smooth(self, tokens, windows, precision), tokens.frame_lengths
         else:
             latents = self._dequantize(tokens)
@@ -397,17 +405,26 @@ class FlexiCodec(FlexiCodecNetwork):
         Raises:
             ValueError: More than one choice of rate, one that needs the whole clip, or a value outside its range.
         """
-        limit, count = self._limits(max_duration, num_codebooks)
         if frame_rate is not None and policy is None and self.config.merging is not None:
             policy = RUNNING
-        rule, info = self._resolve_policy(threshold, frame_rate, None, policy, limit)
-        if not hasattr(rule, "step"):
+        choice = self._choose(
+            EncodeOptions(
+                threshold=threshold,
+                frame_rate=frame_rate,
+                policy=policy,
+                max_duration=max_duration,
+                num_codebooks=num_codebooks,
+                margins=margins,
+            )
+        )
+        if not hasattr(choice.policy, "step"):
             raise ValueError(
                 f"policy is {policy!r}, which needs the whole clip; a stream takes threshold=, frame_rate= (held by a "
                 "controller), or a policy that decides as frames come, with initial_state and step"
             )
-        settings = EncoderOptions(rule, limit, count, margins, windows)
-        return StreamingEncoder(self, FlexiCodecStreamingTokenizer(self, settings, info), settings, batch_size)
+        settings = EncoderOptions(choice.policy, choice.max_duration, choice.num_codebooks, margins, windows)
+        tokenizer = FlexiCodecStreamingTokenizer(self, settings, choice.info)
+        return StreamingEncoder(self, tokenizer, settings, batch_size)
 
     def stream_stages(self, settings: DecoderOptions) -> list[Stage]:
         """See `Codec.stream_stages`."""
@@ -434,30 +451,29 @@ class FlexiCodec(FlexiCodecNetwork):
         """Note for `Tokens.info` windows, per clip, where they made a difference, and the precision."""
         info: dict[str, Any] = {}
         windows = features.windows
-        if windows is not None and is_long(self, features.lengths, windows) and not self.is_windowed(num_codebooks):
-            long = [is_long(self, length, windows) for length in features.lengths.split(1)]
-            info["window_seconds"] = [windows.seconds if each else None for each in long]
-            info["overlap_seconds"] = [windows.overlap_seconds if each else None for each in long]
+        if windows is not None:
+            limit = windows.seconds * self.base_frame_rate
+            long = [length > limit for length in features.lengths.tolist()]
+            if any(long) and not self.is_windowed(num_codebooks):
+                info["window_seconds"] = [windows.seconds if each else None for each in long]
+                info["overlap_seconds"] = [windows.overlap_seconds if each else None for each in long]
         if features.precision != "float32":
             info["precision"] = features.precision
         return info
 
-    def _limits(self, max_duration: Any, num_codebooks: Any) -> tuple[int | None, int]:
-        """Check the two limits of a call, with the model's own where they are left out."""
-        if max_duration is UNSET:
-            max_duration = self.max_duration
-        return check_max_duration(max_duration), check_num_codebooks(num_codebooks, self.num_codebooks)
-
-    def _resolve_policy(
-        self, threshold: Any, frame_rate: Any, durations: Any, policy: Any, max_duration: int | None
-    ) -> tuple[MergingPolicy | None, dict[str, Any]]:
+    def _choose(self, options: EncodeOptions) -> Choice:
+        """Check what a call says about its tokens, with the model's own values where it says nothing."""
         merging = self.config.merging
-        return resolve_policy(
+        max_duration = self.max_duration if options.max_duration is UNSET else options.max_duration
+        max_duration = check_max_duration(max_duration)
+        num_codebooks = check_num_codebooks(options.num_codebooks, self.num_codebooks)
+        policy, info = resolve_policy(
             merging.threshold if merging else None,
             self.base_frame_rate,
             max_duration,
-            threshold=threshold,
-            frame_rate=frame_rate,
-            durations=durations,
-            policy=policy,
+            threshold=options.threshold,
+            frame_rate=options.frame_rate,
+            durations=options.durations,
+            policy=options.policy,
         )
+        return Choice(policy, options.durations, max_duration, num_codebooks, options.margins, info)
