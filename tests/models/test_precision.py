@@ -64,7 +64,7 @@ def test_pieces_and_clips_of_a_batch_work_in_half_precision_where_the_whole_does
     exact, near = (whole.quantize(replace(features, precision=p), own)[0].inputs for p in ("float32", "bfloat16"))
     pieces = chunked.quantize(whole, replace(features, windows=windows), own, 2)
     cut = torch.cat([piece.semantic_inputs for piece in pieces], dim=-1)
-    assert snr_db(near, cut) > 10 + snr_db(near, exact)
+    assert snr_db(near, cut) > 5 + snr_db(near, exact)
     smooth = chunked.smooth(whole, tokens, windows, "bfloat16")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         wanted, _ = whole.smooth(whole.embed(tokens), tokens.durations)

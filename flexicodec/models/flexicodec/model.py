@@ -19,7 +19,7 @@ from flexicodec.code_margins import Margins
 from flexicodec.config import non_defaults, to_dict
 from flexicodec.encoders.base import SanmEncoder
 from flexicodec.encoders.ssl import SSLEncoder
-from flexicodec.merging import CausalPolicy, MergingPolicy, cosine_similarities, validate_durations
+from flexicodec.merging import MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
 from flexicodec.merging.policies import RUNNING, resolve_policy
 from flexicodec.models.codec import UNSET, WINDOWS, EncodeOptions, check_num_codebooks, check_samples, inference_call
@@ -42,6 +42,7 @@ from flexicodec.tokens import TokenFormat, Tokens
 __all__ = ["Features", "FlexiCodec"]
 
 TOKENIZE_OPTIONS = ("threshold", "frame_rate", "durations", "policy", "max_duration", "num_codebooks", "margins")
+STREAM_OPTIONS = ("threshold", "frame_rate", "policy", "max_duration", "num_codebooks", "margins", "windows")
 UNRELATED_SETTINGS = {"acoustic": ("decoder_width",), "merging": ("threshold", "threshold_range", "max_duration")}
 
 
@@ -377,52 +378,36 @@ class FlexiCodec(FlexiCodecNetwork):
 
     # --------------------------------------------------------------------------------------------------------- streaming
 
-    def streaming_encoder(  # type: ignore[override]
-        self,
-        batch_size: int = 1,
-        *,
-        threshold: float | None = None,
-        frame_rate: float | None = None,
-        policy: str | CausalPolicy | None = None,
-        max_duration: int | None = UNSET,
-        num_codebooks: int | None = None,
-        margins: bool = False,
-        windows: Windows = STREAM_WINDOWS,
-    ) -> StreamingEncoder:
+    def streaming_encoder(self, batch_size: int = 1, **options: Any) -> StreamingEncoder:
         """Open a stream that encodes audio as it comes.
 
+        A `frame_rate` is held by a controller that moves the threshold (`RateController`), since a stream has no end
+        whose tokens could be counted; `encode(frame_rate=..., policy="running")` gives the same tokens.
+
         Args:
-            batch_size: Streams side by side, each of one clip; they may begin, pause and end as they like.
-            threshold: As for `tokenize`, and the default: the same decision in a stream as on the whole clip.
-            frame_rate: Tokens per second, held by a controller that moves the threshold (`RateController`): a stream has
-                no end whose tokens could be counted. `encode(frame_rate=..., policy="running")` gives the same.
-            policy: "running" with `frame_rate`, or a policy that decides as frames come (`CausalPolicy`).
-            max_duration: Most frames per token; None for no cap.
-            num_codebooks: Acoustic codebooks, 0 for semantic tokens only; None for all.
-            margins: Tell also how far every boundary and code was from flipping.
-            windows: Where attention is global; the stream is then near the whole clip, and `exact` is False.
+            batch_size: Streams side by side, each of one clip; they may begin, pause and end independently.
+            options: Those of `encode` that concern the rate, the number of codebooks, margins and `windows`. A policy
+                has to be causal (`CausalPolicy`). With global attention a stream runs in windows, near the whole clip,
+                and `exact` is False.
 
         Raises:
-            ValueError: More than one choice of rate, one that needs the whole clip, or a value outside its range.
+            ValueError: More than one choice of rate, one that needs the whole clip, or a value out of range.
         """
-        if frame_rate is not None and policy is None and self.config.merging is not None:
+        policy = options.get("policy")
+        if options.get("frame_rate") is not None and policy is None and self.config.merging is not None:
             policy = RUNNING
-        choice = self._choose(
-            EncodeOptions(
-                threshold=threshold,
-                frame_rate=frame_rate,
-                policy=policy,
-                max_duration=max_duration,
-                num_codebooks=num_codebooks,
-                margins=margins,
-            )
+        given = self.read_options(
+            {"windows": STREAM_WINDOWS, **options, "policy": policy}, of="streaming_encoder", names=STREAM_OPTIONS
         )
+        choice = self._choose(given)
         if not hasattr(choice.policy, "step"):
             raise ValueError(
                 f"policy is {policy!r}, which needs the whole clip; a stream takes threshold=, frame_rate= (held by a "
                 "controller), or a policy that decides as frames come, with initial_state and step"
             )
-        settings = EncoderOptions(choice.policy, choice.max_duration, choice.num_codebooks, margins, windows)
+        settings = EncoderOptions(
+            choice.policy, choice.max_duration, choice.num_codebooks, choice.margins, given.windows or STREAM_WINDOWS
+        )
         tokenizer = FlexiCodecStreamingTokenizer(self, settings, choice.info)
         return StreamingEncoder(self, tokenizer, settings, batch_size)
 
