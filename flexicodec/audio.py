@@ -1,7 +1,7 @@
 """Waveforms: reading and writing files, resampling, and batches of clips of different length.
 
-Nothing here knows a model. `as_batch` validates the audio of every encode call: after it, audio is float32 `[B, S]` at
-the codec's rate, finite, and zero beyond each item's length. Damaged files raise an error that names them.
+`as_batch` validates the audio of every encode call: after it, audio is float32 `[B, S]` at the codec's rate, finite,
+and zero beyond each item's length. Damaged files raise an error that names them.
 """
 
 import math
@@ -25,35 +25,36 @@ Lengths: TypeAlias = Tensor | np.ndarray | Sequence[int]
 # The value that stands for 1.0. 8-bit (offset binary in WAV) and 64-bit samples have no scale that all tools agree on.
 FULL_SCALE = {"int16": 2**15, "int32": 2**31, "float16": 1, "bfloat16": 1, "float32": 1, "float64": 1}
 HIGHEST_RATE = 1_000_000  # Hz
-LOUDEST = 100.0  # far above any sane float recording, far below int16 samples that were only cast to float
+LOUDEST = 100.0  # far above any float recording, far below int16 samples that were only cast to float
 MOST_CHANNELS = 64
 _TRANSPOSED = (
-    "Time is the last axis here: transpose what soundfile or scipy gave, and say channels= if there are several"
+    "Time is the last axis: transpose what soundfile or scipy returned, and pass channels= if there are several"
 )
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
-    """Count the samples that `resample` makes of `samples`: ceil(samples * to_rate / from_rate)."""
+    """Count the samples that `resample` returns: ceil(samples * to_rate / from_rate)."""
     return -(-samples * to_rate // from_rate)
 
 
 def resample(audio: Float[Tensor, "*batch samples"], from_rate: int, to_rate: int) -> Float[Tensor, "*batch resampled"]:
     """Change the sample rate along the last axis with soxr's HQ setting (about 20 bits).
 
-    Linear phase, the same result every time, on the CPU whatever the device; the result returns to the device and dtype
-    of the input. Beyond both ends soxr sees zeros, so resample clips before padding them. No gradient flows through.
+    Linear phase and deterministic, on the CPU whatever the device; the result has the device and dtype of the input.
+    soxr continues both ends with zeros, so resample clips before padding them. No gradient passes through.
 
     Args:
-        audio: Float audio; equal rates give it back as it is, sharing its memory.
+        audio: Float audio; equal rates return it as it is, sharing its memory.
         from_rate: Hz of `audio`.
-        to_rate: Hz wanted.
+        to_rate: Hz of the result.
 
     Returns:
         Exactly ceil(samples * to_rate / from_rate) samples.
     """
     import soxr
 
-    from_rate, to_rate = check_sample_rate(from_rate, "from_rate"), check_sample_rate(to_rate, "to_rate")
+    from_rate = check_sample_rate(from_rate, "from_rate")
+    to_rate = check_sample_rate(to_rate, "to_rate")
     if not audio.is_floating_point() or audio.ndim == 0:
         raise ValueError(f"resample takes float audio [..., S]; got {_dtype_name(audio)} of shape {list(audio.shape)}")
     audio = audio.detach()
@@ -64,7 +65,7 @@ def resample(audio: Float[Tensor, "*batch samples"], from_rate: int, to_rate: in
         return audio.new_zeros(*audio.shape[:-1], wanted)
     working_dtype = torch.float64 if audio.dtype == torch.float64 else torch.float32
     flat = audio.to("cpu", working_dtype).reshape(-1, audio.shape[-1])
-    # soxr rounds the length; the zeros it would imagine behind the end, given for real, yield the last sample too.
+    # soxr rounds the length: with some of the zeros behind the end made explicit, the last sample is there too.
     padded = pad(flat, (0, math.ceil(from_rate / to_rate)))
     resampled = soxr.resample(np.ascontiguousarray(padded.T.numpy()), from_rate, to_rate, quality="HQ")
     assert len(resampled) >= wanted
@@ -75,10 +76,10 @@ def resample(audio: Float[Tensor, "*batch samples"], from_rate: int, to_rate: in
 def collate(
     clips: Sequence[Shaped[Tensor, " samples"] | Shaped[Tensor, "1 samples"]],
 ) -> tuple[Shaped[Tensor, "batch samples"], Int[Tensor, " batch"]]:
-    """Lay clips of different length side by side, zeros behind the shorter ones.
+    """Pad clips of different length with zeros to a batch; `split` undoes it.
 
     Returns:
-        Audio [B, S] in the clips' own dtype and device, S being the longest clip, and lengths [B]. `split` undoes it.
+        Audio [B, S] in the clips' own dtype and device, S being the longest clip, and lengths [B].
     """
     waves = [as_tensor(clip) for clip in clips]
     if not waves:
@@ -100,9 +101,9 @@ def collate(
 
 
 def split(audio: Shaped[Tensor, "batch samples"], lengths: Lengths | None = None) -> list[Shaped[Tensor, "1 samples"]]:
-    """Cut a batch into its clips, [1, S_i] each, without the padding; the reverse of `collate`.
+    """Split a batch into its clips, [1, S_i] each, without the padding; the reverse of `collate`.
 
-    The clips are views into `audio`. `lengths` None (as where tokens do not know it) keeps every item whole.
+    The clips are views of `audio`. `lengths` None (where tokens have no `audio_lengths`) keeps every item whole.
     """
     if audio.ndim != 2:
         raise ValueError(f"audio has shape {list(audio.shape)}; expected [B, S]")
@@ -114,12 +115,12 @@ def split(audio: Shaped[Tensor, "batch samples"], lengths: Lengths | None = None
 def fit_lengths(
     audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], wanted: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch wanted"]:
-    """Cut or fill up decoded clips so that each has the samples it is to have: as wide as the longest, zeros behind.
+    """Cut decoded clips to their lengths, or extend them by zeros; the result is as wide as the longest.
 
     Args:
-        audio: Decoded clips side by side.
-        lengths: How many samples of each are sound.
-        wanted: How many samples each is to have; silence fills up what is missing.
+        audio: Decoded clips.
+        lengths: Valid samples of each.
+        wanted: Samples that each should have.
     """
     samples = int(wanted.max())
     audio = pad(audio, (0, max(0, samples - audio.shape[1])))[:, :samples]
@@ -137,19 +138,18 @@ def as_batch(
     device: torch.device | str | None = None,
     minimum: int = 1,
 ) -> tuple[Float[Tensor, "batch resampled"], Int[Tensor, " batch"]]:
-    """Turn whatever audio a caller has into a clean float32 batch at the codec's rate.
+    """Convert any audio to a float32 batch at the codec's rate: the only place where input audio is validated.
 
     Args:
-        audio: `[S]`, `[B, S]` or `[B, C, S]`, a tensor or numpy array, which stays untouched. Floats have full scale 1;
+        audio: `[S]`, `[B, S]` or `[B, C, S]`, a tensor or numpy array, which is not modified. Floats have full scale 1;
             int16 is divided by 2^15, int32 by 2^31.
-        lengths: Valid samples per item, counted in `audio` as passed (before resampling); None means all. What lies
-            behind them, NaN included, changes nothing.
-        sample_rate: Hz of `audio`; None means it is at `target_sample_rate` already.
+        lengths: Valid samples per item, counted in `audio` as passed (before resampling); None means all. Values
+            behind them, NaN included, change nothing.
+        sample_rate: Hz of `audio`; None means `target_sample_rate`.
         target_sample_rate: Hz of the result. Each item is resampled from its own valid part.
         channels: `"mix"` averages the C of `[B, C, S]`, `"error"` (or None) refuses C other than 1. Two dimensions are
-            always `[B, S]`, a batch, so that several rows and a word on channels do not go together: give one stereo
-            clip as `[1, 2, S]`.
-        device: Where the result goes; None keeps the audio's own.
+            always a batch `[B, S]`; pass one stereo clip as `[1, 2, S]`.
+        device: Of the result; None keeps the audio's own.
         minimum: Least valid samples of an item; 0 for chunks of a stream.
 
     Returns:
@@ -157,9 +157,8 @@ def as_batch(
         input; and lengths [B] at the target rate, on the same device.
 
     Raises:
-        ValueError: Wrong type or rank, no samples, a rate that is no count of Hz, channels that were not to be mixed,
-            lengths outside `minimum`..S, NaN or Inf among the valid samples, or int16 values that were only cast to
-            float.
+        ValueError: Besides wrong types, shapes and rates: NaN or Inf among the valid samples, or values beyond 100, as
+            of int16 samples that were only cast to float.
     """
     if channels is not None:
         check_channels(channels)
@@ -177,11 +176,11 @@ def as_batch(
 
 
 def check_sample_rate(value: int, name: str = "sample_rate") -> int:
-    """Return a sample rate as int, or raise ValueError where it is no whole number of Hz of at least 1000."""
+    """Return a sample rate as int; it has to be a whole number of Hz from 1000 to `HIGHEST_RATE`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ValueError(f"{name} is {value!r}; expected Hz as an int, such as 44100 (kHz, or a float?)")
     if value < 1000:
-        slip = f"; is it in kHz? {value * 1000} then" if value > 0 else ""
+        slip = f"; is it in kHz? Then pass {value * 1000}" if value > 0 else ""
         raise ValueError(f"{name} is {value}; expected at least 1000 Hz{slip}")
     if value > HIGHEST_RATE:
         raise ValueError(f"{name} is {value}; expected at most {HIGHEST_RATE} Hz; is it a number of samples?")
@@ -189,18 +188,14 @@ def check_sample_rate(value: int, name: str = "sample_rate") -> int:
 
 
 def check_lengths(lengths: Lengths | None, batch: int, samples: int, minimum: int = 1) -> Int[Tensor, " batch"]:
-    """Return the valid samples per item as int64 [B] on the CPU, or raise ValueError.
-
-    Args:
-        lengths: Whole numbers from `minimum` to `samples`, one per item; None means all samples of every item.
-        batch: Number of items.
-        samples: Samples of the audio the lengths belong to.
-        minimum: Least valid length.
-    """
+    """Return the valid samples per item, `minimum` to `samples`, as int64 [B] on the CPU; None means all."""
     if lengths is None:
         return torch.full((batch,), samples, device="cpu")
     try:
-        values = lengths.detach().cpu() if isinstance(lengths, Tensor) else torch.from_numpy(np.array(lengths))
+        if isinstance(lengths, Tensor):
+            values = lengths.detach().cpu()
+        else:
+            values = torch.from_numpy(np.array(lengths))
     except (TypeError, ValueError) as error:
         raise ValueError(f"lengths is {lengths!r}; expected one int per item") from error
     if values.ndim != 1 or len(values) != batch:
@@ -223,16 +218,18 @@ def check_lengths(lengths: Lengths | None, batch: int, samples: int, minimum: in
 def _resample_items(
     audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], from_rate: int, to_rate: int
 ) -> tuple[Float[Tensor, "batch resampled"], Int[Tensor, " batch"]]:
-    """Resample every item from its valid part alone, so that each comes out as it would by itself."""
+    """Resample every item from its valid part alone, as if it were the only one."""
     resampled = audio.new_zeros(len(audio), resampled_length(audio.shape[-1], from_rate, to_rate))
-    new_lengths = [resampled_length(length, from_rate, to_rate) for length in lengths.tolist()]
-    for item, (old, new) in enumerate(zip(lengths.tolist(), new_lengths, strict=True)):
-        resampled[item, :new] = resample(audio[item, :old], from_rate, to_rate)
-    return resampled, torch.tensor(new_lengths, device="cpu")
+    new_lengths = torch.zeros_like(lengths)
+    for item, length in enumerate(lengths.tolist()):
+        new_length = resampled_length(length, from_rate, to_rate)
+        resampled[item, :new_length] = resample(audio[item, :length], from_rate, to_rate)
+        new_lengths[item] = new_length
+    return resampled, new_lengths
 
 
 def as_tensor(audio: Tensor | np.ndarray) -> Tensor:
-    """Return a detached tensor of a dtype with a known full scale, or raise ValueError."""
+    """Return a detached tensor; its dtype has to have a known full scale."""
     if not isinstance(audio, Tensor | np.ndarray):
         raise ValueError(
             f"audio is a {type(audio).__name__}; expected a torch tensor or numpy array "
@@ -250,7 +247,7 @@ def as_tensor(audio: Tensor | np.ndarray) -> Tensor:
 def _with_channels(
     waves: Tensor, channels: Channels | None, minimum: int = 1
 ) -> Shaped[Tensor, "batch channels samples"]:
-    """View [S], [B, S] or [B, C, S] as [B, C, S], or raise ValueError."""
+    """View [S], [B, S] or [B, C, S] as [B, C, S]."""
     shape = list(waves.shape)
     if waves.ndim not in (1, 2, 3):
         raise ValueError(f"audio has shape {shape}; expected [S], [B, S] or [B, C, S]")
@@ -272,9 +269,10 @@ def _with_channels(
 
 
 def to_float32(waves: Tensor, axes: str) -> Tensor:
-    """Scale to full scale 1 in float32; raise ValueError on NaN, Inf and absurd values, naming where (`axes`)."""
+    """Scale to full scale 1 in float32; refuse NaN, Inf and values beyond `LOUDEST`. `axes` names them in errors."""
     if waves.is_floating_point() and waves.numel():
-        peak = torch.stack(torch.aminmax(waves)).abs().max().item()  # NaN and Inf stand out; one question to a GPU
+        # NaN and Inf survive min and max; a single .item() waits for a GPU once.
+        peak = torch.stack(torch.aminmax(waves)).abs().max().item()
         if not math.isfinite(peak):
             bad = (~waves.isfinite()).nonzero()
             raise ValueError(
@@ -300,8 +298,12 @@ def check_channel_count(waves: Tensor) -> None:
 
 
 def _dtype_name(array: Tensor | np.ndarray) -> str:
-    return array.dtype.name if isinstance(array, np.ndarray) else str(array.dtype).removeprefix("torch.")
+    if isinstance(array, np.ndarray):
+        return array.dtype.name
+    return str(array.dtype).removeprefix("torch.")
 
+
+# --------------------------------------------------------------------------------------------------------- audio files
 
 FORMATS = {
     ".wav": ("WAV", "PCM_16"),
@@ -321,12 +323,12 @@ def read_audio(
     Args:
         path: Anything libsndfile reads: WAV, FLAC, Ogg, Opus, MP3, AIFF, ...
         sample_rate: Hz to resample to; None keeps the file's own rate.
-        channels: `"mix"` averages the channels; `"error"`, unless told otherwise, refuses files with more than one.
+        channels: `"mix"` averages the channels; `"error"` refuses files with more than one.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is empty, damaged or no audio, or has channels that were not to be mixed. (A WAV or Ogg
-            file whose end is missing still reads as a shorter one.)
+        ValueError: The file is empty, damaged or no audio, or has several channels and `channels` is `"error"`. (A WAV
+            or Ogg file whose end is missing still reads as a shorter one.)
     """
     import soundfile
 
@@ -343,7 +345,7 @@ def read_audio(
     try:
         with soundfile.SoundFile(path) as file:
             promised, file_rate = file.frames, file.samplerate
-            # In one go: between reads soundfile seeks, and so steps over holes in a damaged file without a word.
+            # All at once: between reads soundfile seeks, which skips damaged parts of a file without an error.
             samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, TypeError, MemoryError) as error:  # TypeError: headerless files such as .raw
         raise ValueError(f"cannot read {path} as audio: {error}") from error
@@ -362,20 +364,15 @@ def write_audio(
 ) -> None:
     """Write audio to a file whose suffix names the format: .wav, .flac, .ogg (Vorbis), .opus or .mp3.
 
-    WAV and FLAC hold 16-bit samples by default, rounded to nearest with full scale at 32768 as `read_audio` has it, so
+    WAV and FLAC hold 16-bit samples by default, rounded to nearest with full scale at 32768 as in `read_audio`, so that
     16-bit audio survives a round trip bit for bit. Values outside [-1, 1] are clipped, except with the subtypes
-    `"FLOAT"` and `"DOUBLE"`. The file appears whole or not at all: it is written beside its place, then renamed.
+    `"FLOAT"` and `"DOUBLE"`. The file appears whole or not at all.
 
     Args:
-        path: Where to; the folder must exist.
+        path: The file, in a folder that exists.
         audio: `[S]`, `[1, S]` or `[C, S]`, channels first, float or int16/int32.
         sample_rate: Hz.
         subtype: A libsndfile encoding such as `"FLOAT"` or `"PCM_24"` instead of the format's default.
-
-    Raises:
-        FileNotFoundError: The folder does not exist.
-        ValueError: Unknown suffix, wrong shape, no samples, NaN or Inf, int16 values cast to float, or a rate, subtype
-            or channel count that the format cannot hold.
     """
     import soundfile
 
@@ -391,7 +388,7 @@ def write_audio(
     waves = torch.atleast_2d(waves)
     check_channel_count(waves)
     waves = to_float32(waves, "channel, sample").cpu()
-    if subtype == "PCM_16":  # libsndfile floors, which would shift everything by half a step
+    if subtype == "PCM_16":  # libsndfile floors, which would shift all samples by half a step
         waves = (waves * 2**15).round().clamp(-(2**15), 2**15 - 1).to(torch.int16)
     elif subtype not in ("FLOAT", "DOUBLE"):
         waves = waves.clamp(-1, 1)

@@ -1,6 +1,6 @@
-"""From a wanted corpus rate to a threshold: tau for a folder of speech, with how much clips differ around it.
+"""`calibrate`: the threshold at which a corpus has a given frame rate, and the spread of its clips' rates.
 
-One similarity pass per clip serves every threshold that is tried.
+Similarities are computed once per clip and serve every threshold that is tried.
 """
 
 from collections.abc import Iterable
@@ -19,25 +19,15 @@ from flexicodec.models.codec import UNSET
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold and what it gives on the corpus it was fitted to.
+    """A threshold and the rates of the corpus it was fitted to, in tokens per second."""
 
-    Attributes:
-        threshold: tau; pass it to `encode(threshold=...)`.
-        frame_rate: The corpus rate that was asked for, tokens per second.
-        mean: Corpus rate at this threshold: all tokens over all seconds.
-        std: Standard deviation of the clips' own rates.
-        n: Clips that were read.
-        seconds: Speech in all.
-        skipped: Files that could not be read, with the reason.
-    """
-
-    threshold: float
-    frame_rate: float
-    mean: float
-    std: float
-    n: int
-    seconds: float
-    skipped: tuple[str, ...] = ()
+    threshold: float  # tau, for `encode(threshold=...)`
+    frame_rate: float  # the corpus rate asked for
+    mean: float  # corpus rate at this threshold: all tokens over all seconds
+    std: float  # standard deviation of the rates of clips
+    n: int  # clips read
+    seconds: float  # of speech in all
+    skipped: tuple[str, ...] = ()  # files that could not be read, with the reason
 
 
 def calibrate(
@@ -48,26 +38,26 @@ def calibrate(
     max_duration: int | None = UNSET,
     progress: bool = False,
 ) -> Calibration:
-    """Find the threshold whose corpus rate comes nearest to `frame_rate`.
+    """Find the threshold whose corpus rate is nearest to `frame_rate`.
 
     Args:
-        codec: A codec with `features` (see `FlexiCodec.features`).
-        speech: A folder (searched through), or audio files.
+        codec: A codec with `features`, as FlexiCodec has.
+        speech: A folder, searched with its subfolders, or audio files.
         frame_rate: Tokens per second over the whole corpus.
         max_duration: Most frames per token; None for no cap. The model's own by default.
         progress: Show a bar.
-
-    Raises:
-        ValueError: No file could be read, the rate is out of range, or the codec has one rate only.
     """
     if codec.format.max_duration == 1:
         raise ValueError(f"this model has a fixed rate of {codec.base_frame_rate:g} Hz; there is no threshold to find")
-    given = [speech] if isinstance(speech, (str, Path)) else list(speech)
+    given = [speech] if isinstance(speech, str | Path) else speech
     paths = [file for path in given for file in find(Path(path))]
     cap = codec.max_duration if max_duration is UNSET else max_duration
     if isinstance(check_frame_rate(frame_rate, codec.base_frame_rate, cap), tuple):
         raise ValueError(f"frame_rate is {frame_rate!r}; expected one number, that of the corpus")
-    similarities, lengths, seconds, skipped = [], [], [], []
+    similarities = []
+    lengths = []
+    seconds = []
+    skipped = []
     for path in tqdm(paths, desc="calibrate", disable=not progress):
         try:
             audio = read_audio(path, sample_rate=codec.sample_rate, channels="mix")
@@ -91,28 +81,37 @@ def fit_threshold(
     max_duration: int | None,
     skipped: tuple[str, ...] = (),
 ) -> Calibration:
-    """Bisect tau: the token count never falls as the threshold rises.
+    """Bisect tau over the sorted similarities: the token count never falls as the threshold rises.
 
-    Only thresholds at which some pair of frames changes sides matter, so the search runs over the sorted similarities.
-    Any threshold up to the next one gives the same tokens, and the one in the middle is found: float noise, or printing
-    it with a few digits, then moves no pair across.
+    All thresholds between two neighbouring similarities give the same tokens. The middle of the interval is returned,
+    so that neither float noise nor printing it with a few digits changes a token.
     """
     padded = torch.nn.utils.rnn.pad_sequence(similarities, batch_first=True)
     counts = torch.tensor(lengths)
 
-    def tokens(threshold: float) -> torch.Tensor:
+    def tokens_per_clip(threshold: float) -> torch.Tensor:
         return (Threshold(threshold)(padded, counts, max_duration=max_duration) > 0).sum(1)
 
+    def distance(index: int) -> float:
+        return int(tokens_per_clip(candidates[index]).sum()) - target
+
+    # Invariant: at most `target` tokens at `low`, more at `high`.
     candidates = torch.cat([torch.tensor([-1.0]), torch.cat(similarities).unique(), torch.tensor([1.0])]).tolist()
     target = frame_rate * sum(seconds)
-    low, high = 0, len(candidates) - 1
+    low = 0
+    high = len(candidates) - 1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if int(tokens(candidates[middle]).sum()) <= target else (low, middle)
-    nearest = min((low, high), key=lambda index: abs(int(tokens(candidates[index]).sum()) - target))
-    best, found = candidates[nearest], tokens(candidates[nearest])
+        if distance(middle) <= 0:
+            low = middle
+        else:
+            high = middle
+    nearest = min((low, high), key=lambda index: abs(distance(index)))
+    best = candidates[nearest]
+    found = tokens_per_clip(best)
+    # Move to the middle of the interval, unless its ends are neighbours in float32.
     between = (best + candidates[min(nearest + 1, len(candidates) - 1)]) / 2
-    if torch.equal(tokens(between), found):  # unless the two are neighbours in float32
+    if torch.equal(tokens_per_clip(between), found):
         best = between
     rates = found / torch.tensor(seconds)
     return Calibration(

@@ -1,28 +1,29 @@
-"""Configs: frozen dataclasses to and from plain dicts, JSON and YAML, with errors that name the key and the slip.
+"""Configs: frozen dataclasses to and from dicts, JSON and YAML; errors name the key and the nearest known one.
 
-A config file holds only what differs from the defaults in code; `base:` names the file it builds on, `None` in place of
-a part (as in `merging: null`) says that the part is absent, and `!replace` before a part that it is to be of another
-kind, with nothing left of the base's.
+A config file holds only what differs from the defaults in code. `base:` names the file it builds on, `null` in place of
+a part (`merging: null`) removes it, and `!replace` before a part discards all the base has of it.
 """
 
 import copy
 import dataclasses
 import difflib
+import io
 import math
 import os
-import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
-CLOSE = 0.5  # similarity (difflib's ratio) from which a key counts as a slip for another
+CLOSE = 0.5  # similarity (difflib's ratio) from which a key counts as a misspelling of another
 
 
 class Replacement(dict[str, Any]):
-    """A mapping (`!replace` in YAML) that an overlay puts in the place of what was there, instead of merging."""
+    """A mapping tagged `!replace` in YAML, which an overlay puts in place of the base's instead of merging the two."""
+
+
+# --------------------------------------------------------------------------------------- dataclasses from plain values
 
 
 def from_dict(cls: type[Config], mapping: Mapping[str, Any], path: str = "") -> Config:
@@ -34,12 +35,12 @@ def from_dict(cls: type[Config], mapping: Mapping[str, Any], path: str = "") -> 
 
     Args:
         cls: The dataclass.
-        mapping: Its fields; those left out keep their defaults.
+        mapping: Its fields; missing ones keep their defaults.
         path: Where in the whole config this part sits (`"merging"`), for messages.
 
     Raises:
         ValueError: An unknown key (naming the nearest known one), a missing key, a wrong type, or a value that the
-            dataclass itself refuses; each with its path, as in `merging.max_duration`.
+            dataclass refuses; each with its path, as in `merging.max_duration`.
     """
     if not isinstance(mapping, Mapping):
         raise ValueError(
@@ -47,10 +48,11 @@ def from_dict(cls: type[Config], mapping: Mapping[str, Any], path: str = "") -> 
         )
     hints = get_type_hints(cls)
     fields = {field.name: field for field in _init_fields(cls)}
-    for key in mapping:
+    values = {}
+    for key, value in mapping.items():
         if key not in fields:
             raise ValueError(f"unknown key {_join(path, key)!r} ({cls.__name__}){_did_you_mean(key, fields)}")
-    values = {key: _convert(hints[key], value, _join(path, key)) for key, value in mapping.items()}
+        values[key] = _convert(hints[key], value, _join(path, key))
     for name, field in fields.items():
         has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         if name not in values and not has_default:
@@ -58,81 +60,15 @@ def from_dict(cls: type[Config], mapping: Mapping[str, Any], path: str = "") -> 
     try:
         return cls(**values)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}" if path else str(error)) from error
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Turn a dataclass into dicts, lists and scalars that JSON can hold; `from_dict` undoes it.
-
-    Raises:
-        ValueError: A field holds something that JSON cannot, naming its path.
-    """
-    if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        raise ValueError(f"to_dict takes a config dataclass; got {_show(config)}")
-    return _fields_to_plain(config, "")
-
-
-def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a YAML (or JSON) config and lay it over the file its `base:` key names, if any.
-
-    `base` is relative to the file that names it and may have a base of its own. Nested mappings are merged key by key;
-    everything else, lists and null included, replaces what the base had, and so does a mapping tagged `!replace`:
-
-        semantic_encoder: !replace
-          model_type: hubert
-          layer: 9
-
-    Raises:
-        FileNotFoundError: The file or a base is missing.
-        ValueError: Not YAML, no mapping, a key given twice, or a file that is its own base.
-    """
-    return _load_with_bases(Path(path), ())
-
-
-def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with the values of `top`: mappings merge key by key unless tagged, everything else replaces."""
-    result = copy.deepcopy(dict(base))
-    for key, value in top.items():
-        below = result.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping) and not isinstance(value, Replacement)
-        result[key] = overlay(below, value) if both else copy.deepcopy(value)  # type: ignore[arg-type]
-    return result
-
-
-def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Return a copy of `mapping` with `["optim.lr=5e-5", "merging=null", ...]` set, later ones last.
-
-    Values are YAML (`3`, `true`, `null`, `[4, 4, 5]`, `{size: 8}`) and replace what was there; parts that are absent or
-    null on the way are created. Whether a key exists at all is for `from_dict` to say.
-
-    Raises:
-        ValueError: No `=`, an empty key or value, a value that is not YAML, or a path that goes through a scalar.
-    """
-    if isinstance(overrides, str):
-        raise ValueError(f"overrides is the string {overrides!r}; expected a list of them")
-    result = copy.deepcopy(dict(mapping))
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        parents = key.strip().split(".")
-        last = parents.pop()
-        if not equals or not last or not all(parents):
-            raise ValueError(f"override {override!r} is not of the form part.key=value")
-        if not text.strip():
-            raise ValueError(f"override {override!r} has no value; write null for None, '' for an empty string")
-        part = result
-        for depth, parent in enumerate(parents, 1):
-            if part.get(parent) is None:
-                part[parent] = {}
-            part = part[parent]
-            if not isinstance(part, dict):
-                raise ValueError(f"override {override!r}: {'.'.join(parents[:depth])} is {_show(part)}, not a mapping")
-        part[last] = _parse_yaml(text, f"override {override!r}")
-    return result
+        if not path:
+            raise
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
-    """Return `value` as the type `hint` asks for, or raise ValueError."""
-    origin, arguments = get_origin(hint), get_args(hint)
+    """Return `value` as the type `hint` asks for."""
+    origin = get_origin(hint)
+    arguments = get_args(hint)
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
@@ -158,54 +94,59 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 def _convert_union(members: Sequence[Any], value: Any, path: str) -> Any:
     if value is None and type(None) in members:
         return None
-    members = [member for member in members if member is not type(None)]
-    if len(members) > 1:  # first the one that needs no conversion: 3 stays an int in `float | int`
-        members = [member for member in members if member is type(value)] or members
-    for member in members:
+    candidates = [member for member in members if member is not type(None)]
+    # A member that needs no conversion comes first: 3 stays an int in `float | int`.
+    for member in sorted(candidates, key=lambda member: member is not type(value)):
         try:
             return _convert(member, value, path)
         except ValueError:
             continue
-    if (meant := members[0] if len(members) == 1 else _most_alike(members, value)) is not None:
-        return _convert(meant, value, path)  # once more, for what it says about the slip
-    raise ValueError(f"{path} is {_show(value)}; expected {' or '.join(map(_name, members))}")
+    # None fits. The member that was meant names the mistake.
+    meant = candidates[0] if len(candidates) == 1 else _nearest_dataclass(candidates, value)
+    if meant is None:
+        raise ValueError(f"{path} is {_show(value)}; expected {' or '.join(map(_name, candidates))}")
+    return _convert(meant, value, path)
 
 
-def _most_alike(members: Sequence[Any], value: Any) -> Any:
-    """Choose the dataclass that a mapping was meant for: it knows most of the keys, or has the most similar ones.
-
-    None where the value is no mapping, or like none of them.
-    """
+def _nearest_dataclass(members: Sequence[Any], value: Any) -> Any:
+    """Choose the dataclass a mapping was meant for: most known keys, then most similar ones; None if like none."""
     if not isinstance(value, Mapping) or not value:
         return None
 
-    def likeness(member: Any) -> tuple[int, float]:
+    def score(member: Any) -> tuple[int, float]:
         names = [field.name for field in _init_fields(member)]
-        nearest = [max(difflib.SequenceMatcher(None, str(key), name).ratio() for name in names) for key in value]
-        return sum(key in names for key in value), sum(nearest) / len(nearest)
+        known = sum(key in names for key in value)
+        similarities = [max(_similarity(key, name) for name in names) for key in value]
+        return known, sum(similarities) / len(similarities)
 
-    best = max(filter(dataclasses.is_dataclass, members), key=likeness, default=None)
-    return best if best is not None and likeness(best)[1] >= CLOSE else None
+    best = max(filter(dataclasses.is_dataclass, members), key=score, default=None)
+    if best is None or score(best)[1] < CLOSE:
+        return None
+    return best
 
 
 def _convert_items(origin: type, arguments: Sequence[Any], values: Sequence[Any], path: str) -> list[Any]:
-    if origin is tuple and Ellipsis not in arguments:
-        if len(values) != len(arguments):
-            raise ValueError(f"{path} has {len(values)} values {values!r}; expected {len(arguments)}")
-        hints = list(arguments)
-    else:
-        hints = [arguments[0]] * len(values)
+    hints = list(arguments)
+    if origin is list or Ellipsis in hints:
+        hints = hints[:1] * len(values)
+    if len(values) != len(hints):
+        raise ValueError(f"{path} has {len(values)} values {values!r}; expected {len(hints)}")
     return [_convert(hint, item, f"{path}[{i}]") for i, (hint, item) in enumerate(zip(hints, values, strict=True))]
 
 
-def _fields_to_plain(config: Any, path: str) -> dict[str, Any]:
-    names = [field.name for field in _init_fields(type(config))]
-    return {name: _to_plain(getattr(config, name), _join(path, name)) for name in names}
+# ----------------------------------------------------------------------------------------- dataclasses to plain values
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Turn a dataclass into dicts, lists and scalars that JSON can hold; `from_dict` undoes it."""
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise ValueError(f"to_dict takes a config dataclass; got {_show(config)}")
+    return _to_plain(config, "")
 
 
 def _to_plain(value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _fields_to_plain(value, path)
+        value = {field.name: getattr(value, field.name) for field in _init_fields(type(value))}
     if isinstance(value, Mapping):
         return {str(key): _to_plain(item, _join(path, key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -213,6 +154,42 @@ def _to_plain(value: Any, path: str) -> Any:
     if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
         return value
     raise ValueError(f"{path} is {_show(value)}, which JSON cannot hold")
+
+
+def non_defaults(config: Any) -> dict[str, Any]:
+    """List the fields of a dataclass that differ from its class's defaults.
+
+    Parts are always listed, by the name of their class, and compared with their own class's defaults.
+    """
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if dataclasses.is_dataclass(value):
+            found[field.name] = {"kind": type(value).__name__} | non_defaults(value)
+        elif value != default:
+            found[field.name] = value
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- files and overrides
+
+
+def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a YAML (or JSON) config and lay it over the file that its `base:` key names, if any.
+
+    `base` is relative to the file that names it and may have a base of its own. Nested mappings are merged key by key;
+    everything else, lists and null included, replaces what the base had, and so does a mapping tagged `!replace`:
+
+        semantic_encoder: !replace
+          model_type: hubert
+          layer: 9
+
+    Raises:
+        FileNotFoundError: The file or a base is missing.
+        ValueError: Not YAML, no mapping, a repeated key, or a file that is its own base.
+    """
+    return _load_with_bases(Path(path), ())
 
 
 def _load_with_bases(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -226,8 +203,9 @@ def _load_with_bases(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text; is it a config file?") from error
-    content = _parse_yaml(text, str(path))
-    content = {} if content is None else content
+    content = parse_yaml(text, str(path))
+    if content is None:  # an empty file
+        content = {}
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {_show(content)}; expected a mapping of keys to values")
     if "base" not in content:
@@ -238,46 +216,82 @@ def _load_with_bases(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     return overlay(_load_with_bases(path.parent / base, (*above, resolved)), content)
 
 
-def _parse_yaml(text: str, source: str) -> Any:
-    import yaml
+def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `top`: mappings merge key by key unless tagged, everything else replaces."""
+    result = copy.deepcopy(dict(base))
+    for key, value in top.items():
+        below = result.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping) and not isinstance(value, Replacement):
+            result[key] = overlay(below, value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
 
+
+def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return a copy of `mapping` with `["optim.lr=5e-5", "merging=null", ...]` set; later ones win.
+
+    Values are YAML (`3`, `true`, `null`, `[4, 4, 5]`, `{size: 8}`) and replace the old ones; missing parts on the way
+    are created. Whether a key exists at all is checked by `from_dict`.
+    """
+    if isinstance(overrides, str):
+        raise ValueError(f"overrides is the string {overrides!r}; expected a list of them")
+    result = copy.deepcopy(dict(mapping))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        *parents, last = key.strip().split(".")
+        if not equals or not last or not all(parents):
+            raise ValueError(f"override {override!r} is not of the form part.key=value")
+        if not text.strip():
+            raise ValueError(f"override {override!r} has no value; write null for None, '' for an empty string")
+        part = result
+        for depth, parent in enumerate(parents, 1):
+            if part.get(parent) is None:
+                part[parent] = {}
+            part = part[parent]
+            if not isinstance(part, dict):
+                raise ValueError(f"override {override!r}: {'.'.join(parents[:depth])} is {_show(part)}, not a mapping")
+        part[last] = parse_yaml(text, f"override {override!r}")
+    return result
+
+
+def parse_yaml(text: str | bytes, source: str) -> Any:
+    """Read YAML 1.2 into plain values, `Replacement` for `!replace`; `source` names the text in errors."""
+    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml.constructor import ConstructorError, SafeConstructor
+    from ruamel.yaml.nodes import MappingNode
+
+    class Constructor(SafeConstructor):
+        pass
+
+    def construct_replacement(constructor: Any, node: Any) -> Replacement:
+        if not isinstance(node, MappingNode):
+            raise ConstructorError(None, None, "!replace must precede a mapping", node.start_mark)
+        return Replacement(constructor.construct_mapping(node, deep=True))
+
+    Constructor.add_constructor("!replace", construct_replacement)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = Constructor
     try:
-        return yaml.load(text, Loader=_yaml_loader())
-    except yaml.YAMLError as error:
+        return yaml.load(text)
+    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{source} is not YAML: {error}") from error
 
 
-@cache
-def _yaml_loader() -> Any:
-    """Return PyYAML's safe loader, with numbers and booleans as YAML 1.2 has them and without silently doubled keys."""
-    import yaml
+def dump_yaml(values: Mapping[str, Any], width: int = 80, flow: bool | None = False) -> str:
+    """Write plain values as YAML in the order of their keys; `flow` None puts the innermost lists on one line."""
+    from ruamel.yaml import YAML
 
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [
-                self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"
-            ]
-            for index, key in enumerate(keys):
-                if key in keys[:index]:
-                    raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-            return super().construct_mapping(node, deep)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = flow
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.width = width
+    text = io.StringIO()
+    yaml.dump(dict(values), text)
+    return text.getvalue()
 
-    def construct_replacement(loader: Any, node: Any) -> Replacement:
-        if not isinstance(node, yaml.MappingNode):
-            raise yaml.constructor.ConstructorError(None, None, "!replace stands before a mapping", node.start_mark)
-        return Replacement(loader.construct_mapping(node, deep=True))
 
-    Loader.add_constructor("!replace", construct_replacement)
-    # YAML 1.1, which PyYAML reads, takes `no` and `on` for booleans, and 5e-5 and 1e6 for strings.
-    boolean = "tag:yaml.org,2002:bool"
-    Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != boolean]
-        for first, resolvers in Loader.yaml_implicit_resolvers.items()
-    }
-    Loader.add_implicit_resolver(boolean, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-    number = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    return Loader
+# ------------------------------------------------------------------------------------------------------------ messages
 
 
 def _init_fields(cls: type) -> list[dataclasses.Field[Any]]:
@@ -288,13 +302,18 @@ def _join(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
+def _similarity(key: object, name: str) -> float:
+    return difflib.SequenceMatcher(None, str(key), name).ratio()
+
+
 def _did_you_mean(key: object, known: Iterable[object]) -> str:
-    names = [str(name) for name in known]
+    names = list(map(str, known))
     nearest = difflib.get_close_matches(str(key), names, n=1, cutoff=CLOSE)
     return f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(names)}"
 
 
 def _slip(hint: Any, value: Any) -> str:
+    """Name the likely mistake behind a value of the wrong type."""
     if hint is int and type(value) is float and value.is_integer():
         return f" (write {int(value)})"
     if hint in (int, float, bool) and isinstance(value, str):
@@ -310,18 +329,3 @@ def _name(hint: Any) -> str:
 
 def _show(value: object) -> str:
     return "null" if value is None else f"{value!r} ({type(value).__name__})"
-
-
-def non_defaults(config: Any) -> dict[str, Any]:
-    """List the fields of a dataclass that differ from its class's defaults, parts by their own classes' defaults.
-
-    Parts are named with their class, so that a part's absence or another kind of part shows.
-    """
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            found[field.name] = {"kind": type(value).__name__} | non_defaults(value)
-        elif value != (field.default_factory() if callable(field.default_factory) else field.default):
-            found[field.name] = value
-    return found

@@ -1,8 +1,7 @@
-"""From a name, a folder or a hub id to a codec, strictly: what is missing or misshapen is an error.
+"""`load`: a name, a folder, a `.nemo` file or a hub id to a codec. Missing or misshapen weights are errors.
 
-Three layouts are understood: ours (`config.json` + `model.safetensors`), what FlexiCodec's authors released (a
-safetensors or torch file + a yaml), and NeMo's archives of LFSC and NanoCodec (one `.nemo` file). Nothing is downloaded
-unless a hub id is asked for.
+Three layouts are read: ours (`config.json` + `model.safetensors`), that of FlexiCodec's authors (a safetensors or torch
+file + a yaml), and NeMo's archives of LFSC and NanoCodec (one `.nemo` file). Only hub ids are downloaded.
 """
 
 import json
@@ -16,14 +15,14 @@ from torch import Tensor
 
 from flexicodec.config import from_dict, load_yaml
 from flexicodec.models.codec import CONFIG_NAME, WEIGHTS_NAME, Codec
-from flexicodec.weights import read_weights
+from flexicodec.weights import load_exactly, read_weights, unloaded_modules
 
 SHIPPED = ("flexicodec-mini",)
 UPSTREAM_WEIGHTS = ("12hz_v1_half.safetensors", "nartts_flexicodec_only.safetensors")
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 NEMO_SUFFIX = ".nemo"
 SENSEVOICE_WEIGHTS = "model.pt"
-MODELSCOPE_OWNER = "iic/"  # SenseVoiceSmall's first home is iic/SenseVoiceSmall
+MODELSCOPE_OWNER = "iic/"  # SenseVoiceSmall was first published as iic/SenseVoiceSmall
 
 
 def load(
@@ -35,58 +34,55 @@ def load(
     device: str | torch.device | None = None,
     parts: str = "all",
 ) -> Codec:
-    """Open a codec.
+    """Load a codec.
 
     Args:
         model: A model that ships with the package ("flexicodec-mini"), a folder, a `.nemo` file, or a hub id
             ("owner/name").
-        sensevoice: For upstream's files without SenseVoice weights of their own: the SenseVoiceSmall folder, its
-            model.pt, or its hub id: FunAudioLLM/SenseVoiceSmall, or iic/SenseVoiceSmall on ModelScope (extra funasr).
-        filename: Which weights file of the folder or hub repository, where there are several.
+        sensevoice: For upstream's files without SenseVoice weights: the SenseVoiceSmall folder, its model.pt, or its
+            hub id: FunAudioLLM/SenseVoiceSmall, or iic/SenseVoiceSmall on ModelScope (extra funasr).
+        filename: Weights file of the folder or hub repository, where there are several.
         revision: Branch, tag or commit of the hub repository.
-        device: Where to put the model; None means the CPU.
+        device: None means the CPU.
         parts: "all"; or to save time and memory "encode" for a model that only makes tokens, "decode" for one that only
-            makes audio of them, "semantic" for a FlexiCodec that makes tokens without acoustic codes. What was left
-            out raises a ValueError when it is needed.
+            decodes them, "semantic" for a FlexiCodec that makes tokens without acoustic codes. Using a part that was
+            not loaded raises a ValueError.
 
     Returns:
         The codec in eval mode, float32.
 
     Raises:
-        ValueError: There is no such model, the files do not belong together, or a weight is missing or misshapen.
+        ValueError: There is no such model, its files do not belong together, or a weight is missing or misshapen.
     """
-    folder, name = locate(str(model), filename, revision)
-    if revision is not None and Path(model).exists() | (str(model) in SHIPPED):
+    path, name = locate(str(model), filename, revision)
+    if revision is not None and (Path(model).exists() or str(model) in SHIPPED):
         raise ValueError(f"revision={revision!r} belongs to a hub id, but {model} is here already; leave it out")
-    ours = (folder / CONFIG_NAME).is_file() and filename in (None, WEIGHTS_NAME) and _is_ours(folder / CONFIG_NAME)
-    archive = None if ours else _nemo_archive(folder, filename)
+    config = path / CONFIG_NAME
+    ours = config.is_file() and filename in (None, WEIGHTS_NAME) and _is_ours(config)
+    archive = None if ours else _nemo_archive(path, filename)
     if sensevoice is not None and (ours or archive):
-        raise ValueError(f"sensevoice={str(sensevoice)!r} is of no use to {model}, which brings its own encoder")
+        raise ValueError(f"sensevoice={str(sensevoice)!r} is of no use to {model}, which has an encoder of its own")
     if ours:
-        codec = load_pretrained(folder, name, parts)
+        codec = load_pretrained(path, name, parts)
     elif archive is not None:
         from flexicodec.models.nanocodec.convert_nemo import load_nemo
 
         codec = load_nemo(archive, name)
     else:
-        codec = load_upstream(folder, filename=filename, sensevoice=sensevoice, name=name)
-    if parts != "all" and not ours:  # these layouts are converted as a whole, and do not hold their fingerprint
+        codec = load_upstream(path, filename=filename, sensevoice=sensevoice, name=name)
+    if parts != "all" and not ours:
+        # Foreign layouts are converted as a whole. Their fingerprint is not stored, so it is hashed while all is there.
         codec.set_fingerprint(codec.fingerprint)
         codec.keep(parts)
     return codec.to(device or "cpu").eval()
 
 
 def load_pretrained(folder: str | Path, name: str | None = None, parts: str = "all") -> Codec:
-    """Open a folder that `Codec.save_pretrained` wrote; of other parts than those asked for nothing is read.
-
-    Raises:
-        ValueError: The folder lacks a file, its weights do not fit its config, or there are no such parts.
-    """
+    """Load a folder that `Codec.save_pretrained` wrote; weights of other parts are not read."""
     from flexicodec.models.flexicodec.config import FlexiCodecConfig
     from flexicodec.models.flexicodec.model import FlexiCodec
     from flexicodec.models.nanocodec.config import NanoCodecConfig
     from flexicodec.models.nanocodec.model import NanoCodec
-    from flexicodec.weights import load_exactly, unloaded_modules
 
     families: dict[str, tuple[type, Any]] = {
         FlexiCodec.model_type: (FlexiCodecConfig, FlexiCodec),
@@ -103,12 +99,14 @@ def load_pretrained(folder: str | Path, name: str | None = None, parts: str = "a
         raise ValueError(f"{folder} has a {CONFIG_NAME} but no {WEIGHTS_NAME}; was the copy interrupted?")
     config_class, codec_class = families[held["model_type"]]
     config: Any = from_dict(config_class, held["config"])
-    with torch.device("meta"):
+    with torch.device("meta"):  # no memory and no random weights until the file is read
         codec: Codec = codec_class(config, name=name)
     codec.keep(parts)
-    absent = tuple(f"{part}." for part in unloaded_modules(codec))
-    state = read_weights(folder / WEIGHTS_NAME, leave=absent)
-    load_exactly(codec, {key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+    skipped = tuple(f"{part}." for part in unloaded_modules(codec))
+    state = {}
+    for key, value in read_weights(folder / WEIGHTS_NAME, skipped).items():
+        state[key] = value.float() if value.is_floating_point() else value
+    load_exactly(codec, state)
     codec.set_fingerprint(held["fingerprint"])
     return codec.eval()
 
@@ -120,11 +118,7 @@ def load_upstream(
     sensevoice: str | Path | None = None,
     name: str | None = None,
 ) -> Codec:
-    """Open upstream's released layout: one weights file and its yaml, whose arguments stand under `model`.
-
-    Raises:
-        ValueError: See `load`.
-    """
+    """Load upstream's layout: one weights file and its yaml with constructor arguments under `model`; see `load`."""
     from flexicodec.models.flexicodec.convert_upstream import from_upstream, read_cmvn
 
     folder = Path(folder)
@@ -137,18 +131,23 @@ def load_upstream(
         if not any("semantic_model.encoder.encoders0" in key for key in state):
             sensevoice_state = read_weights(sensevoice_file)
         statistics = sensevoice_file.parent / "am.mvn"
-        cmvn = read_cmvn(statistics) if statistics.is_file() else None
-    return from_upstream(
-        load_yaml(_upstream_config(folder, weights)),
-        state,
-        cmvn=cmvn,
-        sensevoice_state_dict=sensevoice_state,
-        name=name,
-    )
+        if statistics.is_file():
+            cmvn = read_cmvn(statistics)
+    config = load_yaml(_upstream_config(folder, weights))
+    return from_upstream(config, state, cmvn=cmvn, sensevoice_state_dict=sensevoice_state, name=name)
+
+
+def parameter_counts(codec: Codec) -> dict[str, Any]:
+    """Count the parameters of every part, and in all."""
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in codec.named_children()}
+    return {**counts, "total": sum(counts.values())}
+
+
+# ------------------------------------------------------------------------------------------------------- finding files
 
 
 def locate(model: str, filename: str | None, revision: str | None) -> tuple[Path, str]:
-    """Find a model's folder or archive, fetching it from the hub where a hub id was given; also its short name."""
+    """Find a model's folder or archive, downloading hub ids; also returns its short name."""
     if model in SHIPPED:
         return Path(str(files("flexicodec") / "assets" / model)), model
     path = Path(model)
@@ -158,84 +157,76 @@ def locate(model: str, filename: str | None, revision: str | None) -> tuple[Path
         raise ValueError(f"{model} is a file; give its folder, and filename={path.name!r} if it holds several models")
     if path.is_dir():
         return path, path.resolve().name
-    _check_published(model)
-    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        return _fetch(model, filename, revision), model
+    _refuse_published_names(model)
+    if _is_hub_id(model):
+        wanted = [CONFIG_NAME, WEIGHTS_NAME, UPSTREAM_WEIGHTS[0], "*.yaml", "*" + NEMO_SUFFIX]
+        if filename is not None:
+            wanted = [filename, "*.yaml", "*.json", "am.mvn"]
+        return _download(model, wanted, revision), model
     raise ValueError(
         f"there is no model {model!r}: expected {', '.join(SHIPPED)}, an existing folder or .nemo file, or a hub id "
         "like owner/name"
     )
 
 
-def _check_published(model: str) -> None:
-    """Say more than that there is no such model where a name of the papers was meant.
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
-    Raises:
-        ValueError: It was.
-    """
+
+def _refuse_published_names(model: str) -> None:
+    """Where a config of the papers is named instead of a model, say where its weights are."""
     from flexicodec.models.nanocodec.config import PUBLISHED, RELEASED, check_levels_are_known
 
     owner, _, name = model.rpartition("/")
     if owner in ("", "nvidia"):
         check_levels_are_known(model)
-    if model in PUBLISHED:
-        weights = RELEASED.get(model)
-        known = f"its weights are at {weights}, which load takes" if weights else "its weights were not released"
-        raise ValueError(
-            f"{model} is a config, configs/nanocodec/{model}.yaml, and no model: {known}"
-            + ("" if weights else "; docs/training.md says how to train it")
-        )
+    if model not in PUBLISHED:
+        return
+    where = "its weights were not released; docs/training.md says how to train it"
+    if model in RELEASED:
+        where = f"its weights are at {RELEASED[model]}, which load takes"
+    raise ValueError(f"{model} is a config, configs/nanocodec/{model}.yaml, and no model: {where}")
 
 
-def _fetch(repo: str, filename: str | None, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = (
-        [filename, "*.yaml", "*.json", "am.mvn"]
-        if filename
-        else [CONFIG_NAME, WEIGHTS_NAME, UPSTREAM_WEIGHTS[0], "*.yaml", "*" + NEMO_SUFFIX]
-    )
+def _download(repo: str, wanted: list[str], revision: str | None = None) -> Path:
+    """Download files of a repository on the Hugging Face hub, or on ModelScope for `iic/...`."""
+    hub = "the hub"
+    try:
+        if repo.startswith(MODELSCOPE_OWNER):
+            hub = "ModelScope"
+            from modelscope import snapshot_download  # a dependency of funasr
+        else:
+            from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ValueError(f"{repo} is on ModelScope; install flexicodec-lab[funasr] to download from there") from error
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
     except Exception as error:
         raise ValueError(
-            f"{repo} is no folder here and could not be fetched from the hub ({type(error).__name__}: {error}); "
+            f"{repo} is no folder here and could not be fetched from {hub} ({type(error).__name__}: {error}); "
             "download it elsewhere and pass the folder"
         ) from error
-
-
-def _fetch_from_modelscope(repo: str, filename: str | None, revision: str | None) -> Path:
-    try:
-        from modelscope import snapshot_download  # comes with funasr
-    except ImportError as error:
-        raise ValueError(f"{repo} lies on ModelScope; install flexicodec-lab[funasr] to fetch from there") from error
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=[filename, "am.mvn"]))
-    except Exception as error:
-        raise ValueError(
-            f"{repo} could not be fetched from ModelScope ({type(error).__name__}: {error}); "
-            "download it elsewhere and pass the folder"
-        ) from error
-
-
-def _nemo_archive(path: Path, filename: str | None) -> Path | None:
-    """Find the archive where a `.nemo` file was given or named, or a folder that holds one."""
-    if path.is_file():
-        return path
-    if filename is not None:
-        return path / filename if filename.endswith(NEMO_SUFFIX) and (path / filename).is_file() else None
-    found = sorted(path.glob("*" + NEMO_SUFFIX))
-    if len(found) > 1:
-        raise ValueError(f"{path} holds several archives ({', '.join(p.name for p in found)}); choose with filename=")
-    return found[0] if found else None
 
 
 def _is_ours(config: Path) -> bool:
     try:
         held = json.loads(config.read_text())
-        return isinstance(held, dict) and "model_type" in held
     except json.JSONDecodeError as error:
         raise ValueError(f"{config} is not JSON ({error}); was the copy interrupted?") from error
+    return isinstance(held, dict) and "model_type" in held
+
+
+def _nemo_archive(path: Path, filename: str | None) -> Path | None:
+    """Find the archive: `path` itself, the file named, or the only one in the folder."""
+    if path.is_file():
+        return path
+    if filename is not None:
+        named = path / filename
+        return named if named.suffix == NEMO_SUFFIX and named.is_file() else None
+    found = sorted(path.glob("*" + NEMO_SUFFIX))
+    if len(found) > 1:
+        raise ValueError(f"{path} holds several archives ({', '.join(p.name for p in found)}); choose with filename=")
+    return found[0] if found else None
 
 
 def _upstream_weights(folder: Path, filename: str | None) -> Path:
@@ -258,7 +249,9 @@ def _upstream_weights(folder: Path, filename: str | None) -> Path:
 
 def _upstream_config(folder: Path, weights: Path) -> Path:
     own = folder / f"{weights.stem}_config.yaml"
-    found = [own] if own.is_file() else sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    if own.is_file():
+        return own
+    found = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     if not found:
         raise ValueError(
             f"{folder} has no yaml config beside {weights.name}; download it too (12hz_v1_half_config.yaml)"
@@ -275,15 +268,8 @@ def _sensevoice_file(sensevoice: str | Path) -> Path:
     if (path / SENSEVOICE_WEIGHTS).is_file():
         return path / SENSEVOICE_WEIGHTS
     name = str(sensevoice)
-    if not path.exists() and name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        fetch = _fetch_from_modelscope if name.startswith(MODELSCOPE_OWNER) else _fetch
-        return fetch(name, SENSEVOICE_WEIGHTS, None) / SENSEVOICE_WEIGHTS
+    if not path.exists() and _is_hub_id(name):
+        return _download(name, [SENSEVOICE_WEIGHTS, "am.mvn"]) / SENSEVOICE_WEIGHTS
     raise ValueError(
         f"sensevoice={name!r} holds no {SENSEVOICE_WEIGHTS}; expected the SenseVoiceSmall folder or hub id"
     )
-
-
-def parameter_counts(codec: Codec) -> dict[str, Any]:
-    """Count the parameters of every part, and in all."""
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in codec.named_children()}
-    return {**counts, "total": sum(counts.values())}

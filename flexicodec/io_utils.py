@@ -1,4 +1,4 @@
-"""Files found and files replaced: which ones hold audio, and how to write one at once or not at all."""
+"""File search, atomic writes, and the errors of bad files."""
 
 import os
 import uuid
@@ -8,20 +8,18 @@ from pathlib import Path
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")
 
-# What a bad file can raise on its way through a codec: refused content, an unreadable disk, torch's out-of-memory.
+# Exceptions of a bad file on its way through a codec: invalid content, an unreadable disk, torch's out-of-memory.
 BAD_FILE = (ValueError, OSError, RuntimeError)
 
 
 def find(path: Path, suffixes: Sequence[str] = AUDIO_SUFFIXES) -> list[Path]:
-    """List the files under a folder that have one of the suffixes, sorted; a file is itself, whatever its name.
-
-    Raises:
-        ValueError: A folder without such files.
-    """
+    """List the files below a folder that have one of the suffixes, sorted; a file is returned whatever its name."""
     if not path.is_dir():
         return [path]
-    files = (file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
-    found = sorted(file for file in files if not file.name.startswith("."))
+    found = []
+    for file in sorted(path.rglob("*")):
+        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file():
+            found.append(file)
     if not found:
         raise ValueError(f"no files to read in {path} (looked for {' '.join(suffixes)})")
     return found
@@ -29,8 +27,8 @@ def find(path: Path, suffixes: Sequence[str] = AUDIO_SUFFIXES) -> list[Path]:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Offer a new name beside `path` to write; put it in the place of `path` on success, remove it on failure."""
-    target = Path(path).resolve()  # through a link, as open() would
+    """Yield a temporary path to write; rename it to `path` on success, remove it on failure."""
+    target = Path(path).resolve()  # follows links, as open() does
     part = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
         yield part

@@ -1,4 +1,4 @@
-"""Work that several processes share, with the same results as one: each has its own models and uses one thread."""
+"""Jobs over several processes, with the same results as in one: each has its own models and uses one thread."""
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -17,36 +17,39 @@ Result = TypeVar("Result")
 def share(
     jobs: Sequence[Job], worker: Callable[[Job], Result], processes: int, make: Callable[[], Callable[[Job], Result]]
 ) -> Iterator[tuple[int, Result]]:
-    """Do jobs, each by itself, and yield the number and result of each as it is done.
+    """Run jobs and yield the index and result of each as it is done.
 
     Args:
-        jobs: Picklable where there are several processes; so are results.
-        worker: Does them in this process.
-        processes: How many, at most; with one, or one job, everything stays in this process.
+        jobs: Picklable if there are several processes, as are results.
+        worker: Runs a job in this process.
+        processes: At most; with one, or one job, everything stays in this process.
         make: Makes a worker in another process; picklable.
 
     Raises:
-        ValueError: Fewer than one process.
         BrokenProcessPool: A process died.
     """
     check_processes(processes)
     if processes == 1 or len(jobs) < 2:
         with one_thread():
-            yield from ((index, worker(job)) for index, job in enumerate(jobs))
+            for index, job in enumerate(jobs):
+                yield index, worker(job)
         return
-    # Pickled here: multiprocessing would put every tensor into a file of its own, and there may be thousands.
+    # Jobs are pickled here: multiprocessing would put every tensor into a file of its own, and there may be thousands.
     pool = ProcessPoolExecutor(
         min(processes, len(jobs)), get_context("spawn"), initializer=_start, initargs=(pickle.dumps(make),)
     )
+    futures: dict[Future[bytes], int] = {}
     try:
-        futures: dict[Future[bytes], int] = {pool.submit(_work, pickle.dumps(job)): i for i, job in enumerate(jobs)}
-        yield from ((futures[done], pickle.loads(done.result())) for done in as_completed(futures))
+        for index, job in enumerate(jobs):
+            futures[pool.submit(_work, pickle.dumps(job))] = index
+        for done in as_completed(futures):
+            yield futures[done], pickle.loads(done.result())
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def check_processes(processes: int) -> None:
-    """Raises ValueError for fewer than one process."""
+    """Refuse fewer than one process."""
     if processes < 1:
         raise ValueError(f"processes is {processes}; expected 1 or more")
 
@@ -66,7 +69,7 @@ def _work(job: bytes) -> bytes:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread, as it does in a pool: sums come out the same then."""
+    """Let torch use one thread, as in a process of the pool: sums are rounded the same then."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

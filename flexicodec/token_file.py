@@ -1,7 +1,5 @@
 """The `.flxc` file format: a header dict and layers of integers to bytes and back, without pickle.
 
-This file knows nothing of codecs or `Tokens`; it promises that what comes out is what went in, or a `ValueError`.
-
 Layout (all numbers big-endian, offsets in bytes):
 
     0      4  magic, the ASCII letters FLXC
@@ -17,13 +15,14 @@ The JSON object holds the caller's keys and two of the file's own: `tokens`, the
     ceil(tokens * bits / 8)  bytes: the integers one after another, each with its most significant bit first, across
                              the borders of bytes; the last byte is filled up with zero bits
     4                        bytes: CRC32 of these bytes, continued from the CRC before (the header's for layer 0), so
-                             that a layer moved to another place or another file does not fit
+                             that a layer moved to another place or another file does not match
 
-A width of 0 stands for zeros and costs only the CRC. Where a layer starts follows from the header, so a file cut off
-between layers still gives the ones before the cut to a reader who asks for no more. All checks on sizes come before
-memory is asked for.
+A width of 0 stands for zeros and costs only the CRC. Where a layer starts follows from the header, so that the layers
+before the end of a truncated file can still be read. Sizes are checked before memory is allocated.
 
-`pack_clip` and `unpack_clip` say which header keys and layers a clip of tokens has; `Tokens` checks what was read.
+A clip of tokens (`pack_clip`, `unpack_clip`) has the header keys of `HEADER_KEYS`, `samples` (length of the audio, or
+null) and `info`. Its layers are the semantic codes (of width 0 for codecs without), the durations less one, and one
+layer per acoustic codebook. Widths are the bits of the format, or for uncapped durations those of the clip's longest.
 """
 
 import json
@@ -40,7 +39,13 @@ from jaxtyping import Int
 from flexicodec.io_utils import replacing
 from flexicodec.token_format import TokenFormat, check_kept
 
-# header of a .flxc file -> field of TokenFormat
+MAGIC = b"FLXC"
+VERSION = 1
+MAX_HEADER_BYTES = 2**20
+MAX_TOKENS = 2**24  # two weeks at 12.5 Hz
+MAX_BITS = 32
+
+# key in the header -> field of TokenFormat
 HEADER_KEYS = {
     "model": "model",
     "fingerprint": "fingerprint",
@@ -52,6 +57,12 @@ HEADER_KEYS = {
     "parallel": "parallel_codebooks",
 }
 
+_PREAMBLE = struct.Struct(">4sBI")
+_CRC = struct.Struct(">I")
+
+
+# ----------------------------------------------------------------------------------------------------- a clip of tokens
+
 
 def pack_clip(
     format: TokenFormat,
@@ -61,72 +72,55 @@ def pack_clip(
     acoustic: Int[np.ndarray, "codebooks tokens"],
     durations: Int[np.ndarray, " tokens"],
 ) -> bytes:
-    """Write one clip.
-
-    The header holds the format under the keys of `HEADER_KEYS`, `samples` (length of the audio, or null) and `info`.
-    The layers are the semantic codes (of width 0 for codecs without), the durations less one, and then one per acoustic
-    codebook; their widths are the bits of the format, or for uncapped durations those of the clip's longest.
-
-    Raises:
-        ValueError: more than `token_file.MAX_TOKENS` tokens.
-    """
+    """Write one clip of 1 to `MAX_TOKENS` tokens."""
     header = {key: getattr(format, name) for key, name in HEADER_KEYS.items()} | {"samples": samples, "info": info}
-    width = format.duration_bits
-    layers = [
-        (np.zeros_like(durations) if semantic is None else semantic, format.semantic_bits),
-        (durations - 1, int(durations.max() - 1).bit_length() if width is None else width),
-    ]
-    return pack(header, [*layers, *((codes, format.acoustic_bits) for codes in acoustic)])
+    if semantic is None:
+        semantic = np.zeros_like(durations)
+    duration_bits = format.duration_bits
+    if duration_bits is None:
+        duration_bits = int(durations.max() - 1).bit_length()
+    layers = [(semantic, format.semantic_bits), (durations - 1, duration_bits)]
+    layers += [(codes, format.acoustic_bits) for codes in acoustic]
+    return pack(header, layers)
 
 
 def unpack_clip(data: bytes, acoustic: int | None) -> dict[str, Any]:
-    """Read one clip, or only its first `acoustic` codebooks; the arguments of `Tokens` by name.
+    """Read one clip, or only its first `acoustic` codebooks; returns the arguments of `Tokens` by name.
 
     Raises:
-        ValueError: not such a file, truncated or altered in what is read, or more codebooks asked than it has.
+        ValueError: Not such a file, truncated or altered in the part that is read, or fewer codebooks than asked.
     """
     header = unpack_header(data)
-    format, samples, info = _read_fields(header.fields)
+    # The checksum is right, which does not make the header true: anybody may have written it.
+    expected = {*HEADER_KEYS, "samples", "info"}
+    if header.fields.keys() != expected:
+        odd = sorted(header.fields.keys() ^ expected)
+        raise ValueError(f"the header lacks or has too much: {odd}; was it written by another program?")
+    format = TokenFormat(**{name: header.fields[key] for key, name in HEADER_KEYS.items()})
     available = len(header.bits) - 2
-    expected = [format.semantic_bits, format.duration_bits] + [format.acoustic_bits] * available
-    if available < 0 or any(b is not None and a != b for a, b in zip(header.bits, expected, strict=True)):
+    widths = [format.semantic_bits, format.duration_bits] + [format.acoustic_bits] * available
+    if available < 0 or any(b is not None and a != b for a, b in zip(header.bits, widths, strict=True)):
         raise ValueError(f"layers of {list(header.bits)} bits do not go with {format}; the header is wrong")
-    acoustic = available if acoustic is None else acoustic
+    if acoustic is None:
+        acoustic = available
     check_kept(acoustic, available, format)
     semantic, durations, *codes = unpack_layers(data, header, 2 + acoustic)
     return {
         "semantic": None if format.semantic_codebook_size is None else semantic,
         "acoustic": np.stack(codes) if codes else None,
         "durations": durations + 1,
-        "audio_lengths": samples,
+        "audio_lengths": header.fields["samples"],
         "format": format,
-        "info": info,
+        "info": header.fields["info"],
     }
 
 
-def _read_fields(header: dict[str, Any]) -> tuple[TokenFormat, int | None, dict[str, Any]]:
-    """Read the header of a file, whose checksum was right but which anybody may have written."""
-    expected = {*HEADER_KEYS, "samples", "info"}
-    if header.keys() != expected:
-        odd = sorted(header.keys() ^ expected)
-        raise ValueError(f"the header lacks or has too much: {odd}; was it written by another program?")
-    format = TokenFormat(**{name: header[key] for key, name in HEADER_KEYS.items()})
-    return format, header["samples"], header["info"]
-
-
-MAGIC = b"FLXC"
-VERSION = 1
-MAX_HEADER_BYTES = 2**20
-MAX_TOKENS = 2**24  # two weeks at 12.5 Hz
-MAX_BITS = 32
-
-_PREAMBLE = struct.Struct(">4sBI")
-_CRC = struct.Struct(">I")
+# --------------------------------------------------------------------------------------------------- header and layers
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the first bytes of a file say."""
+    """The checked header of a file."""
 
     fields: dict[str, Any]  # the caller's keys, as given to `pack`
     tokens: int  # integers in every layer
@@ -143,11 +137,8 @@ def pack(fields: dict[str, Any], layers: Sequence[tuple[np.ndarray, int]]) -> by
     """Write a header and layers of equally many integers.
 
     Args:
-        fields: JSON-able keys of the caller; `tokens` and `bits` are taken by the file itself.
-        layers: pairs of a one-dimensional integer array and the width of its integers in bits.
-
-    Raises:
-        ValueError: a value does not fit its width, arrays of different length, a header that JSON cannot hold.
+        fields: Keys of the caller, with JSON values; `tokens` and `bits` are reserved.
+        layers: Pairs of a one-dimensional integer array and the width of its integers in bits.
     """
     taken = {"tokens", "bits"} & fields.keys()
     if taken:
@@ -173,11 +164,7 @@ def pack(fields: dict[str, Any], layers: Sequence[tuple[np.ndarray, int]]) -> by
 
 
 def unpack_header(data: bytes) -> Header:
-    """Read and check the header; the layers need not be there.
-
-    Raises:
-        ValueError: not a `.flxc` file, another version, truncated or altered.
-    """
+    """Read and check the header; the layers may be missing."""
     if len(data) < _PREAMBLE.size or not data.startswith(MAGIC):
         raise ValueError(f"not a .flxc file: it starts with {data[:4]!r}, expected {MAGIC!r}, in {len(data)} bytes")
     _, version, size = _PREAMBLE.unpack_from(data)
@@ -193,24 +180,21 @@ def unpack_header(data: bytes) -> Header:
 
 
 def unpack_layers(data: bytes, header: Header, count: int | None = None) -> list[np.ndarray]:
-    """Read and check the first `count` layers, all of them by default.
+    """Read and check the first `count` layers, all of them by default, as int64 arrays of `header.tokens` values.
 
-    Bytes behind the layers asked for may be missing, and are not looked at unless there are more than the header says.
-
-    Returns:
-        One int64 array of `header.tokens` values per layer.
-
-    Raises:
-        ValueError: more layers asked than the file has, truncated or altered.
+    Bytes behind these layers may be missing, and are not checked except for their number, which may not be too large.
     """
     available = len(header.bits)
-    count = available if count is None else count
+    if count is None:
+        count = available
     if not 0 <= count <= available:
         raise ValueError(f"asked for {count} layers, the file has {available}")
     whole = header.start + sum(header.layer_bytes(layer) + _CRC.size for layer in range(available))
     if len(data) > whole:
         raise ValueError(f"{len(data)} bytes, but by its header the file ends after {whole}; was something appended?")
-    layers, start, crc = [], header.start, header.crc
+    layers = []
+    start = header.start
+    crc = header.crc
     for layer in range(count):
         end = start + header.layer_bytes(layer)
         if len(data) < end + _CRC.size:
@@ -228,28 +212,20 @@ def unpack_layers(data: bytes, header: Header, count: int | None = None) -> list
 
 
 def pack_integers(values: np.ndarray, bits: int) -> bytes:
-    """Pack integers at a width of `bits` (0 to 32), most significant bit first, the last byte filled with zeros.
-
-    Raises:
-        ValueError: not a one-dimensional integer array, a width out of range, or a value that needs more bits.
-    """
+    """Pack integers at a width of `bits` (0 to 32), most significant bit first, the last byte filled with zeros."""
     if not 0 <= bits <= MAX_BITS:
         raise ValueError(f"a width of {bits} bits, expected 0 to {MAX_BITS}")
     if values.ndim != 1 or values.dtype.kind not in "iu":
         raise ValueError(f"a layer of shape {values.shape} and type {values.dtype}, expected integers along one axis")
     if values.size and not (0 <= int(values.min()) and int(values.max()) < 2**bits):
         raise ValueError(f"values from {values.min()} to {values.max()} do not fit into {bits} bits")
-    # every value as a row of 32 bits, of which the last ones are kept
+    # Every value becomes a row of 32 bits, of which the last ones are kept.
     rows = np.unpackbits(values.astype(">u4").view(np.uint8).reshape(-1, 4), axis=1)
     return np.packbits(rows[:, MAX_BITS - bits :]).tobytes()
 
 
 def unpack_integers(packed: bytes, count: int, bits: int) -> np.ndarray:
-    """Unpack `count` integers of `bits` bits as int64; the reverse of `pack_integers`.
-
-    Raises:
-        ValueError: another number of bytes than count * bits needs, or ones among the filling bits.
-    """
+    """Unpack `count` integers of `bits` bits as int64; the reverse of `pack_integers`."""
     if len(packed) != (count * bits + 7) // 8:
         raise ValueError(f"{count} integers of {bits} bits do not take {len(packed)} bytes")
     flat = np.unpackbits(np.frombuffer(packed, np.uint8))
@@ -261,25 +237,26 @@ def unpack_integers(packed: bytes, count: int, bits: int) -> np.ndarray:
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file at once or not at all: beside its place first, then renamed over it."""
+    """Write a file, which appears whole or not at all."""
     with replacing(path) as part:
         part.write_bytes(data)
 
 
 def _checked_header(text: bytes, start: int, crc: int) -> Header:
-    """Parse the JSON of a header whose checksum is right, which does not make it true."""
+    """Parse the JSON of a header and bound the memory that its numbers ask for."""
     try:
         fields = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the header is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"the header is a JSON {type(fields).__name__}, expected an object")
-    tokens, bits = fields.pop("tokens", None), fields.pop("bits", None)
+    tokens = fields.pop("tokens", None)
+    bits = fields.pop("bits", None)
     if type(tokens) is not int or not 0 <= tokens <= MAX_TOKENS:
         raise ValueError(f"the header claims {tokens!r} tokens, expected 0 to {MAX_TOKENS}")
     if not isinstance(bits, list) or not all(type(width) is int and 0 <= width <= MAX_BITS for width in bits):
         raise ValueError(f"the header claims layers of {bits!r} bits, expected a list of widths from 0 to {MAX_BITS}")
-    # Layers of width 0 cost no bytes, so the length of the file does not bound what they unpack to.
+    # Layers of width 0 take no bytes, so the length of the file does not bound their unpacked size.
     if tokens * bits.count(0) > MAX_TOKENS:
         raise ValueError(f"the header claims {bits.count(0)} layers of {tokens} integers without a bit for them")
     return Header(fields, tokens, tuple(bits), start, crc)

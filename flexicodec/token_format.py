@@ -1,19 +1,22 @@
-"""`TokenFormat` says what the integers of `Tokens` mean; the functions below hold given integers against it.
+"""`TokenFormat`: what the integers of `Tokens` mean, and the checks of integers and of whole `Tokens` against it.
 
-They are the door at which tokens of a file, a user or a language model are stopped, so each says what is likely wrong.
+Tokens come from files, users and language models, so every check names the clip, the token and the likely mistake.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-Integers = Tensor | np.ndarray | Sequence[Any]  # what a language model may hand over: nested lists included
+if TYPE_CHECKING:
+    from flexicodec.tokens import Tokens
+
+Integers = Tensor | np.ndarray | Sequence[Any]  # tensors, arrays and nested lists
 
 _LARGEST = 2**32  # a file holds integers of at most 32 bits
 _INTEGER_DTYPES = (
@@ -30,7 +33,7 @@ _AXES = {
 
 @dataclass(frozen=True)
 class TokenFormat:
-    """What the integers of `Tokens` mean: the grid, the sizes of the codebooks, and the model that made them."""
+    """What the integers of `Tokens` mean: the frame grid, the codebook sizes, and the model that made them."""
 
     sample_rate: int = 16000  # Hz, of the audio that audio_lengths counts
     frame_size: int = 1280  # samples per frame of the grid
@@ -39,14 +42,9 @@ class TokenFormat:
     max_duration: int | None = 8  # frames per token; None: no cap; 1: fixed rate, durations cost no bits
     fingerprint: str | None = None  # of the weights that define the tokens
     model: str | None = field(default=None, compare=False)  # name, for people
-    parallel_codebooks: bool = False  # acoustic codebooks stand side by side: no fewer than all of them mean anything
+    parallel_codebooks: bool = False  # acoustic codebooks are independent: a part of them cannot be decoded
 
     def __post_init__(self) -> None:
-        """Check types and ranges.
-
-        Raises:
-            ValueError: names the field, what it was and what it may be.
-        """
         optional = ("semantic_codebook_size", "max_duration")
         for name in ("sample_rate", "frame_size", "acoustic_codebook_size", *optional):
             value = getattr(self, name)
@@ -77,35 +75,102 @@ class TokenFormat:
 
     @property
     def duration_bits(self) -> int | None:
-        """Bits of one duration; None without a cap, where each clip takes what its own longest token needs."""
+        """Bits of one duration; None without a cap, where the longest token of each clip sets the width."""
         return None if self.max_duration is None else (self.max_duration - 1).bit_length()
+
+    def check(self, tokens: "Tokens", num_codebooks: int, *, may_be_empty: bool = False) -> None:
+        """Refuse tokens that a model of this format cannot decode.
+
+        Args:
+            tokens: Of any format.
+            num_codebooks: Acoustic codebooks of the model.
+            may_be_empty: Accept clips without tokens, as in a stream.
+
+        Raises:
+            ValueError: Not `Tokens`, of another model or grid, or with codes or codebooks that the model does not have.
+        """
+        from flexicodec.tokens import Tokens
+
+        if not isinstance(tokens, Tokens):
+            raise ValueError(
+                f"decode takes Tokens, got a {type(tokens).__name__}; codes become Tokens by "
+                "flexicodec.Tokens(semantic=..., acoustic=..., durations=..., format=codec.format)"
+            )
+        if not may_be_empty:
+            check_not_empty(tokens.token_lengths)
+        # The same model, then the same grid: whoever mixes up models learns which ones.
+        theirs = tokens.format
+        if theirs.fingerprint is not None and theirs.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"these tokens were made by another model: fingerprint {theirs.fingerprint} "
+                f"({theirs.model or 'unnamed'}), and this one's is {self.fingerprint} ({self.model or 'unnamed'}); "
+                "load the model that encoded them"
+            )
+        if (theirs.sample_rate, theirs.frame_size) != (self.sample_rate, self.frame_size):
+            raise ValueError(
+                f"tokens lie on a grid of {theirs.frame_size} samples at {theirs.sample_rate} Hz, this model's is "
+                f"{self.frame_size} at {self.sample_rate} Hz; were they made by another codec?"
+            )
+        # Streams of codes and their number.
+        if tokens.semantic is None and self.semantic_codebook_size is not None:
+            raise ValueError("the tokens have no semantic codes and this model needs them")
+        if tokens.semantic is not None and self.semantic_codebook_size is None:
+            raise ValueError("the tokens have semantic codes and this model has none")
+        if tokens.num_codebooks > num_codebooks:
+            raise ValueError(
+                f"tokens hold {tokens.num_codebooks} acoustic codebooks and the model has {num_codebooks}; "
+                "the semantic codebook is not counted here"
+            )
+        if self.parallel_codebooks and tokens.num_codebooks < num_codebooks:
+            raise ValueError(
+                f"tokens hold {tokens.num_codebooks} of this model's {num_codebooks} parallel codebooks, which "
+                "only mean something together"
+            )
+        # Their range: tokens without a fingerprint may be of a format with larger codebooks.
+        self._check_range("semantic", tokens.semantic, self.semantic_codebook_size)
+        self._check_range("acoustic", tokens.acoustic, self.acoustic_codebook_size)
+
+    def _check_range(self, name: str, codes: Int[Tensor, "..."] | None, size: int | None) -> None:
+        if codes is None or size is None or not codes.numel():
+            return
+        largest = int(codes.max())
+        if largest >= size:
+            raise ValueError(
+                f"{name} code {largest} is out of range: this model's codebook has {size} entries "
+                f"(0 to {size - 1}); is a vocabulary offset still added?"
+            )
+
+
+# ------------------------------------------------------------------------------------------- integers given to `Tokens`
 
 
 def read_integers(values: dict[str, Integers | int | None]) -> dict[str, Tensor]:
-    """Turn what was given into new int64 tensors with a batch axis, on the device of the first tensor given.
-
-    What is None is left out.
-
-    Raises:
-        ValueError: not integers, not the axes expected, or the batch axis left out of some codes only.
-    """
-    tensors = {name: _as_integers(name, value) for name, value in values.items() if value is not None}
-    single = {}
-    for name, tensor in tensors.items():
-        missing = len(_AXES[name]) - tensor.ndim
+    """Copy integers into int64 tensors with a batch axis, on the device of the first tensor given; None is left out."""
+    tensors = {}
+    without_batch = {}
+    for name, value in values.items():
+        if value is None:
+            continue
+        tensors[name] = _as_integers(name, value)
+        missing = len(_AXES[name]) - tensors[name].ndim
         if missing not in (0, 1):
             axes = ", ".join(_AXES[name])
-            raise ValueError(f"{name} has shape {list(tensor.shape)}, expected [{axes}], or one clip without the batch")
-        single[name] = missing == 1
-    if len({value for name, value in single.items() if name != "audio_lengths"}) == 2:
+            shape = list(tensors[name].shape)
+            raise ValueError(f"{name} has shape {shape}, expected [{axes}], or one clip without the batch")
+        without_batch[name] = missing == 1
+    if len({missing for name, missing in without_batch.items() if name != "audio_lengths"}) == 2:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
         raise ValueError(f"some of {shapes} have a batch axis and some have none; give it to all or to none")
     device = next((value.device for value in values.values() if isinstance(value, Tensor)), None)
-    return {name: (tensor[None] if single[name] else tensor).to(device) for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if without_batch[name]:
+            tensor = tensor[None]
+        tensors[name] = tensor.to(device)
+    return tensors
 
 
 def _as_integers(name: str, value: Integers | int) -> Tensor:
-    """Copy a tensor, an array or a nested list of integers to int64, and refuse anything else."""
+    """Copy a tensor, an array or a nested list of integers to int64."""
     if isinstance(value, Tensor):
         if value.dtype not in _INTEGER_DTYPES:
             raise ValueError(f"{name} has type {value.dtype}, expected integers; are these logits or embeddings?")
@@ -125,14 +190,10 @@ def _as_integers(name: str, value: Integers | int) -> Tensor:
 
 
 def check_durations(durations: Int[Tensor, "batch tokens"], format: TokenFormat) -> None:
-    """Check that durations are within the cap, with padding on the right only; a clip may have no token (yet).
-
-    Raises:
-        ValueError: names the clip and token.
-    """
+    """Check that durations are within the cap, with padding on the right only; a clip may have no token (yet)."""
     if not len(durations):
         raise ValueError(f"durations {list(durations.shape)} hold no clip, expected at least one")
-    limit = _LARGEST if format.max_duration is None else format.max_duration
+    limit = format.max_duration or _LARGEST
     bad = (durations < 0) | (durations > limit)
     if bad.any():
         clip, token = _first(bad)
@@ -140,6 +201,7 @@ def check_durations(durations: Int[Tensor, "batch tokens"], format: TokenFormat)
             f"duration {int(durations[clip, token])} of token {token} in clip {clip}, expected 0 (padding) to {limit} "
             "frames; is max_duration that of the model which made the tokens?"
         )
+    # durations  2 1 0 3      a 0 with tokens behind it is no padding on the right
     hole = (durations[:, :-1] == 0) & (durations[:, 1:] > 0)
     if hole.any():
         clip, token = _first(hole)
@@ -149,11 +211,7 @@ def check_durations(durations: Int[Tensor, "batch tokens"], format: TokenFormat)
 
 
 def check_not_empty(token_lengths: Int[Tensor, " batch"]) -> None:
-    """Refuse clips without tokens, which only a stream may have: nothing yet, or nothing more.
-
-    Raises:
-        ValueError: names the clip.
-    """
+    """Refuse clips without tokens, which only a stream may have."""
     empty = token_lengths == 0
     if empty.any():
         raise ValueError(
@@ -164,18 +222,14 @@ def check_not_empty(token_lengths: Int[Tensor, " batch"]) -> None:
 def checked_codes(
     name: str, codes: Int[Tensor, "*batch tokens"], valid: Bool[Tensor, "*#batch tokens"], size: int
 ) -> Int[Tensor, "*batch tokens"]:
-    """Check codes against the size of their codebook, and set those of padding to 0.
-
-    Raises:
-        ValueError: names the clip and token.
-    """
+    """Check codes against the size of their codebook, and set those of padding to 0."""
     bad = valid & ((codes < 0) | (codes >= size))
     if bad.any():
         where = _first(bad)
-        book = f", codebook {where[1]}" if len(where) == 3 else ""
+        codebook = f", codebook {where[1]}" if len(where) == 3 else ""
         raise ValueError(
-            f"{name} code {int(codes[where])} of token {where[-1]}{book} in clip {where[0]}, expected 0 to {size - 1}; "
-            "is a vocabulary offset still added?"
+            f"{name} code {int(codes[where])} of token {where[-1]}{codebook} in clip {where[0]}, expected 0 to "
+            f"{size - 1}; is a vocabulary offset still added?"
         )
     return torch.where(valid, codes, 0)
 
@@ -183,12 +237,9 @@ def checked_codes(
 def check_audio_lengths(
     audio_lengths: Int[Tensor, " lengths"], frame_lengths: Int[Tensor, " batch"], format: TokenFormat
 ) -> None:
-    """Check that frames cover the audio, but for up to two at its end, which released FlexiCodec weights drop.
+    """Check that frames cover the audio, except for up to two at its end, which released FlexiCodec weights drop.
 
-    A clip without tokens is of no samples.
-
-    Raises:
-        ValueError: names the clip, and both counts.
+    A clip without tokens has no samples.
     """
     if audio_lengths.shape != frame_lengths.shape:
         raise ValueError(f"audio_lengths has {len(audio_lengths)} entries for {len(frame_lengths)} clips")
@@ -196,7 +247,7 @@ def check_audio_lengths(
     if short.any():
         clip = _first(short)[0]
         raise ValueError(f"audio length {int(audio_lengths[clip])} of clip {clip}, expected samples, 1 or more")
-    whole = (audio_lengths - 1) // format.frame_size + 1
+    whole = (audio_lengths - 1) // format.frame_size + 1  # frames that cover every sample
     bad = (frame_lengths > whole) | (frame_lengths < (whole - 2).clamp(min=1)) & (whole > 0)
     if bad.any():
         (clip,) = _first(bad)
@@ -208,11 +259,7 @@ def check_audio_lengths(
 
 
 def check_kept(acoustic: int, available: int, format: TokenFormat) -> None:
-    """Check how many of the available acoustic codebooks are asked for.
-
-    Raises:
-        ValueError: more than there are, or fewer of codebooks that only mean something together.
-    """
+    """Check that `acoustic` of the available codebooks can be kept."""
     if not 0 <= acoustic <= available:
         raise ValueError(
             f"{acoustic} acoustic codebooks asked, {available} there; is the semantic one counted, which it is not?"
@@ -222,16 +269,13 @@ def check_kept(acoustic: int, available: int, format: TokenFormat) -> None:
 
 
 def checked_info(info: dict[str, Any], batch: int) -> dict[str, Any]:
-    """Check that notes fit into JSON, with one value for all clips or a list of one each; equal ones become one.
-
-    Raises:
-        ValueError: names the note.
-    """
+    """Check notes: JSON values, one for all clips or a list with one per clip; a list of equal values becomes one."""
     if not isinstance(info, dict) or not all(isinstance(name, str) for name in info):
         raise ValueError(f"info is {info!r}, expected a dict with names as keys")
     checked = {}
     for name, value in info.items():
-        value = value.tolist() if hasattr(value, "tolist") else value  # tensors, arrays and their scalars
+        if hasattr(value, "tolist"):  # tensors, arrays and their scalars
+            value = value.tolist()
         values = list(value) if isinstance(value, list | tuple) else [value] * batch
         if len(values) != batch:
             raise ValueError(f"info[{name!r}] lists {len(values)} values for {batch} clips")
@@ -249,5 +293,5 @@ def per_clip(value: Any, batch: int) -> list[Any]:
 
 
 def _first(bad: Bool[Tensor, "*axes"]) -> tuple[int, ...]:
-    """Return the place of the first True."""
+    """Return the index of the first True."""
     return tuple(bad.nonzero()[0].tolist())

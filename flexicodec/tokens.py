@@ -1,12 +1,12 @@
-"""`Tokens`, the hall every codec walks through: codes, durations and lengths of a batch of clips, checked once, here.
+"""`Tokens`: codes, durations and lengths of a batch of clips.
 
-All that decoding, saving, counting and analysing need is in it, and nothing else; `token_format` says what codes mean,
-and `token_file` what a file of them holds.
+Validated on construction; every codec returns and accepts them.
+`token_format` says what codes mean and has the checks, `token_file` has the file format.
 """
 
 import operator
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from flexicodec import token_file
 from flexicodec.code_margins import Margins
@@ -39,9 +40,9 @@ _RELEASED = TokenFormat()
 class Tokens:
     """Tokens of a batch of clips, on one device, all int64.
 
-    A duration of 0 marks padding, which stands on the right; codes there are 0. What is measured in seconds comes back
-    as float64 on the CPU, and a clip's seconds are its audio's where its length is known, else its frames'. A clip
-    without tokens is what a stream takes where there is nothing yet; decoding clips whole and saving them refuse it.
+    A duration of 0 marks padding, which is on the right; codes there are 0. Values in seconds are float64 on the CPU.
+    A clip's seconds are those of its audio where its length is known, else those of its frames. A clip may have no
+    tokens in a stream only: decoding whole clips and saving refuse it.
     """
 
     semantic: Int[Tensor, "batch tokens"] | None  # None for codecs without
@@ -62,44 +63,46 @@ class Tokens:
         info: dict[str, Any] | None = None,
         margins: Margins | None = None,
     ):
-        """Check and keep a copy of the codes.
+        """Check the codes and keep a copy.
 
-        Integers come as tensors, NumPy arrays or nested lists of any integer type. For a single clip the batch axis may
-        be left out of all of them: semantic and durations [N], acoustic [K, N]. Clips of different length are padded on
-        the right with durations of 0 (whatever the codes there), or made one by one and joined by `Tokens.cat`.
+        Integers are tensors, NumPy arrays or nested lists of any integer type. A single clip may leave out the batch
+        axis of all of them: semantic and durations [N], acoustic [K, N]. Clips of different length are padded on the
+        right with durations of 0 (whatever the codes there), or made one by one and joined by `Tokens.cat`.
 
         Args:
             semantic: [B, N] codes; None for codecs without.
             acoustic: [B, K, N] codes; None or K = 0 for semantic codes only.
             durations: [B, N] frames per token, 1 to `format.max_duration`; may be left out for fixed-rate codecs
-                (`max_duration` 1), where every token takes one frame.
-            audio_lengths: [B] samples at `format.sample_rate`; None where unknown. Frames may cover them whole, or
-                leave up to two frames of tail uncovered, as released FlexiCodec weights do.
-            format: what the codes mean; the default is that of the released FlexiCodec weights.
-            info: notes on how the tokens were made: strings, numbers, booleans or None by name, or a list of such with
+                (`max_duration` 1), where every token is one frame.
+            audio_lengths: [B] samples at `format.sample_rate`; None where unknown. Frames may cover all of them, or
+                leave up to two frames at the end uncovered, as released FlexiCodec weights do.
+            format: What the codes mean; the default is that of the released FlexiCodec weights.
+            info: Notes on how the tokens were made: strings, numbers, booleans or None by name, or a list of such with
                 one entry per clip.
             margins: of all these codes and boundaries.
 
         Raises:
-            ValueError: says what came, what was expected, and the likely slip.
+            ValueError: Names the value, what was expected, and the likely mistake.
         """
         if not isinstance(format, TokenFormat):
             raise ValueError(f"format is {format!r}, expected a TokenFormat: format=codec.format")
         given = read_integers(
             {"semantic": semantic, "acoustic": acoustic, "durations": durations, "audio_lengths": audio_lengths}
         )
-        codes = [given[name] for name in ("semantic", "acoustic") if name in given]
-        codes = [each for each in codes if each.ndim == 2 or each.shape[1] > 0]
-        if not codes:
+        # Fill in what may be left out: acoustic codes, and the durations of fixed-rate codecs.
+        codes = given.get("semantic", given.get("acoustic"))
+        if codes is None or 0 in codes.shape[1:-1]:
             raise ValueError("neither semantic nor acoustic codes; a token needs at least one code")
-        batch, num_tokens = codes[0].shape[0], codes[0].shape[-1]
-        blank = codes[0].new_zeros(batch, num_tokens)
-        given.setdefault("acoustic", blank[:, None][:, :0])
+        batch = codes.shape[0]
+        num_tokens = codes.shape[-1]
+        given.setdefault("acoustic", codes.new_zeros(batch, 0, num_tokens))
         if "durations" not in given and format.max_duration != 1:
             raise ValueError(
                 f"durations are missing, and they may vary from 1 to {format.max_duration} frames{_slip(format)}"
             )
-        frames = given.setdefault("durations", blank + 1)
+        frames = given.setdefault("durations", codes.new_ones(batch, num_tokens))
+
+        # Everything agrees in shape, and with the format.
         for name in given.keys() - {"audio_lengths"}:
             if (len(given[name]), given[name].shape[-1]) != (batch, num_tokens):
                 shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in given.items())
@@ -109,23 +112,24 @@ class Tokens:
             raise ValueError(
                 f"{have}, but the format has semantic_codebook_size={format.semantic_codebook_size}{_slip(format)}"
             )
-
         check_durations(frames, format)
+        valid = frames > 0
         if format.semantic_codebook_size is not None:
-            given["semantic"] = checked_codes("semantic", given["semantic"], frames > 0, format.semantic_codebook_size)
-        valid = (frames > 0)[:, None]
-        given["acoustic"] = checked_codes("acoustic", given["acoustic"], valid, format.acoustic_codebook_size)
+            given["semantic"] = checked_codes("semantic", given["semantic"], valid, format.semantic_codebook_size)
+        given["acoustic"] = checked_codes("acoustic", given["acoustic"], valid[:, None], format.acoustic_codebook_size)
         if "audio_lengths" in given:
             check_audio_lengths(given["audio_lengths"], frames.sum(-1), format)
-        for name in ("semantic", "acoustic", "durations", "audio_lengths"):
-            object.__setattr__(self, name, given.get(name))
-        object.__setattr__(self, "format", format)
-        object.__setattr__(self, "info", checked_info({} if info is None else info, batch))
         if margins is not None:
-            margins.check(given["durations"], given["acoustic"])
-        object.__setattr__(self, "margins", margins)
+            margins.check(frames, given["acoustic"])
 
-    # ------------------------------------------------------------------------------------------------------- measures
+        values: dict[str, Any] = {
+            name: given.get(name) for name in ("semantic", "acoustic", "durations", "audio_lengths")
+        }
+        values |= {"format": format, "info": checked_info({} if info is None else info, batch), "margins": margins}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # the dataclass is frozen
+
+    # ------------------------------------------------------------------------------------------------ counts and rates
 
     @property
     def token_lengths(self) -> Int[Tensor, " batch"]:
@@ -145,53 +149,51 @@ class Tokens:
     @property
     def seconds(self) -> Float[Tensor, " batch"]:
         """Length of each clip: of its audio where known, else of its frames."""
-        if self.audio_lengths is None:
-            return self.frame_lengths.cpu().double() * self.format.frame_size / self.format.sample_rate
-        return self.audio_lengths.cpu().double() / self.format.sample_rate
+        samples = self.audio_lengths
+        if samples is None:
+            samples = self.frame_lengths * self.format.frame_size
+        return samples.cpu().double() / self.format.sample_rate
 
     @property
     def frame_rates(self) -> Float[Tensor, " batch"]:
         """Tokens per second of each clip, Hz."""
-        return self.token_lengths.cpu() / self._at_least_a_sample()
+        return self.token_lengths.cpu() / self._nonzero_seconds()
 
     @property
     def bitrates_kbps(self) -> Float[Tensor, " batch"]:
-        """Bits of all codes and durations per second of each clip, in thousands; no file header.
+        """Kilobits per second of each clip, of all codes and durations, without the file header.
 
         With the paper's sizes a token takes 15 + 3 + 12K bits (arXiv 2510.00981).
         """
-        return self._bits() / self._at_least_a_sample() / 1000
+        return self._bits() / self._nonzero_seconds() / 1000
 
     def times(self, i: int) -> Float[Tensor, "tokens 2"]:
-        """Return start and end of every token of clip i in seconds; the last one ends with the audio, if not before."""
+        """Return start and end of every token of clip i in seconds, none beyond the end of the audio."""
         clip = self[operator.index(i)]
         ends = clip.durations[0].cpu().cumsum(0).double() * self.format.frame_size / self.format.sample_rate
         ends = ends.clamp(max=float(clip.seconds))
-        return torch.stack([torch.cat([ends.new_zeros(1), ends])[:-1], ends], dim=-1)
+        starts = pad(ends, (1, 0))[:-1]
+        return torch.stack([starts, ends], dim=-1)
 
-    def _at_least_a_sample(self) -> Float[Tensor, " batch"]:
-        """Seconds to divide by, which are none where there are no tokens."""
+    def _nonzero_seconds(self) -> Float[Tensor, " batch"]:
+        """Seconds of each clip, a sample at least, as a divisor."""
         return self.seconds.clamp(min=1 / self.format.sample_rate)
-
-    def _duration_bits(self) -> Int[Tensor, " batch"]:
-        """Bits of one duration of each clip."""
-        bits = self.format.duration_bits
-        if bits is None and self.durations.shape[1]:
-            return torch.tensor([(longest - 1).bit_length() for longest in self.durations.amax(-1).tolist()])
-        return torch.full((len(self),), bits or 0)
 
     def _bits(self) -> Int[Tensor, " batch"]:
         """Bits of all codes and durations of each clip."""
-        codes = self.format.semantic_bits + self.num_codebooks * self.format.acoustic_bits
-        return self.token_lengths.cpu() * (codes + self._duration_bits())
+        duration_bits: int | Tensor | None = self.format.duration_bits
+        if duration_bits is None:  # the longest token of each clip sets the width
+            longest = pad(self.durations, (0, 1)).amax(-1).clamp(min=1)
+            duration_bits = torch.tensor([(duration - 1).bit_length() for duration in longest.tolist()])
+        code_bits = self.format.semantic_bits + self.num_codebooks * self.format.acoustic_bits
+        return self.token_lengths.cpu() * (code_bits + duration_bits)
 
-    # --------------------------------------------------------------------------------------------- selecting, joining
+    # ------------------------------------------------------------------------------------------- selecting and joining
 
     def keep(self, acoustic: int) -> "Tokens":
-        """Keep only the first `acoustic` acoustic codebooks (0: semantic codes only); timing stays.
+        """Keep only the first `acoustic` acoustic codebooks (0: semantic codes only); durations stay.
 
-        Raises:
-            ValueError: more codebooks than there are, or fewer of codebooks that only mean something together.
+        Parallel codebooks (`format.parallel_codebooks`) can only be kept all together.
         """
         check_kept(acoustic, self.num_codebooks, self.format)
         margins = None if self.margins is None else self.margins.keep(acoustic)
@@ -202,7 +204,7 @@ class Tokens:
         return len(self.durations)
 
     def __getitem__(self, index: int | slice) -> "Tokens":
-        """Select a clip, or several; padding that none of them needs is cut off."""
+        """Select one clip or several, and drop padding that they do not need."""
         if isinstance(index, slice):
             chosen = list(range(*index.indices(len(self))))
             if not chosen:
@@ -214,104 +216,77 @@ class Tokens:
             chosen = [number % len(self)]
         rows = torch.tensor(chosen, device=self.durations.device)
         num_tokens = int(self.token_lengths[rows].max())
+        num_frames = int(self.frame_lengths[rows].max())
+        info = {}
+        for name, value in self.info.items():
+            values = per_clip(value, len(self))
+            info[name] = [values[row] for row in chosen]
         return Tokens(
             None if self.semantic is None else self.semantic[rows, :num_tokens],
             self.acoustic[rows, :, :num_tokens],
             self.durations[rows, :num_tokens],
             None if self.audio_lengths is None else self.audio_lengths[rows],
             self.format,
-            {name: [per_clip(value, len(self))[row] for row in chosen] for name, value in self.info.items()},
-            None
-            if self.margins is None
-            else self.margins.select(rows, num_tokens, int(self.frame_lengths[rows].max())),
+            info,
+            None if self.margins is None else self.margins.select(rows, num_tokens, num_frames),
         )
 
     @staticmethod
     def cat(parts: Iterable["Tokens"]) -> "Tokens":
         """Join batches of clips into one, padded to the longest, on the device of the first.
 
-        Raises:
-            ValueError: nothing to join, or parts that differ in format, in codebooks, or in knowing their audio length.
+        All must have the same format and number of codebooks, and all or none of them `audio_lengths`.
         """
         parts = list(parts)
-        if not parts:
-            raise ValueError("no tokens to join")
-        first = parts[0]
-        _check_alike(parts)
-        device, num_tokens = first.durations.device, max(part.durations.shape[-1] for part in parts)
+        num_tokens = max((part.durations.shape[-1] for part in parts), default=0)
 
-        def joined(tensors: Iterable[Tensor]) -> Tensor:
-            padded = [torch.nn.functional.pad(each.to(device), (0, num_tokens - each.shape[-1])) for each in tensors]
-            return torch.cat(padded)
+        def padded(tensors: list[Tensor]) -> Tensor:
+            return torch.cat([pad(each, (0, num_tokens - each.shape[-1])) for each in tensors])
 
-        names = dict.fromkeys(name for part in parts for name in part.info)
-        return Tokens(
-            None if first.semantic is None else joined(p.semantic for p in parts if p.semantic is not None),
-            joined(part.acoustic for part in parts),
-            joined(part.durations for part in parts),
-            None
-            if first.audio_lengths is None
-            else torch.cat([p.audio_lengths.to(device) for p in parts if p.audio_lengths is not None]),
-            first.format,
-            {name: [v for part in parts for v in per_clip(part.info.get(name), len(part))] for name in names},
-            Margins.cat([part.margins for part in parts]),
-        )
+        info: dict[str, list[Any]] = {name: [] for part in parts for name in part.info}
+        for name, values in info.items():
+            for part in parts:
+                values += per_clip(part.info.get(name), len(part))
+        return _join(parts, padded, torch.cat, info, Margins.cat)
 
     @staticmethod
     def concat(pieces: Iterable["Tokens"]) -> "Tokens":
-        """Put pieces of one clip one behind the other in time, such as a streaming encoder gives.
+        """Join pieces of one clip in time, such as a streaming encoder returns.
 
-        Each piece is a clip, and each but the last ends with a whole frame. Notes are those of the first piece.
-
-        Raises:
-            ValueError: nothing to join, a piece that is not one clip, or pieces that differ in format, in codebooks, or
-                in knowing their audio length.
+        Each piece is a clip, and each but the last ends with a whole frame. Format, codebooks and `audio_lengths` as
+        for `cat`; notes are those of the first piece.
         """
         pieces = list(pieces)
-        if not pieces:
-            raise ValueError("no tokens to join")
         for piece in pieces:
             if len(piece) != 1:
                 raise ValueError(f"a piece of {len(piece)} clips; expected pieces of one clip (cat joins batches)")
         pieces = [piece[0] for piece in pieces]
-        _check_alike(pieces)
-        first = pieces[0]
-        lengths = [int(piece.audio_lengths) for piece in pieces if piece.audio_lengths is not None]
-        device = first.durations.device
-        return Tokens(
-            None
-            if first.semantic is None
-            else torch.cat([p.semantic.to(device) for p in pieces if p.semantic is not None], dim=-1),
-            torch.cat([piece.acoustic.to(device) for piece in pieces], dim=-1),
-            torch.cat([piece.durations.to(device) for piece in pieces], dim=-1),
-            [sum(lengths)] if lengths else None,
-            first.format,
-            first.info,
-            Margins.concat([piece.margins for piece in pieces]),
+        info = pieces[0].info if pieces else {}
+        return _join(
+            pieces, lambda codes: torch.cat(codes, -1), lambda counts: torch.stack(counts).sum(0), info, Margins.concat
         )
 
     def to(self, device: torch.device | str | int) -> "Tokens":
         """Copy to a device."""
-        semantic = None if self.semantic is None else self.semantic.to(device)
-        margins = None if self.margins is None else self.margins.to(device)
-        acoustic, durations = self.acoustic.to(device), self.durations.to(device)
-        return replace(self, semantic=semantic, acoustic=acoustic, durations=durations, margins=margins)
+        return replace(
+            self,
+            semantic=None if self.semantic is None else self.semantic.to(device),
+            acoustic=self.acoustic.to(device),
+            durations=self.durations.to(device),
+            margins=None if self.margins is None else self.margins.to(device),
+        )
 
-    # --------------------------------------------------------------------------------------------------------- files
+    # ---------------------------------------------------------------------------------------------------------- files
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one clip as a `.flxc` file, at once or not at all.
-
-        Raises:
-            ValueError: See `to_bytes`.
-        """
+        """Write one clip as a `.flxc` file, which appears whole or not at all; see `to_bytes`."""
         token_file.write(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """Write one clip as the bytes of a `.flxc` file; `token_file` says what is in it.
+        """Return one clip as the bytes of a `.flxc` file, described in `token_file`.
 
         Raises:
-            ValueError: more than one clip, one without tokens, or more than `token_file.MAX_TOKENS` tokens.
+            ValueError: More than one clip, one without tokens, or more than `token_file.MAX_TOKENS` tokens.
         """
         if len(self) != 1:
             raise ValueError(
@@ -328,10 +303,10 @@ class Tokens:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], acoustic: int | None = None) -> "Tokens":
-        """Read a `.flxc` file, or only its first `acoustic` codebooks; what lies behind those need not be there.
+        """Read a `.flxc` file, or only its first `acoustic` codebooks; the file may end behind those.
 
         Raises:
-            ValueError: not such a file, truncated or altered in what is read, or more codebooks asked than it has.
+            ValueError: Not such a file, truncated or altered in the part that is read, or fewer codebooks than asked.
         """
         data = Path(path).read_bytes()
         try:
@@ -339,17 +314,19 @@ class Tokens:
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
 
-    # ------------------------------------------------------------------------------------------------- for the prompt
+    # ------------------------------------------------------------------------------------------ comparing and printing
 
     def __eq__(self, other: object) -> bool:
-        """Tell whether format, codes, durations and audio lengths are equal; padding, device and info do not matter."""
+        """Compare format, codes, durations and audio lengths; padding, device, info and margins do not matter."""
         if not isinstance(other, Tokens):
             return NotImplemented
         if self.format != other.format or len(self) != len(other):
             return False
-        mine, theirs = self[:], other[:]  # without idle padding
+        mine = self[:]  # without padding that no clip needs
+        theirs = other[:]
         for name in ("semantic", "acoustic", "durations", "audio_lengths"):
-            a, b = getattr(mine, name), getattr(theirs, name)
+            a = getattr(mine, name)
+            b = getattr(theirs, name)
             if (a is None) != (b is None) or (a is not None and not torch.equal(a.cpu(), b.cpu())):
                 return False
         return True
@@ -357,30 +334,41 @@ class Tokens:
     __hash__ = None  # type: ignore[assignment]  # tensors are compared by value and could still be written into
 
     def __repr__(self) -> str:
-        """Say in a line how much there is, at what rates over all clips."""
-        seconds, count, clips = float(self.seconds.sum()), int(self.token_lengths.sum()), len(self)
+        """Summarise counts, rates and codebooks over all clips in a line."""
+        clips = f"{len(self)} clip{'s' * (len(self) != 1)}"
+        count = int(self.token_lengths.sum())
         if not count:
-            return f"Tokens({clips} clip{'s' * (clips != 1)}, no tokens)"
+            return f"Tokens({clips}, no tokens)"
+        seconds = float(self.seconds.sum())
         return (
-            f"Tokens({clips} clip{'s' * (clips != 1)}, {seconds:.1f} s, {count} token{'s' * (count != 1)}, "
-            f"{count / seconds:.1f} Hz, {int(self.semantic is not None)}+{self.num_codebooks} codebooks, "
+            f"Tokens({clips}, {seconds:.1f} s, {count} token{'s' * (count != 1)}, {count / seconds:.1f} Hz, "
+            f"{int(self.semantic is not None)}+{self.num_codebooks} codebooks, "
             f"{int(self._bits().sum()) / seconds / 1000:.2f} kbps)"
         )
 
 
 def _slip(format: TokenFormat) -> str:
-    """Name the likely slip where no format was given."""
+    """Name the likely mistake where no format was given."""
     if format is not _RELEASED:
         return ""
     return "; that is the format of the released FlexiCodec weights, as none was given: is format=codec.format missing?"
 
 
-def _check_alike(parts: list[Tokens]) -> None:
-    """See that tokens can be joined."""
+def _join(
+    parts: list[Tokens],
+    join_codes: Callable[[list[Tensor]], Tensor],
+    join_lengths: Callable[[list[Tensor]], Tensor],
+    info: dict[str, Any],
+    join_margins: Callable[[list[Margins | None]], Margins | None],
+) -> Tokens:
+    """Join tokens of the same format, on the device of the first."""
+    if not parts:
+        raise ValueError("no tokens to join")
     first = parts[0]
     for other in parts[1:]:
         for name in (entry.name for entry in fields(TokenFormat)):
-            ours, theirs = getattr(first.format, name), getattr(other.format, name)
+            ours = getattr(first.format, name)
+            theirs = getattr(other.format, name)
             if ours != theirs:
                 raise ValueError(f"cannot join tokens whose format differs in {name}: {ours!r} and {theirs!r}")
         if other.num_codebooks != first.num_codebooks:
@@ -388,3 +376,18 @@ def _check_alike(parts: list[Tokens]) -> None:
             raise ValueError(f"cannot join tokens of {counts} codebooks; keep(acoustic={counts[0]}) makes them equal")
         if (other.audio_lengths is None) != (first.audio_lengths is None):
             raise ValueError("cannot join tokens with and without audio_lengths; give all of them, or none")
+
+    def joined(name: str, join: Callable[[list[Tensor]], Tensor]) -> Tensor | None:
+        if getattr(first, name) is None:
+            return None
+        return join([getattr(part, name).to(first.durations.device) for part in parts])
+
+    return Tokens(
+        joined("semantic", join_codes),
+        joined("acoustic", join_codes),
+        joined("durations", join_codes),
+        joined("audio_lengths", join_lengths),
+        first.format,
+        info,
+        join_margins([part.margins for part in parts]),
+    )

@@ -10,24 +10,83 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 
-class UnloadedModule(nn.Module):
-    """Stands in the place of a part that was left out.
+def read_weights(path: str | Path, skip: tuple[str, ...] = ()) -> Mapping[str, Tensor]:
+    """Read tensors by name from a safetensors or torch file, memory-mapped, without unpickling code.
 
     Args:
-        name: Of the part, as the model has it.
-        loaded: The choice of parts that left it out.
+        path: The file.
+        skip: Prefixes of tensors that are not read, in safetensors files only.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                keys = [key for key in file.keys() if not skip or not key.startswith(skip)]
+                return {key: file.get_tensor(key) for key in keys}
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}: {error})") from error
+    if not isinstance(held, Mapping):
+        raise ValueError(f"{path} holds a {type(held).__name__}, expected tensors by name")
+    return held
+
+
+def load_exactly(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load weights into a model built on the meta device; every key must be there, and no other.
+
+    Raises:
+        ValueError: Names missing, unknown and misshapen keys.
+    """
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    faults = {"missing": sorted(wanted.keys() - state.keys()), "unknown": sorted(state.keys() - wanted.keys())}
+    faults["misshapen"] = []
+    for key, shape in wanted.items():
+        if key in state and tuple(state[key].shape) != shape:
+            faults["misshapen"].append(f"{key} {tuple(state[key].shape)} instead of {shape}")
+    told = [f"{label}: {abbreviated(keys)}" for label, keys in faults.items() if keys]
+    if told:
+        raise ValueError(f"the weights do not fit the config; {'; '.join(told)}")
+    # assign=True replaces the parameters, and with them which ones are trained.
+    trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    model.load_state_dict(state, strict=True, assign=True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trainable[name])
+
+
+def abbreviated(keys: list[str], limit: int = 8) -> str:
+    """List the first few keys, and count the rest."""
+    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
+    return ", ".join(keys[:limit]) + more
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Parts of a foreign checkpoint that a conversion did not use."""
+
+    expected_extras: tuple[str, ...]  # keys known to carry nothing that is needed
+    unexpected_extras: tuple[str, ...]  # unknown keys
+    ignored_settings: tuple[str, ...]  # keys of the original config without a meaning here
+    semantic_source: str | None = None  # origin of a frozen encoder's weights; None for models without one
+
+
+# ---------------------------------------------------------------------------------------------------- partial loading
+
+
+class UnloadedModule(nn.Module):
+    """Placeholder of a submodule that was not loaded; every use raises a ValueError.
+
+    Args:
+        name: Of the submodule in the model.
+        loaded: The choice of parts that excludes it.
     """
 
     def __init__(self, name: str, loaded: str) -> None:
         super().__init__()
-        self._name, self._loaded = name, loaded
+        self._name = name
+        self._loaded = loaded
 
     def forward(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse.
-
-        Raises:
-            ValueError: Always; the message says what to load instead.
-        """
+        """Raise a ValueError that says what to load instead."""
         self._refuse()
 
     def __getattr__(self, name: str) -> Any:
@@ -43,86 +102,11 @@ class UnloadedModule(nn.Module):
 
 
 def drop_modules(model: nn.Module, kept: Iterable[str], loaded: str) -> None:
-    """Put an `Absent` in the place of every child of a model but those named."""
-    kept = set(kept)
-    for name, _ in list(model.named_children()):
-        if name not in kept:
-            setattr(model, name, UnloadedModule(name, loaded))
+    """Replace every child of a model except those named by an `UnloadedModule`."""
+    for name in {name for name, _ in model.named_children()}.difference(kept):
+        setattr(model, name, UnloadedModule(name, loaded))
 
 
 def unloaded_modules(model: nn.Module) -> list[str]:
-    """Name the children that were left out."""
+    """Name the children that were not loaded."""
     return [name for name, child in model.named_children() if isinstance(child, UnloadedModule)]
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What a conversion found beside what it needed.
-
-    Attributes:
-        expected_extras: Keys that were left out knowingly.
-        unexpected_extras: Keys nobody knows; worth a look.
-        ignored_settings: Keys of the original config that mean nothing here.
-        semantic_source: Where a frozen encoder's weights came from; None for models without one.
-    """
-
-    expected_extras: tuple[str, ...]
-    unexpected_extras: tuple[str, ...]
-    ignored_settings: tuple[str, ...]
-    semantic_source: str | None = None
-
-
-def read_weights(path: str | Path, leave: tuple[str, ...] = ()) -> Mapping[str, Tensor]:
-    """Read tensors by name from a safetensors or torch file, memory-mapped, never unpickling code.
-
-    Args:
-        path: The file.
-        leave: Tensors whose names begin so are not read; of safetensors files only.
-
-    Raises:
-        ValueError: The file is neither, or is damaged.
-    """
-    path = Path(path)
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as held:
-                return {key: held.get_tensor(key) for key in held.keys() if not (leave and key.startswith(leave))}
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}: {error})") from error
-    if not isinstance(held, Mapping):
-        raise ValueError(f"{path} holds a {type(held).__name__}, expected tensors by name")
-    return held
-
-
-def load_exactly(model: torch.nn.Module, state: dict[str, Tensor]) -> None:
-    """Put weights into a model built on the meta device; every key must be there, and nothing else.
-
-    Raises:
-        ValueError: Names missing, unknown and misshapen keys.
-    """
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    missing = sorted(wanted.keys() - state.keys())
-    unknown = sorted(state.keys() - wanted.keys())
-    misshapen = [
-        f"{key} {tuple(state[key].shape)} instead of {shape}"
-        for key, shape in wanted.items()
-        if key in state and tuple(state[key].shape) != shape
-    ]
-    faults = [
-        f"{label}: {abbreviated(keys)}"
-        for label, keys in (("missing", missing), ("unknown", unknown), ("misshapen", misshapen))
-        if keys
-    ]
-    if faults:
-        raise ValueError(f"the weights do not fit the config; {'; '.join(faults)}")
-    trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    model.load_state_dict(state, strict=True, assign=True)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(trainable[name])
-
-
-def abbreviated(keys: list[str], limit: int = 8) -> str:
-    """List the first few keys, and count the rest."""
-    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
-    return ", ".join(keys[:limit]) + more

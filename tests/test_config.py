@@ -220,7 +220,7 @@ def test_an_empty_file_differs_in_nothing(tmp_path):
         ("base: [a.yaml, b.yaml]", ValueError, "base in .*top.yaml is .*expected one file name"),
         ("- a\n- b", ValueError, "top.yaml holds .*expected a mapping"),
         ("a: [1, 2", ValueError, "top.yaml is not YAML"),
-        ("a: 1\nb: {c: 1, c: 2}", ValueError, "key 'c' is given twice"),
+        ("a: 1\nb: {c: 1, c: 2}", ValueError, 'found duplicate key "c"'),
         ("a: !!python/object:os.system {}", ValueError, "top.yaml is not YAML"),
     ],
 )

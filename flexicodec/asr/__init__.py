@@ -1,4 +1,4 @@
-"""A small offline speech recogniser (SAN-M and CTC): its transcripts, its alignments, and its blocks for a codec."""
+"""A small offline speech recogniser (SAN-M encoder, CTC): transcripts, alignments, and a frozen encoder for codecs."""
 
 from flexicodec.asr.checkpoint import encoder_state, is_recognizer
 from flexicodec.asr.config import RecognizerConfig

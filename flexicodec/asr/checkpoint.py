@@ -1,4 +1,4 @@
-"""A recogniser on disk: `config.json`, `model.safetensors`, the vocabulary's file; whole, or its first blocks alone."""
+"""Saved recognisers: `config.json`, `model.safetensors` and the vocabulary's file; loaded whole or as an encoder."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from flexicodec.io_utils import replacing
 from flexicodec.models.codec import CONFIG_NAME, WEIGHTS_NAME
 
 MODEL_TYPE = "recognizer"
-HABITS = ("num_layers", "window")  # fields of SanmConfig that weights do not depend on
+FREE_FIELDS = ("num_layers", "window")  # fields of SanmConfig that the shapes of its weights do not depend on
 
 
 def is_recognizer(folder: str | Path) -> bool:
@@ -31,21 +31,18 @@ def is_recognizer(folder: str | Path) -> bool:
 
 
 def encoder_state(folder: str | Path, config: SanmConfig) -> dict[str, Tensor]:
-    """Take an encoder of the first `config.num_layers` blocks out of a recogniser's folder.
+    """Read the first `config.num_layers` encoder blocks of a recogniser, as weights of a `SanmEncoder`.
 
-    Where that leaves blocks out, the last one kept has no norm of its own in the file; it gets a plain one, without
-    gain or shift.
-
-    Returns:
-        Weights by the names of `SanmEncoder`.
-
-    Raises:
-        ValueError: The folder holds no recogniser, or its encoder is not like `config` or has fewer blocks.
+    Only the last block of the file has a final norm. A shorter encoder gets a plain one, without gain or shift.
     """
     held, state = read_folder(folder)
-    names = [field.name for field in fields(SanmConfig) if field.name not in HABITS]
-    unlike = {name: (getattr(held.encoder, name), getattr(config, name)) for name in names}
-    if faults := [f"{name} is {theirs}, not {ours}" for name, (theirs, ours) in unlike.items() if theirs != ours]:
+    faults = []
+    for field in fields(SanmConfig):
+        theirs = getattr(held.encoder, field.name)
+        ours = getattr(config, field.name)
+        if field.name not in FREE_FIELDS and theirs != ours:
+            faults.append(f"{field.name} is {theirs}, not {ours}")
+    if faults:
         raise ValueError(f"the encoder in {folder} is another than the one asked for: {'; '.join(faults)}")
     if held.encoder.num_layers < config.num_layers:
         raise ValueError(f"the encoder in {folder} has {held.encoder.num_layers} blocks, asked for {config.num_layers}")
@@ -67,7 +64,7 @@ def write_folder(
     state: dict[str, Tensor],
     dtype: torch.dtype | None,
 ) -> Path:
-    """Write a recogniser; `config.json` comes last, so that a folder which has one is whole."""
+    """Write a recogniser, `config.json` last: a folder that has one is complete."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = replace(config, vocabulary=vocabulary.save(folder))
@@ -79,16 +76,12 @@ def write_folder(
     with replacing(folder / CONFIG_NAME) as settings, replacing(folder / WEIGHTS_NAME) as weights:
         save_file(stored, weights, metadata={"format": "pt"})
         settings.write_text(json.dumps(held, indent=2) + "\n")
-        weights.chmod(settings.stat().st_mode)  # safetensors makes its files readable by the owner alone
+        weights.chmod(settings.stat().st_mode)  # safetensors makes files that only their owner can read
     return folder
 
 
 def read_folder(folder: str | Path) -> tuple[RecognizerConfig, dict[str, Tensor]]:
-    """Read a recogniser's config and its weights, in float32.
-
-    Raises:
-        ValueError: The folder holds no recogniser, or half of one.
-    """
+    """Read a recogniser's config and its weights, in float32."""
     folder = Path(folder)
     if not is_recognizer(folder):
         raise ValueError(f"{folder} holds no recogniser: expected {CONFIG_NAME} with model_type {MODEL_TYPE!r}")

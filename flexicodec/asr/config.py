@@ -1,4 +1,4 @@
-"""What a recogniser is made of."""
+"""Config of a recogniser."""
 
 from dataclasses import dataclass, field
 
@@ -8,17 +8,11 @@ from flexicodec.encoders.sanm import SanmConfig
 
 @dataclass(frozen=True)
 class RecognizerConfig:
-    """A whole recogniser.
-
-    Attributes:
-        encoder: What listens.
-        vocabulary: What is written.
-        outputs_per_frame: CTC outputs per 60 ms frame: 2 keep up with fast speech in characters or phones.
-    """
+    """Encoder, vocabulary and output rate of a recogniser."""
 
     encoder: SanmConfig = field(default_factory=SanmConfig)
     vocabulary: VocabularyConfig = field(default_factory=CharacterConfig)
-    outputs_per_frame: int = 2
+    outputs_per_frame: int = 2  # CTC outputs per 60 ms frame; 2 suffice for fast speech in characters or phones
 
     def __post_init__(self) -> None:
         if self.outputs_per_frame < 1:

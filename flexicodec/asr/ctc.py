@@ -1,7 +1,6 @@
-"""CTC without a training step: reading off the likeliest symbols, and laying a known text along the outputs.
+"""CTC decoding: greedy collapse, and forced alignment of a known text (Graves et al. 2006).
 
-Both follow Graves et al. (2006): a path names a symbol or the blank at every output; dropping repeats, then blanks,
-gives the text.
+A path is a symbol or the blank at every output; dropping repeats, then blanks, gives the text.
 """
 
 from collections.abc import Sequence
@@ -29,21 +28,17 @@ def forced_path(
     lengths: Int[Tensor, " batch"],
     targets: Sequence[Sequence[int]],
 ) -> list[Int[Tensor, " outputs"] | None]:
-    """Find the likeliest path that collapses to each target.
-
-    Args:
-        log_probs: Of symbols at outputs.
-        lengths: Valid outputs of each item.
-        targets: Codes, without blanks.
+    """Find the most likely path that collapses to each target (codes without blanks), by the Viterbi algorithm.
 
     Returns:
-        For each item, per valid output, the position in the target it emits, or -1 for the blank; None where no path
-        is short enough, because the target needs more outputs than there are.
+        For each item, per valid output, the position in the target it emits, or -1 for the blank; None where the target
+        needs more outputs than there are.
     """
-    # A symbol a state, with blanks around:      target  a b b
+    # A state per symbol, with blanks around:    target  a b b
     # a step stays, goes to the next state,      states  - a - b - b -
     # or skips a blank between unlike symbols            0 1 2 3 4 5 6
-    log_probs, lengths = log_probs.detach().cpu(), lengths.cpu()
+    log_probs = log_probs.detach().cpu()
+    lengths = lengths.cpu()
     batch, outputs = log_probs.shape[:2]
     counts = torch.tensor([len(target) for target in targets])
     width = int(counts.max())
@@ -55,16 +50,19 @@ def forced_path(
     skips = torch.zeros_like(states, dtype=torch.bool)
     skips[:, 3::2] = labels[:, 1:] != labels[:, :-1]
 
+    # Forward: the best score of every state, and by which move (0, 1 or 2 states) it was reached.
     score = torch.full(states.shape, -torch.inf)
     score[:, :2] = log_probs[:, 0].gather(1, states[:, :2])
     moves = torch.zeros(batch, outputs, states.shape[1], dtype=torch.uint8)
     for output in range(1, outputs):
-        one, two = (_behind(score, steps) for steps in (1, 2))
-        best, move = torch.stack([score, one, two.masked_fill(~skips, -torch.inf)]).max(dim=0)
+        next_state = _shifted(score, 1)
+        skipping = _shifted(score, 2).masked_fill(~skips, -torch.inf)
+        best, move = torch.stack([score, next_state, skipping]).max(dim=0)
         live = (output < lengths)[:, None]
         score = torch.where(live, best + log_probs[:, output].gather(1, states), score)
         moves[:, output] = torch.where(live, move, 0)
 
+    # Backward from the better of the two last states.
     rows = torch.arange(batch)
     last = 2 * counts
     ends = torch.stack([last, (last - 1).clamp(min=0)])
@@ -75,10 +73,12 @@ def forced_path(
         path[:, output] = state
         state = state - moves[rows, output, state].long()
     positions = torch.where(path % 2 == 1, path // 2, NO_SYMBOL)
-    possible = torch.isfinite(reached).tolist()
-    return [positions[i, : int(lengths[i])] if possible[i] else None for i in range(batch)]
+    found: list[Int[Tensor, " outputs"] | None] = [None] * batch
+    for i in torch.isfinite(reached).nonzero()[:, 0].tolist():
+        found[i] = positions[i, : int(lengths[i])]
+    return found
 
 
-def _behind(score: Float[Tensor, "batch states"], steps: int) -> Float[Tensor, "batch states"]:
-    """The score of the state so many before each."""
+def _shifted(score: Float[Tensor, "batch states"], steps: int) -> Float[Tensor, "batch states"]:
+    """Score of the state that is `steps` before each."""
     return torch.nn.functional.pad(score, (steps, 0), value=-torch.inf)[:, : score.shape[1]]

@@ -1,7 +1,4 @@
-"""The recogniser: SAN-M blocks and a linear head under CTC, for transcripts, alignments, and a codec's frozen encoder.
-
-A 60 ms frame may hold more than one symbol, so the head gives several outputs per frame.
-"""
+"""The recogniser: a SAN-M encoder and a linear CTC head with several outputs per 60 ms frame."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -26,7 +23,7 @@ SHIPPED = ("recognizer-mini",)
 
 
 class Aligned(NamedTuple):
-    """A symbol and when it sounds, in seconds from the clip's start."""
+    """A symbol and its time, in seconds from the clip's start."""
 
     symbol: str
     start_seconds: float
@@ -34,12 +31,12 @@ class Aligned(NamedTuple):
 
 
 class Recognizer(nn.Module):
-    """Hears speech and writes it down.
+    """SAN-M encoder and CTC head.
 
     Args:
-        config: What to build.
-        folder: Where the vocabulary's files lie, if their names are relative.
-        dropout: In the encoder's blocks, while training.
+        config: Sizes and vocabulary.
+        folder: Of the vocabulary's files, if their names are relative.
+        dropout: In the encoder's blocks, in training.
     """
 
     sample_rate = KaldiFbank.sample_rate
@@ -59,7 +56,7 @@ class Recognizer(nn.Module):
     def forward(
         self, features: Float[Tensor, "batch frames in_dim"], lengths: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch outputs symbols"], Int[Tensor, " batch"]]:
-        """Turn front-end features into log-probabilities of the symbols, and count the valid outputs."""
+        """Return log-probabilities of the symbols from front-end features, and the valid outputs of each item."""
         logits = self.head(self.encoder.encode(features, lengths))
         outputs = logits.unflatten(-1, (self.config.outputs_per_frame, -1)).flatten(1, 2)
         return F.log_softmax(outputs.float(), dim=-1), lengths * self.config.outputs_per_frame
@@ -67,7 +64,7 @@ class Recognizer(nn.Module):
     def features(
         self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch frames in_dim"], Int[Tensor, " batch"]]:
-        """Run the front end; a clip shorter than one 25 ms window is taken for one."""
+        """Run the front end; clips shorter than a 25 ms window are padded to one."""
         least = KaldiFbank.frame_length
         return self.encoder.front_end(F.pad(audio, (0, max(0, least - audio.shape[1]))), lengths.clamp(min=least))
 
@@ -78,7 +75,7 @@ class Recognizer(nn.Module):
         *,
         sample_rate: int | None = None,
     ) -> tuple[Float[Tensor, "batch outputs symbols"], Int[Tensor, " batch"]]:
-        """Listen, without gradients and in float32.
+        """Compute log-probabilities of the symbols, without gradients and in float32.
 
         Args:
             audio: `[S]` or `[B, S]`, full scale at 1.
@@ -87,11 +84,8 @@ class Recognizer(nn.Module):
 
         Returns:
             Log-probabilities of the symbols (code 0 is the blank), and the valid outputs of each item.
-
-        Raises:
-            ValueError: See `flexicodec.audio.as_batch`.
         """
-        return self._listen(*self._batch(audio, lengths, sample_rate))
+        return self._recognize(*self._batch(audio, lengths, sample_rate))
 
     def transcribe(
         self,
@@ -100,10 +94,7 @@ class Recognizer(nn.Module):
         *,
         sample_rate: int | None = None,
     ) -> list[str]:
-        """Write down what is said: the likeliest symbol at every output, collapsed (greedy CTC).
-
-        Arguments and errors are those of `log_probs`.
-        """
+        """Transcribe by greedy CTC: the most likely symbol at every output, collapsed. Arguments as in `log_probs`."""
         log_probs, outputs = self.log_probs(audio, lengths, sample_rate=sample_rate)
         paths = zip(log_probs.argmax(dim=-1).tolist(), outputs.tolist(), strict=True)
         return [self.vocabulary.decode(collapse(path[:count])) for path, count in paths]
@@ -116,42 +107,33 @@ class Recognizer(nn.Module):
         *,
         sample_rate: int | None = None,
     ) -> list[list[Aligned] | None]:
-        """Find when each symbol of known texts sounds (CTC forced alignment).
+        """Find the time of each symbol of known texts, one per item (CTC forced alignment).
 
-        CTC marks where a symbol is recognised, often in a single output of 30 ms, and the time between two symbols
-        belongs to neither; that a boundary lies midway is for the caller to suppose.
-
-        Args:
-            audio: See `log_probs`.
-            lengths: See `log_probs`.
-            texts: What is said in each item.
-            sample_rate: See `log_probs`.
+        CTC marks where a symbol is recognised, often in a single output of 30 ms; the time between two symbols is
+        assigned to neither. Other arguments as in `log_probs`.
 
         Returns:
-            For each item its symbols in order, none beginning before the one before it ends; None where the vocabulary
-            cannot spell the text, or the clip is too short for it.
-
-        Raises:
-            ValueError: Not one text per item, or see `log_probs`.
+            For each item its symbols in order, without overlap; None where the vocabulary cannot spell the text, or the
+            clip is too short for it.
         """
         batch, valid = self._batch(audio, lengths, sample_rate)
         if len(texts) != len(batch):
             raise ValueError(f"got {len(texts)} texts for {len(batch)} clips; expected one for each")
         targets = [self.vocabulary.encode(text) for text in texts]
-        paths = forced_path(*self._listen(batch, valid), [target or [] for target in targets])
+        paths = forced_path(*self._recognize(batch, valid), [target or [] for target in targets])
         seconds = (valid / self.sample_rate).tolist()
-        return [
-            None if target is None or path is None else self._spans(target, path, end)
-            for target, path, end in zip(targets, paths, seconds, strict=True)
-        ]
+        aligned: list[list[Aligned] | None] = []
+        for target, path, end in zip(targets, paths, seconds, strict=True):
+            aligned.append(None if target is None or path is None else self._spans(target, path, end))
+        return aligned
 
     def _spans(self, target: list[int], path: Int[Tensor, " outputs"], seconds: float) -> list[Aligned]:
-        """Turn a path into times: output j stands for the time from j to j + 1, as far as the clip goes."""
+        """Turn a path into times: output j covers the time from j to j + 1, up to the end of the clip."""
         spans = []
         for position, code in enumerate(target):
-            where = (path == position).nonzero()
-            first, last = int(where[0]), int(where[-1])
-            start, end = (min(j * self.output_seconds, seconds) for j in (first, last + 1))
+            outputs = (path == position).nonzero()
+            start = min(int(outputs[0]) * self.output_seconds, seconds)
+            end = min((int(outputs[-1]) + 1) * self.output_seconds, seconds)
             spans.append(Aligned(self.vocabulary.symbols[code], start, end))
         return spans
 
@@ -161,28 +143,24 @@ class Recognizer(nn.Module):
         device = self.head.weight.device
         return as_batch(audio, lengths, sample_rate=sample_rate, target_sample_rate=self.sample_rate, device=device)
 
-    def _listen(
+    def _recognize(
         self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch outputs symbols"], Int[Tensor, " batch"]]:
         with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
             return self(*self.features(audio, lengths))
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-        """Write `config.json`, `model.safetensors` and the vocabulary's file, which `Recognizer.load` opens again.
+        """Write `config.json`, `model.safetensors` and the vocabulary's file, for `Recognizer.load`.
 
         Args:
-            folder: Made if missing. Each file appears at once, by rename.
-            dtype: Store floating weights so; None keeps them as they are.
+            folder: Created if missing.
+            dtype: Of the stored floating-point weights; None keeps theirs.
         """
         return write_folder(folder, self.config, self.vocabulary, self.state_dict(), dtype)
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str | None = None) -> "Recognizer":
-        """Open a folder that `save` wrote, or "recognizer-mini", which ships with the package; in eval mode, float32.
-
-        Raises:
-            ValueError: The folder holds no recogniser, or its parts do not fit each other.
-        """
+        """Load a folder that `save` wrote, or "recognizer-mini" from the package, in eval mode and float32."""
         if str(folder) in SHIPPED:
             folder = Path(str(files("flexicodec") / "assets" / str(folder)))
         config, state = read_folder(folder)

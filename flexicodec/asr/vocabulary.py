@@ -1,4 +1,4 @@
-"""What a recogniser writes with: characters, SentencePiece pieces or phones, and how texts become codes.
+"""Vocabularies of a recogniser: characters, SentencePiece pieces or phones, and conversion of texts to codes.
 
 Code 0 is CTC's blank in all of them. Texts are normalised first, so that case and punctuation do not matter.
 """
@@ -20,35 +20,24 @@ LEXICON_NAME = "lexicon.tsv"
 
 @dataclass(frozen=True)
 class CharacterConfig:
-    """One symbol a character.
+    """One symbol per character."""
 
-    Attributes:
-        alphabet: The characters, in the order of their codes. Lower case; the space parts words.
-        kind: Tells the vocabularies apart.
-    """
-
-    alphabet: str = " 'abcdefghijklmnopqrstuvwxyz"
+    alphabet: str = " 'abcdefghijklmnopqrstuvwxyz"  # in the order of codes; lower case, a space separates words
     kind: Literal["character"] = "character"
 
     def __post_init__(self) -> None:
-        if twice := sorted({c for c in self.alphabet if self.alphabet.count(c) > 1}):
-            raise ValueError(f"alphabet has {twice} more than once")
-        if never := [c for c in self.alphabet if c != " " and normalise(c) != c]:
-            raise ValueError(f"alphabet has {never}, but texts are lowered and lose their punctuation first")
+        if repeated := sorted({c for c in self.alphabet if self.alphabet.count(c) > 1}):
+            raise ValueError(f"alphabet has {repeated} more than once")
+        if unused := [c for c in self.alphabet if c != " " and normalise(c) != c]:
+            raise ValueError(f"alphabet has {unused}, but texts are lowered and lose their punctuation first")
 
 
 @dataclass(frozen=True)
 class SentencePieceConfig:
-    """Pieces of words, found by SentencePiece's unigram model (arXiv 1808.06226).
+    """Word pieces of SentencePiece's unigram model (arXiv 1808.06226)."""
 
-    Attributes:
-        size: Symbols to aim at, the blank included; a small corpus may give fewer.
-        model: The SentencePiece model; None lets training make one from its texts.
-        kind: Tells the vocabularies apart.
-    """
-
-    size: int = 256
-    model: str | None = None
+    size: int = 256  # symbols to aim at, the blank included; a small corpus may give fewer
+    model: str | None = None  # file of the SentencePiece model; None: training makes one from its texts
     kind: Literal["sentencepiece"] = "sentencepiece"
 
 
@@ -56,10 +45,8 @@ class SentencePieceConfig:
 class PhoneConfig:
     """Phones, looked up word by word.
 
-    Attributes:
-        lexicon: Text file with a word and its phones per line, parted by white space (CMUdict's own layout will do);
-            the first of several pronunciations counts, and the phones that occur are the symbols.
-        kind: Tells the vocabularies apart.
+    The lexicon is a text file with a word and its phones per line, separated by white space, as in CMUdict. The first
+    of several pronunciations is used, and the phones that occur are the symbols.
     """
 
     lexicon: str
@@ -70,7 +57,7 @@ VocabularyConfig: TypeAlias = CharacterConfig | SentencePieceConfig | PhoneConfi
 
 
 def normalise(text: str) -> str:
-    """Lower a text's case and turn all that is no letter, digit or apostrophe into single spaces.
+    """Lower the case and replace everything except letters, digits and apostrophes by single spaces.
 
     >>> normalise("“Don’t!” — well-known")
     "don't well known"
@@ -81,31 +68,27 @@ def normalise(text: str) -> str:
 
 
 class Vocabulary(ABC):
-    """Symbols by their codes, and the way from texts to codes and back.
+    """Symbols by code, and conversion of texts to codes and back."""
 
-    Attributes:
-        symbols: All symbols; the first stands for the blank and is empty.
-    """
-
-    symbols: tuple[str, ...]
+    symbols: tuple[str, ...]  # the first is the blank, an empty string
 
     def __len__(self) -> int:
         return len(self.symbols)
 
     @abstractmethod
     def encode(self, text: str) -> list[int] | None:
-        """Spell a text after `normalise`, or give None where symbols or words for it are lacking."""
+        """Convert a normalised text to codes; None where it has unknown symbols or words."""
 
     @abstractmethod
     def decode(self, codes: Sequence[int]) -> str:
-        """Write codes (no blanks) as text; phones with spaces between them."""
+        """Convert codes (no blanks) to text; phones with spaces between them."""
 
     @abstractmethod
     def save(self, folder: Path) -> VocabularyConfig:
-        """Write what `open_vocabulary` needs to a folder and return the config, whose file names are relative to it."""
+        """Write the files that `open_vocabulary` needs and return the config, with names relative to the folder."""
 
     def reference(self, text: str) -> str | None:
-        """Write a text as a faultless transcript would have it, or None where it cannot be spelt."""
+        """Return the text of a perfect transcript; None where the vocabulary cannot spell it."""
         codes = self.encode(text)
         return None if codes is None else self.decode(codes)
 
@@ -118,7 +101,9 @@ class _Characters(Vocabulary):
 
     def encode(self, text: str) -> list[int] | None:
         text = normalise(text)
-        return [self._codes[c] for c in text] if set(text) <= self._codes.keys() else None
+        if not set(text) <= self._codes.keys():
+            return None
+        return [self._codes[c] for c in text]
 
     def decode(self, codes: Sequence[int]) -> str:
         return " ".join("".join(self.symbols[code] for code in codes).split())
@@ -128,15 +113,16 @@ class _Characters(Vocabulary):
 
 
 class _Pieces(Vocabulary):
-    """SentencePiece with the blank in the place of its `<unk>`, piece 0."""
+    """SentencePiece; the blank takes the code 0 of its `<unk>`."""
 
     def __init__(self, config: SentencePieceConfig, model: bytes):
-        self.config, self.model = config, model
+        self.config = config
+        self.model = model
         self._processor: Any = _sentencepiece().SentencePieceProcessor()
         self._processor.LoadFromSerializedProto(model)
         if self._processor.unk_id() != 0 or self._processor.bos_id() != -1 or self._processor.eos_id() != -1:
             raise ValueError(
-                "the SentencePiece model has <unk> elsewhere than at 0, or marks of a sentence's start and end; "
+                "the SentencePiece model has <unk> elsewhere than at 0, or symbols for the start and end of sentences; "
                 "make one with unk_id=0, bos_id=-1, eos_id=-1"
             )
         self.symbols = ("", *(self._processor.IdToPiece(code) for code in range(1, self._processor.GetPieceSize())))
@@ -177,11 +163,7 @@ class _Phones(Vocabulary):
 
 
 def open_vocabulary(config: VocabularyConfig, folder: str | Path = ".") -> Vocabulary:
-    """Make the vocabulary of a config whose file names are relative to a folder.
-
-    Raises:
-        ValueError: A file is missing or not what it should be.
-    """
+    """Make the vocabulary of a config whose file names are relative to a folder."""
     if isinstance(config, CharacterConfig):
         return _Characters(config)
     name = config.model if isinstance(config, SentencePieceConfig) else config.lexicon
@@ -196,11 +178,7 @@ def open_vocabulary(config: VocabularyConfig, folder: str | Path = ".") -> Vocab
 
 
 def read_lexicon(path: str | Path) -> dict[str, tuple[str, ...]]:
-    """Read words and phones; comments start with `;;;`, and `word(2)` is another pronunciation, which is left out.
-
-    Raises:
-        ValueError: A line has a word and no phones, or there is no line.
-    """
+    """Read words and phones; comments start with `;;;`, and other pronunciations, `word(2)`, are left out."""
     lexicon: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
         word, *phones = line.split() or [";;;"]
@@ -215,11 +193,7 @@ def read_lexicon(path: str | Path) -> dict[str, tuple[str, ...]]:
 
 
 def train_pieces(texts: Iterable[str], size: int) -> bytes:
-    """Let SentencePiece find at most `size` pieces, the blank included; the same texts give the same model.
-
-    Raises:
-        ValueError: There is no text, or it has more different characters than pieces were asked for.
-    """
+    """Train a SentencePiece model of at most `size` pieces, the blank included; deterministic."""
     lines = [line for line in map(normalise, texts) if line]
     characters = len(set("".join(lines)) | {" "})
     if not lines or characters + 1 > size:

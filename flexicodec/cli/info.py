@@ -80,8 +80,7 @@ def _cap(max_duration: int | None) -> str:
 
 def print_model(name: str, codec: "Codec") -> None:
     """Print what identifies a model, the size of its parts, and its config as the YAML it could be built from."""
-    import yaml
-
+    from flexicodec.config import dump_yaml
     from flexicodec.hub import parameter_counts
 
     parts = [(f"  {part}", f"{count:,}") for part, count in parameter_counts(codec).items() if part != "total"]
@@ -89,5 +88,5 @@ def print_model(name: str, codec: "Codec") -> None:
     loaded = [] if report is None else describe_load(report)
     print_rows([*describe_model(name, codec), *parts, *loaded])
     print("config")
-    text = yaml.safe_dump(codec.config_dict(), sort_keys=False, default_flow_style=None, width=100)
+    text = dump_yaml(codec.config_dict(), width=100, flow=None)
     print("".join(f"  {line}\n" for line in text.splitlines()), end="")

@@ -16,14 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the config, train, and say where the model lies."""
-    from flexicodec.config import apply_overrides, from_dict, load_yaml, to_dict
+    from flexicodec.config import apply_overrides, dump_yaml, from_dict, load_yaml, to_dict
     from flexicodec.training.config import TrainingConfig
 
     config = from_dict(TrainingConfig, apply_overrides(load_yaml(args.config), args.overrides))
     if args.print_config:
-        import yaml
-
-        print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+        print(dump_yaml(to_dict(config)), end="")
         return 0
     from flexicodec.training.__main__ import main
 

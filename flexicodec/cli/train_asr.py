@@ -16,14 +16,12 @@ def run(args: argparse.Namespace) -> int:
     """Read the config, train, and say where the recogniser lies."""
     import logging
 
-    from flexicodec.config import to_dict
+    from flexicodec.config import dump_yaml, to_dict
     from flexicodec.training import asr
 
     config = asr.read_config(args.config, args.overrides)
     if args.print_config:
-        import yaml
-
-        print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+        print(dump_yaml(to_dict(config)), end="")
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     print(asr.train(config))

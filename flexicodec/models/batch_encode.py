@@ -1,18 +1,16 @@
-"""Many recordings into tokens: files are read while others are computed, and clips of like length go side by side.
+"""Encoding of many files: reading, batching by length and encoding overlap.
 
-    reading threads      read, mixed to mono, resampled; a few clips ahead, in the order of the sources
-    one loading thread   windows of clips -> batches of like length, padded, on their way to the device
-    the caller's thread  encodes, and hands out tokens clip by clip
+    reading threads      read, mix to mono, resample; a few clips ahead, in the order of the sources
+    one loading thread   sort windows of clips into batches of similar length, pad, copy to the device
+    the caller's thread  encode, and yield tokens clip by clip
 
-Everything between them is bounded, so that memory does not grow with the number of sources. Which clips meet in a batch
-depends on the sources and their order alone, never on how fast they were read.
+All queues are bounded, so that memory does not grow with the number of sources. Which clips share a batch depends on
+the sources and their order only, never on how fast they were read.
 """
 
 import os
-import queue
-import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -35,8 +33,8 @@ from flexicodec.tokens import Tokens
 Source: TypeAlias = str | Path | Utterance
 
 WINDOW_BATCHES = 8  # batches' worth of clips that are sorted by length together; the first windows are smaller
-WINDOW_CLIPS = 4096  # at most, however short or unreadable they are
-BATCHES_AHEAD = 2  # that wait, loaded, while one is computed
+WINDOW_CLIPS = 4096  # limit of a window of very short or unreadable clips
+BATCHES_AHEAD = 2  # loaded while one is computed
 CLIPS_AHEAD = 2  # per reading thread
 GPU_BATCH_SECONDS = 640.0
 GPU_WORKERS = 8
@@ -44,18 +42,11 @@ GPU_WORKERS = 8
 
 @dataclass(frozen=True, eq=False)
 class FileResult:
-    """What became of one source.
+    """Tokens of one source, or the error."""
 
-    Attributes:
-        index: Its place among the sources.
-        source: As it was given.
-        tokens: Of one clip, on the CPU; None where it failed.
-        error: Why it failed; None where it did not.
-    """
-
-    index: int
+    index: int  # place among the sources
     source: Source
-    tokens: Tokens | None = None
+    tokens: Tokens | None = None  # one clip, on the CPU
     error: Exception | None = None
 
     def result(self) -> Tokens:
@@ -75,23 +66,23 @@ class _Clip:
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """Clips side by side, on the device or on the way there; no audio where the one clip could not be read."""
+    """Padded clips, on the device or on the way there; no audio where the one clip could not be read."""
 
     clips: list[_Clip]
     audio: Float[Tensor, "batch samples"] | None = None
     lengths: Int[Tensor, " batch"] | None = None
-    arrived: Any = None  # the event after which the audio is there
+    copied: Any = None  # the event after which the audio is on the device
 
 
 def default_batch_seconds(device: torch.device) -> float:
-    """Seconds of audio that go side by side unless told otherwise; on the CPU, where that gains nothing, 0."""
+    """Seconds of audio per batch; 0 on the CPU, where batches bring nothing."""
     return 0.0 if device.type == "cpu" else GPU_BATCH_SECONDS
 
 
 def default_workers(device: torch.device) -> int:
-    """Threads that read files unless told otherwise: several before a GPU, none beside a CPU.
+    """Threads that read files: several with a GPU, none on a CPU.
 
-    Reading is a hundredth of the work there, and a thread for it costs a core that computes more (experiments/speed).
+    There reading is a hundredth of the work, and a thread takes a core from the computation (experiments/speed).
     """
     return 0 if device.type == "cpu" else min(GPU_WORKERS, os.cpu_count() or 1)
 
@@ -105,34 +96,32 @@ def encode_files(
     in_order: bool = True,
     **choices: Any,
 ) -> Iterator[FileResult]:
-    """Encode many recordings; a clip gets the tokens that it gets alone, up to float noise (see `Tokens.margins`).
+    """Encode many recordings; each clip gets the tokens of encoding it alone, up to float noise (see `Tokens.margins`).
 
-    A source that cannot be read or encoded gives an `Encoded` with the error, and the others go on. Where a batch fails
-    its clips are tried one by one.
+    A source that cannot be read or encoded yields a `FileResult` with the error, and the others go on. The clips of a
+    batch that fails are tried one by one.
 
     Args:
         codec: Any of this package's.
-        sources: Audio files or utterances of a manifest; several channels are averaged. They are taken as they are
-            needed, so that a generator over millions will do.
-        batch_seconds: Most audio in a batch, padding included; a longer clip is a batch of its own. 0 takes clips one
+        sources: Audio files or utterances of a manifest; several channels are averaged. They are consumed as needed, so
+            that a generator over millions works.
+        batch_seconds: Most audio in a batch, padding included; a longer clip is a batch of its own. 0 encodes clips one
             by one. The default is 0 on the CPU and 640 elsewhere.
-        workers: Threads that read; 0 reads in the caller's thread, when a clip's turn comes. The default is 0 on the
-            CPU, where only slow disks ask for more, and up to 8 elsewhere.
-        in_order: Hand back in the order of the sources. False: as they are done, which is by length within some
-            batches.
-        choices: Those of `codec.encode`, one value for all clips.
-
-    Raises:
-        ValueError: A setting out of its range; at the call.
+        workers: Threads that read; 0 reads each clip in the caller's thread. The default is 0 on the CPU, where more
+            help with slow disks only, and up to 8 elsewhere.
+        in_order: Yield results in the order of the sources. False: as they are done, by length within some batches.
+        choices: Arguments of `codec.encode`, one value for all clips.
     """
-    batch_seconds = default_batch_seconds(codec.device) if batch_seconds is None else batch_seconds
-    workers = default_workers(codec.device) if workers is None else workers
+    if batch_seconds is None:
+        batch_seconds = default_batch_seconds(codec.device)
+    if workers is None:
+        workers = default_workers(codec.device)
     if not 0 <= batch_seconds < float("inf"):
         raise ValueError(f"batch_seconds is {batch_seconds}; expected seconds of audio, or 0 for one clip at a time")
     if workers < 0:
         raise ValueError(f"workers is {workers}; expected a number of threads, or 0 to read between the clips")
-    done = _encode_all(codec, sources, batch_seconds, workers, choices)
-    return _sorted(done) if in_order else done
+    results = _encode_all(codec, sources, batch_seconds, workers, choices)
+    return _in_order(results) if in_order else results
 
 
 def _encode_all(
@@ -141,19 +130,70 @@ def _encode_all(
     pool = ThreadPoolExecutor(workers, "flexicodec-read") if workers else None
     clips = _clips(sources, codec.sample_rate, pool, workers)
     batches = _batches(clips, codec.sample_rate, batch_seconds, codec.device)
-    ahead = None if pool is None else _Ahead(batches, BATCHES_AHEAD)
-    try:
-        for batch in batches if ahead is None else ahead:
+    if pool is None:
+        for batch in batches:
             yield from _encode(codec, batch, choices)
-    finally:  # also where the caller has had enough
-        if pool is not None and ahead is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
-            ahead.close()
-            pool.shutdown()
+        return
+    ahead = _prefetched(batches, BATCHES_AHEAD)
+    try:
+        for batch in ahead:
+            yield from _encode(codec, batch, choices)
+    finally:  # also where the caller stops before the end
+        pool.shutdown(wait=False, cancel_futures=True)
+        ahead.close()
+        pool.shutdown()
+
+
+def _encode(codec: Codec, batch: _Batch, choices: dict[str, Any]) -> Iterator[FileResult]:
+    """Encode a batch, or its clips one by one where that fails."""
+    clips = batch.clips
+    if batch.audio is None or batch.lengths is None:
+        yield FileResult(clips[0].index, clips[0].source, error=clips[0].error)
+        return
+    if batch.copied is not None:
+        stream = torch.cuda.current_stream(codec.device)
+        stream.wait_event(batch.copied)
+        batch.audio.record_stream(stream)
+    tokens, error = _tokens(codec, batch.audio, batch.lengths, choices)
+    for i, clip in enumerate(clips):
+        if tokens is not None:
+            yield FileResult(clip.index, clip.source, tokens[i])
+            continue
+        reason = error
+        own = None
+        if len(clips) > 1:
+            length = batch.lengths[i : i + 1]
+            own, reason = _tokens(codec, batch.audio[i : i + 1, : int(length)], length, choices)
+        yield FileResult(clip.index, clip.source, own, reason)
+
+
+def _tokens(
+    codec: Codec, audio: Tensor, lengths: Tensor, choices: dict[str, Any]
+) -> tuple[Tokens | None, Exception | None]:
+    """Encode, or return the error, without its traceback, which would keep all that was computed."""
+    try:
+        ragged = lengths if len(lengths) > 1 else None
+        return codec.encode(audio, ragged, **choices).to("cpu"), None
+    except BAD_FILE as error:
+        return None, error.with_traceback(None)
+
+
+def _in_order(results: Iterator[FileResult]) -> Iterator[FileResult]:
+    """Hold results until all before them are done."""
+    held: dict[int, FileResult] = {}
+    turn = 0
+    for result in results:
+        held[result.index] = result
+        while turn in held:
+            yield held.pop(turn)
+            turn += 1
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
 
 
 def read(source: Source, sample_rate: int) -> Float[Tensor, "1 samples"]:
-    """Read a source as mono at a rate; raises what `read_audio` and `read_utterance` do."""
+    """Read a source as mono at a sample rate."""
     if isinstance(source, Utterance):
         return torch.from_numpy(read_utterance(source, sample_rate))[None]
     return read_audio(source, sample_rate, channels="mix")
@@ -162,7 +202,7 @@ def read(source: Source, sample_rate: int) -> Float[Tensor, "1 samples"]:
 def _clips(
     sources: Iterable[Source], sample_rate: int, pool: ThreadPoolExecutor | None, workers: int
 ) -> Iterator[_Clip]:
-    """Read sources, `workers` at a time and a few ahead of who asks; clips come in order."""
+    """Read sources in order, `workers` at a time and a few ahead of the consumer."""
 
     def load(index: int, source: Source) -> _Clip:
         try:
@@ -172,138 +212,73 @@ def _clips(
 
     numbered = enumerate(sources)
     if pool is None:
-        yield from (load(*each) for each in numbered)
+        for index, source in numbered:
+            yield load(index, source)
         return
-    waiting: deque[Future[_Clip]] = deque()
+    pending: deque[Future[_Clip]] = deque()
     while True:
-        waiting.extend(pool.submit(load, *each) for each in islice(numbered, CLIPS_AHEAD * workers - len(waiting)))
-        if not waiting:
+        for index, source in islice(numbered, CLIPS_AHEAD * workers - len(pending)):
+            pending.append(pool.submit(load, index, source))
+        if not pending:
             return
-        yield waiting.popleft().result()
+        yield pending.popleft().result()
 
 
 def _batches(clips: Iterator[_Clip], sample_rate: int, batch_seconds: float, device: torch.device) -> Iterator[_Batch]:
-    """Sort windows of clips into batches of like length, and send these to the device."""
-    send = _Sender(device)
+    """Sort windows of clips into batches of similar length, and copy these to the device."""
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     for window in _windows(clips, sample_rate * batch_seconds * WINDOW_BATCHES):
-        good = [(clip, clip.audio) for clip in window if clip.audio is not None]
-        yield from (_Batch([clip]) for clip in window if clip.audio is None)
-        seconds = np.array([audio.shape[-1] / sample_rate for _, audio in good])
-        for group in buckets(seconds, batch_seconds):
-            yield send([good[place] for place in group])
+        readable = []
+        for clip in window:
+            if clip.audio is None:
+                yield _Batch([clip])
+            else:
+                readable.append((clip, clip.audio))
+        seconds = np.array([audio.shape[-1] / sample_rate for _, audio in readable])
+        for bucket in buckets(seconds, batch_seconds):
+            yield _copy([readable[i] for i in bucket], device, stream)
 
 
 def _windows(clips: Iterator[_Clip], samples: float) -> Iterator[list[_Clip]]:
-    """Cut clips into lists of so many samples together, of at least one clip; work starts with an eighth of that."""
+    """Split clips into lists of so many samples, at least one clip; the first is an eighth of that, to start early."""
     window: list[_Clip] = []
-    held, limit = 0, samples / WINDOW_BATCHES
+    held = 0
+    limit = samples / WINDOW_BATCHES
     for clip in clips:
         window.append(clip)
-        held += 0 if clip.audio is None else clip.audio.shape[-1]
+        if clip.audio is not None:
+            held += clip.audio.shape[-1]
         if held >= limit or len(window) == WINDOW_CLIPS:
             yield window
-            window, held, limit = [], 0, min(2 * limit, samples)
+            window = []
+            held = 0
+            limit = min(2 * limit, samples)
     if window:
         yield window
 
 
-class _Sender:
-    """Lays clips side by side and copies them to a device; to a GPU from pinned memory, in a stream of its own."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-
-    def __call__(self, group: list[tuple[_Clip, Tensor]]) -> _Batch:
-        clips = [replace(clip, audio=None) for clip, _ in group]
-        audio, lengths = collate([audio for _, audio in group])
-        if self.stream is None:
-            return _Batch(clips, audio.to(self.device), lengths)
-        with torch.cuda.stream(self.stream):
-            audio = audio.pin_memory().to(self.device, non_blocking=True)
-            return _Batch(clips, audio, lengths, self.stream.record_event())
+def _copy(group: list[tuple[_Clip, Tensor]], device: torch.device, stream: Any) -> _Batch:
+    """Pad clips to a batch and copy it to a device; to a GPU from pinned memory, in a stream of its own."""
+    clips = [replace(clip, audio=None) for clip, _ in group]
+    audio, lengths = collate([audio for _, audio in group])
+    if stream is None:
+        return _Batch(clips, audio.to(device), lengths)
+    with torch.cuda.stream(stream):
+        audio = audio.pin_memory().to(device, non_blocking=True)
+        return _Batch(clips, audio, lengths, stream.record_event())
 
 
-class _Ahead:
-    """Batches, made in a thread some ahead of who asks for them.
-
-    Args:
-        batches: What to make.
-        count: How many may wait.
-    """
-
-    def __init__(self, batches: Iterator[_Batch], count: int) -> None:
-        self._waiting: queue.Queue[_Batch | BaseException | None] = queue.Queue(count)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(batches,), name="flexicodec-load", daemon=True)
-        self._thread.start()
-
-    def __iter__(self) -> Iterator[_Batch]:
-        while (item := self._waiting.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    def close(self) -> None:
-        """Stop, and wait until nothing is under way."""
-        self._closed.set()
-        self._thread.join()
-
-    def _work(self, batches: Iterator[_Batch]) -> None:
-        try:
-            for batch in batches:
-                if not self._put(batch):
-                    return
-            self._put(None)
-        except BaseException as error:  # raised again where the batches are asked for
-            self._put(error)
-
-    def _put(self, item: _Batch | BaseException | None) -> bool:
-        while not self._closed.is_set():
-            try:
-                self._waiting.put(item, timeout=0.05)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-
-def _encode(codec: Codec, batch: _Batch, choices: dict[str, Any]) -> Iterator[FileResult]:
-    """Encode a batch, or its clips one by one where that fails."""
-    clips = batch.clips
-    if batch.audio is None or batch.lengths is None:
-        yield FileResult(clips[0].index, clips[0].source, error=clips[0].error)
-        return
-    if batch.arrived is not None:
-        stream = torch.cuda.current_stream(codec.device)
-        stream.wait_event(batch.arrived)
-        batch.audio.record_stream(stream)
-    tokens, error = _tokens(codec, batch.audio, batch.lengths, choices)
-    for place, clip in enumerate(clips):
-        own, reason = (None, error) if tokens is None else (tokens[place], None)
-        if error is not None and len(clips) > 1:
-            length = batch.lengths[place : place + 1]
-            own, reason = _tokens(codec, batch.audio[place : place + 1, : int(length)], length, choices)
-        yield FileResult(clip.index, clip.source, own, reason)
-
-
-def _tokens(
-    codec: Codec, audio: Tensor, lengths: Tensor, choices: dict[str, Any]
-) -> tuple[Tokens | None, Exception | None]:
-    """Encode, or tell why not; without the traceback, which would hold on to all that was computed."""
+def _prefetched(batches: Iterator[_Batch], count: int) -> Generator[_Batch, None, None]:
+    """Make batches in a thread, `count` ahead of the consumer."""
+    pool = ThreadPoolExecutor(1, "flexicodec-load")
+    pending: deque[Future[_Batch | None]] = deque()
     try:
-        ragged = lengths if len(lengths) > 1 else None
-        return codec.encode(audio, ragged, **choices).to("cpu"), None
-    except BAD_FILE as error:
-        return None, error.with_traceback(None)
-
-
-def _sorted(done: Iterator[FileResult]) -> Iterator[FileResult]:
-    """Hold back what is done before its turn."""
-    held: dict[int, FileResult] = {}
-    turn = 0
-    for each in done:
-        held[each.index] = each
-        while turn in held:
-            yield held.pop(turn)
-            turn += 1
+        while True:
+            while len(pending) <= count:
+                pending.append(pool.submit(next, batches, None))
+            batch = pending.popleft().result()
+            if batch is None:
+                return
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -27,7 +27,6 @@ from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.onednn import clear_cache
 from flexicodec.nn.snake import compile_activations
 from flexicodec.nn.stages import Stage
-from flexicodec.token_format import check_not_empty
 from flexicodec.tokens import TokenFormat, Tokens
 from flexicodec.weights import drop_modules, unloaded_modules
 
@@ -386,50 +385,7 @@ class Codec(nn.Module, ABC):
             ValueError: They are no `Tokens`, were made by another model, lie on another grid, or hold codes or
                 codebooks it lacks.
         """
-        if not isinstance(tokens, Tokens):
-            raise ValueError(
-                f"decode takes Tokens, got a {type(tokens).__name__}; "
-                "codes become Tokens by flexicodec.Tokens(semantic=..., acoustic=..., durations=..., "
-                "format=codec.format)"
-            )
-        if not may_be_empty:
-            check_not_empty(tokens.token_lengths)
-        theirs, ours = tokens.format, self.format
-        if theirs.fingerprint is not None and theirs.fingerprint != ours.fingerprint:
-            raise ValueError(
-                f"these tokens were made by another model: fingerprint {theirs.fingerprint} "
-                f"({theirs.model or 'unnamed'}), and this one's is {ours.fingerprint} ({ours.model or 'unnamed'}); "
-                "load the model that encoded them"
-            )
-        if (theirs.sample_rate, theirs.frame_size) != (ours.sample_rate, ours.frame_size):
-            raise ValueError(
-                f"tokens lie on a grid of {theirs.frame_size} samples at {theirs.sample_rate} Hz, this model's is "
-                f"{ours.frame_size} at {ours.sample_rate} Hz; were they made by another codec?"
-            )
-        if (tokens.semantic is None) != (ours.semantic_codebook_size is None):
-            raise ValueError(
-                f"the tokens have {'no ' if tokens.semantic is None else ''}semantic codes and this model "
-                f"{'has none' if ours.semantic_codebook_size is None else 'needs them'}"
-            )
-        if tokens.num_codebooks > self.num_codebooks:
-            raise ValueError(
-                f"tokens hold {tokens.num_codebooks} acoustic codebooks and the model has {self.num_codebooks}; "
-                "the semantic codebook is not counted here"
-            )
-        if ours.parallel_codebooks and tokens.num_codebooks < self.num_codebooks:
-            raise ValueError(
-                f"tokens hold {tokens.num_codebooks} of this model's {self.num_codebooks} parallel codebooks, which "
-                "only mean something together"
-            )
-        for name, codes, size in (
-            ("semantic", tokens.semantic, ours.semantic_codebook_size),
-            ("acoustic", tokens.acoustic, ours.acoustic_codebook_size),
-        ):
-            if codes is not None and codes.numel() and size is not None and int(codes.max()) >= size:
-                raise ValueError(
-                    f"{name} code {int(codes.max())} is out of range: this model's codebook has {size} entries "
-                    f"(0 to {size - 1}); is a vocabulary offset still added?"
-                )
+        self.format.check(tokens, self.num_codebooks, may_be_empty=may_be_empty)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
         """Write `config.json` and `model.safetensors`, which `flexicodec.load(folder)` opens again.

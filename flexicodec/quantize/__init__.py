@@ -1,7 +1,4 @@
-"""Quantizers: latents to codes and back, all behind the one interface `Quantizer`.
-
-Each has a small frozen config whose `build(dim)` makes it, so that a model's config chooses.
-"""
+"""Quantizers: latents to codes and back, behind the interface `Quantizer`; their configs make them by `build(dim)`."""
 
 from flexicodec.quantize.base import Quantized, Quantizer
 from flexicodec.quantize.fsq import FSQ, FSQConfig, GroupedFSQ, GroupedFSQConfig, fsq_bound, fsq_decode, fsq_encode

@@ -1,7 +1,6 @@
-"""What every quantizer takes and returns: `Quantizer`, the one interface, and `Quantized`, its result.
+"""`Quantizer`, the interface of all quantizers, and `Quantized`, their result.
 
-Checks, padding, precision and counting of codebooks live here once; FSQ, RVQ and the others only say
-what happens to a single token.
+Checks, padding, precision and the number of codebooks are handled here; FSQ, RVQ and the others quantize single tokens.
 """
 
 import operator
@@ -17,14 +16,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """Latents that went through a quantizer.
+    """Quantized latents, their codes and the losses of training.
 
     Attributes:
-        latents: [B, D, N] float32, what `lookup` gives for the codes; zero past the lengths. Gradients
-            pass straight through to the quantizer's input.
-        codes: [B, K, N] int64; zero past the lengths and in codebooks an item does not use.
-        losses: name -> one value per item, mean over its valid tokens, summed over codebooks. Empty for
-            quantizers that need none.
+        latents: Float32, as `dequantize` returns for the codes; zero past the lengths. Gradients pass straight through
+            to the quantizer's input.
+        codes: Int64; zero past the lengths and in codebooks that an item does not use.
+        losses: By name, mean over an item's valid tokens, summed over codebooks. Empty for quantizers without losses.
         inputs: [B, D, N] what was quantized; see `Quantizer.margins`. None from exported graphs.
     """
 
@@ -35,7 +33,7 @@ class Quantized:
 
 
 class FlatQuantized(NamedTuple):
-    """`Quantized` before its tokens are sorted back into clips; losses are per token and codebook."""
+    """`Quantized` of the tokens of all clips in one sequence; losses are per token and codebook."""
 
     latents: Float[Tensor, "tokens dim"]
     codes: Int[Tensor, "tokens codebooks"]
@@ -45,28 +43,23 @@ class FlatQuantized(NamedTuple):
 class Quantizer(nn.Module, ABC):
     """Turn latents into codes, and codes back into latents.
 
-    The same call gives the same codes in train and eval mode, and everything runs in float32 with autocast
-    switched off: half precision cannot hold an index of 15 bits and moves about one code in fifty.
-    Subclasses set the attributes and fill in `quantize_tokens` and `lookup_tokens`.
-
-    Attributes:
-        dim: width D of the latents.
-        num_codebooks: codebooks K, i.e. codes per token when all are in use.
-        codebook_size: entries of each codebook; codes run from 0 to `codebook_size - 1`.
+    The same call returns the same codes in train and eval mode, and everything runs in float32 with autocast disabled:
+    half precision cannot hold an index of 15 bits and changes about one code in fifty.
+    Subclasses set the attributes and implement `quantize_tokens`, `dequantize_tokens` and `token_margins`.
     """
 
-    dim: int
-    num_codebooks: int
-    codebook_size: int
+    dim: int  # channels D of the latents
+    num_codebooks: int  # codebooks K: codes per token when all are in use
+    codebook_size: int  # entries of each codebook
 
     @abstractmethod
     def quantize_tokens(
         self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
     ) -> FlatQuantized:
-        """Quantize the tokens of all clips, laid end to end.
+        """Quantize the tokens of all clips, concatenated.
 
-        `active` says which codebooks each token uses (none in padding) and how many columns of codes to
-        return; a codebook that is not active adds nothing to the latents. Codes and losses there are free.
+        `active` says which codebooks each token uses (none in padding) and how many columns of codes to return. A
+        codebook that is not active adds nothing to the latents; its codes and losses are ignored.
         """
 
     @abstractmethod
@@ -88,29 +81,27 @@ class Quantizer(nn.Module, ABC):
         """Quantize a padded batch.
 
         Args:
-            latents: any float type; float32 inside.
-            lengths: valid tokens per item; None means all. What lies beyond does not matter.
-            num_codebooks: None uses all. An int keeps the first n rows of codes (0 gives codes [B, 0, N] and
-                zero latents). A tensor of one count per item is quantizer dropout: codes keep all K rows,
-                items add up only their first n codebooks, and the losses of the others count as 0.
-
-        Raises:
-            ValueError: latents are not [B, D, N], or a count is outside 0..K.
+            latents: Any float type; float32 inside.
+            lengths: Valid tokens per item; None means all. Values beyond do not matter.
+            num_codebooks: None uses all. An int keeps the first n rows of codes (0: codes [B, 0, N] and zero latents).
+                A tensor of one count per item is quantizer dropout: codes keep all K rows, an item's latents are the
+                sum of its first n codebooks, and the losses of the others count as 0.
         """
         if latents.ndim != 3 or latents.shape[1] != self.dim:
             raise ValueError(
                 f"latents have shape {tuple(latents.shape)}, expected [batch, {self.dim}, tokens]; "
                 "are they channel-last?"
             )
+        # [B, D, N] to [B * N, D] and back: each token is quantized by itself.
         valid = _valid_tokens(lengths, latents.shape[0], latents.shape[2], latents.device)
         active = self._active_codebooks(valid, num_codebooks)
         with torch.autocast(latents.device.type, enabled=False):
             features = latents.float().transpose(1, 2).masked_fill(~valid.unsqueeze(-1), 0.0)
             flat = self.quantize_tokens(features.flatten(0, 1), active.flatten(0, 1))
             weights = active / valid.sum(dim=1).clamp(min=1)[:, None, None]
-            losses = {
-                name: (loss.unflatten(0, valid.shape) * weights).sum(dim=(1, 2)) for name, loss in flat.losses.items()
-            }
+            losses = {}
+            for name, loss in flat.losses.items():
+                losses[name] = (loss.unflatten(0, valid.shape) * weights).sum(dim=(1, 2))
         codes = flat.codes.unflatten(0, valid.shape).masked_fill(~active, 0).transpose(1, 2).contiguous()
         return Quantized(
             latents=flat.latents.unflatten(0, valid.shape).transpose(1, 2).contiguous(),
@@ -122,11 +113,7 @@ class Quantizer(nn.Module, ABC):
     def dequantize(
         self, codes: Int[Tensor, "batch codebooks tokens"], lengths: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch dim tokens"]:
-        """Return the latents of codes, from the first K or fewer codebooks; zero past the lengths.
-
-        Raises:
-            ValueError: codes are not integers [B, <= K, N], or one is outside the codebook.
-        """
+        """Return the latents of codes of the first K or fewer codebooks; zero past the lengths."""
         if codes.ndim != 3 or codes.is_floating_point() or codes.shape[1] > self.num_codebooks:
             raise ValueError(
                 f"codes are {codes.dtype} of shape {tuple(codes.shape)}, expected integers "
@@ -135,7 +122,7 @@ class Quantizer(nn.Module, ABC):
             )
         valid = _valid_tokens(lengths, codes.shape[0], codes.shape[2], codes.device)
         codes = codes.long().masked_fill(~valid.unsqueeze(1), 0)
-        if not torch.compiler.is_exporting():
+        if not torch.compiler.is_exporting():  # a graph cannot raise
             self._check_range(codes)
         if codes.shape[1] == 0:
             return torch.zeros(codes.shape[0], self.dim, codes.shape[2], device=codes.device)
@@ -173,7 +160,7 @@ class Quantizer(nn.Module, ABC):
     def _active_codebooks(
         self, valid: Bool[Tensor, "batch tokens"], num_codebooks: int | Int[Tensor, " batch"] | None
     ) -> Bool[Tensor, "batch tokens codebooks"]:
-        """Say which codebooks each token uses; the last axis has as many entries as rows of codes come out."""
+        """Mark the codebooks that each token uses; the last axis has an entry per row of the resulting codes."""
         if isinstance(num_codebooks, Tensor):
             if num_codebooks.shape != valid.shape[:1]:
                 raise ValueError(
@@ -184,6 +171,7 @@ class Quantizer(nn.Module, ABC):
             outside = counts[(counts < 0) | (counts > self.num_codebooks)]
             if len(outside):
                 raise ValueError(self._wrong_count(int(outside[0])))
+            # counts 2    codebooks 0 1 2 3    active 1 1 0 0
             stages = torch.arange(self.num_codebooks, device=valid.device)
             return valid.unsqueeze(-1) & (stages < counts.to(valid.device)[:, None, None])
         rows = self.num_codebooks if num_codebooks is None else operator.index(num_codebooks)
@@ -211,8 +199,8 @@ class Quantizer(nn.Module, ABC):
 def straight_through(features: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return exactly `target`, with gradients going to `features`.
 
-    The usual `features + (target - features).detach()` rounds, so that codes would depend on whether one
-    trains; `features - features.detach()` is an exact zero.
+    The usual `features + (target - features).detach()` rounds, so that codes would differ between training and
+    inference; `features - features.detach()` is an exact zero.
     """
     return (features - features.detach()) + target.detach()
 
@@ -227,7 +215,7 @@ def project(layer: Tensor | nn.Module, features: Float[Tensor, "*tokens width"])
 
 
 def linear_or_identity(width: int, out: int) -> nn.Module:
-    """Return a Linear where widths differ and an Identity where nothing needs projecting."""
+    """Return a Linear where widths differ, else an Identity."""
     return nn.Identity() if width == out else nn.Linear(width, out)
 
 

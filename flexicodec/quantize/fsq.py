@@ -1,9 +1,9 @@
 """Finite scalar quantization (FSQ): a code is a few rounded numbers, read as the digits of one integer.
 
-The released FlexiCodec (arXiv 2510.00981) uses another bound than today's vector-quantize-pytorch. About one code in a
-hundred differs between the two, so the bound is part of a model's config. `GroupedFSQ`, used by LFSC (arXiv 2409.12117)
-and NanoCodec (arXiv 2508.05835), splits the channels into groups with an FSQ codebook each; groups do not refine each
-other.
+The released FlexiCodec (arXiv 2510.00981) bounds values by another formula than today's vector-quantize-pytorch. About
+one code in a hundred differs between the two, so that the bound is part of a model's config. `GroupedFSQ` of LFSC
+(arXiv 2409.12117) and NanoCodec (arXiv 2508.05835) splits the channels into groups with a codebook each; groups do not
+refine each other.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,10 @@ Bound = Literal["tan", "atanh"]
 
 @dataclass(frozen=True)
 class FSQConfig:
-    """Settings of an `FSQ`; the defaults are the released model's 32768 codes.
+    """Settings of an `FSQ`; the defaults are the released model's 32768 codes."""
 
-    Attributes:
-        levels: values each dimension can take, 3 or more.
-        bound: "tan" (released weights, also NanoCodec's) or "atanh" (vector-quantize-pytorch's own).
-    """
-
-    levels: tuple[int, ...] = (8, 8, 8, 8, 8)
-    bound: Bound = "tan"
+    levels: tuple[int, ...] = (8, 8, 8, 8, 8)  # values each dimension can take, 3 or more
+    bound: Bound = "tan"  # "tan": released weights, also NanoCodec's; "atanh": vector-quantize-pytorch's own
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
@@ -59,13 +54,8 @@ class FSQConfig:
 class FSQ(Quantizer, vector_quantize_pytorch.FSQ):
     """FSQ between two linear projections, as one codebook (Mentzer et al., arXiv 2309.15505).
 
-    vector-quantize-pytorch's class with the choice of bound, integer index arithmetic, padding and
-    float32 projections. There are no buffers in its state dict; `project_in` and `project_out` are Linear
-    layers, or absent where `dim` equals the number of levels.
-
-    Args:
-        dim: width of the latents.
-        config: levels and bound.
+    vector-quantize-pytorch's class with the choice of bound, integer index arithmetic, padding and float32 projections.
+    `project_in` and `project_out` are Linear layers, or Identity where `dim` equals the number of levels.
     """
 
     def __init__(self, dim: int, config: FSQConfig) -> None:
@@ -74,7 +64,7 @@ class FSQ(Quantizer, vector_quantize_pytorch.FSQ):
         self.codebook_size = config.codebook_size
 
     def bound(self, z: Tensor, eps: float = 1e-3, hard_clamp: bool = False) -> Tensor:
-        """Bound and round, as the library's helpers expect of a subclass: values in [-1, 1]."""
+        """Bound and round to values in [-1, 1], as the library's own methods expect."""
         assert eps == 1e-3
         assert not hard_clamp
         return fsq_encode(z, self.config.levels, self.config.bound)[0]
@@ -82,7 +72,6 @@ class FSQ(Quantizer, vector_quantize_pytorch.FSQ):
     def quantize_tokens(
         self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
     ) -> FlatQuantized:
-        """See `Quantizer.quantize_tokens`; FSQ has no losses."""
         values, codes = fsq_encode(project(self.project_in, features), self.config.levels, self.config.bound)
         latents = project(self.project_out, values).masked_fill(~active.any(dim=1, keepdim=True), 0.0)
         return FlatQuantized(latents, codes.unsqueeze(1)[:, : active.shape[1]], {})
@@ -94,7 +83,6 @@ class FSQ(Quantizer, vector_quantize_pytorch.FSQ):
         return fsq_margins(project(self.project_in, features), self.config.levels, self.config.bound)[:, None]
 
     def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
-        """See `Quantizer.lookup_tokens`."""
         return project(self.project_out, fsq_decode(codes[:, 0], self.config.levels))
 
 
@@ -103,10 +91,11 @@ def fsq_bound(
 ) -> Float[Tensor, "*tokens digits"]:
     """Squash each dimension so that rounding gives one of its levels.
 
-    The range of level L is -(L // 2) .. (L - 1) // 2: with an even L it is shifted by half a step, and
-    the shift is undone before the tanh so that z = 0 stays near value 0. "tan" keeps the range a
-    little inside its edges (factor 1 - 1e-3); "atanh" a little outside, and inverts the tanh truly.
+    The range of level L is -(L // 2) .. (L - 1) // 2: with an even L it is shifted by half a step, and the shift is
+    undone before the tanh so that z = 0 stays near value 0. "tan" keeps the range slightly inside its edges (factor
+    1 - 1e-3); "atanh" slightly outside, and is the exact inverse of the tanh.
     """
+    # levels 8  -4 -3 -2 -1  0  1  2  3      levels 5  -2 -1  0  1  2
     sizes = torch.tensor(levels, device=z.device)
     half = (sizes - 1) * (1 - 1e-3 if bound == "tan" else 1 + 1e-3) / 2
     offset = torch.where(sizes % 2 == 0, 0.5, 0.0)
@@ -121,8 +110,8 @@ def fsq_encode(
 
     Returns:
         The rounded values divided by L // 2, with straight-through gradients, and the codes
-        sum_j digit_j * prod(levels[:j]), digit 0 the least significant. Codes are summed as integers:
-        a float sum truncates one too low now and then, and half precision cannot hold it at all.
+        sum_j digit_j * prod(levels[:j]), digit 0 the least significant. Codes are summed as integers: a float sum
+        is sometimes truncated to one less, and half precision cannot hold it.
     """
     sizes, basis = _sizes_and_basis(levels, z.device)
     bounded = fsq_bound(z, levels, bound)
@@ -144,7 +133,7 @@ def fsq_margins(
 
 
 def fsq_decode(codes: Int[Tensor, "*tokens"], levels: Sequence[int]) -> Float[Tensor, "*tokens digits"]:
-    """Return the values that `fsq_encode` numbered; codes must be in range."""
+    """Return the rounded values of codes, which must be in range."""
     sizes, basis = _sizes_and_basis(levels, codes.device)
     digits = codes.unsqueeze(-1) // basis % sizes
     return (digits - sizes // 2) / (sizes // 2)
@@ -157,15 +146,10 @@ def _sizes_and_basis(levels: Sequence[int], device: torch.device) -> tuple[Tenso
 
 @dataclass(frozen=True)
 class GroupedFSQConfig:
-    """Settings of a `GroupedFSQ`; the defaults are those of NanoCodec at 1.78 kbps.
+    """Settings of a `GroupedFSQ`; the defaults are those of NanoCodec at 1.78 kbps."""
 
-    Attributes:
-        num_groups: Groups of channels, i.e. codes per frame.
-        levels: Values each channel of a group can take, 3 or more.
-    """
-
-    num_groups: int = 13
-    levels: tuple[int, ...] = (8, 7, 6, 6)
+    num_groups: int = 13  # groups of channels, i.e. codes per frame
+    levels: tuple[int, ...] = (8, 7, 6, 6)  # values each channel of a group can take, 3 or more
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", FSQConfig(self.levels).levels)
@@ -184,15 +168,11 @@ class GroupedFSQConfig:
 
     @property
     def dim(self) -> int:
-        """Channels of the latents: nothing is projected, so it follows from the groups."""
+        """Channels of the latents, which are not projected: the groups determine them."""
         return self.num_groups * len(self.levels)
 
     def build(self, dim: int | None = None) -> "GroupedFSQ":
-        """Make the quantizer.
-
-        Raises:
-            ValueError: `dim`, the width of the latents, is not what groups and levels make it.
-        """
+        """Make the quantizer; `dim`, if given, must be the width that groups and levels determine."""
         if dim not in (None, self.dim):
             raise ValueError(
                 f"latents of {dim} channels, but {self.num_groups} groups of levels {self.levels} need {self.dim}"
@@ -201,26 +181,25 @@ class GroupedFSQConfig:
 
 
 class GroupedFSQ(Quantizer):
-    """FSQ of each group of channels, with NanoCodec's bound ("tan"); there is nothing to learn in it.
+    """FSQ of each group of channels, with NanoCodec's bound ("tan"), without weights.
 
-    Group g owns channels g n to (g + 1) n - 1, for n levels, and is row g of the codes.
-
-    Args:
-        config: groups and levels.
+    Group g has channels g n to (g + 1) n - 1, for n levels, and is row g of the codes.
     """
 
     def __init__(self, config: GroupedFSQConfig) -> None:
         super().__init__()
         self.config = config
-        self.dim, self.num_codebooks, self.codebook_size = config.dim, config.num_codebooks, config.codebook_size
+        self.dim = config.dim
+        self.num_codebooks = config.num_codebooks
+        self.codebook_size = config.codebook_size
 
     def quantize_tokens(
         self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
     ) -> FlatQuantized:
-        """See `Quantizer.quantize_tokens`; FSQ has no losses."""
         groups = features.unflatten(1, (self.num_codebooks, -1))[:, : active.shape[1]]
         values, codes = fsq_encode(groups, self.config.levels)
-        return FlatQuantized(self._side_by_side(values.masked_fill(~active.unsqueeze(-1), 0.0)), codes, {})
+        latents = self._concatenated(values.masked_fill(~active.unsqueeze(-1), 0.0))
+        return FlatQuantized(latents, codes, {})
 
     def token_margins(
         self, features: Float[Tensor, "tokens dim"], codes: Int[Tensor, "tokens codebooks"]
@@ -230,9 +209,8 @@ class GroupedFSQ(Quantizer):
         return fsq_margins(groups, self.config.levels)
 
     def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
-        """See `Quantizer.lookup_tokens`."""
-        return self._side_by_side(fsq_decode(codes, self.config.levels))
+        return self._concatenated(fsq_decode(codes, self.config.levels))
 
-    def _side_by_side(self, values: Float[Tensor, "tokens codebooks digits"]) -> Float[Tensor, "tokens dim"]:
-        flat = values.flatten(1)
+    def _concatenated(self, values: Float[Tensor, "tokens codebooks digits"]) -> Float[Tensor, "tokens dim"]:
+        flat = values.flatten(1)  # of the first groups only, where fewer codebooks are in use
         return F.pad(flat, (0, self.dim - flat.shape[1]))

@@ -1,7 +1,7 @@
-"""Residual vector quantization with small codebooks, as in DAC: each stage codes what the stages before left over.
+"""Residual vector quantization with factorized codebooks, as in DAC: each stage codes the residual of those before.
 
-The look-up happens in a few dimensions by cosine similarity (Yu et al., arXiv 2110.04627), which keeps
-large codebooks in use; FlexiCodec (arXiv 2510.00981) codes the acoustic residual this way.
+Codes are looked up in a few dimensions by cosine similarity (Yu et al., arXiv 2110.04627), which keeps large codebooks
+in use; FlexiCodec (arXiv 2510.00981) codes the acoustic residual this way.
 """
 
 from collections.abc import Iterator
@@ -15,24 +15,18 @@ from torch import Tensor, nn
 
 from flexicodec.quantize.base import FlatQuantized, Quantizer, project, straight_through
 
-# Similarities held at once by the search: 2^20 floats are 4 MB, small enough to stay in a CPU's cache.
+# Similarities held at once by the search: 2^20 floats are 4 MB, small enough for a CPU's cache.
 _SEARCH_ENTRIES = {"cpu": 2**20}
 _SEARCH_ENTRIES_ELSEWHERE = 2**24
 
 
 @dataclass(frozen=True)
 class RVQConfig:
-    """Settings of a `ResidualVectorQuantizer`; the defaults are the released model's.
+    """Settings of a `ResidualVectorQuantizer`; the defaults are the released model's."""
 
-    Attributes:
-        num_codebooks: stages, not counting the semantic codebook.
-        codebook_size: entries per stage.
-        codebook_dim: width in which entries are compared.
-    """
-
-    num_codebooks: int = 24
-    codebook_size: int = 4096
-    codebook_dim: int = 8
+    num_codebooks: int = 24  # stages, not counting the semantic codebook
+    codebook_size: int = 4096  # entries per stage
+    codebook_dim: int = 8  # dimensions in which entries are compared
 
     def __post_init__(self) -> None:
         if min(self.num_codebooks, self.codebook_size, self.codebook_dim) < 1:
@@ -44,20 +38,16 @@ class RVQConfig:
 
 
 class VectorQuantizer(Quantizer):
-    """One stage: project down, take the codebook row of highest cosine similarity, project up.
+    """One stage: project down, take the codebook row of highest cosine similarity, project the row up.
 
-    The row itself goes up, not its normalised copy. Projections are plain (weight norm of released weights
-    folds into them: a 1x1 convolution's weight without its last axis).
-
-    Args:
-        dim: width of the latents.
-        codebook_size: rows of the codebook.
-        codebook_dim: width of a row.
+    Projections are plain Linear layers, into which the weight norm of released weights (1x1 convolutions) is folded.
     """
 
     def __init__(self, dim: int, codebook_size: int = 4096, codebook_dim: int = 8) -> None:
         super().__init__()
-        self.dim, self.num_codebooks, self.codebook_size = dim, 1, codebook_size
+        self.dim = dim
+        self.num_codebooks = 1
+        self.codebook_size = codebook_size
         self.in_proj = nn.Linear(dim, codebook_dim)
         self.out_proj = nn.Linear(codebook_dim, dim)
         self.codebook = nn.Embedding(codebook_size, codebook_dim)
@@ -65,17 +55,12 @@ class VectorQuantizer(Quantizer):
     def quantize_tokens(
         self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
     ) -> FlatQuantized:
-        """See `Quantizer.quantize_tokens`.
-
-        Losses: "commitment" pulls the projected features to their rows, "codebook" the rows to the
-        features; both are squared differences, averaged over the codebook's width.
-        """
         encoded = project(self.in_proj, features)
         codes = nearest_by_cosine(encoded, self.codebook.weight)
-        rows = F.embedding(codes, self.codebook.weight).float()
+        rows = F.embedding(codes, self.codebook.weight).float()  # the rows themselves, not their normalised copies
         latents = project(self.out_proj, straight_through(encoded, rows))
         latents = latents.masked_fill(~active.any(dim=1, keepdim=True), 0.0)
-        losses = {
+        losses = {  # the first moves features to their rows, the second rows to their features
             "commitment": (encoded - rows.detach()).square().mean(dim=-1, keepdim=True),
             "codebook": (rows - encoded.detach()).square().mean(dim=-1, keepdim=True),
         }
@@ -88,22 +73,18 @@ class VectorQuantizer(Quantizer):
         return cosine_gaps(project(self.in_proj, features), self.codebook.weight)[:, None]
 
     def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
-        """See `Quantizer.lookup_tokens`."""
         return project(self.out_proj, F.embedding(codes[:, 0], self.codebook.weight).float())
 
 
 class ResidualVectorQuantizer(Quantizer):
-    """A chain of `VectorQuantizer` stages; latents are the sum of what they return.
-
-    Args:
-        dim: width of the latents.
-        config: number and size of the codebooks.
-    """
+    """A sequence of `VectorQuantizer` stages; latents are the sum of theirs, losses have a column per stage."""
 
     def __init__(self, dim: int, config: RVQConfig) -> None:
         super().__init__()
         self.config = config
-        self.dim, self.num_codebooks, self.codebook_size = dim, config.num_codebooks, config.codebook_size
+        self.dim = dim
+        self.num_codebooks = config.num_codebooks
+        self.codebook_size = config.codebook_size
         self.quantizers = nn.ModuleList(
             VectorQuantizer(dim, config.codebook_size, config.codebook_dim) for _ in range(config.num_codebooks)
         )
@@ -111,24 +92,22 @@ class ResidualVectorQuantizer(Quantizer):
     def quantize_tokens(
         self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
     ) -> FlatQuantized:
-        """See `Quantizer.quantize_tokens`; losses as in `VectorQuantizer`, one column per stage.
-
-        Stages that an item does not use still run (and add nothing), so that every parameter has a
-        gradient, if a zero one, whatever the counts.
-        """
-        residual, latents = features, torch.zeros_like(features)
+        residual = features
+        latents = torch.zeros_like(features)
         nothing = torch.zeros(features.shape[0], 0, device=features.device)
-        codes, losses = [nothing.long()], {"commitment": [nothing], "codebook": [nothing]}
+        codes = [nothing.long()]
+        commitment = [nothing]
+        codebook = [nothing]
+        # Stages that an item does not use still run (and add nothing): every parameter has a gradient, if a zero one.
         for k, quantizer in enumerate(self.stages[: active.shape[1]]):
             stage = quantizer.quantize_tokens(residual, active[:, k : k + 1])
             residual = residual - stage.latents
             latents = latents + stage.latents
             codes.append(stage.codes)
-            for name, columns in losses.items():
-                columns.append(stage.losses[name])
-        return FlatQuantized(
-            latents, torch.cat(codes, dim=1), {name: torch.cat(columns, dim=1) for name, columns in losses.items()}
-        )
+            commitment.append(stage.losses["commitment"])
+            codebook.append(stage.losses["codebook"])
+        losses = {"commitment": torch.cat(commitment, dim=1), "codebook": torch.cat(codebook, dim=1)}
+        return FlatQuantized(latents, torch.cat(codes, dim=1), losses)
 
     def token_margins(
         self, features: Float[Tensor, "tokens dim"], codes: Int[Tensor, "tokens codebooks"]
@@ -141,7 +120,6 @@ class ResidualVectorQuantizer(Quantizer):
         return torch.cat(margins, dim=1)
 
     def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
-        """See `Quantizer.lookup_tokens`."""
         latents = torch.zeros(codes.shape[0], self.dim, device=codes.device)
         for k, quantizer in enumerate(self.stages[: codes.shape[1]]):
             latents = latents + quantizer.dequantize_tokens(codes[:, k : k + 1])
@@ -157,10 +135,7 @@ class ResidualVectorQuantizer(Quantizer):
 def nearest_by_cosine(
     features: Float[Tensor, "tokens width"], codebook: Float[Tensor, "codes width"]
 ) -> Int[Tensor, " tokens"]:
-    """Return the codebook row with the highest cosine similarity to each token, the first one on a tie.
-
-    Searches a block of tokens at a time, so memory does not grow with tokens times codes.
-    """
+    """Return the codebook row with the highest cosine similarity to each token, the first one on a tie."""
     return torch.cat([cosines.argmax(dim=-1) for cosines in _cosines(features, codebook)])
 
 
@@ -177,9 +152,10 @@ def cosine_gaps(
 def _cosines(
     features: Float[Tensor, "tokens width"], codebook: Float[Tensor, "codes width"]
 ) -> Iterator[Float[Tensor, "block codes"]]:
-    """Compare a block of tokens at a time with every row."""
-    features, codebook = F.normalize(features, dim=-1), F.normalize(codebook.float(), dim=-1)
-    if torch.compiler.is_exporting():
+    """Compare a block of tokens at a time with every row, so that memory does not grow with tokens times codes."""
+    features = F.normalize(features, dim=-1)
+    codebook = F.normalize(codebook.float(), dim=-1)
+    if torch.compiler.is_exporting():  # a graph has no loop over a free number of blocks
         yield features @ codebook.T
         return
     entries = _SEARCH_ENTRIES.get(features.device.type, _SEARCH_ENTRIES_ELSEWHERE)

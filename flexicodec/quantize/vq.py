@@ -1,6 +1,6 @@
-"""Other quantizers to train with, from vector-quantize-pytorch: plain VQ and residual FSQ.
+"""Plain VQ and residual FSQ from vector-quantize-pytorch, behind the same interface, for ablations.
 
-They answer the same calls as FSQ and RVQ; the numbering of their codes is the library's own.
+The numbering of their codes is the library's.
 """
 
 from dataclasses import dataclass
@@ -15,25 +15,19 @@ from torch import Tensor
 from flexicodec.quantize.base import FlatQuantized, Quantizer, linear_or_identity, project, straight_through
 from flexicodec.quantize.rvq import cosine_gaps, nearest_by_cosine
 
-# Entries of the distance table per search; the library holds about four arrays of this size.
+# Entries of the distance table per search; the library keeps about four arrays of this size.
 _SEARCH_ENTRIES = 2**22
 
 
 @dataclass(frozen=True)
 class VQConfig:
-    """Settings of a `PlainVQ`; as many codes as the default FSQ has, to compare with it.
-
-    Attributes:
-        codebook_size: entries of the codebook.
-        codebook_dim: width in which entries are compared, by cosine similarity.
-        decay: of the running means that are the codebook; nearer 1 is slower.
-        dead_code_threshold: entries with a smaller running count of tokens per batch are replaced by tokens
-            of the batch while training; 0 never replaces. Draws from torch's random state.
-    """
+    """Settings of a `PlainVQ`; as many codes as the default FSQ has, to compare with it."""
 
     codebook_size: int = 32768
-    codebook_dim: int = 8
-    decay: float = 0.99
+    codebook_dim: int = 8  # dimensions in which entries are compared, by cosine similarity
+    decay: float = 0.99  # of the running means that are the codebook; nearer 1 is slower
+    # In training, entries with a smaller running count of tokens per batch are replaced by tokens of the batch, chosen
+    # by torch's random state; 0 never replaces.
     dead_code_threshold: float = 0.0
 
     def __post_init__(self) -> None:
@@ -56,14 +50,12 @@ class VQConfig:
 class ResidualFSQConfig:
     """Settings of a `ResidualFSQ`.
 
-    Attributes:
-        levels: values each dimension can take in one stage, 2 or more.
-        num_codebooks: stages; each divides the step of the one before by L. Float32 ends at 24 bits per
-            dimension, max(levels) ** num_codebooks = 2^24; near it, the last codes hang on rounding noise.
+    Each stage divides the step of the one before by the number of levels. Float32 ends at 24 bits per dimension,
+    max(levels) ** num_codebooks = 2^24; near it, the last codes depend on rounding noise.
     """
 
-    levels: tuple[int, ...] = (8, 8, 8, 8)
-    num_codebooks: int = 6
+    levels: tuple[int, ...] = (8, 8, 8, 8)  # values each dimension can take in one stage, 2 or more
+    num_codebooks: int = 6  # stages
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
@@ -86,20 +78,17 @@ class ResidualFSQConfig:
 
 
 class PlainVQ(Quantizer):
-    """One learnt codebook, for comparison with FSQ; entries are running means of the tokens they stand for.
+    """One learnt codebook, for comparison with FSQ; entries are running means of the tokens coded by them.
 
-    The codebook learns only where a graph is built in train mode: under `no_grad` or in eval mode a call
-    changes nothing. Padding and items with a count of 0 do not teach it.
-
-    Args:
-        dim: width of the latents.
-        config: codebook size and how it learns.
+    The codebook is updated only in train mode with gradients enabled, and not by padding or items with a count of 0.
     """
 
     def __init__(self, dim: int, config: VQConfig) -> None:
         super().__init__()
         self.config = config
-        self.dim, self.num_codebooks, self.codebook_size = dim, 1, config.codebook_size
+        self.dim = dim
+        self.num_codebooks = 1
+        self.codebook_size = config.codebook_size
         self.project_in = linear_or_identity(dim, config.codebook_dim)
         self.project_out = linear_or_identity(config.codebook_dim, dim)
         # Projections and losses are ours: the library's masked loss compares before and after projecting.
@@ -117,8 +106,7 @@ class PlainVQ(Quantizer):
     def quantize_tokens(
         self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
     ) -> FlatQuantized:
-        """See `Quantizer.quantize_tokens`; the loss is "commitment", the codebook needs none."""
-        used = active.any(dim=1) & features.detach().isfinite().all(dim=1)  # the codebook would not get over a NaN
+        used = active.any(dim=1) & features.detach().isfinite().all(dim=1)  # a NaN would stay in the running means
         encoded = F.normalize(project(self.project_in, features), dim=-1)
         rows, codes = self._search(encoded.detach().masked_fill(~used.unsqueeze(1), 0.0), used)
         latents = project(self.project_out, straight_through(encoded, rows)).masked_fill(~used.unsqueeze(1), 0.0)
@@ -132,11 +120,10 @@ class PlainVQ(Quantizer):
         return cosine_gaps(project(self.project_in, features), self.vq.codebook)[:, None]
 
     def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
-        """See `Quantizer.lookup_tokens`."""
         return project(self.project_out, F.embedding(codes[:, 0], self.vq.codebook).float())
 
     def _search(self, encoded: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the codebook rows nearest to tokens and their codes; learn from the tokens when training."""
+        """Return the codebook rows nearest to tokens and their codes; update the codebook in training."""
         if torch.compiler.is_exporting():
             codes = nearest_by_cosine(encoded, self.vq.codebook)
             return F.embedding(codes, self.vq.codebook), codes
@@ -145,26 +132,27 @@ class PlainVQ(Quantizer):
             if learn:
                 rows, codes, _ = self.vq(encoded.unsqueeze(0), mask=used.unsqueeze(0))
                 return rows.squeeze(0), codes.squeeze(0)
-            blocks = encoded.split(max(1, _SEARCH_ENTRIES // self.codebook_size))
-            found = [self.vq(block.unsqueeze(0), freeze_codebook=True) for block in blocks]
-            return torch.cat([rows[0] for rows, _, _ in found]), torch.cat([codes[0] for _, codes, _ in found])
+            # A block of tokens at a time, for memory.
+            found = []
+            for block in encoded.split(max(1, _SEARCH_ENTRIES // self.codebook_size)):
+                rows, codes, _ = self.vq(block.unsqueeze(0), freeze_codebook=True)
+                found.append((rows.squeeze(0), codes.squeeze(0)))
+        return torch.cat([rows for rows, _ in found]), torch.cat([codes for _, codes in found])
 
 
 class ResidualFSQ(Quantizer):
-    """FSQ stage upon FSQ stage, each on a finer grid, as a quantizer of the acoustic residual without codebooks.
+    """FSQ stages on ever finer grids, as a quantizer of the acoustic residual without codebooks.
 
-    The stages, their grids and the soft clamp before them are the library's. Its own forward pass hands the
-    gradient through once per stage; ours does so once.
-
-    Args:
-        dim: width of the latents.
-        config: levels and number of stages.
+    The stages, their grids and the soft clamp before them are the library's. Its forward pass applies the
+    straight-through gradient once per stage; ours once in all.
     """
 
     def __init__(self, dim: int, config: ResidualFSQConfig) -> None:
         super().__init__()
         self.config = config
-        self.dim, self.num_codebooks, self.codebook_size = dim, config.num_codebooks, config.codebook_size
+        self.dim = dim
+        self.num_codebooks = config.num_codebooks
+        self.codebook_size = config.codebook_size
         self.project_in = linear_or_identity(dim, len(config.levels))
         self.project_out = linear_or_identity(len(config.levels), dim)
         self.rfsq = vector_quantize_pytorch.ResidualFSQ(
@@ -174,14 +162,14 @@ class ResidualFSQ(Quantizer):
     def quantize_tokens(
         self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
     ) -> FlatQuantized:
-        """See `Quantizer.quantize_tokens`; no losses."""
         encoded = self._encoded(features)
         codes = torch.zeros(active.shape, dtype=torch.long, device=active.device)
         values = torch.zeros_like(encoded)
         with torch.no_grad():
             residual = encoded.detach()
             for k in range(active.shape[1]):
-                codes[:, k] = self.rfsq.layers[k]((residual / self.rfsq.scales[k]).unsqueeze(0))[1].squeeze(0)
+                scaled = (residual / self.rfsq.scales[k]).unsqueeze(0)
+                codes[:, k] = self.rfsq.layers[k](scaled)[1].squeeze(0)
                 step = self._stage_values(k, codes[:, k])
                 residual = residual - step
                 values = values + step.masked_fill(~active[:, k : k + 1], 0.0)
@@ -205,12 +193,11 @@ class ResidualFSQ(Quantizer):
         return torch.stack(margins, dim=1)
 
     def _encoded(self, features: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens digits"]:
-        """Project and clamp softly, as the first stage has it."""
+        """Project and clamp softly, once before all stages."""
         clamp = self.rfsq.soft_clamp_input_value
         return torch.tanh(project(self.project_in, features) / clamp) * clamp
 
     def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
-        """See `Quantizer.lookup_tokens`."""
         values = sum(self._stage_values(k, column) for k, column in enumerate(codes.unbind(dim=1)))
         assert isinstance(values, Tensor)
         return project(self.project_out, values)

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from flexicodec.asr import encoder_state, is_recognizer
-from flexicodec.asr.checkpoint import HABITS
+from flexicodec.asr.checkpoint import FREE_FIELDS
 from flexicodec.config import from_dict
 from flexicodec.encoders.base import SanmConfig
 from flexicodec.encoders.ssl import SSLConfig, ssl_state
@@ -233,7 +233,7 @@ def _check_frozen(source: str, held: Mapping[str, Any], config: FlexiCodecConfig
     """Refuse a frozen encoder that was trained with other settings: heads, say, cannot be seen in a weight's shape."""
     theirs, ours = from_dict(FlexiCodecConfig, held).semantic_encoder, config.semantic_encoder
     if isinstance(theirs, SanmConfig) and isinstance(ours, SanmConfig):
-        theirs = replace(theirs, **{name: getattr(ours, name) for name in HABITS})
+        theirs = replace(theirs, **{name: getattr(ours, name) for name in FREE_FIELDS})
     if theirs != ours:
         raise ValueError(
             f"the frozen encoder in {source} is {theirs}, and the model's is to be {ours}; nothing would train the one "

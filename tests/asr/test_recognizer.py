@@ -237,7 +237,7 @@ def test_alignment_finds_symbols_where_they_were_planted(speech, monkeypatch):
     codes = recognizer.vocabulary.encode("a bee")
     path = [0, codes[0], 0, codes[1], codes[2], codes[3], 0, codes[4]]
     scores = 20 * torch.nn.functional.one_hot(torch.tensor([path]), len(recognizer.vocabulary)).float()
-    monkeypatch.setattr(Recognizer, "_listen", lambda self, audio, lengths: (scores, torch.tensor([8])))
+    monkeypatch.setattr(Recognizer, "_recognize", lambda self, audio, lengths: (scores, torch.tensor([8])))
     assert recognizer.transcribe(torch.zeros(1, 4000)) == ["a bee"]
     (spans,) = recognizer.align(torch.zeros(1, 3700), None, ["A bee."])
     assert [span.symbol for span in spans] == list("a bee")

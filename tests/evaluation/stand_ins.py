@@ -4,7 +4,8 @@ import json
 
 import torch
 import transformers
-import yaml
+
+from flexicodec.config import dump_yaml
 
 RAW_AUDIO = {
     "hidden_size": 16,
@@ -168,7 +169,7 @@ def save_sensevoice(folder):
         "tokenizer": "SentencepiecesTokenizer",
         "tokenizer_conf": {"bpemodel": None, "unk_symbol": "<unk>", "split_with_space": True},
     }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "config.yaml").write_text(dump_yaml(config))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vocabulary = sentencepiece.SentencePieceProcessor(model_proto=pieces).get_piece_size()

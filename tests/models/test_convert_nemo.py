@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-import yaml
 
 import flexicodec
 from flexicodec.cli import main
+from flexicodec.config import dump_yaml
 from flexicodec.models.nanocodec.convert_nemo import from_nemo, load_nemo, nemo_name, read_archive
 from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.quantize import GroupedFSQConfig
@@ -95,7 +95,7 @@ def as_bytes(state, **options):
 
 
 def archive_of(codec, path, naming="new", prefix="./", mode="w:", **options):
-    config = yaml.safe_dump(nemo_config(codec)).encode()
+    config = dump_yaml(nemo_config(codec)).encode()
     weights = as_bytes(nemo_state(codec, naming), **options)
     return write(path, [(prefix + "model_config.yaml", config), (prefix + "model_weights.ckpt", weights)], mode)
 
@@ -269,13 +269,13 @@ def test_nothing_is_extracted_and_nothing_is_run(nanocodecs, tmp_path):
         def __reduce__(self):
             return (open, (str(ran), "w"))
 
-    config = yaml.safe_dump(nemo_config(codec)).encode()
+    config = dump_yaml(nemo_config(codec)).encode()
     weights = as_bytes(nemo_state(codec))
     evil_yaml = f"!!python/object/apply:builtins.open ['{ran}', w]".encode()
     for members, message in (
         ([("model_config.yaml", config), ("model_weights.ckpt", as_bytes({"a": Evil()}))], "cannot be read as weights"),
         ([("model_config.yaml", config), ("model_weights.ckpt", pickle.dumps(Evil()))], "cannot be read as weights"),
-        ([("model_config.yaml", evil_yaml), ("model_weights.ckpt", weights)], "not plain YAML"),
+        ([("model_config.yaml", evil_yaml), ("model_weights.ckpt", weights)], "model_config.yaml is not YAML"),
         ([("model_config.yaml", config), ("model_weights.ckpt", "/etc/hostname")], "no plain file"),
         ([("model_config.yaml", config), ("../model_weights.ckpt", weights)], "0 members called model_weights"),
         ([("model_config.yaml", config), *2 * [("./model_weights.ckpt", weights)]], "2 members called"),

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
 import flexicodec
+from flexicodec.config import dump_yaml
 from flexicodec.hub import parameter_counts
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.convert_upstream import convert, from_upstream, read_cmvn, sensevoice_cmvn
@@ -401,7 +401,7 @@ def released(tmp_path, golden, weights):
     folder.mkdir()
     sensevoice.mkdir()
     save_file(codec_part, folder / "12hz_v1_half.safetensors")
-    (folder / "12hz_v1_half_config.yaml").write_text(yaml.safe_dump({"model": golden["codec_config"]}))
+    (folder / "12hz_v1_half_config.yaml").write_text(dump_yaml({"model": golden["codec_config"]}))
     torch.save({"state_dict": {key: value.float() for key, value in semantic.items()}}, sensevoice / "model.pt")
     write_cmvn(sensevoice / "am.mvn", (2.0 * sensevoice_cmvn()).tolist())
     return folder, sensevoice

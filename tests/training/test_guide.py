@@ -3,9 +3,8 @@
 import re
 
 import pytest
-import yaml
 
-from flexicodec.config import from_dict, load_yaml, overlay
+from flexicodec.config import from_dict, load_yaml, overlay, parse_yaml
 from flexicodec.training.config import TrainingConfig
 
 
@@ -18,7 +17,7 @@ def test_every_overlay_is_a_config(guide, pytestconfig):
     blocks = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
     assert len(blocks) > 4
     for block in blocks:
-        settings = yaml.safe_load(block)
+        settings = parse_yaml(block, "docs/training.md")
         named = pytestconfig.rootpath / settings.pop("base", "")
         base = named if named.is_file() else pytestconfig.rootpath / "configs/flexicodec/mini.yaml"
         assert from_dict(TrainingConfig, overlay(load_yaml(base), settings))

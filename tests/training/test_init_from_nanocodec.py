@@ -14,7 +14,7 @@ from flexicodec.training import loop
 from flexicodec.training.config import InitConfig
 from flexicodec.training.init_from import init_from
 from flexicodec.training.networks import build_codec
-from tests.models.test_nemo import archive_of
+from tests.models.test_convert_nemo import archive_of
 from tests.training.recipes import NANO, nano_recipe
 
 

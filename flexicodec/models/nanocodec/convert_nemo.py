@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-import yaml
 from torch import Tensor
 
-from flexicodec.config import from_dict
+from flexicodec.config import from_dict, parse_yaml
 from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.nn.conv import fold_weight_norm
@@ -141,10 +140,7 @@ def _find(archive: tarfile.TarFile, name: str) -> tarfile.TarInfo:
 def _read_config(archive: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
     file = archive.extractfile(member)
     assert file is not None  # a plain file, as _find has seen
-    try:
-        held = yaml.safe_load(file.read())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{CONFIG_MEMBER} is not plain YAML: {error}") from error
+    held = parse_yaml(file.read(), CONFIG_MEMBER)
     if not isinstance(held, dict):
         raise ValueError(f"{CONFIG_MEMBER} holds a {type(held).__name__}, expected settings by name")
     return held
