@@ -5,6 +5,7 @@ are refused.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -186,9 +187,10 @@ class ExportedFlexiCodec(FlexiCodec):
             sizes = {"num_codebooks": settings.num_codebooks, "codebook_size": settings.codebook_size}
             setattr(self, part, OnnxModulePlaceholder(part, **sizes))
 
-    def fixed_options(self) -> dict[str, Any]:
+    @property
+    def fixed_options(self) -> Mapping[str, Any]:
         """See `Codec.fixed_options`."""
-        return {**super().fixed_options(), **FIXED_OPTIONS}
+        return {**super().fixed_options, **FIXED_OPTIONS}
 
     def refusal(self, name: str, value: Any) -> str:
         """See `Codec.refusal`."""
@@ -278,9 +280,10 @@ class ExportedNanoCodec(NanoCodec):
         self.quantizer = ExportedGroups(config.quantizer, graphs)
         self.decoder = OnnxModulePlaceholder("decoder", min_frames=self.decoder.min_frames)  # type: ignore[assignment]
 
-    def fixed_options(self) -> dict[str, Any]:
+    @property
+    def fixed_options(self) -> Mapping[str, Any]:
         """See `Codec.fixed_options`."""
-        return {**super().fixed_options(), "precision": "float32", "compatible": False}
+        return {**super().fixed_options, "precision": "float32", "compatible": False}
 
     def refusal(self, name: str, value: Any) -> str:
         """See `Codec.refusal`."""

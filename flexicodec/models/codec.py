@@ -192,7 +192,8 @@ class Codec(nn.Module, ABC):
     def _encode(self, audio: Any, lengths: Any, options: EncodeOptions) -> Tokens:
         """Encode with checked option names."""
 
-    def fixed_options(self) -> dict[str, Any]:
+    @property
+    def fixed_options(self) -> Mapping[str, Any]:
         """Options of `encode` this family does not have, with the one value each may take beside None."""
         return {}
 
@@ -209,7 +210,7 @@ class Codec(nn.Module, ABC):
         Raises:
             ValueError: An unknown option, or one this family does not have.
         """
-        fixed = self.fixed_options()
+        fixed = self.fixed_options
         given = {}
         refused = []
         for name, value in options.items():

@@ -152,7 +152,8 @@ class FlexiCodec(FlexiCodecNetwork):
 
     # ---------------------------------------------------------------------------------------------------------- encoding
 
-    def fixed_options(self) -> dict[str, Any]:
+    @property
+    def fixed_options(self) -> Mapping[str, Any]:
         """See `Codec.fixed_options`."""
         return {"compatible": False}
 

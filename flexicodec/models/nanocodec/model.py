@@ -127,7 +127,8 @@ class NanoCodec(Codec):
 
     # ---------------------------------------------------------------------------------------------------------- public
 
-    def fixed_options(self) -> dict[str, Any]:
+    @property
+    def fixed_options(self) -> Mapping[str, Any]:
         """See `Codec.fixed_options`: nothing merges, and codebooks mean something together only."""
         return {
             "threshold": 1,
