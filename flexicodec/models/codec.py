@@ -17,16 +17,12 @@ from torch import Tensor, nn
 
 import flexicodec
 from flexicodec.audio import Channels
-from flexicodec.config import from_dict
 from flexicodec.io_utils import replacing
 from flexicodec.models.fingerprint import hash_weights, weight_version
 from flexicodec.models.precision import Precision
-from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
-from flexicodec.models.streaming.encoder import StreamingEncoder
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.onednn import clear_cache
 from flexicodec.nn.snake import compile_activations
-from flexicodec.nn.stages import Stage
 from flexicodec.tokens import TokenFormat, Tokens
 from flexicodec.weights import drop_modules, unloaded_modules
 
@@ -248,44 +244,44 @@ class Codec(nn.Module, ABC):
     def decode(self, tokens: Tokens, *, precision: Precision = "float32") -> Float[Tensor, "batch samples"]:
         """Turn tokens into audio [B, S] at `sample_rate`, exactly `audio_lengths` long where these are known."""
 
-    def streaming_decoder(self, batch_size: int = 1, **settings: Any) -> StreamingDecoder:
-        """Open a stream that decodes tokens as they come; see `flexicodec.models.streaming.decoder`.
+    def streaming_decoder(self, batch_size: int = 1, **options: Any) -> Any:
+        """Open a `StreamingDecoder`: tokens in, audio out.
 
         Args:
-            batch_size: Streams side by side; each may be reset by itself.
-            settings: Those of `DecoderOptions`, such as `lookahead_frames`.
+            batch_size: Number of independent streams; each can be reset.
+            options: Those of `DecoderOptions`, such as `lookahead_frames`.
 
         Raises:
-            ValueError: A setting is out of its range or unknown.
+            ValueError: An option is unknown or out of its range.
         """
-        return StreamingDecoder(self, batch_size, from_dict(DecoderOptions, settings))
+        raise NotImplementedError(f"{type(self).__name__} does not decode streams")
 
-    def streaming_encoder(self, batch_size: int = 1, **choices: Any) -> StreamingEncoder:
-        """Open a stream that encodes audio as it comes; see `flexicodec.models.streaming.encoder`.
+    def streaming_encoder(self, batch_size: int = 1, **options: Any) -> Any:
+        """Open a `StreamingEncoder`: audio in, tokens out.
 
         Args:
-            batch_size: Streams side by side; each may be reset by itself.
-            choices: Those of the family.
+            batch_size: Number of independent streams; each can be reset.
+            options: Those of `encode` that the family takes for streams.
 
         Raises:
-            ValueError: A choice is out of its range, or needs the whole clip.
+            ValueError: An option is out of its range, or needs the whole clip.
         """
         raise NotImplementedError(f"{type(self).__name__} does not encode streams")
 
-    def stream_stages(self, settings: DecoderOptions) -> Sequence[Stage]:
-        """What a streaming decoder sends tokens through: their `stream_inputs` in, samples [B, 1, S] out."""
+    def stream_stages(self, settings: Any) -> Any:
+        """Return the modules that a streaming decoder runs: `stream_inputs` in, samples [B, 1, S] out."""
         raise NotImplementedError(f"{type(self).__name__} does not stream")
 
     def stream_inputs(self, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:
-        """Look up what the first stage takes, token by token; `tokens` are checked and on the model's device."""
+        """Look up the inputs of the first of these modules; `tokens` are checked and on the model's device."""
         raise NotImplementedError(f"{type(self).__name__} does not stream")
 
     @abstractmethod
     def config_dict(self) -> dict[str, Any]:
-        """The resolved config as JSON-able values, enough to build the model again."""
+        """Return the config as JSON values, enough to build the model again."""
 
     def token_settings(self) -> dict[str, Any]:
-        """The part of the config that decides what tokens mean; the whole of it unless a family says otherwise."""
+        """Return the part of the config that decides what tokens mean; by default all of it."""
         return self.config_dict()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Codec":
@@ -294,16 +290,15 @@ class Codec(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     @property
     def fingerprint(self) -> str:
-        """Names the weights and settings that give tokens their meaning.
+        """Hash of the weights and settings that give tokens their meaning.
 
-        Read from `config.json` where the model was saved, else computed at first use, and again after weights were
-        written to (by training, say). Weights are hashed as half precision, so that storing a model in half precision
-        keeps its name.
+        Read from `config.json` of a saved model, else computed at first use, and again after weights were written to
+        (by training, say). Weights are hashed in half precision, so that storing a model in half precision keeps it.
         """
         if self._fingerprint is None or (self._fingerprint[1] != weight_version(self) and not unloaded_modules(self)):
             self.set_fingerprint(self.compute_fingerprint())
@@ -312,7 +307,7 @@ class Codec(nn.Module, ABC):
 
     @property
     def decoder_fingerprint(self) -> str:
-        """Names what turns latents into audio as well, which tokens do not depend on; see `fingerprint`."""
+        """Hash that also covers the decoder, on which tokens do not depend; see `fingerprint`."""
         version = weight_version(self)
         if self._decoder_fingerprint is None or self._decoder_fingerprint[1] != version:
             config = json.dumps([self.fingerprint, self.config_dict()], sort_keys=True)
@@ -320,18 +315,14 @@ class Codec(nn.Module, ABC):
         return self._decoder_fingerprint[0]
 
     def set_fingerprint(self, fingerprint: str) -> None:
-        """Take over the name that a saved model's config gives it, instead of hashing its weights again."""
+        """Use the fingerprint of a saved model's config, instead of hashing its weights again."""
         self._fingerprint = (fingerprint, weight_version(self))
 
     def keep(self, parts: str) -> None:
-        """Let go of what a use of the model does not need.
+        """Drop the modules that a use of the model does not need.
 
         Args:
-            parts: "all" for everything, "encode" for what makes tokens, "decode" for what makes audio of them, and
-                where the family has it "semantic" for what makes semantic tokens alone.
-
-        Raises:
-            ValueError: There is no such choice.
+            parts: "all" drops nothing; "encode", "decode", or where the family has it "semantic" (semantic tokens only).
         """
         choices = ("all", *self.parts)
         if parts not in choices:
@@ -342,14 +333,14 @@ class Codec(nn.Module, ABC):
     def compile(self) -> None:
         """Make encoding and decoding on the CPU faster, with PyTorch's compiler.
 
-        It compiles what gains most, the activations between convolutions (Snake), into one pass over their values: some
-        ten seconds now, and two more for another number of threads. Values are rounded as without.
+        The activations between convolutions (Snake) gain most and are compiled into one pass each. This takes some ten
+        seconds, and two more for another number of threads. Results are rounded as without.
 
         Raises:
             ValueError: The model is not on the CPU, or PyTorch's compiler does not work here.
         """
         if self.device.type != "cpu":
-            raise ValueError(f"the model is on {self.device}; compiling makes it faster on the CPU alone")
+            raise ValueError(f"the model is on {self.device}; compiling makes it faster on the CPU only")
         compile_activations(self)
 
     def compute_fingerprint(self) -> str:
@@ -379,12 +370,11 @@ class Codec(nn.Module, ABC):
         """Refuse tokens this model cannot decode.
 
         Args:
-            tokens: What came.
+            tokens: To be decoded.
             may_be_empty: Clips may have no tokens, as in a stream.
 
         Raises:
-            ValueError: They are no `Tokens`, were made by another model, lie on another grid, or hold codes or
-                codebooks it lacks.
+            ValueError: Not `Tokens`, made by another model, of another grid, or with codes or codebooks it lacks.
         """
         self.format.check(tokens, self.num_codebooks, may_be_empty=may_be_empty)
 
@@ -392,8 +382,8 @@ class Codec(nn.Module, ABC):
         """Write `config.json` and `model.safetensors`, which `flexicodec.load(folder)` opens again.
 
         Args:
-            folder: Made if missing. Each file appears at once, by rename.
-            dtype: Store floating weights so (torch.float16 halves the file); None keeps them as they are. The
+            folder: Created if missing. Each file appears at once, by rename.
+            dtype: Of the stored floating-point weights (torch.float16 halves the file); None keeps theirs. The
                 fingerprint does not change.
 
         Raises:

@@ -27,8 +27,10 @@ def hash_weights(
     for name, tensor in sorted(state.items()):
         if counts(name):
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            values = tensor.detach().to("cpu", dtype).numpy()
-            digest.update(np.ascontiguousarray(values).data)
+            values = tensor.detach().cpu()
+            if dtype is not None:
+                values = values.to(dtype)
+            digest.update(np.ascontiguousarray(values.numpy()).data)
     return digest.hexdigest()[:16]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flexicodec.audio import Channels, as_batch, fit_lengths
 from flexicodec.code_margins import Margins
-from flexicodec.config import non_defaults, to_dict
+from flexicodec.config import from_dict, non_defaults, to_dict
 from flexicodec.encoders.base import SanmEncoder
 from flexicodec.encoders.ssl import SSLEncoder
 from flexicodec.merging import MergingPolicy, cosine_similarities, validate_durations
@@ -33,7 +33,7 @@ from flexicodec.models.flexicodec.streaming_encode import (
 )
 from flexicodec.models.margins import boundary_margins
 from flexicodec.models.precision import Precision, autocast, check_precision
-from flexicodec.models.streaming.decoder import DecoderOptions
+from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
 from flexicodec.models.streaming.encoder import STREAM_WINDOWS, EncoderOptions, StreamingEncoder
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.stages import Stage
@@ -379,6 +379,10 @@ class FlexiCodec(FlexiCodecNetwork):
 
     # --------------------------------------------------------------------------------------------------------- streaming
 
+    def streaming_decoder(self, batch_size: int = 1, **options: Any) -> StreamingDecoder:
+        """Open a stream that decodes tokens; see `Codec.streaming_decoder`."""
+        return StreamingDecoder(self, batch_size, from_dict(DecoderOptions, options))
+
     def streaming_encoder(self, batch_size: int = 1, **options: Any) -> StreamingEncoder:
         """Open a stream that encodes audio as it comes.
 
@@ -413,11 +417,11 @@ class FlexiCodec(FlexiCodecNetwork):
         return StreamingEncoder(self, tokenizer, settings, batch_size)
 
     def stream_stages(self, settings: DecoderOptions) -> list[Stage]:
-        """See `Codec.stream_stages`."""
+        """Return the modules that a streaming decoder runs: `stream_inputs` in, samples [B, 1, S] out."""
         return streaming_decode.stages(self, settings)
 
     def stream_inputs(self, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:
-        """See `Codec.stream_inputs`."""
+        """Look up the inputs of the first module; `tokens` are checked and on the model's device."""
         return streaming_decode.inputs(self, tokens)
 
     # ----------------------------------------------------------------------------------------------------------- choices

@@ -11,14 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexicodec.audio import as_batch, fit_lengths
-from flexicodec.config import non_defaults, to_dict
+from flexicodec.config import from_dict, non_defaults, to_dict
 from flexicodec.models.codec import Codec, EncodeOptions, check_samples, inference_call
 from flexicodec.models.margins import fixed_rate_margins
 from flexicodec.models.nanocodec.config import PUBLISHED, NanoCodecConfig, names_at, whereabouts
 from flexicodec.models.nanocodec.hifigan import HiFiGANDecoder, HiFiGANEncoder
 from flexicodec.models.nanocodec.streaming import NanoCodecStreamingTokenizer
 from flexicodec.models.precision import Precision, autocast, check_precision
-from flexicodec.models.streaming.decoder import DecoderOptions
+from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
 from flexicodec.models.streaming.encoder import EncoderOptions, StreamingEncoder
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.stages import ConvStage, Stage
@@ -234,6 +234,10 @@ class NanoCodec(Codec):
         tokens = tokens.to(self.device)
         return self.quantizer.dequantize(tokens.acoustic, tokens.token_lengths)
 
+    def streaming_decoder(self, batch_size: int = 1, **options: Any) -> StreamingDecoder:
+        """Open a stream that decodes tokens; see `Codec.streaming_decoder`."""
+        return StreamingDecoder(self, batch_size, from_dict(DecoderOptions, options))
+
     def streaming_encoder(self, batch_size: int = 1, **options: Any) -> StreamingEncoder:
         """Open a stream that encodes audio as it comes: convolutions alone, so every stream is exact.
 
@@ -250,11 +254,11 @@ class NanoCodec(Codec):
         return StreamingEncoder(self, writer, settings, batch_size)
 
     def stream_stages(self, settings: DecoderOptions) -> list[Stage]:
-        """See `Codec.stream_stages`: convolutions alone, so every stream can be exact."""
+        """Return the modules that a streaming decoder runs; convolutions only, so every stream can be exact."""
         return [ConvStage(self.decoder)]
 
     def stream_inputs(self, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:
-        """See `Codec.stream_inputs`."""
+        """Look up the inputs of the first module; `tokens` are checked and on the model's device."""
         return self.quantizer.dequantize(tokens.acoustic, tokens.token_lengths)
 
     def check_tokens(self, tokens: Tokens, *, may_be_empty: bool = False) -> None:
