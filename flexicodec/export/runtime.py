@@ -21,15 +21,13 @@ from flexicodec.encoders.sanm import SanmConfig
 from flexicodec.export.graphs import NO_CODE
 from flexicodec.export.onnx import FRONT_END_NAME, LAYOUT, MANIFEST_NAME
 from flexicodec.merging.durations import LONGEST_EXPORTED
-from flexicodec.models.codec import Codec, inference_call
+from flexicodec.models.codec import Codec, EncodeOptions
 from flexicodec.models.flexicodec import chunked
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.flexicodec.network import Features, QuantizedTokens, pad_and_cat
 from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.models.nanocodec.model import NanoCodec
-from flexicodec.models.precision import Precision
-from flexicodec.models.streaming.state import Windows
 from flexicodec.quantize import GroupedFSQ, GroupedFSQConfig, Quantized
 from flexicodec.tokens import Tokens
 from flexicodec.weights import UnloadedModule
@@ -236,18 +234,7 @@ class ExportedFlexiCodec(FlexiCodec):
         """Refuse: graphs do not return what their quantizers were given."""
         raise ValueError(REFUSALS["margins"])
 
-    @inference_call
-    def decode(
-        self, tokens: Tokens, *, windows: Windows | None = None, precision: Precision = "float32"
-    ) -> Float[Tensor, "batch samples"]:
-        """See `FlexiCodec.decode`; clips are taken whole, whatever `windows` says.
-
-        Raises:
-            ValueError: As there; and for another precision than float32.
-        """
-        _check_precision(precision)
-        self.check_tokens(tokens)
-        tokens = tokens.to(self.device)
+    def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
         if chunked.runs_clip_by_clip(self, tokens.frame_lengths, None):
             return pad_and_cat([self._run_decoder(tokens[i]) for i in range(len(tokens))])
         return self._run_decoder(tokens)
@@ -289,25 +276,7 @@ class ExportedNanoCodec(NanoCodec):
         """See `Codec.refusal`."""
         return REFUSALS.get(name, "").format(value) or super().refusal(name, value)
 
-    @inference_call
-    def decode(
-        self,
-        tokens: Tokens,
-        *,
-        compatible: bool = False,
-        windows: Windows | None = None,
-        precision: Precision = "float32",
-    ) -> Float[Tensor, "batch samples"]:
-        """See `NanoCodec.decode`.
-
-        Raises:
-            ValueError: As there; and for compatible=True, or another precision than float32.
-        """
-        _check_precision(precision)
-        if compatible:
-            raise ValueError("graphs pad each clip at its own end; compatible=True needs the model that was exported")
-        self.check_tokens(tokens)
-        tokens = tokens.to(self.device)
+    def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
         codes, frames = tokens.acoustic, tokens.token_lengths
         codes = nn.functional.pad(codes, (0, max(0, self.decoder.min_frames - codes.shape[-1])))
         (audio,) = self.graphs.run("decoder", codes, frames)
