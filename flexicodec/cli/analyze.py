@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexicodec.cli import options
-from flexicodec.cli.jobs import one_line
+from flexicodec.cli.file_jobs import one_line
 
 if TYPE_CHECKING:
     from flexicodec.analysis.study import Study

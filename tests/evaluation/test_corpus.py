@@ -255,7 +255,7 @@ def test_what_makes_no_sense_is_refused(utterances, tmp_path, plan, match):
 
 
 def test_ids_and_names_have_to_be_unique(utterances, system, tmp_path):
-    with pytest.raises(ValueError, match=r"1 ids are there more than once \(0\)"):
+    with pytest.raises(ValueError, match=r"1 ids occur more than once \(0\)"):
         evaluate_corpus([utterances[0], utterances[0]], [], tmp_path, PLAN)
     with pytest.raises(ValueError, match="two models are called 'tiny'"):
         evaluate_corpus(utterances, [system, system], tmp_path, PLAN)
