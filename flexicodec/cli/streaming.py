@@ -146,8 +146,12 @@ def decode(args: argparse.Namespace) -> int:
         raise ValueError("decode --stream reads tokens from stdin; leave out the files, or --stream to decode these")
     with _audio_writer(args.output) as write:
         codec = options.load_codec(args, "decode")
-        chosen = {"lookahead_frames": args.lookahead, "chunk_tokens": args.chunk_tokens}
-        settings = {name: value for name, value in chosen.items() if value is not None}
+        # Options left out keep the decoder's defaults.
+        settings: dict[str, int] = {}
+        if args.lookahead is not None:
+            settings["lookahead_frames"] = args.lookahead
+        if args.chunk_tokens is not None:
+            settings["chunk_tokens"] = args.chunk_tokens
         with codec.streaming_decoder(**settings) as stream:
             _print_latency(codec.sample_rate, stream.exact, stream.latency_seconds)
             # A line with audio_lengths ends the clip; otherwise the end of the input does.

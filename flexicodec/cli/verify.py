@@ -172,5 +172,7 @@ def quality(reference: "Tensor", estimate: "Tensor", sample_rate: int) -> tuple[
 
 
 def _columns(frame_rate: float, pesq: float | None, stoi: float | None) -> str:
-    scores = [f"{'-':>7}" if score is None else f"{score:>7.3f}" for score in (pesq, stoi)]
-    return f"{frame_rate:>8.2f}{''.join(scores)}"
+    columns = f"{frame_rate:>8.2f}"
+    for score in (pesq, stoi):
+        columns += f"{'-':>7}" if score is None else f"{score:>7.3f}"  # - where it could not be measured
+    return columns

@@ -19,10 +19,10 @@ from flexicodec.training.discriminators.config import AdversarialConfig
 from flexicodec.training.discriminators.layers import DiscriminatorOutput
 from flexicodec.training.discriminators.multi_discriminator import Discriminators
 from flexicodec.training.generator import Generated
-from flexicodec.training.losses import Audio, PerItem
 
 GANLoss = Literal["lsgan", "hinge"]
 Outputs = Sequence[DiscriminatorOutput]  # one per discriminator
+PerItem = Float[Tensor, " batch"]
 
 RELATIVE_FLOOR = 1e-3
 LOSS_OVER_CHANCE = "balance/loss_over_chance"  # key of the metric in the log
@@ -59,7 +59,9 @@ class DiscriminatorLoss(nn.Module):
         self.discriminators = discriminators
         self.config = config
 
-    def forward(self, real: Audio, fake: Audio) -> tuple[PerItem, dict[str, PerItem]]:
+    def forward(
+        self, real: Float[Tensor, "batch samples"], fake: Float[Tensor, "batch samples"]
+    ) -> tuple[PerItem, dict[str, PerItem]]:
         """Return the discriminators' loss and the metrics of `gan_balance`."""
         outputs = self.discriminators(torch.cat([real, fake.detach()]))
         real_outputs = [DiscriminatorOutput(output.scores[: len(real)], []) for output in outputs]

@@ -17,15 +17,7 @@ from flexicodec.models.codec import Codec
 from flexicodec.models.flexicodec.network import Features, FlexiCodecNetwork
 from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.training.config import TrainingConfig
-from flexicodec.training.losses import (
-    Audio,
-    AudioLosses,
-    Lengths,
-    PerItem,
-    feature_alignment_loss,
-    mean_of_valid,
-    zero_padding,
-)
+from flexicodec.training.losses import AudioLosses, feature_alignment_loss, mean_of_valid, zero_padding
 from flexicodec.training.rate_sampling import SampledRates, merge_items
 
 
@@ -33,9 +25,9 @@ from flexicodec.training.rate_sampling import SampledRates, merge_items
 class Generated:
     """Output of the generator for a batch."""
 
-    audio: Audio  # decoded, zero past each item's length
-    reference: Audio  # original, zero past the same lengths (the released geometry drops some of the end)
-    losses: dict[str, PerItem]  # by the names of their weights and log keys
+    audio: Float[Tensor, "batch samples"]  # decoded, zero past each item's length
+    reference: Float[Tensor, "batch samples"]  # original, zero past the same lengths (the released geometry drops some)
+    losses: dict[str, Float[Tensor, " batch"]]  # by the names of their weights and log keys
     semantic: Int[Tensor, "batch tokens"] | None  # codes; None where the codec has none
     acoustic: Int[Tensor, "batch codebooks tokens"]  # codes, 0 in codebooks that an item does not use
     durations: Int[Tensor, "batch tokens"]  # frames
@@ -54,12 +46,17 @@ class Generator(nn.Module, ABC):
         self.audio_losses = AudioLosses(config.losses, config.reconstruction, codec.sample_rate)
 
     @abstractmethod
-    def forward(self, audio: Audio, lengths: Lengths, rates: SampledRates) -> Generated:
+    def forward(
+        self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], rates: SampledRates
+    ) -> Generated:
         """Encode at the sampled rates, decode, and compute the losses."""
 
     def compare(
-        self, decoded: Float[Tensor, "batch decoded"], audio: Audio, lengths: Lengths
-    ) -> tuple[Audio, Audio, dict[str, PerItem]]:
+        self,
+        decoded: Float[Tensor, "batch decoded"],
+        audio: Float[Tensor, "batch samples"],
+        lengths: Int[Tensor, " batch"],
+    ) -> tuple[Float[Tensor, "batch samples"], Float[Tensor, "batch samples"], dict[str, Float[Tensor, " batch"]]]:
         """Cut decoded and original audio to the same lengths, and compute the losses between them."""
         missing = max(0, audio.shape[1] - decoded.shape[1])
         decoded = F.pad(decoded.float(), (0, missing))[:, : audio.shape[1]]
@@ -87,7 +84,9 @@ class FlexiCodecGenerator(Generator):
         if config.losses.repa:
             self.heads["repa"] = RepaHead(codec)
 
-    def forward(self, audio: Audio, lengths: Lengths, rates: SampledRates) -> Generated:
+    def forward(
+        self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], rates: SampledRates
+    ) -> Generated:
         """Encode at the sampled rates, decode, and compute the losses."""
         codec = self.codec
         # Encode: both encoders on the frame grid.
@@ -128,7 +127,9 @@ class NanoCodecGenerator(Generator):
             raise ValueError("losses.repa aligns the bottleneck of a FlexiCodec, which this model lacks; set it to 0")
         self.codebook_sizes = None, codec.quantizer.codebook_size
 
-    def forward(self, audio: Audio, lengths: Lengths, rates: SampledRates) -> Generated:
+    def forward(
+        self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], rates: SampledRates
+    ) -> Generated:
         """Encode, decode, and compute the losses."""
         codec = self.codec
         frames = -(-lengths // codec.frame_size)
@@ -164,9 +165,9 @@ class RepaHead(nn.Module):
         smoothed: Float[Tensor, "batch dim frames"],
         semantic: Float[Tensor, "batch dim frames"],
         acoustic: Float[Tensor, "batch dim frames"],
-        lengths: Lengths,
+        lengths: Int[Tensor, " batch"],
         rates: SampledRates,
-    ) -> PerItem:
+    ) -> Float[Tensor, " batch"]:
         """Mean squared distance over valid frames."""
         acoustic = acoustic * (rates.num_codebooks > 0)[:, None, None]
         target = (semantic + acoustic).detach()

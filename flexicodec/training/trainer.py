@@ -1,10 +1,12 @@
 """Training: the loop that codecs and recognisers share (log, validate, save, resume), and the training of codecs."""
 
+import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +27,6 @@ from flexicodec.training.training_state import TrainingState
 from flexicodec.training.validation import save_samples, validate
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 # Settings that may differ between a run and its continuation without a warning.
 FREE_SETTINGS = {
@@ -143,12 +143,9 @@ class Trainer(ABC):
             self.checkpoints.finish(self.step, config=config, weights=weights, state=state, validation=validation)
         accelerator.wait_for_everyone()
 
-    def _passes(self, module: nn.Module, batches: Sequence[T]) -> Iterator[T]:
-        """Yield the batches of a step's passes; processes exchange the module's gradients in the last one only."""
-        for batch in batches[:-1]:
-            with self.accelerator.no_sync(module):
-                yield batch
-        yield batches[-1]
+    def _sync_gradients(self, module: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """Exchange gradients between processes in the last pass of a step only."""
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(module)
 
     def _check_finite(self, finite: bool) -> None:
         """Count the steps that were skipped, and stop after too many in a row."""
@@ -247,33 +244,30 @@ class CodecTrainer(Trainer):
         scale = self.accelerator.num_processes / sum(batch.global_items for batch in batches)
         for optimized in state.optimized:
             optimized.set_learning_rate(self.step)
-        passes = [(batch, self._sample_rates(batch)) for batch in batches]
-        # With a single pass both networks train on the same decoded audio.
-        generated = self._generate(*passes[0]) if len(passes) == 1 else None
+        rates = [self._sample_rates(batch) for batch in batches]
+        generated = self._generate(batches[0], rates[0]) if len(batches) == 1 else None
 
-        # Discriminators.
         finite = True
         adversarial = self.adversarial_config
         if adversarial is not None and (self.step - adversarial.start_step) % adversarial.every == 0:
-            finite = self._discriminator_step(passes, generated, scale)
+            finite = self._discriminator_step(batches, rates, generated, scale)
 
-        # Generator.
         discriminators = None if adversarial is None else state.discriminators
-        for batch, rates in self._passes(state.generator.module, passes):
-            made = generated or self._generate(batch, rates)
-            losses = generator_losses(made, discriminators, adversarial)
-            total = weighted_sum(losses, config.losses)
-            self.accelerator.backward(total.sum() * scale)
+        for index, (batch, sampled) in enumerate(zip(batches, rates, strict=True)):
+            with self._sync_gradients(state.generator.module, last=index == len(batches) - 1):
+                made = generated or self._generate(batch, sampled)
+                losses = generator_losses(made, discriminators, adversarial)
+                total = weighted_sum(losses, config.losses)
+                self.accelerator.backward(total.sum() * scale)
             all_finite = bool(total.isfinite().all())
             finite = finite and all_finite
             # Losses are logged before weighting; those of weight 0 are not logged.
             logged = {name: loss for name, loss in losses.items() if getattr(config.losses, name)} | {"total": total}
             self._add_losses(logged, batch)
             if all_finite:  # otherwise the codes mean nothing
-                self.metrics.add_tokens(made.semantic, made.acoustic, made.durations, rates.num_codebooks)
+                self.metrics.add_tokens(made.semantic, made.acoustic, made.durations, sampled.num_codebooks)
             self.metrics.add_count("data/replaced", batch.skipped)
 
-        # Optimiser step, running mean, and restart of codebook rows: all skipped if anything is not finite.
         finite, norm = state.generator.optimizer_step(self.accelerator, finite)
         self.metrics.add_value("grad_norm/generator", norm)
         if finite and state.average is not None:
@@ -286,19 +280,20 @@ class CodecTrainer(Trainer):
         self._check_finite(finite)
 
     def _discriminator_step(
-        self, passes: Sequence[tuple[Batch, SampledRates]], generated: Generated | None, scale: float
+        self, batches: Sequence[Batch], rates: Sequence[SampledRates], generated: Generated | None, scale: float
     ) -> bool:
         """Do the discriminators' optimiser step; return whether all of it was finite."""
         adversary = self.state.adversary
         assert adversary is not None
         finite = True
-        for batch, rates in self._passes(adversary.module, passes):
-            made = generated
-            if made is None:
-                with torch.no_grad():
-                    made = self._generate(batch, rates)
-            loss, balance = adversary.module(made.reference, made.audio)
-            self.accelerator.backward(loss.sum() * scale)
+        for index, (batch, sampled) in enumerate(zip(batches, rates, strict=True)):
+            with self._sync_gradients(adversary.module, last=index == len(batches) - 1):
+                made = generated
+                if made is None:
+                    with torch.no_grad():
+                        made = self._generate(batch, sampled)
+                loss, balance = adversary.module(made.reference, made.audio)
+                self.accelerator.backward(loss.sum() * scale)
             finite = finite and bool(loss.isfinite().all())
             self._add_losses({"discriminator": loss}, batch)
             self._add_losses(balance, batch, group="balance")

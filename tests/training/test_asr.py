@@ -1,4 +1,4 @@
-"""Training a recogniser: every vocabulary, exact resume, what an item's masks depend on, error rates, the command."""
+"""Training a recogniser: every vocabulary, exact resume, what an item's holes depend on, error rates, the command."""
 
 import json
 import pickle
@@ -112,12 +112,12 @@ def test_tones_are_learnt(speech, tmp_path):
     assert [recognizer.transcribe(clip)[0] for clip in clips] == ["a bad cab", "add a cab"]
     assert read_curves(tmp_path / "curves.jsonl")["validation/cer"][-1][1] < 0.05
     (spans,) = recognizer.align(clips[0], None, ["a bad cab"])
-    for index, span in enumerate(spans):  # the letters are 150 ms long, a frame covers 210 ms
+    for index, span in enumerate(spans):  # the letters are 150 ms long, a frame hears 210 ms
         if span.symbol != " ":
             assert 0.15 * index - 0.12 <= span.start_seconds < 0.15 * (index + 1) + 0.12
 
 
-def test_a_run_broken_off_resumes_exactly(speech, tmp_path, monkeypatch):
+def test_a_run_broken_off_goes_on_as_if_nothing_had_happened(speech, tmp_path, monkeypatch):
     config = recipe(speech, tmp_path / "straight", steps=4, dropout=0.1, accumulation=2)
     straight = Recognizer.load(asr.train(config))
     look = asr.ASRTrainer._log_and_save
@@ -173,7 +173,7 @@ def test_the_loss_counts_symbols_and_stands_bfloat16():
     assert loss(features[:, :1], torch.tensor([1, 1]), targets, counts)[0] == 0  # three symbols, two outputs
 
 
-def test_masks_belong_to_the_item():
+def test_holes_belong_to_the_item():
     features = torch.ones(3, 90, 7 * 20)
     config = MaskingConfig(mel_masks=2, mel_mask_width=8, time_mask_share=0.15)
     lengths, items = [90, 50, 90], [4, 5, 6]

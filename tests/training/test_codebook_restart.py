@@ -1,4 +1,4 @@
-"""Restart of dead codebook rows, independent of the number of processes."""
+"""Codebook rows that nobody uses come back to life, and how many processes there are makes no difference."""
 
 import threading
 from types import SimpleNamespace
@@ -60,7 +60,7 @@ def test_too_little_evidence_moves_nothing(quantizer):
     assert all(len(rows) for rows in restarter.restart(1, ALONE))
 
 
-def test_a_restarter_resumes_exactly(quantizer):
+def test_a_restarter_is_taken_up_where_it_was(quantizer):
     first = DeadCodeRestarter(quantizer, seed=0)
     quantizer.train()
     watch(quantizer, 70, first)
@@ -125,7 +125,7 @@ class Together:
         )
 
 
-def test_two_processes_restart_as_one_does(quantizer):
+def test_two_processes_reseed_as_one_does(quantizer):
     state = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
     latents = torch.randn(6, 8, 90, generator=torch.Generator().manual_seed(5)) + 2.0
     lengths, counts = torch.tensor([90, 80, 70, 90, 60, 90]), torch.tensor([3, 3, 2, 3, 0, 3])

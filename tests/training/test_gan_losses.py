@@ -1,4 +1,4 @@
-"""GAN losses against their closed forms."""
+"""The game's losses against their closed forms."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from flexicodec.training.discriminators.layers import DiscriminatorOutput
 from flexicodec.training.gan_losses import adversarial_loss, discriminator_loss, feature_matching_loss
 
-KINDS = ("lsgan", "hinge")
+GAMES = ("lsgan", "hinge")
 
 
 def constant(*scores):
@@ -15,7 +15,7 @@ def constant(*scores):
     return [DiscriminatorOutput(torch.full((2, 1, 3 + i), score), []) for i, score in enumerate(scores)]
 
 
-def random_outputs(seed, dims=((1, 5), (1, 4, 3))):
+def drawn(seed, dims=((1, 5), (1, 4, 3))):
     generator = torch.Generator().manual_seed(seed)
     return [
         DiscriminatorOutput(
@@ -43,14 +43,17 @@ def test_closed_forms(kind, real, fake, discriminator, generator):
     assert adversarial_loss(constant(fake), kind).tolist() == [generator] * 2
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GAMES)
 def test_each_item_has_the_mean_over_its_own_scores(kind):
-    real, fake = random_outputs(1), random_outputs(2)
+    real, fake = drawn(1), drawn(2)
     losses = discriminator_loss(real, fake, kind), adversarial_loss(fake, kind), feature_matching_loss(real, fake)
     for item in range(3):
         r, f = (
-            [DiscriminatorOutput(j.scores[item : item + 1], [x[item : item + 1] for x in j.features]) for j in outputs]
-            for outputs in (real, fake)
+            [
+                DiscriminatorOutput(j.scores[item : item + 1], [x[item : item + 1] for x in j.features])
+                for j in judgements
+            ]
+            for judgements in (real, fake)
         )
         alone = discriminator_loss(r, f, kind), adversarial_loss(f, kind), feature_matching_loss(r, f)
         for loss, value in zip(losses, alone, strict=True):
@@ -58,35 +61,35 @@ def test_each_item_has_the_mean_over_its_own_scores(kind):
             torch.testing.assert_close(loss[item : item + 1], value)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GAMES)
 def test_sums_or_averages(kind):
-    real, fake = random_outputs(1), random_outputs(2)
+    real, fake = drawn(1), drawn(2)
     parts = range(len(real))
     for loss, arguments, share in (
         (discriminator_loss, [(real, fake), kind], 4),  # two discriminators, two sides
         (adversarial_loss, [(fake,), kind], 2),
     ):
-        outputs, *rest = arguments
-        summed = loss(*outputs, *rest)
-        torch.testing.assert_close(sum(loss(*(side[i : i + 1] for side in outputs), *rest) for i in parts), summed)
-        torch.testing.assert_close(loss(*outputs, *rest, average=True), summed / share)
+        judgements, *rest = arguments
+        summed = loss(*judgements, *rest)
+        torch.testing.assert_close(sum(loss(*(side[i : i + 1] for side in judgements), *rest) for i in parts), summed)
+        torch.testing.assert_close(loss(*judgements, *rest, average=True), summed / share)
 
 
 def test_least_squares_is_least_where_scores_are_the_share_of_real_audio():
     """LSGAN's optimum: with p real and q fake clips, p / (p + q)."""
     score = torch.tensor(0.1, requires_grad=True)
-    outputs = [DiscriminatorOutput(score.expand(1, 4), [])]
+    judged = [DiscriminatorOutput(score.expand(1, 4), [])]
     optimizer = torch.optim.SGD([score], lr=0.1)
     for _ in range(100):
         optimizer.zero_grad()
-        discriminator_loss(outputs, outputs, "lsgan").sum().backward()
+        discriminator_loss(judged, judged, "lsgan").sum().backward()
         optimizer.step()
-        outputs = [DiscriminatorOutput(score.expand(1, 4), [])]
+        judged = [DiscriminatorOutput(score.expand(1, 4), [])]
     assert float(score.detach()) == pytest.approx(0.5, abs=1e-4)
 
 
 def test_matching_features_is_l1_summed_over_layers_and_discriminators():
-    real, fake = random_outputs(1), random_outputs(2)
+    real, fake = drawn(1), drawn(2)
     pairs = [zip(r.features, f.features, strict=True) for r, f in zip(real, fake, strict=True)]
     layers = [F.l1_loss(a, b) for pair in pairs for a, b in pair]
     assert len(layers) == 3
@@ -106,10 +109,10 @@ def test_features_of_real_audio_are_the_target():
 
 
 def test_relative_distances_do_not_depend_on_the_size_of_features():
-    real, fake = random_outputs(1), random_outputs(2)
+    real, fake = drawn(1), drawn(2)
 
-    def scaled(outputs, factor):
-        return [DiscriminatorOutput(j.scores, [factor * x for x in j.features]) for j in outputs]
+    def scaled(judgements, factor):
+        return [DiscriminatorOutput(j.scores, [factor * x for x in j.features]) for j in judgements]
 
     losses = [feature_matching_loss(scaled(real, k), scaled(fake, k), relative=True) for k in (10.0, 1000.0)]
     torch.testing.assert_close(*losses, rtol=1e-3, atol=0)
@@ -124,4 +127,4 @@ def test_slips_are_errors():
     with pytest.raises(ValueError, match="loss is 'LSGAN'"):
         discriminator_loss(constant(0.0), constant(0.0), "LSGAN")
     with pytest.raises(ValueError, match="shorter"):
-        feature_matching_loss(random_outputs(1), random_outputs(2)[:1])
+        feature_matching_loss(drawn(1), drawn(2)[:1])

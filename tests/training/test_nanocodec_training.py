@@ -164,8 +164,8 @@ def test_every_loss_and_discriminator_at_once(manifest, tmp_path, wavlm, speaker
     trainer = CodecTrainer(config)
     networks = trainer.state
     before = {name: value.clone() for name, value in trainer.codec.named_parameters()}
-    before_discriminators = {name: value.clone() for name, value in networks.discriminators.named_parameters()}
-    assert not [name for name in before_discriminators if "network" in name or "encoder" in name]
+    judges = {name: value.clone() for name, value in networks.discriminators.named_parameters()}
+    assert not [name for name in judges if "network" in name or "encoder" in name]
     assert len(networks.discriminators.parts) == 5
     trainer.run()
     (row,) = curves(config.output)
@@ -176,15 +176,11 @@ def test_every_loss_and_discriminator_at_once(manifest, tmp_path, wavlm, speaker
     assert row["loss/total"] == pytest.approx(total, rel=1e-5)
     unchanged = {name for name, value in trainer.codec.named_parameters() if torch.equal(value, before[name])}
     assert not unchanged
-    assert not [
-        name
-        for name, value in networks.discriminators.named_parameters()
-        if torch.equal(value, before_discriminators[name])
-    ]
+    assert not [name for name, value in networks.discriminators.named_parameters() if torch.equal(value, judges[name])]
 
 
 def test_frozen_networks_pass_gradients_and_stay_as_they_are(manifest, tmp_path, wavlm, speaker_encoder):
-    """Through the speaker encoder alone, and through the speech model alone, the codec is trained."""
+    """Through the speaker encoder alone, and through the speech model alone, something is learnt."""
     config = nano_recipe(manifest, tmp_path / "run", steps=1)
     speaker = replace(
         config,
@@ -212,7 +208,7 @@ def test_frozen_networks_pass_gradients_and_stay_as_they_are(manifest, tmp_path,
         assert not frozen.network.training
 
 
-def test_discriminators_are_trained_in_every_second_batch(manifest, tmp_path):
+def test_discriminators_learn_in_every_second_batch(manifest, tmp_path):
     config = nano_recipe(manifest, tmp_path / "run", steps=4, save_every=1, keep_last=4)
     train(config)
     assert ["loss/discriminator" in row for row in curves(config.output)] == [True, False, True, False]
@@ -319,11 +315,11 @@ def test_losses_that_cannot_be_had_are_refused(tmp_path):
         Discriminators(game, codec.sample_rate)
 
 
-# ------------------------------------------------------------------------------------------------------ overfitting
+# ------------------------------------------------------------------------------------------------------ learnt by heart
 
 
 @pytest.mark.slow
-def test_two_utterances_are_overfitted(speech, tmp_path):
+def test_two_utterances_are_learnt_by_heart(speech, tmp_path):
     """Takes about 90 s of one core."""
     clips, rate = [recording[0, 4000:20_000] for recording in speech], 16_000
     rows = []

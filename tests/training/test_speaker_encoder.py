@@ -1,4 +1,4 @@
-"""H/ASP: what its embedding depends on, and the files it is loaded from."""
+"""H/ASP: what its embedding hears and does not, and the files it comes in."""
 
 import json
 from math import sqrt

@@ -93,13 +93,12 @@ class CTCLoss(nn.Module):
 
 @dataclass(frozen=True)
 class ASRBatch:
-    """A batch of masked features and the codes of their texts, padded with zeros; `skipped` clips were replaced."""
+    """A batch of masked features and the codes of their texts, padded with zeros."""
 
     features: Float[Tensor, "batch frames in_dim"]
     lengths: Int[Tensor, " batch"]
     targets: Int[Tensor, "batch symbols"]
     target_lengths: Int[Tensor, " batch"]
-    skipped: int
 
 
 def train(config: ASRTrainingConfig) -> Path:
@@ -219,7 +218,6 @@ class ASRTrainer(Trainer):
             lengths,
             nn.utils.rnn.pad_sequence(codes, batch_first=True).to(self.device),
             torch.tensor([len(row) for row in codes], device=self.device),
-            batch.skipped,
         )
 
     def update(self, batches: Sequence[Batch]) -> None:
@@ -231,10 +229,11 @@ class ASRTrainer(Trainer):
         torch.manual_seed(int(noise.generate_state(1)[0]))
         mine = torch.stack([batch.target_lengths.sum() for batch in prepared]).sum()
         symbols = int(accelerator.reduce(mine, "sum"))
-        for batch in self._passes(self.loss.module, prepared):
-            loss = self.loss.module(batch.features, batch.lengths, batch.targets, batch.target_lengths).sum()
-            accelerator.backward(loss * (accelerator.num_processes / symbols))
-            self.sums += torch.tensor([loss.item(), batch.target_lengths.sum().item(), batch.skipped])
+        for index, batch in enumerate(prepared):
+            with self._sync_gradients(self.loss.module, last=index == len(prepared) - 1):
+                loss = self.loss.module(batch.features, batch.lengths, batch.targets, batch.target_lengths).sum()
+                accelerator.backward(loss * (accelerator.num_processes / symbols))
+            self.sums += torch.tensor([loss.item(), batch.target_lengths.sum().item(), batches[index].skipped])
         self.loss.set_learning_rate(self.step)
         finite, norm = self.loss.optimizer_step(accelerator)
         self.norms.append(norm)
