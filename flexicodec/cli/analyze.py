@@ -154,7 +154,7 @@ class _Listener:
     """
 
     def __init__(self, spec: str, sample_rate: int, device: str | None):
-        from flexicodec.evaluation.transcribers import open_transcriber
+        from flexicodec.evaluation.metrics.asr import open_transcriber
 
         self.choice = spec, sample_rate, device
         self.sample_rate, self.transcriber = sample_rate, open_transcriber(spec, device)
