@@ -1,9 +1,9 @@
-"""Part an ASR probe's errors by corpus, and hold representations against each other on the same clips.
+"""Compare the errors of ASR probes of several representations on the clips of one corpus.
 
 python experiments/probes/table.py OUT/clips.jsonl --corpus librispeech_test_clean --output table.json
 
-Each representation is held against the one before it; given several files, against its namesake with dynamic durations
-where it has a policy in its name ("6.25 Hz uniform" against "6.25 Hz").
+Each representation is compared with the one before it, on the same clips. With several files, one with a policy in its
+name ("6.25 Hz uniform") is compared with the same rate without ("6.25 Hz").
 """
 
 import argparse
@@ -19,7 +19,7 @@ from flexicodec.statistics import bootstrap
 
 
 def namesake(name: str) -> str | None:
-    """Name the same rate without a policy."""
+    """Return the name of the same rate without a policy."""
     rate, unit, *policy = f"{name} ".split(" ")
     return f"{rate} {unit}" if unit == "Hz" and any(policy) else None
 

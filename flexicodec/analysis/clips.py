@@ -14,7 +14,7 @@ from jaxtyping import Float
 from flexicodec.analysis.coded import Coded
 from flexicodec.analysis.losses import Distortion
 from flexicodec.analysis.segments import Alignment, Segment
-from flexicodec.statistics.clusters import clusters
+from flexicodec.statistics import speaker_clusters
 from flexicodec.token_format import TokenFormat
 from flexicodec.tokens import Tokens
 
@@ -137,9 +137,9 @@ class Gathered:
         return len({clip.speaker for clip in self.clips if clip.speaker is not None})
 
     def clusters(self, clips: tuple[Clip, ...] | None = None) -> list[str] | None:
-        """Return the cluster of each clip; see `statistics.clusters`."""
+        """Return the cluster of each clip; see `statistics.speaker_clusters`."""
         clips = self.clips if clips is None else clips
-        return clusters([clip.speaker for clip in clips], [clip.id for clip in clips])
+        return speaker_clusters([clip.speaker for clip in clips], [clip.id for clip in clips])
 
     @property
     def reasons(self) -> dict[str, int]:

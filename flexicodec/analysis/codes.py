@@ -19,14 +19,14 @@ from flexicodec.analysis.content import ratio
 from flexicodec.statistics import Interval, bootstrap
 from flexicodec.statistics.entropy import (
     CodebookUse,
-    Source,
+    SymbolSequence,
     boundary_flags,
     codebook_use,
     counts_entropy,
     fsq_digits,
     held_out_bits,
     miller_madow_entropy,
-    previous,
+    previous_symbols,
 )
 from flexicodec.tokens import Tokens
 
@@ -127,15 +127,18 @@ def study_codes(
     )
 
 
-Model = tuple[str, Callable[[], list[tuple[list[Source], int]]]]
+Model = tuple[str, Callable[[], list[tuple[list[SymbolSequence], int]]]]
 """A name, and what is coded one after another: clips as sources, with the size of the alphabet."""
 
 
 def _duration_models(durations: list[Symbols], cap: int | None) -> list[Model]:
     size = cap or int(max(each.max() for each in durations))
     return [
-        ("alone", lambda: [([Source(d - 1) for d in durations], size)]),
-        ("after the last token's", lambda: [([Source(d - 1, (previous(d - 1),)) for d in durations], size)]),
+        ("alone", lambda: [([SymbolSequence(d - 1) for d in durations], size)]),
+        (
+            "after the last token's",
+            lambda: [([SymbolSequence(d - 1, (previous_symbols(d - 1),)) for d in durations], size)],
+        ),
     ]
 
 
@@ -143,15 +146,20 @@ def _semantic_models(
     codes: list[Symbols], durations: list[Symbols], size: int, levels: Sequence[int] | None
 ) -> list[Model]:
     """Code whole codes; or digit by digit, with other digits, the last token's or the duration known."""
-    models: list[Model] = [("alone", lambda: [([Source(c) for c in codes], size)])]
+    models: list[Model] = [("alone", lambda: [([SymbolSequence(c) for c in codes], size)])]
     if levels is None:
-        models.append(("after the last token's", lambda: [([Source(c, (previous(c),)) for c in codes], size)]))
+        models.append(
+            ("after the last token's", lambda: [([SymbolSequence(c, (previous_symbols(c),)) for c in codes], size)])
+        )
         return models
     digits = [fsq_digits(each, levels) for each in codes]
 
-    def one_by_one(known: Callable[[int, int], tuple[Symbols, ...]]) -> Callable[[], list[tuple[list[Source], int]]]:
+    def one_by_one(
+        known: Callable[[int, int], tuple[Symbols, ...]],
+    ) -> Callable[[], list[tuple[list[SymbolSequence], int]]]:
         return lambda: [
-            ([Source(d[:, j], known(i, j)) for i, d in enumerate(digits)], levels[j]) for j in range(len(levels))
+            ([SymbolSequence(d[:, j], known(i, j)) for i, d in enumerate(digits)], levels[j])
+            for j in range(len(levels))
         ]
 
     return [
@@ -159,18 +167,20 @@ def _semantic_models(
         ("digits alone", one_by_one(lambda i, j: ())),
         ("digits, each after the one before", one_by_one(lambda i, j: tuple(digits[i][:, :j].T[::-1][:1]))),
         ("digits, each after all before", one_by_one(lambda i, j: tuple(digits[i][:, :j].T[::-1]))),
-        ("digits, each after the last token's", one_by_one(lambda i, j: (previous(digits[i][:, j]),))),
+        ("digits, each after the last token's", one_by_one(lambda i, j: (previous_symbols(digits[i][:, j]),))),
         ("digits, knowing the duration", one_by_one(lambda i, j: (durations[i],))),
     ]
 
 
 def _acoustic_models(codes: list[Int[np.ndarray, "codebooks tokens"]], j: int, size: int) -> list[Model]:
     models: list[Model] = [
-        ("alone", lambda: [([Source(c[j]) for c in codes], size)]),
-        ("after the last token's", lambda: [([Source(c[j], (previous(c[j]),)) for c in codes], size)]),
+        ("alone", lambda: [([SymbolSequence(c[j]) for c in codes], size)]),
+        ("after the last token's", lambda: [([SymbolSequence(c[j], (previous_symbols(c[j]),)) for c in codes], size)]),
     ]
     if j:
-        models.append(("knowing the codebook before", lambda: [([Source(c[j], (c[j - 1],)) for c in codes], size)]))
+        models.append(
+            ("knowing the codebook before", lambda: [([SymbolSequence(c[j], (c[j - 1],)) for c in codes], size)])
+        )
     return models
 
 
@@ -183,7 +193,7 @@ class _Measure:
     clusters: Sequence[Hashable] | None
     resamples: int
 
-    def held_out(self, coded: list[tuple[list[Source], int]]) -> Bits:
+    def held_out(self, coded: list[tuple[list[SymbolSequence], int]]) -> Bits:
         """Add up the bits of all that a model codes, clip by clip."""
         folds = min(FOLDS, len(set(self.groups)))
         return np.sum([held_out_bits(sources, size, folds, self.groups) for sources, size in coded], axis=0)

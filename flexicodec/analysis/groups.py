@@ -10,7 +10,7 @@ import numpy as np
 
 from flexicodec.analysis.rate_table import Table
 from flexicodec.analysis.spoken import ClipRates
-from flexicodec.statistics import Interval, Sampling, pearson, within
+from flexicodec.statistics import Interval, Sampling, fixed_effects_corr, pearson
 
 FEWEST = 10  # clips of a corpus that is shown by itself
 
@@ -45,4 +45,4 @@ def group_correlations(
 
 def _within(rates: Sequence[ClipRates], labels: Sequence[str], sampling: Sampling) -> Interval:
     table = Table.of(rates, "speech")
-    return sampling.interval(within, *table.xy, np.array(labels), clusters=table.clusters)
+    return sampling.interval(fixed_effects_corr, *table.xy, np.array(labels), clusters=table.clusters)

@@ -11,7 +11,7 @@ import numpy as np
 
 from flexicodec.analysis.boundaries import Times, pool, score_clips
 from flexicodec.analysis.coded import Coded
-from flexicodec.statistics import group
+from flexicodec.statistics import cluster_rows
 
 SEARCHED = 0.08  # seconds either way: a frame of the 12.5 Hz grid
 STEP = 0.005  # seconds
@@ -63,7 +63,7 @@ def halves(clusters: Sequence[Hashable], seed: int = 0) -> tuple[list[int], list
     Returns:
         Indices of the clips to fit on, and of those to score.
     """
-    groups = group(clusters if len(set(clusters)) > 1 else None, len(clusters))
+    groups = cluster_rows(clusters if len(set(clusters)) > 1 else None, len(clusters))
     order = np.random.default_rng(seed).permutation(len(groups))
     sides: tuple[list[int], list[int]] = [], []
     for index in sorted(order, key=lambda i: -len(groups[i])):  # the largest first, so that the halves come out even

@@ -11,7 +11,6 @@ and hence what is computed here, is the subject of specs/tts-and-evaluation.md, 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial as bind
 from types import MappingProxyType
 
 import numpy as np
@@ -27,22 +26,16 @@ from flexicodec.statistics import (
     Line,
     Sampling,
     count_model,
-    deming,
     fisher_interval,
-    fit_deming,
-    inverse,
+    fit_line,
+    line_band,
     mixed_model,
     num_controls,
-    ols,
-    partial,
+    partial_corr,
     pearson,
-    r_squared_gain,
-    rma,
-    semi_partial,
+    semi_partial_corr,
     spearman,
 )
-
-BANDS = ("ols", "rma")  # lines that are drawn with their intervals; four bands would hide one another
 
 
 @dataclass(frozen=True)
@@ -113,11 +106,9 @@ class PhoneRate:
         frame_rate: Tokens per second over the corpus.
         pearson: Correlation of the two rates over clips.
         spearman: Of their ranks.
-        lines: By least squares, reduced major axis, Deming and inverse, as if clips were independent.
+        lines: By least squares and reduced major axis, as if clips were independent.
         slopes: The same slopes, by bootstrap.
         bands: Where lines by least squares and reduced major axis may lie, by bootstrap.
-        noise_ratio: Variance of noise in frame rates over that in phone rates that Deming's line assumes: what it would
-            be if both counts were Poisson's.
         phones_per_token: All phones over all tokens, which is no slope.
         controlled: Partial correlations, by the control taken out, and "all" of them; none where energy and voicing are
             not known.
@@ -140,7 +131,6 @@ class PhoneRate:
     lines: Mapping[str, Line]
     slopes: Mapping[str, Interval]
     bands: Mapping[str, Band]
-    noise_ratio: float
     phones_per_token: Interval
     controlled: Mapping[str, Controlled]
     without_controls: tuple[str, ...]
@@ -179,7 +169,6 @@ def analyze(
         raise ValueError(f"{len(kept)} clips to correlate, at least 4 are needed; left out: {told or 'none'}")
     sampling = sampling or Sampling()
     table = Table.of(kept, over)
-    ratio = float(table.tokens.sum() / table.phones.sum())
     controlled, without = _controlled(kept, table, sampling)
     return PhoneRate(
         over=over,
@@ -191,15 +180,9 @@ def analyze(
         frame_rate=float(table.tokens.sum() / table.seconds.sum()),
         pearson=_correlation(pearson, table, sampling),
         spearman=_correlation(spearman, table, sampling),
-        lines={
-            "ols": ols(table.x, table.y, sampling.level),
-            "rma": rma(table.x, table.y, sampling.level),
-            "deming": deming(table.x, table.y, ratio, sampling.level),
-            "inverse": inverse(table.x, table.y, sampling.level),
-        },
-        slopes={name: sampling.interval(_slope(name, ratio), *table.xy, clusters=table.clusters) for name in FITS},
-        bands={name: sampling.band(FITS[name], *table.xy, clusters=table.clusters) for name in BANDS},
-        noise_ratio=ratio,
+        lines={name: fit_line(name, *table.xy, sampling.level) for name in FITS},
+        slopes={name: sampling.interval(_slope(name), *table.xy, clusters=table.clusters) for name in FITS},
+        bands={name: line_band(FITS[name], *table.xy, sampling, table.clusters) for name in FITS},
         phones_per_token=sampling.interval(_ratio, table.phones, table.tokens, clusters=table.clusters),
         controlled=controlled,
         without_controls=without,
@@ -220,9 +203,8 @@ def _correlation(statistic: Callable[..., float], table: Table, sampling: Sampli
     )
 
 
-def _slope(name: str, ratio: float) -> Callable[[Values, Values], float]:
-    fit = bind(fit_deming, variance_ratio=ratio) if name == "deming" else FITS[name]
-    return lambda x, y: fit(x, y)[0]
+def _slope(name: str) -> Callable[[Values, Values], float]:
+    return lambda x, y: FITS[name](x, y)[0]
 
 
 def _ratio(numerator: Values, denominator: Values) -> float:
@@ -242,10 +224,10 @@ def _controlled(
     found = {}
     for names in (*((name,) for name in CONTROLS), CONTROLS):
         taken = values[:, [CONTROLS.index(name) for name in names]]
-        drawn = sampling.interval(partial, x, y, taken, clusters=clusters)
+        drawn = sampling.interval(partial_corr, x, y, taken, clusters=clusters)
         fisher = fisher_interval(drawn.value, len(x), controls=num_controls(taken), level=sampling.level)
         found["all" if names is CONTROLS else names[0]] = Controlled(
-            names, fisher, drawn, semi_partial(x, y, taken), r_squared_gain(x, y, taken)
+            names, fisher, drawn, semi_partial_corr(x, y, taken), semi_partial_corr(x, y, taken) ** 2
         )
     return found, without
 
@@ -264,7 +246,7 @@ def _units(rates: Sequence[ClipRates], table: Table, sampling: Sampling) -> dict
         alone = sampling.interval(pearson, x, table.y, clusters=table.clusters)
         beside = Interval(math.nan, math.nan, math.nan, sampling.level, len(x), len(x))
         if others:
-            beside = sampling.interval(partial, x, table.y, np.stack(others, axis=1), clusters=table.clusters)
+            beside = sampling.interval(partial_corr, x, table.y, np.stack(others, axis=1), clusters=table.clusters)
         found[name] = Unit(float(count.sum() / table.seconds.sum()), alone, beside)
     return found
 

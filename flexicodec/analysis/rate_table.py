@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flexicodec.analysis.spoken import ClipRates
-from flexicodec.statistics.clusters import clusters
+from flexicodec.statistics import speaker_clusters
 
 Over = Literal["speech", "all"]
 CONTROLS = ("silence_share", "log_energy_mean", "log_energy_std", "seconds", "voiced_share")
@@ -59,7 +59,7 @@ class Table:
         phones: Counted in each clip.
         tokens: Likewise.
         seconds: Over which both were counted.
-        clusters: Of clips, see `statistics.clusters`.
+        clusters: Of clips, see `statistics.speaker_clusters`.
     """
 
     phones: Values
@@ -95,8 +95,8 @@ class Table:
 
 
 def clusters_of(rates: Sequence[ClipRates]) -> list[str] | None:
-    """List the cluster of each clip; see `statistics.clusters`."""
-    return clusters([clip.speaker for clip in rates], [clip.id for clip in rates])
+    """List the cluster of each clip; see `statistics.speaker_clusters`."""
+    return speaker_clusters([clip.speaker for clip in rates], [clip.id for clip in rates])
 
 
 def controls_of(rates: Sequence[ClipRates]) -> tuple[Float[np.ndarray, "clips controls"], list[int]]:

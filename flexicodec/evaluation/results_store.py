@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from flexicodec.evaluation.metrics import bitrate
 from flexicodec.io_utils import replacing
-from flexicodec.statistics import clusters
+from flexicodec.statistics import speaker_clusters
 from flexicodec.tokens import Tokens
 
 Row: TypeAlias = dict[str, Any]
@@ -245,7 +245,7 @@ def add_entropy_rates(folder: str | Path, rows: Sequence[Row], run: Mapping[str,
         missing = sum(not path.is_file() for path in paths)
         # Count bits under models of other speakers, or of other clips.
         if not missing and len(paths) >= bitrate.FOLDS:
-            speakers = clusters([rows[i].get("speaker") for i in indices], [rows[i]["id"] for i in indices])
+            speakers = speaker_clusters([rows[i].get("speaker") for i in indices], [rows[i]["id"] for i in indices])
             if speakers is not None and len(set(speakers)) < bitrate.FOLDS:
                 speakers = None
             clip_bits = bitrate.held_out_bits(map(Tokens.load, paths), run["systems"][system].get("levels"), speakers)

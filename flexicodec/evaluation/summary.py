@@ -16,8 +16,7 @@ from jaxtyping import Float
 
 from flexicodec.evaluation.results_store import Row
 from flexicodec.evaluation.systems import GROUND_TRUTH
-from flexicodec.statistics import Interval, clusters, num_speakers
-from flexicodec.statistics.ratios import Resamples
+from flexicodec.statistics import Interval, Resamples, num_speakers, speaker_clusters
 
 
 class MetricInfo(NamedTuple):
@@ -170,9 +169,11 @@ class MetricTable:
         }
         speakers = [None if pandas.isna(speaker) else speaker for speaker in self.clips["speaker"]]
         self.num_speakers = num_speakers(speakers)
-        by_speaker = clusters(speakers, list(self.clips.index)) or [""] * len(speakers)  # one cluster has no interval
-        self._over_clips = Resamples.draw(len(speakers), None, resamples, level, seed)
-        self._over_speakers = Resamples.draw(len(speakers), by_speaker, resamples, level, seed)
+        by_speaker = speaker_clusters(speakers, list(self.clips.index)) or [""] * len(
+            speakers
+        )  # one cluster has no interval
+        self._over_clips = Resamples.sample(len(speakers), None, resamples, level, seed)
+        self._over_speakers = Resamples.sample(len(speakers), by_speaker, resamples, level, seed)
 
     def terms(self, group: tuple[str, str], metric: str) -> pandas.DataFrame:
         """Return what each row of a group adds to the numerator and the denominator of a metric; NaN if nothing.

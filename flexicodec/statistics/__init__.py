@@ -1,21 +1,30 @@
-"""Statistics of measurements: intervals, correlations, slopes. Arrays in, numbers out; knows no codec."""
+"""Statistics of measurements: intervals, correlations, lines, regression models. Arrays in, numbers out."""
 
-from flexicodec.statistics.bootstrap import Interval, bootstrap, check_resamples, group
-from flexicodec.statistics.clusters import clusters, num_speakers
-from flexicodec.statistics.correlation import (
-    fisher_interval,
-    num_controls,
-    partial,
-    pearson,
-    r_squared_gain,
-    residuals,
-    semi_partial,
-    spearman,
-    within,
+from flexicodec.statistics.bootstrap import (
+    Interval,
+    Resamples,
+    Sampling,
+    bootstrap,
+    check_resamples,
+    cluster_rows,
+    num_speakers,
+    speaker_clusters,
 )
-from flexicodec.statistics.models import FittedModel, count_model, logistic_model, mixed_model
-from flexicodec.statistics.regression import FITS, Band, Line, deming, fit_deming, inverse, line_band, ols, rma
-from flexicodec.statistics.sampling import Sampling
+from flexicodec.statistics.correlation import (
+    FITS,
+    Band,
+    Line,
+    fisher_interval,
+    fit_line,
+    fixed_effects_corr,
+    line_band,
+    num_controls,
+    partial_corr,
+    pearson,
+    semi_partial_corr,
+    spearman,
+)
+from flexicodec.statistics.regression_models import FittedModel, count_model, logistic_model, mixed_model
 
 __all__ = [
     "FITS",
@@ -23,28 +32,23 @@ __all__ = [
     "FittedModel",
     "Interval",
     "Line",
+    "Resamples",
     "Sampling",
     "bootstrap",
     "check_resamples",
-    "clusters",
+    "cluster_rows",
     "count_model",
-    "deming",
     "fisher_interval",
-    "fit_deming",
-    "group",
-    "inverse",
+    "fit_line",
+    "fixed_effects_corr",
     "line_band",
     "logistic_model",
     "mixed_model",
     "num_controls",
     "num_speakers",
-    "ols",
-    "partial",
+    "partial_corr",
     "pearson",
-    "r_squared_gain",
-    "residuals",
-    "rma",
-    "semi_partial",
+    "semi_partial_corr",
     "spearman",
-    "within",
+    "speaker_clusters",
 ]

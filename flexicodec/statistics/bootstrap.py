@@ -1,32 +1,30 @@
-"""Bootstrap confidence intervals, of single items or of clusters of them (B. Efron and R. Tibshirani, 1993).
+"""Bootstrap confidence intervals over items or clusters of items (B. Efron and R. Tibshirani, 1993).
 
-Measurements of one speaker are alike, so that items drawn singly make intervals too narrow. With `clusters` whole
-clusters are drawn with replacement, and then items within each of them (specs/tts-and-evaluation.md, section 3.3).
+Items of one speaker are alike, so that resampling single items gives intervals that are too narrow. With `clusters`,
+whole clusters are resampled with replacement, then items within each (specs/tts-and-evaluation.md, section 3.3).
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float
 
-Statistic = Callable[..., float]
+Statistic = Callable[..., Any]
 NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and how far it can be trusted.
+    """A statistic and its confidence interval.
 
     Attributes:
-        value: The statistic on the data as they are.
-        low: Lower end; NaN where there is too little to draw from.
-        high: Upper end.
-        level: Share of such intervals that cover the truth, if all goes well.
-        items: Items measured.
-        clusters: Independent units drawn: clusters, or items where there are no clusters.
-        failed: Resamples on which the statistic is not finite (a correlation of constants, say); they are left out.
+        low: Lower end; NaN where there are fewer than two units to resample.
+        level: Confidence, as a share.
+        clusters: Resampled units: clusters, or items without clusters.
+        failed: Resamples left out because the statistic is not finite (a correlation of constants, say).
     """
 
     value: float
@@ -55,96 +53,226 @@ def bootstrap(
     method: Literal["percentile", "bca"] = "percentile",
     seed: int = 0,
 ) -> Interval:
-    """Find a statistic's confidence interval; paired arrays stay paired.
+    """Estimate the confidence interval of a statistic; paired arrays stay paired.
 
     Args:
-        statistic: Takes the arrays, or as many rows of each, and gives a number.
+        statistic: Function of the arrays, or of as many resampled rows of each.
         arrays: One row per item each, [items, ...].
-        clusters: Cluster of each item, its speaker, say; None takes every item for itself.
-        resamples: How many to draw.
-        level: Of confidence, between 0 and 1.
-        method: "percentile", or "bca": bias-corrected and accelerated, from a jackknife over clusters.
-        seed: Of the drawing; the same seed gives the same interval.
-
-    Returns:
-        The interval; without ends where there are fewer than two units to draw from.
-
-    Raises:
-        ValueError: No items, arrays or clusters of different length, or a level or method that there is not.
+        clusters: Cluster of each item, such as its speaker; None makes every item a cluster.
+        resamples: Number of resamples.
+        level: Confidence, between 0 and 1.
+        method: "percentile", or "bca": bias-corrected and accelerated by a jackknife over clusters (B. Efron, 1987).
+        seed: Equal seeds give equal resamples.
     """
     data = [np.asarray(array) for array in arrays]
     if not data or not len(data[0]):
-        raise ValueError("there are no items to draw from; expected one array or more, with a row per item")
+        raise ValueError("there are no items to resample; expected one array or more, with a row per item")
     items = len(data[0])
-    counts = [len(array) for array in data] + ([] if clusters is None else [len(clusters)])
+    counts = [len(rows) for rows in (*data, clusters) if rows is not None]
     if set(counts) != {items}:
         raise ValueError(f"arrays and clusters have {counts} rows; expected one for each item in all of them")
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; expected a share between 0 and 1 (not percent)")
     if method not in ("percentile", "bca"):
         raise ValueError(f"method is {method!r}; expected 'percentile' or 'bca'")
-    check_resamples(resamples)
-    groups = group(clusters, items)
+    # Percentile: quantiles of the resamples. BCa: other quantiles of the same resamples.
+    quantiles = tails(level)
+    units = cluster_rows(clusters, items)
     value = float(statistic(*data))
-    if len(groups) < 2:
-        return Interval(value, np.nan, np.nan, level, items, len(groups))
-    random = np.random.default_rng(seed)
-    drawn = np.array([statistic(*(array[rows] for array in data)) for rows in draw(groups, resamples, random)], float)
-    finite = drawn[np.isfinite(drawn)]
-    failed = resamples - len(finite)
-    if not len(finite) or not np.isfinite(value):
-        return Interval(value, np.nan, np.nan, level, items, len(groups), failed)
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
-    if method == "bca":
-        tails = _corrected(tails, finite, value, _left_out(statistic, data, groups))
-    low, high = np.quantile(finite, tails)
-    return Interval(value, float(low), float(high), level, items, len(groups), failed)
+    estimates = resampled(statistic, data, units, resamples, seed)
+    if method == "bca" and np.isfinite(value) and np.isfinite(estimates).any():
+        quantiles = _bca_quantiles(quantiles, estimates, value, _jackknife(statistic, data, units))
+    return _interval(value, estimates, quantiles, level, items, len(units))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings shared by all bootstrap intervals of an analysis, see `bootstrap`."""
+
+    resamples: int = 10_000
+    level: float = 0.95
+    seed: int = 0
+
+    def interval(self, statistic: Statistic, *arrays: Any, **options: Any) -> Interval:
+        """Estimate the confidence interval of a statistic; options are `clusters` and `method`."""
+        return bootstrap(statistic, *arrays, **asdict(self), **options)
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Resamples shared by many ratios of sums: means, pooled error rates, and their paired differences.
+
+    A mean is a sum over a count and an error rate is errors over words. Systems compared on the same resamples are
+    paired. A NaN denominator marks an item that is absent (a clip without a reference); 0 an item that adds to the
+    numerator only (insertions where nothing was said).
+
+    Attributes:
+        counts: Times that each item occurs in each resample, as float weights.
+        units: Resampled units: clusters, or items without clusters.
+        level: Confidence of the intervals.
+    """
+
+    counts: Float[np.ndarray, "resamples items"]
+    units: int
+    level: float = 0.95
+
+    @classmethod
+    def sample(
+        cls,
+        items: int,
+        clusters: Sequence[Hashable] | None = None,
+        resamples: int = 10_000,
+        level: float = 0.95,
+        seed: int = 0,
+    ) -> "Resamples":
+        """Resample items as `bootstrap` does: equal seeds give equal resamples."""
+        if items < 1 or (clusters is not None and len(clusters) != items):
+            raise ValueError(f"{items} items and {clusters and len(clusters)} clusters; expected a cluster per item")
+        tails(level)  # refuses percent
+        units = cluster_rows(clusters, items)
+        check_resamples(resamples)
+        counts = np.zeros((resamples if len(units) > 1 else 0, items), np.float32)
+        for i, rows in enumerate(resample_rows(units, len(counts), seed)):
+            counts[i] = np.bincount(rows, minlength=items)
+        return cls(counts, len(units), level)
+
+    def ratio(self, numerator: Float[np.ndarray, " items"], denominator: Float[np.ndarray, " items"]) -> Interval:
+        """Estimate sum(numerator) / sum(denominator), NaN where the latter is 0."""
+        value, estimates, items = self._ratios(numerator, denominator)
+        return _interval(value, estimates, tails(self.level), self.level, items, self.units)
+
+    def difference(
+        self, numerators: Float[np.ndarray, "2 items"], denominators: Float[np.ndarray, "2 items"]
+    ) -> Interval:
+        """Estimate the first ratio less the second, over the items that both have."""
+        # An item that one of them lacks counts for neither.
+        both = np.isfinite(denominators).all(axis=0)
+        denominators = np.where(both, denominators, np.nan)
+        first, first_estimates, items = self._ratios(numerators[0], denominators[0])
+        second, second_estimates, _ = self._ratios(numerators[1], denominators[1])
+        estimates = first_estimates - second_estimates
+        return _interval(first - second, estimates, tails(self.level), self.level, items, self.units)
+
+    def _ratios(self, numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, np.ndarray, int]:
+        """Return the ratio, its value on each resample, and the number of items present."""
+        if len(denominator) != self.counts.shape[1]:
+            raise ValueError(f"{len(denominator)} values for {self.counts.shape[1]} items; expected one for each")
+        # Absent items add 0 to both sums.
+        present = np.isfinite(denominator)
+        parts = np.where(present[:, None], np.stack([numerator, denominator], axis=1), 0.0)
+        above, below = parts.sum(axis=0)
+        value = float(above / below) if below else np.nan
+        # All resamples at once: [resamples, items] @ [items, 2].
+        sums = (self.counts @ parts.astype(np.float32)).astype(float)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return value, sums[:, 0] / sums[:, 1], int(present.sum())
+
+
+def speaker_clusters(speakers: Sequence[Hashable | None], ids: Sequence[Hashable]) -> list[str] | None:
+    """Name the cluster of each clip: its speaker, or the clip itself where the speaker is unknown (None or "").
+
+    Returns None where fewer than two speakers are known; clips are the clusters then.
+    """
+    if len(speakers) != len(ids):
+        raise ValueError(f"{len(speakers)} speakers and {len(ids)} ids; expected one of each per clip")
+    if num_speakers(speakers) < 2:
+        return None
+    names = []
+    for speaker, clip in zip(speakers, ids, strict=True):
+        names.append(f"clip {clip}" if speaker in (None, "") else f"speaker {speaker}")
+    return names
+
+
+def num_speakers(speakers: Sequence[Hashable | None]) -> int:
+    """Count the known speakers."""
+    return len(set(speakers) - {None, ""})
 
 
 def check_resamples(resamples: int) -> None:
-    """Raises ValueError for fewer than one."""
+    """Refuse fewer than one resample."""
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; expected 1 or more")
 
 
-def group(clusters: Sequence[Hashable] | None, items: int) -> list[np.ndarray]:
-    """List the rows of each cluster, in order of appearance; each row for itself where there are no clusters."""
-    if clusters is None:
-        return [np.array([row]) for row in range(items)]
+def tails(level: float) -> Float[np.ndarray, "2"]:
+    """Return the two quantiles between which a share `level` lies."""
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; expected a share between 0 and 1 (not percent)")
+    return np.array([(1 - level) / 2, (1 + level) / 2])
+
+
+def cluster_rows(clusters: Sequence[Hashable] | None, items: int) -> list[np.ndarray]:
+    """List the rows of each cluster, in order of appearance; without clusters each row by itself."""
+    # In order of appearance, on which the resamples of a seed depend.
     rows: dict[Hashable, list[int]] = {}
-    for row, cluster in enumerate(clusters):
+    for row, cluster in enumerate(range(items) if clusters is None else clusters):
         rows.setdefault(cluster, []).append(row)
     return [np.array(each) for each in rows.values()]
 
 
-def draw(groups: Sequence[np.ndarray], resamples: int, random: np.random.Generator) -> Iterator[np.ndarray]:
+def resample_rows(units: Sequence[np.ndarray], resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Yield the rows of each resample: clusters with replacement, then rows within each with replacement."""
-    rows, sizes = np.concatenate(groups), np.array([len(each) for each in groups])
+    random = np.random.default_rng(seed)
+    rows = np.concatenate(units)
+    sizes = np.array([len(each) for each in units])
     starts = np.cumsum(sizes) - sizes
     for _ in range(resamples):
-        chosen = random.integers(len(groups), size=len(groups))
-        if len(rows) == len(groups):
+        chosen = random.integers(len(units), size=len(units))
+        # Every cluster is a single item: nothing to sample within it.
+        if len(rows) == len(units):
             yield rows[chosen]
             continue
+        # For each row of each chosen cluster: where the cluster starts, plus a random place in it.
         size = np.repeat(sizes[chosen], sizes[chosen])
         yield rows[np.repeat(starts[chosen], sizes[chosen]) + random.integers(size)]
 
 
-def _left_out(statistic: Statistic, data: Sequence[np.ndarray], groups: Sequence[np.ndarray]) -> np.ndarray:
+def resampled(
+    statistic: Statistic, data: Sequence[np.ndarray], units: Sequence[np.ndarray], resamples: int, seed: int
+) -> Float[np.ndarray, "resamples ..."]:
+    """Compute a statistic on each resample; on none where there is only one unit."""
+    check_resamples(resamples)
+    if len(units) < 2:
+        return np.zeros(0)
+    estimates = []
+    for rows in resample_rows(units, resamples, seed):
+        estimates.append(statistic(*(array[rows] for array in data)))
+    return np.array(estimates, dtype=float)
+
+
+def _interval(
+    value: float, estimates: np.ndarray, quantiles: np.ndarray, level: float, items: int, units: int
+) -> Interval:
+    finite = estimates[np.isfinite(estimates)]
+    failed = len(estimates) - len(finite)
+    if not len(finite) or not np.isfinite(value):
+        return Interval(value, np.nan, np.nan, level, items, units, failed)
+    low, high = np.quantile(finite, quantiles)
+    return Interval(value, float(low), float(high), level, items, units, failed)
+
+
+def _jackknife(statistic: Statistic, data: Sequence[np.ndarray], units: Sequence[np.ndarray]) -> np.ndarray:
     """Compute the statistic without each cluster in turn."""
-    every = np.concatenate(groups)
-    kept = [np.setdiff1d(every, rows) for rows in groups]
-    return np.array([statistic(*(array[rows] for array in data)) for rows in kept], float)
+    estimates = np.zeros(len(units))
+    for i, rows in enumerate(units):
+        estimates[i] = statistic(*(np.delete(array, rows, axis=0) for array in data))
+    return estimates
 
 
-def _corrected(tails: np.ndarray, drawn: np.ndarray, value: float, left_out: np.ndarray) -> np.ndarray:
-    """Shift the tails for bias and for a spread that changes with the value (B. Efron, 1987)."""
-    below = (np.mean(drawn < value) + np.mean(drawn <= value)) / 2
+def _bca_quantiles(quantiles: np.ndarray, estimates: np.ndarray, value: float, jackknife: np.ndarray) -> np.ndarray:
+    """Shift two quantiles for bias and for a spread that changes with the value (B. Efron, 1987)."""
+    estimates = estimates[np.isfinite(estimates)]
+    jackknife = jackknife[np.isfinite(jackknife)]
+    # Bias: where the value lies among the resamples, ties counted half.
+    below = (np.mean(estimates < value) + np.mean(estimates <= value)) / 2
     if not 0 < below < 1:
-        return tails
+        return quantiles
     bias = NORMAL.inv_cdf(below)
-    difference = np.nanmean(left_out) - left_out[np.isfinite(left_out)]
-    spread = np.sum(difference**2) ** 1.5
-    acceleration = np.sum(difference**3) / (6 * spread) if spread else 0.0
-    shifted = bias + np.array([NORMAL.inv_cdf(tail) for tail in tails])
-    return np.array([NORMAL.cdf(bias + each / (1 - acceleration * each)) for each in shifted])
+    # Acceleration: a sixth of the skewness of the jackknife.
+    deviations = jackknife.sum() / max(1, len(jackknife)) - jackknife
+    spread = np.sum(deviations**2) ** 1.5
+    acceleration = np.sum(deviations**3) / (6 * spread) if spread else 0.0
+    # Each quantile as a normal z, shifted, and back.
+    shifted = quantiles.copy()
+    for i, quantile in enumerate(quantiles):
+        z = bias + NORMAL.inv_cdf(quantile)
+        shifted[i] = NORMAL.cdf(bias + z / (1 - acceleration * z))
+    return shifted

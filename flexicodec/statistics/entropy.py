@@ -1,9 +1,9 @@
-"""How many bits symbols are worth: code lengths of count models on clips they have not seen, and plain entropies.
+"""Entropies of symbols and their code lengths under count models fitted to other clips, in bits.
 
-Conventions: symbols are integers from 0, in NumPy arrays; everything is in bits. Plug-in entropies of a large alphabet
-are far too low on a small corpus: 32,768 codes cannot be counted with 10,000 tokens. What is believed is a code length:
--log2 q of clips that the model q has not seen never lies below the entropy, on average, whatever q is. FSQ codes also
-come apart into digits of few levels each, which a small corpus can count (specs/tts-and-evaluation.md, section 4).
+Symbols are integers from 0 in NumPy arrays. Plug-in entropies of a large alphabet are far too low on a small corpus:
+10,000 tokens cannot fill 32,768 codes. A code length, -log2 q of clips that the model q has not seen, is on average
+never below the entropy, whatever q is. FSQ codes also split into digits of few levels, which a small corpus can fill
+(specs/tts-and-evaluation.md, section 4).
 """
 
 import math
@@ -15,102 +15,101 @@ import numpy as np
 from jaxtyping import Float, Int
 
 Symbols = Int[np.ndarray, " symbols"]
+Probabilities = Float[np.ndarray, " symbols"]
 
 NONE_BEFORE = -1  # the context of a clip's first symbol
 LARGEST_KEY = 2**62
-STRENGTHS = tuple(2.0**power for power in range(24, -5, -1))  # in symbols seen; of equals the first is taken
-
-
-# ------------------------------------------------------------------------------------------------------- code lengths
+STRENGTHS = tuple(2.0**power for power in range(24, -5, -1))  # in symbols; the first of equally good ones is chosen
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """Symbols of one clip and what is known when each of them is coded.
+class SymbolSequence:
+    """Symbols of one clip and the contexts known when each of them is coded.
 
     Attributes:
         symbols: From 0.
-        contexts: For each known thing an integer per symbol, from -1; the most telling first, since the model forgets
-            the last one first. None for symbols coded by themselves.
+        contexts: For each context an integer per symbol, from -1; the most informative first, since the model backs
+            off from the last one first. Empty for symbols coded by themselves.
     """
 
     symbols: Symbols
     contexts: tuple[Symbols, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check types, ranges and lengths.
-
-        Raises:
-            ValueError: Names what came and what was expected.
-        """
         object.__setattr__(self, "symbols", _integers("symbols", self.symbols, least=0))
-        contexts = tuple(_integers(f"contexts[{i}]", each, least=-1) for i, each in enumerate(self.contexts))
-        if wrong := [len(each) for each in contexts if len(each) != len(self.symbols)]:
-            raise ValueError(f"a context has {wrong[0]} entries for {len(self.symbols)} symbols; expected one for each")
-        object.__setattr__(self, "contexts", contexts)
+        contexts = []
+        for i, given in enumerate(self.contexts):
+            context = _integers(f"contexts[{i}]", given, least=NONE_BEFORE)
+            if len(context) != len(self.symbols):
+                raise ValueError(
+                    f"a context has {len(context)} entries for {len(self.symbols)} symbols; expected one for each"
+                )
+            contexts.append(context)
+        object.__setattr__(self, "contexts", tuple(contexts))
 
 
-def previous(symbols: Symbols, back: int = 1) -> Symbols:
-    """Give the symbol `back` places before each symbol of a clip, and -1 where there is none."""
-    return np.concatenate([np.full(min(back, len(symbols)), NONE_BEFORE), symbols[: max(0, len(symbols) - back)]])
+def previous_symbols(symbols: Symbols, back: int = 1) -> Symbols:
+    """Return the symbol `back` places before each symbol of a clip, -1 where there is none."""
+    # symbols  4 5 6        one back  -1 4 5        two back  -1 -1 4
+    padded = np.concatenate([np.full(back, NONE_BEFORE), symbols])
+    return padded[: len(symbols)]
 
 
-def boundary_flags(durations: Symbols) -> Source:
-    """Write the durations of one clip's tokens as flags: for each frame after the first, whether a token begins there.
+def boundary_flags(durations: Symbols) -> SymbolSequence:
+    """Write the durations of one clip's tokens as a flag per frame after the first: whether a token begins there.
 
-    The context is how many frames the token before has had so far, so that durations without memory cost as much this
-    way as by themselves; without the context (`Source(flags.symbols)`) a flag costs one number, h(R / base rate).
+    The context is the number of frames of the token so far, so that memoryless durations cost as much this way as
+    coded directly; without the context (`SymbolSequence(flags.symbols)`) a flag costs the entropy of the mean rate.
     """
     durations = _integers("durations", durations, least=1)
+    # durations  2   1 3        starts  1 0 1 1 0 0        age  0 1 0 0 1 2
+    ends = np.cumsum(durations)
     frames = int(durations.sum())
     starts = np.zeros(frames, dtype=np.int64)
-    starts[np.cumsum(durations)[:-1]] = 1
-    age = np.arange(frames) - np.repeat(np.cumsum(durations) - durations, durations)  # frames since the token began
-    return Source(starts[1:], (age[:-1],))
+    starts[ends[:-1]] = 1
+    age = np.arange(frames) - np.repeat(ends - durations, durations)
+    return SymbolSequence(starts[1:], (age[:-1],))
 
 
 class CountModel:
-    """Probabilities from counts, each context leaning on the shorter one (D. MacKay and L. Peto, 1995).
+    """Probabilities from counts, each context smoothed by the shorter one (D. MacKay and L. Peto, 1995).
 
-    With all contexts known: q(s | c) = (n(c, s) + a q'(s)) / (n(c) + a), where n counts what was seen and q' is the
-    same without the last of the contexts, down to none and at last to 1 / size, so that every symbol keeps a
-    probability above 0. How much a context leans, a, is chosen for each number of contexts from `STRENGTHS`, to code
-    every clip best by the counts of the others; where contexts only scatter the counts, it grows until they hardly
-    matter. From one clip nothing is learnt of others, and all symbols stay about as likely.
+    With all contexts: q(s | c) = (n(c, s) + a q'(s)) / (n(c) + a), where n are counts and q' is the same without the
+    last context, down to no context and finally 1 / size, so that every symbol has a probability above 0. The strength
+    a is chosen for each number of contexts from `STRENGTHS` to code every clip best by the counts of the others;
+    where contexts only scatter the counts, it grows until they hardly matter. A single clip says nothing about
+    others, and all symbols stay about equally likely.
 
     Args:
-        sources: Clips to count, with as many contexts each.
-        size: Symbols that there are.
-
-    Raises:
-        ValueError: Symbols outside the alphabet, clips that differ in their contexts, or no clips.
+        sources: Clips to count, with the same number of contexts each.
+        size: Symbols in the alphabet.
     """
 
-    def __init__(self, sources: Sequence[Source], size: int):
+    def __init__(self, sources: Sequence[SymbolSequence], size: int):
         if not sources:
             raise ValueError("there are no clips to count; expected at least one")
         if type(size) is not int or size < 1:
-            raise ValueError(
-                f"size is {size!r}; expected the number of symbols in the alphabet (its bits, or a float?)"
-            )
+            raise ValueError(f"size is {size!r}; expected the number of symbols in the alphabet (not its bits)")
         if len({len(source.contexts) for source in sources}) > 1:
             raise ValueError("the clips differ in how many contexts they have")
         self.size = size
+        # All clips one after another, and the number of each symbol's clip.
         clips = np.repeat(np.arange(len(sources)), [len(source.symbols) for source in sources])
         symbols = self._checked(np.concatenate([source.symbols for source in sources]))
         contexts = [np.concatenate(parts) for parts in zip(*(source.contexts for source in sources), strict=True)]
-        # A context's values are 0 for "none before", then those seen, then one for all that are larger.
+        # Values of a context: 0 for "none before", then those seen, then one for all that are larger.
         self._radixes = [int(values.max(initial=0)) + 3 for values in contexts]
         if prod(self._radixes, start=size * len(sources)) > LARGEST_KEY:
             raise ValueError(f"contexts of {self._radixes} values and {size} symbols are too many; leave a context out")
+        # From no context to all, each smoothed by the one before.
         self._levels = []
         probability = np.full(len(symbols), 1 / size)
         for keys in self._keys(contexts, len(symbols)):
-            level = _Level(keys, symbols, size)
+            level = _ContextCounts(keys, symbols, size)
             probability = level.fit(probability, keys, symbols, clips)
             self._levels.append(level)
 
-    def bits(self, source: Source) -> Float[np.ndarray, " symbols"]:
+    def bits(self, source: SymbolSequence) -> Float[np.ndarray, " symbols"]:
         """Compute the code length of each symbol of a clip, in bits."""
         if len(source.contexts) != len(self._radixes):
             raise ValueError(
@@ -119,11 +118,13 @@ class CountModel:
         symbols = self._checked(source.symbols)
         probability = np.full(len(symbols), 1 / self.size)
         for level, keys in zip(self._levels, self._keys(source.contexts, len(symbols)), strict=True):
-            probability = level.refine(probability, keys, symbols)
+            count, total = level.counts(keys, symbols)
+            probability = level.smooth(count, total, probability)
         return -np.log2(probability)
 
     def _keys(self, contexts: Sequence[Symbols], count: int) -> list[Symbols]:
         """Number the combinations of no context, of the first, of the first two, ..."""
+        # One mixed-radix integer per combination; values beyond those counted share the last digit.
         keys = [np.zeros(count, dtype=np.int64)]
         for values, radix in zip(contexts, self._radixes, strict=True):
             keys.append(keys[-1] * radix + np.minimum(values + 1, radix - 1))
@@ -135,134 +136,100 @@ class CountModel:
         return symbols
 
 
-class _Level:
-    """Counts in the contexts of one length, and how much they lean on those of one less."""
+class _ContextCounts:
+    """Counts in contexts of one length, and how strongly the shorter context smooths them."""
 
     def __init__(self, keys: Symbols, symbols: Symbols, size: int):
         self.size = size
-        self.pairs, self.pair_counts = np.unique(keys * size + symbols, return_counts=True)
-        self.contexts, self.context_counts = np.unique(keys, return_counts=True)
         self.strength = STRENGTHS[0]
+        # Sorted keys and their counts, of contexts with the symbol and of contexts.
+        self._pairs = np.unique(keys * size + symbols, return_counts=True)
+        self._contexts = np.unique(keys, return_counts=True)
 
-    def fit(
-        self, shorter: Float[np.ndarray, " symbols"], keys: Symbols, symbols: Symbols, clips: Symbols
-    ) -> Float[np.ndarray, " symbols"]:
-        """Choose the strength, and give the probability of each counted symbol by the counts of the other clips."""
-        count = int(clips.max(initial=0)) + 1
-        n, total = self._seen(keys, symbols)
-        n = n - _how_often((keys * self.size + symbols) * count + clips)
-        total = total - _how_often(keys * count + clips)
-        mixtures = {a: (n + a * shorter) / (total + a) for a in STRENGTHS}
-        self.strength = max(mixtures, key=lambda a: float(np.log2(mixtures[a]).sum()))
-        return mixtures[self.strength]
+    def fit(self, shorter: Probabilities, keys: Symbols, symbols: Symbols, clips: Symbols) -> Probabilities:
+        """Choose the strength; return the probability of each counted symbol by the counts of the other clips."""
+        # Leave one clip out: take its own counts off those of all clips.
+        count, total = self.counts(keys, symbols)
+        num_clips = int(clips.max(initial=0)) + 1
+        count = count - _occurrences((keys * self.size + symbols) * num_clips + clips)
+        total = total - _occurrences(keys * num_clips + clips)
+        # Code length of all clips for each strength; argmin takes the first of equal ones.
+        lengths = []
+        for self.strength in STRENGTHS:
+            lengths.append(-float(np.log2(self.smooth(count, total, shorter)).sum()))
+        self.strength = STRENGTHS[int(np.argmin(lengths))]
+        return self.smooth(count, total, shorter)
 
-    def refine(
-        self, shorter: Float[np.ndarray, " symbols"], keys: Symbols, symbols: Symbols
-    ) -> Float[np.ndarray, " symbols"]:
-        """Mix what was counted here with the probabilities of one context less."""
-        n, total = self._seen(keys, symbols)
-        return (n + self.strength * shorter) / (total + self.strength)
+    def smooth(self, count: Symbols, total: Symbols, shorter: Probabilities) -> Probabilities:
+        """Mix counts with the probabilities of one context less."""
+        return (count + self.strength * shorter) / (total + self.strength)
 
-    def _seen(self, keys: Symbols, symbols: Symbols) -> tuple[Symbols, Symbols]:
-        """Look up how often each symbol was counted in its context, and how often the context."""
-        pairs = _looked_up(self.pairs, self.pair_counts, keys * self.size + symbols)
-        return pairs, _looked_up(self.contexts, self.context_counts, keys)
+    def counts(self, keys: Symbols, symbols: Symbols) -> tuple[Symbols, Symbols]:
+        """Look up the counts of each symbol in its context, and of the context."""
+        return _lookup(self._pairs, keys * self.size + symbols), _lookup(self._contexts, keys)
 
 
 def held_out_bits(
-    sources: Sequence[Source], size: int, folds: int = 5, groups: Sequence[Hashable] | None = None
+    sources: Sequence[SymbolSequence], size: int, folds: int = 5, groups: Sequence[Hashable] | None = None
 ) -> Float[np.ndarray, " clips"]:
-    """Compute each clip's code length under a model of other clips, in bits: cross-validation.
+    """Compute each clip's code length in bits under a model of the other folds' clips (cross-validation).
 
     Args:
         sources: The clips.
         size: Symbols in the alphabet.
-        folds: Parts to split into; the model for a part is made of all the others.
-        groups: Of each clip, its speaker, say: a group is never on both sides. None takes every clip for itself.
-
-    Returns:
-        Bits of all symbols of each clip; their sum over the sum of symbols is the honest bits per symbol.
-
-    Raises:
-        ValueError: Fewer clips (or groups) than folds, fewer than 2 folds, or see `CountModel`.
+        folds: Number of folds.
+        groups: Group of each clip, such as its speaker, which is never on both sides; None makes every clip a group.
     """
-    fold_of = split(len(sources), folds, groups)
+    fold_of = assign_folds(len(sources), folds, groups)
     bits = np.zeros(len(sources))
     for fold in range(folds):
-        model = CountModel([each for each, its in zip(sources, fold_of, strict=True) if its != fold], size)
+        model = CountModel([sources[i] for i in np.flatnonzero(fold_of != fold).tolist()], size)
         for i in np.flatnonzero(fold_of == fold).tolist():
             bits[i] = model.bits(sources[i]).sum()
     return bits
 
 
-def split(count: int, folds: int, groups: Sequence[Hashable] | None = None) -> Int[np.ndarray, " clips"]:
-    """Deal clips to folds in turn, whole groups at a time.
-
-    Raises:
-        ValueError: Not a group per clip, fewer groups than folds, or fewer than 2 folds.
-    """
+def assign_folds(count: int, folds: int, groups: Sequence[Hashable] | None = None) -> Int[np.ndarray, " clips"]:
+    """Assign clips to folds in turn, whole groups at a time."""
     names = list(range(count)) if groups is None else list(groups)
     if len(names) != count:
         raise ValueError(f"got {len(names)} groups for {count} clips; expected one for each")
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
     if not 2 <= folds <= len(number):
-        raise ValueError(f"folds is {folds}; expected 2 to {len(number)}, the clips or groups there are")
+        raise ValueError(f"folds is {folds}; expected 2 to {len(number)}, the clips or groups given")
     return np.array([number[name] % folds for name in names])
 
 
-# ----------------------------------------------------------------------------------------------------------- entropies
-
-
 def counts_entropy(counts: Int[np.ndarray, " *outcomes"]) -> float:
-    """Compute the entropy of counts as relative frequencies, in bits, whatever their axes; NaN without counts."""
+    """Compute the plug-in entropy of counts in bits; NaN without counts.
+
+    `scipy.stats.entropy` gives the same in 100 times the time, and bootstraps call this.
+    """
     counts = np.asarray(counts)
+    # 0 log 0 is 0; adding 0.0 turns -0.0 into 0.0.
     shares = counts[counts > 0] / max(counts.sum(), 1)
     return float(-(shares * np.log2(shares)).sum()) + 0.0 if len(shares) else math.nan
 
 
 def table_information(counts: Int[np.ndarray, "rows columns"]) -> float:
-    """Compute the mutual information of rows and columns of a table of counts, in bits; 0 without counts."""
-    entropies = counts_entropy(counts.sum(1)) + counts_entropy(counts.sum(0)) - counts_entropy(counts)
-    return max(0.0, entropies) if counts.sum() else 0.0
+    """Compute the plug-in mutual information of rows and columns of counts in bits; 0 without counts.
 
-
-def plug_in_entropy(symbols: Symbols) -> float:
-    """Compute the entropy of the relative frequencies, in bits; too low unless symbols far outnumber the alphabet."""
-    return counts_entropy(_counts(symbols))
+    It is too high by about (rows - 1)(columns - 1) / (2 N ln 2).
+    """
+    if not counts.any():
+        return 0.0
+    return max(0.0, counts_entropy(counts.sum(1)) + counts_entropy(counts.sum(0)) - counts_entropy(counts))
 
 
 def miller_madow_entropy(symbols: Symbols) -> float:
     """Compute the plug-in entropy plus its first-order bias, (symbols seen - 1) / (2 N ln 2) bits (G. Miller, 1955)."""
-    counts = _counts(symbols)
-    return plug_in_entropy(symbols) + (len(counts) - 1) / (2 * counts.sum() * np.log(2))
-
-
-def mutual_information(a: Symbols, b: Symbols) -> float:
-    """Compute the plug-in mutual information I(a; b) in bits; too high by about (A-1)(B-1) / (2 N ln 2)."""
-    return max(0.0, plug_in_entropy(a) + plug_in_entropy(b) - joint_entropy(a, b))
-
-
-def joint_entropy(a: Symbols, b: Symbols) -> float:
-    """Compute the plug-in entropy H(a, b) in bits."""
-    a, b = _integers("symbols", a, least=-1), _integers("symbols", b, least=-1)
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} and {len(b)} symbols; expected as many of both, one pair for each token")
-    return plug_in_entropy(np.unique(np.stack([a, b]), axis=1, return_inverse=True)[1].reshape(-1))
-
-
-# ------------------------------------------------------------------------------------------------- codebooks and digits
+    counts = _counts(_integers("symbols", symbols, least=NONE_BEFORE))
+    return counts_entropy(counts) + (len(counts) - 1) / (2 * len(symbols) * math.log(2))
 
 
 @dataclass(frozen=True)
 class CodebookUse:
-    """How a codebook is used.
-
-    Attributes:
-        size: Codes it has.
-        used: Codes that occur.
-        entropy: Plug-in, bits per code.
-        perplexity: 2^entropy: as many codes, used evenly, would be worth as much.
-    """
+    """Use of a codebook: its size, codes that occur, plug-in entropy in bits per code, and perplexity 2^entropy."""
 
     size: int
     used: int
@@ -271,62 +238,64 @@ class CodebookUse:
 
 
 def codebook_use(codes: Symbols, size: int) -> CodebookUse:
-    """Count how a codebook is used.
-
-    Raises:
-        ValueError: No codes, or codes outside the codebook.
-    """
+    """Measure how a codebook is used."""
     codes = _integers("codes", codes, least=0)
     if codes.size and codes.max() >= size:
         raise ValueError(f"code {codes.max()} is outside a codebook of {size}; are these of another codebook?")
-    entropy = plug_in_entropy(codes)
-    return CodebookUse(size, len(np.unique(codes)), entropy, 2**entropy)
+    counts = _counts(codes)
+    entropy = counts_entropy(counts)
+    return CodebookUse(size, len(counts), entropy, 2**entropy)
 
 
 def fsq_digits(codes: Symbols, levels: Sequence[int]) -> Int[np.ndarray, "symbols digits"]:
-    """Take FSQ codes apart; digit 0 is the least significant (see `flexicodec.quantize.fsq.fsq_encode`).
-
-    Raises:
-        ValueError: Codes that the levels cannot make.
-    """
+    """Split FSQ codes into digits; digit 0 is the least significant (see `flexicodec.quantize.fsq.fsq_encode`)."""
     codes = _integers("codes", codes, least=0)
     if codes.size and codes.max() >= prod(levels):
         raise ValueError(f"code {codes.max()} is outside levels {tuple(levels)}, which make {prod(levels)} codes")
-    basis = np.array([prod(levels[:j]) for j in range(len(levels))], dtype=np.int64)
-    return codes[:, None] // basis % np.array(levels)
+    # code = digit 0 + levels[0] * (digit 1 + levels[1] * ...)
+    return np.stack(np.unravel_index(codes, tuple(levels), order="F"), axis=1)
 
 
 def digit_information(digits: Int[np.ndarray, "symbols digits"]) -> Float[np.ndarray, "digits digits"]:
-    """Compute the mutual information of every pair of digits, in bits; the diagonal is each digit's entropy."""
+    """Compute the mutual information of every pair of digits in bits; the diagonal holds each digit's entropy."""
+    if not len(digits):
+        raise ValueError("there are no symbols to count")
     count = digits.shape[1]
-    return np.array([[mutual_information(digits[:, i], digits[:, j]) for j in range(count)] for i in range(count)])
-
-
-# --------------------------------------------------------------------------------------------------------------- parts
+    sizes = digits.max(axis=0, initial=0) + 1
+    information = np.zeros((count, count))
+    for i in range(count):
+        for j in range(count):
+            table = np.zeros((sizes[i], sizes[j]), dtype=np.int64)
+            np.add.at(table, (digits[:, i], digits[:, j]), 1)
+            information[i, j] = table_information(table)
+    return information
 
 
 def _counts(symbols: Symbols) -> Int[np.ndarray, " kinds"]:
-    symbols = _integers("symbols", symbols, least=-1)
-    if not symbols.size:
+    """Count each symbol that occurs."""
+    if not len(symbols):
         raise ValueError("there are no symbols to count")
     return np.unique(symbols, return_counts=True)[1]
 
 
-def _how_often(keys: Symbols) -> Symbols:
-    """Count, for each key, how often it stands among them."""
+def _occurrences(keys: Symbols) -> Symbols:
+    """Count, for each key, how often it occurs among them."""
     _, where, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    return counts[where.reshape(-1)]
+    return counts[where]
 
 
-def _looked_up(keys: Symbols, values: Symbols, wanted: Symbols) -> Symbols:
-    """Find values by sorted keys; 0 for keys that are not there."""
+def _lookup(table: tuple[Symbols, Symbols], wanted: Symbols) -> Symbols:
+    """Find counts by sorted keys; 0 for keys that are absent."""
+    keys, counts = table
     if not len(keys):
         return np.zeros(len(wanted), dtype=np.int64)
+    # Where each key would stand; a hit only where the key there is the same.
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[at] == wanted, values[at], 0)
+    return np.where(keys[at] == wanted, counts[at], 0)
 
 
 def _integers(name: str, values: Symbols, least: int) -> Symbols:
+    # An empty list is float64 to NumPy.
     array = np.asarray(values)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise ValueError(f"{name} is {array.dtype} {list(array.shape)}; expected integers, one after another")

@@ -19,7 +19,7 @@ from flexicodec.analysis.figures import (
 )
 from flexicodec.analysis.losses import Distortion
 from flexicodec.analysis.sharing import Merged
-from flexicodec.statistics import Interval, ols
+from flexicodec.statistics import Interval, fit_line
 
 
 def around(value, half=0.1):
@@ -111,10 +111,12 @@ def test_bits_stand_on_their_fields():
 def test_the_scatter_keeps_to_the_clips():
     x = np.linspace(8, 12, 9)
     y = 1 + 0.5 * x + 0.1 * np.cos(7 * x)
-    (axes,) = draw_scatter(x, y, {"least squares": ols(x, y)}, x_label="phones", y_label="tokens", title="t").axes
+    (axes,) = draw_scatter(
+        x, y, {"least squares": fit_line("ols", x, y)}, x_label="phones", y_label="tokens", title="t"
+    ).axes
     clips, line, mean = axes.lines
     assert clips.get_xydata() == pytest.approx(np.stack([x, y], 1))
-    assert np.diff(line.get_ydata()) / np.diff(line.get_xdata()) == pytest.approx(ols(x, y).slope.value)
+    assert np.diff(line.get_ydata()) / np.diff(line.get_xdata()) == pytest.approx(fit_line("ols", x, y).slope.value)
     assert mean.get_xydata()[0] == pytest.approx([x.mean(), y.mean()])
     low, high = axes.get_ylim()
     assert low < y.min() < y.max() < high < y.max() + 1

@@ -64,19 +64,18 @@ def test_the_correlation_is_recovered(result):
 
 
 def test_the_slopes_are_recovered(result):
-    truth = {"ols": SLOPE, "rma": SLOPE / TRUE_R, "inverse": SLOPE / TRUE_R**2}
+    truth = {"ols": SLOPE, "rma": SLOPE / TRUE_R}
     for name, slope in truth.items():
         assert covers(result.lines[name].slope, slope), name
         assert covers(result.slopes[name], slope), name
         assert covers(result.lines[name].intercept, 11 * (SLOPE - slope) + INTERCEPT), name
         assert result.lines[name].slope.value == pytest.approx(result.slopes[name].value)
-    assert result.lines["ols"].slope.value < result.lines["deming"].slope.value < result.lines["inverse"].slope.value
+    assert result.lines["ols"].slope.value < result.lines["rma"].slope.value
 
 
 def test_a_ratio_is_no_slope(result):
     assert result.phones_per_token.value == pytest.approx(11 / 7.5, abs=0.02)
     assert result.phones_per_token.value == pytest.approx(result.phone_rate / result.frame_rate)
-    assert result.noise_ratio == pytest.approx(7.5 / 11, abs=0.02)
 
 
 def test_the_models_say_the_same(result):

@@ -12,8 +12,6 @@ PAPER_R, PAPER_SLOPE = 0.775, 0.5
 LINES = {
     "ols": "least squares",
     "rma": "reduced major axis",
-    "deming": "Deming",
-    "inverse": "inverse",
 }
 CONTROL_NAMES = {
     "silence_share": "share of silence",
@@ -83,10 +81,10 @@ def _scatter(study: Study) -> Iterator[Block]:
     yield Figure(
         "scatter",
         f"Each dot is a clip at {main.setting.name}. Least squares takes the {unit[:-1]} rate as exact and is too "
-        "flat, the inverse line is too steep; the truth depends on where the noise is. No slope is the ratio of the "
-        f"rates: that is {found.phones_per_token} {unit} per token. Bands are where the first two lines may lie: 95 % "
+        "flat; the reduced major axis takes both as equally noisy. No slope is the ratio of the "
+        f"rates: that is {found.phones_per_token} {unit} per token. Bands are where the lines may lie: 95 % "
         f"bootstrap intervals at each place, over {found.clusters}.",
-        f"Scatter of {found.clips} clips, correlation {r}, with four lines.",
+        f"Scatter of {found.clips} clips, correlation {r}, with two lines.",
         draw_scatter(
             table.x,
             table.y,
@@ -152,8 +150,7 @@ def _lines(settings: Sequence[SettingStudy], unit: str) -> Table:
             )
     return Table(
         "slopes",
-        f"Lines through the clips. A slope is tokens more per second for each {unit[:-1]} more per second; Deming's "
-        "line takes noise of both counts as Poisson's.",
+        f"Lines through the clips. A slope is tokens more per second for each {unit[:-1]} more per second.",
         ("line", "slope", "slope, bootstrap", "intercept (Hz)"),
         tuple(rows),
     )

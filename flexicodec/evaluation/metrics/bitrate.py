@@ -11,7 +11,15 @@ from typing import TypeAlias
 
 import numpy as np
 
-from flexicodec.statistics.entropy import CountModel, Source, Symbols, boundary_flags, fsq_digits, previous, split
+from flexicodec.statistics.entropy import (
+    CountModel,
+    Symbols,
+    SymbolSequence,
+    assign_folds,
+    boundary_flags,
+    fsq_digits,
+    previous_symbols,
+)
 from flexicodec.tokens import Tokens
 
 FOLDS = 5
@@ -19,7 +27,7 @@ TEST_FOLDS = 4  # within the clips of a model: a quarter of them decides how eac
 
 # A stream of a clip (durations, semantic codes, one acoustic codebook) can be coded in several ways. A way is a list of
 # symbol sequences that are coded one after another, each with the size of its alphabet.
-Sequences: TypeAlias = list[tuple[Source, int]]
+Sequences: TypeAlias = list[tuple[SymbolSequence, int]]
 Ways: TypeAlias = dict[str, Sequences]
 FIXED_WIDTH = "fixed width"
 RAW_FLAGS = "raw flags"
@@ -62,7 +70,7 @@ def held_out_bits(
     """
     # Each fold under a model of the other folds.
     clips = _single_clips(parts)
-    fold_of_clip = split(len(clips), folds, groups)
+    fold_of_clip = assign_folds(len(clips), folds, groups)
     bits: list[dict[str, float]] = [{} for _ in clips]
     for fold in range(folds):
         model = TokenEntropyModel([clips[index] for index in np.flatnonzero(fold_of_clip != fold)], levels)
@@ -94,7 +102,7 @@ class TokenEntropyModel:
         self.num_codebooks = clips[0].num_codebooks
         clip_streams = [_streams(clip, levels) for clip in clips]
         folds = min(TEST_FOLDS, len(clips))
-        is_test = split(len(clips), folds) == 0 if folds > 1 else np.zeros(1, dtype=bool)
+        is_test = assign_folds(len(clips), folds) == 0 if folds > 1 else np.zeros(1, dtype=bool)
         self.ways: dict[str, str] = {}
         self._models: dict[str, list[CountModel]] = {}
         for stream, ways in clip_streams[0].items():
@@ -138,12 +146,12 @@ def _streams(clip: Tokens, levels: Sequence[int] | None) -> dict[str, Ways]:
 def _code_ways(codes: Symbols, size: int, below: Symbols | None = None) -> Ways:
     """List the ways to code a stream of one symbol per token."""
     ways: Ways = {
-        FIXED_WIDTH: [(Source(codes), size)],
-        "alone": [(Source(codes), size)],
-        "after the last": [(Source(codes, (previous(codes),)), size)],
+        FIXED_WIDTH: [(SymbolSequence(codes), size)],
+        "alone": [(SymbolSequence(codes), size)],
+        "after the last": [(SymbolSequence(codes, (previous_symbols(codes),)), size)],
     }
     if below is not None:
-        ways["given the codebook below"] = [(Source(codes, (below,)), size)]
+        ways["given the codebook below"] = [(SymbolSequence(codes, (below,)), size)]
     return ways
 
 
@@ -151,8 +159,8 @@ def _duration_ways(durations: Symbols, max_duration: int | None) -> Ways:
     """List the ways to code durations; without a maximum there is no alphabet, and flags are the only way."""
     flags = boundary_flags(durations)
     ways: Ways = {
-        RAW_FLAGS: [(Source(flags.symbols), 2)],
-        "flags": [(Source(flags.symbols), 2)],
+        RAW_FLAGS: [(SymbolSequence(flags.symbols), 2)],
+        "flags": [(SymbolSequence(flags.symbols), 2)],
         "flags by age": [(flags, 2)],
     }
     if max_duration is None:
@@ -169,8 +177,8 @@ def _digit_ways(codes: Symbols, levels: Sequence[int] | None) -> Ways:
     chain_after_last: Sequences = []
     for index, size in enumerate(levels):
         before = tuple(digits[:index][::-1])  # nearest first: models shorten contexts from their end
-        chain.append((Source(digits[index], before), size))
-        chain_after_last.append((Source(digits[index], (*before, previous(digits[index]))), size))
+        chain.append((SymbolSequence(digits[index], before), size))
+        chain_after_last.append((SymbolSequence(digits[index], (*before, previous_symbols(digits[index]))), size))
     return {"digits": chain, "digits after the last": chain_after_last}
 
 

@@ -1,42 +1,47 @@
-"""What a probe sees of a clip: a codec's vectors and how long each lasts, at one choice of rate and codebooks.
+"""Token vectors that probes are fitted to: a codec's embeddings of clips at one setting, cached on disk.
 
-The bound that tokens are held against is the same codec's encoders before anything is merged or quantised.
+The upper bound is the output of the same codec's encoders before merging and quantisation.
 """
 
+import hashlib
+import json
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
 from flexicodec.audio import as_batch, collate
 from flexicodec.corpus import Utterance, read_utterance
 from flexicodec.corpus.bucketing import bucket_by_length
-from flexicodec.evaluation.probes import store
 from flexicodec.evaluation.systems import Setting
+from flexicodec.io_utils import replacing
 from flexicodec.models.codec import Codec
-from flexicodec.models.flexicodec.model import Features, FlexiCodec
+from flexicodec.models.flexicodec.model import FlexiCodec
+from flexicodec.models.flexicodec.network import Features
 from flexicodec.models.nanocodec.model import NanoCodec
 
-ENCODED_SECONDS = 60.0  # of audio in a batch, padding included
+Spread = Literal["frames", "tokens"]  # a vector counts as many frames as it lasts, or once
+
+BATCH_SECONDS = 60.0  # of audio, padding included
+CACHE_VERSION = 2  # rises when the cached arrays change
 
 
 @dataclass(frozen=True)
 class Representation(Setting):
-    """Which of a codec's vectors to look at: those of the tokens at a setting, or what lies before all settings.
+    """The vectors of a codec that a probe is fitted to: token embeddings at a setting, or encoder features.
 
     Attributes:
-        frame_rate: See `Setting`, as for the next three.
-        threshold: See there.
-        policy: See there.
-        codebooks: See there; None for all.
-        continuous: Take the encoders' features on the frame grid, neither merged nor quantised: the semantic ones
-            alone where `codebooks` is 0, else both streams (FlexiCodec), or the one there is (NanoCodec).
+        continuous: Encoder features on the frame grid, neither merged nor quantised: the semantic ones alone where
+            `codebooks` is 0, else both streams (FlexiCodec), or the only one (NanoCodec).
     """
 
     continuous: bool = False
@@ -53,41 +58,56 @@ class Representation(Setting):
 
 @dataclass(frozen=True, eq=False)
 class ClipFeatures:
-    """The vectors of some clips, one clip after another.
+    """Vectors of clips in half precision, the frames that each vector lasts, and the seconds of each clip."""
 
-    Attributes:
-        values: In half precision.
-        durations: Frames that each vector stands for.
-        counts: Vectors of each clip.
-        seconds: Duration of each clip.
-    """
-
-    values: Float[np.ndarray, "tokens dim"]
-    durations: Int[np.ndarray, " tokens"]
-    counts: Int[np.ndarray, " clips"]
+    values: list[Float[np.ndarray, "tokens dim"]]
+    durations: list[Int[np.ndarray, " tokens"]]
     seconds: Float[np.ndarray, " clips"]
 
     def __len__(self) -> int:
-        return len(self.counts)
-
-    @property
-    def dim(self) -> int:
-        """Width of a vector."""
-        return self.values.shape[1]
+        return len(self.values)
 
     @property
     def frame_rate(self) -> float:
         """Tokens per second over all clips."""
-        return float(self.counts.sum() / self.seconds.sum())
+        return sum(map(len, self.durations)) / float(self.seconds.sum())
 
-    def clip(self, i: int) -> tuple[Float[np.ndarray, "tokens dim"], Int[np.ndarray, " tokens"]]:
-        """Return the vectors and durations of a clip."""
-        rows = slice(self._starts[i], self._starts[i + 1])
-        return self.values[rows], self.durations[rows]
+    @classmethod
+    def load(cls, path: Path) -> "ClipFeatures":
+        """Read a file of `save`."""
+        try:
+            arrays = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it to encode the clips again") from error
+        # values  a a b b b c    counts  2 3 1    cut at 2 5
+        starts = np.cumsum(arrays["counts"])[:-1]
+        return cls(np.split(arrays["values"], starts), np.split(arrays["durations"], starts), arrays["seconds"])
 
-    @cached_property
-    def _starts(self) -> Int[np.ndarray, " clips_and_end"]:
-        return np.concatenate([[0], np.cumsum(self.counts)])
+    def save(self, path: Path) -> None:
+        """Write all vectors one after another, the number of each clip's (`counts`), and the rest."""
+        counts = np.array([len(each) for each in self.values])
+        arrays = {
+            "values": np.concatenate(self.values),
+            "durations": np.concatenate(self.durations),
+            "counts": counts,
+            "seconds": self.seconds,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            part.write_bytes(save(arrays))
+
+
+def sample_hours(seconds: Sequence[float], hours: float | None, seed: int = 0) -> list[int]:
+    """Sample clips at random until they last `hours`, the last one included; return their indices in order."""
+    if hours is None:
+        return list(range(len(seconds)))
+    if not hours > 0:
+        raise ValueError(f"hours is {hours}; expected more than 0")
+    order = np.random.default_rng([seed, 5]).permutation(len(seconds))
+    # Clips in random order; those that begin before the hours are over.
+    ends = np.cumsum(np.asarray(seconds)[order])
+    begins = np.concatenate([[0.0], ends[:-1]])
+    return sorted(order[begins < 3600 * hours].tolist())
 
 
 def extract(
@@ -98,88 +118,74 @@ def extract(
     cache: str | Path | None = None,
     progress: bool = False,
 ) -> list[ClipFeatures]:
-    """Encode clips once and look up their vectors for each representation.
+    """Encode clips once and return their vectors for each representation; a clip that cannot be read is an error.
 
-    Args:
-        codec: The codec, which stays as it is.
-        utterances: The clips.
-        representations: What to look at.
-        cache: Folder that keeps the vectors, each set in a file named after the codec's fingerprint, the
-            representation, and the clips' files as they are; None keeps nothing.
-        progress: Show a bar.
-
-    Returns:
-        The vectors, in the order of the representations; the same whether they come from the cache or not.
-
-    Raises:
-        ValueError, OSError: A clip cannot be read (probes hear all of their clips or none), the codec has no such
-            rate, or no vectors to show.
+    `cache` is a folder for the vectors, with a file per representation, named after the codec's fingerprint, the
+    representation, and the state of the clips' files; None caches nothing.
     """
     if not utterances:
         raise ValueError("there are no clips to encode; is the manifest without text, or without labels?")
-    paths = [cache and Path(cache) / store.name(codec, utterances, each) for each in representations]
-    found = {i: ClipFeatures(**store.read(path)) for i, path in enumerate(paths) if path and path.is_file()}
-    missing = [i for i in range(len(representations)) if i not in found]
-    if missing:
-        made = _encode(codec, utterances, [representations[i] for i in missing], progress)
-        for i, features in zip(missing, made, strict=True):
-            found[i] = features
-            if path := paths[i]:
-                store.write(path, {field.name: getattr(features, field.name) for field in fields(features)})
-    return [found[i] for i in range(len(representations))]
+    # What the cache has already.
+    found: dict[Representation, ClipFeatures] = {}
+    paths: dict[Representation, Path] = {}
+    for wanted in representations:
+        if cache is not None:
+            paths[wanted] = Path(cache) / _cache_name(codec, utterances, wanted)
+            if paths[wanted].is_file():
+                found[wanted] = ClipFeatures.load(paths[wanted])
+    # All missing ones at once, since the encoders are the costly part.
+    missing = [wanted for wanted in representations if wanted not in found]
+    found |= _encode(codec, utterances, missing, progress)
+    for wanted in missing:
+        if wanted in paths:
+            found[wanted].save(paths[wanted])
+    return [found[wanted] for wanted in representations]
 
 
 def _encode(
     codec: Codec, utterances: Sequence[Utterance], representations: Sequence[Representation], progress: bool
-) -> list[ClipFeatures]:
+) -> dict[Representation, ClipFeatures]:
     """Encode clips in batches of similar length."""
+    if not representations:
+        return {}
     seconds = np.array([utterance.duration for utterance in utterances])
-    parts: list[dict[int, tuple[np.ndarray, np.ndarray]]] = [{} for _ in representations]
+    nothing = [np.zeros(0)] * len(utterances)
+    found = {wanted: ClipFeatures(nothing.copy(), nothing.copy(), seconds) for wanted in representations}
     with tqdm(total=len(utterances), desc="encode", unit="clip", disable=not progress) as bar:
-        for group in bucket_by_length(seconds, ENCODED_SECONDS):
+        for group in bucket_by_length(seconds, BATCH_SECONDS):
             clips = [torch.from_numpy(read_utterance(utterances[i], codec.sample_rate)) for i in group]
-            for held, (vectors, durations) in zip(
-                parts, represent(codec, *collate(clips), representations), strict=True
-            ):
+            vectors_of = _represent(codec, *collate(clips), representations)
+            for features, (vectors, durations) in zip(found.values(), vectors_of, strict=True):
+                # Back from the batch's rows to the order of the clips, without padding.
                 for row, i in enumerate(group):
                     valid = durations[row] > 0
-                    values = vectors[row].T[valid].half().cpu().numpy()
-                    held[i] = values, durations[row][valid].cpu().numpy()
+                    features.values[i] = vectors[row].T[valid].half().cpu().numpy()
+                    features.durations[i] = durations[row][valid].cpu().numpy()
             bar.update(len(group))
-    return [_joined([held[i] for i in range(len(utterances))], seconds) for held in parts]
+    return found
 
 
-def _joined(clips: Sequence[tuple[np.ndarray, np.ndarray]], seconds: np.ndarray) -> ClipFeatures:
-    return ClipFeatures(
-        values=np.concatenate([values for values, _ in clips]),
-        durations=np.concatenate([durations for _, durations in clips]),
-        counts=np.array([len(durations) for _, durations in clips]),
-        seconds=seconds,
-    )
-
-
-def represent(
+def _represent(
     codec: Codec,
     audio: Float[Tensor, "batch samples"],
     lengths: Int[Tensor, " batch"],
     representations: Sequence[Representation],
 ) -> Iterator[tuple[Float[Tensor, "batch dim tokens"], Int[Tensor, "batch tokens"]]]:
-    """Yield the vectors of a batch and the frames that each stands for, 0 at padding, for each representation.
-
-    Raises:
-        ValueError: The codec has no such rate, or does not show its features.
-        NotImplementedError: The codec has no vectors per token.
-    """
+    """Yield vectors and durations (0 at padding) of a batch for each representation."""
+    # FlexiCodec's encoders run once for all settings; other codecs encode anew for each.
     features = codec.features(audio, lengths) if isinstance(codec, FlexiCodec) else None
     for wanted in representations:
         if wanted.continuous:
             yield _continuous(codec, audio, lengths, features, wanted.codebooks)
+            continue
+        choices = wanted.choices
+        if wanted.codebooks is not None:
+            choices["num_codebooks"] = wanted.codebooks
+        if features is None:
+            tokens = codec.encode(audio, lengths, **choices)
         else:
-            choices = wanted.choices | ({} if wanted.codebooks is None else {"num_codebooks": wanted.codebooks})
-            tokens = (
-                codec.encode(audio, lengths, **choices) if features is None else codec.tokenize(features, **choices)
-            )
-            yield codec.embed(tokens), tokens.durations
+            tokens = codec.tokenize(features, **choices)
+        yield codec.embed(tokens), tokens.durations
 
 
 def _continuous(
@@ -189,18 +195,31 @@ def _continuous(
     features: Features | None,
     num_codebooks: int | None,
 ) -> tuple[Float[Tensor, "batch dim frames"], Int[Tensor, "batch frames"]]:
-    """Return the encoders' features, every frame standing for itself."""
+    """Return encoder features, with a duration of 1 for each valid frame."""
     if features is not None:
-        streams = [features.semantic]
+        frames = features.lengths
+        values = features.semantic
         if num_codebooks != 0 and features.acoustic is not None:
-            streams.append(features.acoustic)
-        values, frames = torch.cat(streams, dim=1), features.lengths
+            values = torch.cat([values, features.acoustic], dim=1)
     elif isinstance(codec, NanoCodec):
-        batch, valid = as_batch(
-            audio, lengths, sample_rate=None, target_sample_rate=codec.sample_rate, device=codec.device
-        )
+        rate = codec.sample_rate
+        # NanoCodec has no `features`; its encoder takes audio at its own rate.
+        batch, valid = as_batch(audio, lengths, sample_rate=None, target_sample_rate=rate, device=codec.device)
         with torch.no_grad():
-            values, frames = codec.encode_latents(batch, valid), torch.as_tensor(codec.num_frames(valid))
+            values = codec.encode_latents(batch, valid)
+        frames = torch.as_tensor(codec.num_frames(valid))
     else:
-        raise ValueError(f"{type(codec).__name__} does not show its features before they are quantised: no bound")
+        raise ValueError(f"{type(codec).__name__} does not offer its features before quantisation; use --no-bound")
     return values, (torch.arange(values.shape[-1], device=values.device) < frames[:, None]).long()
+
+
+def _cache_name(codec: Codec, utterances: Sequence[Utterance], representation: Representation) -> str:
+    """Name the cache file after everything that its content depends on."""
+    files = {}
+    for path in {utterance.path for utterance in utterances}:
+        state = os.stat(path)
+        files[path] = [state.st_size, state.st_mtime_ns]
+    # Size and time of change stand for the content of a file.
+    clips = [[str(u.path.resolve()), u.start, u.duration, *files[u.path]] for u in utterances]
+    content = json.dumps([CACHE_VERSION, codec.fingerprint, asdict(representation), clips])
+    return hashlib.sha256(content.encode()).hexdigest()[:24] + ".safetensors"

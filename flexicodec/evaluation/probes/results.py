@@ -1,4 +1,4 @@
-"""Results of probes on disk: numbers and settings in one JSON file, what was made of every test clip in JSON lines."""
+"""Results of probes on disk: numbers and settings in `results.json`, one line per test clip in `clips.jsonl`."""
 
 import json
 import math
@@ -10,49 +10,43 @@ from typing import Any
 import flexicodec
 from flexicodec.config import to_dict
 from flexicodec.evaluation.probes.asr import ASRProbeConfig, ASRProbeResult
-from flexicodec.evaluation.probes.classify import ClassifyProbeConfig, ClassifyProbeResult
+from flexicodec.evaluation.probes.classification import ClassifyProbeConfig, ClassifyProbeResult
 from flexicodec.io_utils import replacing
 from flexicodec.models.codec import Codec
 
-Result = ASRProbeResult | ClassifyProbeResult
-ROWS = ("transcripts", "guesses")  # fields with an entry for each test clip
-
 
 def write_results(
-    folder: str | Path, codec: Codec, results: Sequence[Result], config: ASRProbeConfig | ClassifyProbeConfig
+    folder: str | Path,
+    codec: Codec,
+    results: Sequence[ASRProbeResult] | Sequence[ClassifyProbeResult],
+    config: ASRProbeConfig | ClassifyProbeConfig,
 ) -> Path:
-    """Write `results.json` and `clips.jsonl` to a folder, made if missing, and return it.
-
-    Numbers without a value (an interval where there is one speaker) are null.
-    """
+    """Write both files to a folder, made if missing, and return it. NaN (no interval) is written as null."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    whole = [asdict(result) for result in results]
-    clips = [
-        {"representation": str(result.representation), **_of(result), **row}
-        for result, each in zip(results, whole, strict=True)
-        for name in ROWS
-        for row in each.pop(name, ())
-    ]
-    content = {
+    numbers = []
+    lines = []
+    for result in results:
+        name = str(result.representation)
+        content = asdict(result)
+        # What concerns single clips goes to clips.jsonl.
+        for row in content.pop("transcripts" if isinstance(result, ASRProbeResult) else "guesses"):
+            lines.append(json.dumps({"representation": name, **row}, ensure_ascii=False) + "\n")
+        numbers.append({"name": name, **content})
+    whole = {
         "flexicodec_lab_version": flexicodec.__version__,
         "model": getattr(codec, "name", None),
         "fingerprint": codec.fingerprint,
         "config": to_dict(config),
-        "results": [{"name": str(r.representation), **each} for r, each in zip(results, whole, strict=True)],
+        "results": numbers,
     }
-    with replacing(folder / "clips.jsonl") as rows, replacing(folder / "results.json") as numbers:
-        rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in clips), encoding="utf-8")
-        numbers.write_text(json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with replacing(folder / "clips.jsonl") as clips_file, replacing(folder / "results.json") as results_file:
+        clips_file.write_text("".join(lines), encoding="utf-8")
+        results_file.write_text(json.dumps(_without_nan(whole), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return folder
 
 
-def _of(result: Result) -> dict[str, str]:
-    return {"pooling": result.pooling} if isinstance(result, ClassifyProbeResult) else {}
-
-
 def _without_nan(value: Any) -> Any:
-    """Put None where a number is NaN."""
     if isinstance(value, dict):
         return {key: _without_nan(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
