@@ -1,4 +1,4 @@
-"""`flexicodec analyze`: a manifest in, a report out, and what is missing said in a line."""
+"""`flexicodec analyze`: a manifest in, a report out, and a line for each clip that is left out."""
 
 import json
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from flexicodec import cli
-from flexicodec.analysis.segments import Segment, read_alignment, write_ctm, write_textgrid
+from flexicodec.analysis.alignment import Segment, read_alignment, write_ctm, write_textgrid
 from flexicodec.corpus import Utterance, read_manifest, write_manifest
 from flexicodec.evaluation.metrics import asr
 
@@ -56,12 +56,13 @@ def test_what_is_missing_is_counted(folder, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "5 clips, 0.00 hours, 1 without phones, 1 skipped" in printed.out
     assert printed.err.startswith("flexicodec: skipped none: audio cannot be read: no such audio file")
-    text = (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.html").read_text()
     assert "5 of 6 clips were encoded" in text
-    assert "1 audio cannot be read; 1 no alignment" in text
+    assert "Left out: 1 audio cannot be read." in text
+    assert "Left out: 1 no alignment." in text
     assert "flexicodec: without phones: 0-0.7: no alignment\n" in printed.err
-    assert "| none | audio cannot be read: no such audio file" in text
-    assert "| 0-0.7 | no alignment |" in text
+    assert "<td>none</td><td>audio cannot be read: no such audio file" in text
+    assert "<td>0-0.7</td><td>no alignment</td>" in text
 
 
 def rewritten(folder, name, **changes):
@@ -80,12 +81,11 @@ def test_alignments_that_cannot_be_used_are_an_error(folder, tmp_path, capsys):
     assert "nowhere.TextGrid" in lines[0]
     assert lines[5:] == [
         "flexicodec: and 1 more, which the report lists",
-        "flexicodec: none of 6 clips has phones (alignment), so that the report says nothing of them",
+        "flexicodec: none of 6 clips has phones (alignment); the report has no results on them",
     ]
-    for page in ("report.md", "report.html"):
-        text = (tmp_path / page).read_text()
-        assert text.count("nowhere.TextGrid") == 6
-        assert "1-1.4" in text
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("nowhere.TextGrid") == 6
+    assert "1-1.4" in text
 
 
 def test_a_ctm_of_other_clips_is_an_error_with_a_hint(folder, tmp_path, capsys):
@@ -108,7 +108,7 @@ def test_processes_change_nothing(folder, tmp_path):
     arguments = ("--limit", "3", "--transcriber", "ctc:recognizer-mini")
     assert analyze(folder, tmp_path / "1", *arguments) == 0
     assert analyze(folder, tmp_path / "2", *arguments, "--processes", "2") == 0
-    for name in ("numbers.json", "report.md"):
+    for name in ("numbers.json", "report.html"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
@@ -132,9 +132,9 @@ def test_transcripts_stand_beside_tokens(folder, tmp_path, monkeypatch):
     assert (said.start, said.end) == (0, 1.2)
     letters = read_alignment(tmp_path / "textgrids" / "0-0.0.TextGrid", phone_tier="letters").phones
     assert "".join(letter.label for letter in letters) == "soitis"
-    text = (tmp_path / "report.md").read_text()
-    assert "The recogniser heard: “heard 9600”" in text
-    assert "letters of a text, not phones" in text
+    text = (tmp_path / "report.html").read_text()
+    assert "Transcript of the recogniser: “heard 9600”" in text
+    assert "letters of a text are counted, not phones" in text
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from pystoi import stoi
 
 import flexicodec
-from flexicodec.analysis.flips import flips
+from flexicodec.analysis.code_stability import compare_codes
 from flexicodec.nn import onednn
 from flexicodec.nn.dac import ConvStack
 
@@ -101,7 +101,7 @@ def test_chunks_and_fast_operators_flip_nothing_that_is_not_close(mini, heard, m
     for threads in (1, 2):
         torch.set_num_threads(threads)
         try:
-            found = flips(plain, mini.encode(clip, frame_rate=6.25), reach)
+            found = compare_codes(plain, mini.encode(clip, frame_rate=6.25), reach)
         finally:
             torch.set_num_threads(before)
         for decisions in (found.boundaries, found.semantic, found.acoustic):

@@ -3,8 +3,8 @@
     python experiments/margins/run.py speech/eval.jsonl --clips 40 --output experiments/margins/results.json
 
 Every clip is encoded in float32, alone and whole, with margins; then again in other ways. A decision is compared only
-where all before it were the same (`flexicodec.analysis.flips`). The codes are compared on the boundaries of the first
-encoding, for where boundaries flip there is nothing to compare.
+where all before it were the same (`flexicodec.analysis.code_stability`). The codes are compared on the boundaries of
+the first encoding, for where boundaries flip there is nothing to compare.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import flexicodec
-from flexicodec.analysis.flips import Decisions, flips
+from flexicodec.analysis.code_stability import Decisions, compare_codes
 from flexicodec.corpus import read_manifest, read_utterance
 from flexicodec.models.flexicodec import chunked
 
@@ -109,9 +109,9 @@ def compare(codec: Any, first: list[flexicodec.Tokens], encode: Encode, choice: 
     """Encode anew, freely and on the first boundaries, and count what flipped."""
     reach = codec.semantic_decoder_stack.reach
     free = encode([choice] * len(first))
-    found = [flips(a, b, reach) for a, b in zip(first, free, strict=True)]
+    found = [compare_codes(a, b, reach) for a, b in zip(first, free, strict=True)]
     held = encode([{"durations": tokens.durations} for tokens in first])
-    codes = [flips(a, b, reach) for a, b in zip(first, held, strict=True)]
+    codes = [compare_codes(a, b, reach) for a, b in zip(first, held, strict=True)]
     return {
         "clips_with_other_boundaries": sum(
             not torch.equal(a.durations, b.durations) for a, b in zip(first, free, strict=True)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import flexicodec
-from flexicodec.analysis.flips import flips
+from flexicodec.analysis.code_stability import compare_codes
 
 CHUNKS = (0.02, 0.08, 0.32, 1.0, 5.0)  # seconds
 REPEATS = 7  # of the example of 8.5 s
@@ -54,7 +54,7 @@ def by_chunk(codec: Any) -> list[dict[str, Any]]:
         stream(encoder, audio[:, : 5 * codec.sample_rate], codec.sample_rate)  # warm up
         encoder.reset()
         tokens, seconds = stream(encoder, audio, round(chunk * codec.sample_rate))
-        found = flips(whole, tokens)
+        found = compare_codes(whole, tokens)
         parts = (found.boundaries, found.semantic, found.acoustic)
         rows.append(
             {

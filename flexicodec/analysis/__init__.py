@@ -1,1 +1,1 @@
-"""Looking at tokens: what they are in time and in sound."""
+"""Analyses of tokens: frame rate against phone rate, contents, boundaries, code lengths, and the report on them."""

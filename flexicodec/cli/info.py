@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 def write_times(args: argparse.Namespace, path: Path, tokens: "Tokens") -> None:
     """Write the tokens' times to the files asked for."""
-    from flexicodec.analysis.tiers import save_ctm, save_textgrid
+    from flexicodec.analysis.token_timeline import save_ctm, save_textgrid
 
     if args.textgrid:
         save_textgrid(tokens, args.textgrid)

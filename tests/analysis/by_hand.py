@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from flexicodec.analysis.coded import Coded
-from flexicodec.analysis.segments import Segment
+from flexicodec.analysis.alignment import Segment
+from flexicodec.analysis.token_timeline import TokenTimeline
 
 FRAME = 0.1  # seconds; middles of frames at 0.05, 0.15, ...
 
@@ -18,7 +18,7 @@ def tier(*edges_and_labels):
 
 
 def clip(*durations, cap=8):
-    return Coded(np.array(durations), FRAME, sum(durations) * FRAME, cap)
+    return TokenTimeline(np.array(durations), FRAME, sum(durations) * FRAME, cap)
 
 
 SAID = tier((2, "sil"), (3, "B"), (5, "AH0"), (5.4, "T"), (6, "S"), (8, ""))

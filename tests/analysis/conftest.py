@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from flexicodec.analysis.asking import study
-from flexicodec.analysis.gather import gather
-from flexicodec.analysis.segments import Segment, write_textgrid
-from flexicodec.analysis.study import Options
+from flexicodec.analysis.alignment import Segment, write_textgrid
+from flexicodec.analysis.collect import collect
+from flexicodec.analysis.run_study import StudyOptions, run_study
 from flexicodec.corpus import Utterance, read_manifest, write_manifest
 
 RATE = 16_000
-QUICK = Options(resamples=40, draws=2)
+QUICK = StudyOptions(resamples=40, draws=2)
 SOUNDS = {"AA1": (220, 880), "IY0": (200, 2400), "S": (), "N": (180, 300), "T": (), "sil": None}
 
 
@@ -80,10 +79,10 @@ def listening_codec(make_codec, fake_encoder):
 @pytest.fixture(scope="session")
 def gathered(listening_codec, utterances):
     """These clips at the grid's rate, at half of it over all clips, and at half of it in every clip."""
-    return gather(listening_codec, utterances, frame_rates=(12.5, 6.25), per_clip=True)
+    return collect(listening_codec, utterances, frame_rates=(12.5, 6.25), per_clip=True)
 
 
 @pytest.fixture(scope="session")
 def studied(gathered):
-    """All that is asked of them, with few resamples."""
-    return study(gathered, QUICK)
+    """A study of them with few resamples."""
+    return run_study(gathered, QUICK)

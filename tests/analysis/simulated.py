@@ -1,12 +1,12 @@
-"""Speech that was never spoken: phones at known times, and codecs that follow them, or do not."""
+"""Simulated speech: phones at known times, and codecs that follow them or ignore them."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from flexicodec.analysis.coded import Coded
-from flexicodec.analysis.segments import Segment
-from flexicodec.analysis.spoken import SpokenClip
+from flexicodec.analysis.alignment import Segment
+from flexicodec.analysis.phone_rate import SpokenClip
+from flexicodec.analysis.token_timeline import TokenTimeline
 
 FRAME = 0.08
 PHONES = ("AH0", "N", "T", "IY1", "S", "R", "D", "L", "EH1", "K")
@@ -55,18 +55,18 @@ def spoken_clips(random, count, codec, seconds=(4.0, 9.0), rates=(5.0, 9.0), pau
     for i in range(count):
         duration = float(random.uniform(*seconds))
         phones = phones_at(random, duration, random.uniform(*rates), pauses)
-        coded = Coded(codec(random, phones, duration, **settings), FRAME, duration, max_duration=None)
+        coded = TokenTimeline(codec(random, phones, duration, **settings), FRAME, duration, max_duration=None)
         clips.append(SpokenClip(f"clip-{i}", coded, phones, speaker=None if speakers is None else f"s{i % speakers}"))
     return clips
 
 
 def with_audio(clip, random):
-    """Give a clip sound: noise that is loud in phones, and colours each of them in its own way."""
+    """Give a clip audio: noise that is loud in phones, with a tone of its own for each of them."""
     rate = 16_000
-    audio = 1e-4 * random.standard_normal(round(clip.coded.seconds * rate))
+    audio = 1e-4 * random.standard_normal(round(clip.timeline.seconds * rate))
     for phone in clip.phones:
         if phone.label != "sp":
             first, last = round(phone.start * rate), round(phone.end * rate)
             tone = np.sin(2 * np.pi * random.uniform(200, 4000) * np.arange(last - first) / rate)
             audio[first:last] += 0.1 * tone + 0.01 * random.standard_normal(last - first)
-    return replace(clip, coded=replace(clip.coded, audio=audio.astype(np.float32)))
+    return replace(clip, timeline=replace(clip.timeline, audio=audio.astype(np.float32)))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexicodec import Tokens, collate
-from flexicodec.analysis.flips import flips
+from flexicodec.analysis.code_stability import compare_codes
 from flexicodec.code_margins import NOISE
 from flexicodec.models.flexicodec import chunked
 from flexicodec.models.streaming.state import Windows
@@ -37,7 +37,7 @@ def check(reference, other):
     """See that nothing flipped whose margin was above float noise; return how many did below it."""
     if reference == other:
         return 0
-    found = flips(reference, other)
+    found = compare_codes(reference, other)
     parts = (found.boundaries, found.semantic, found.acoustic)
     assert [part.flips(above=NOISE) for part in parts] == [0, 0, 0]
     return sum(part.flips() for part in parts)

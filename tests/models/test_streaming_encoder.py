@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flexicodec import Tokens
-from flexicodec.analysis.flips import flips
+from flexicodec.analysis.code_stability import compare_codes
 from flexicodec.code_margins import NOISE
 from flexicodec.merging import ExactRate, RateController, Threshold
 from flexicodec.models.flexicodec.config import MergingConfig
@@ -59,7 +59,7 @@ def same_but_for_noise(ours, theirs):
     """Whether all that differs was within float noise from the start (`ours` has margins)."""
     if ours == theirs:
         return True
-    found = flips(ours, theirs)
+    found = compare_codes(ours, theirs)
     return not any(each.flips(above=NOISE) for each in (found.boundaries, found.semantic, found.acoustic))
 
 
