@@ -7,7 +7,7 @@ import torch
 from pystoi import stoi
 
 import flexicodec
-from flexicodec.analysis.code_stability import compare_codes
+from flexicodec.models.margins import compare_codes
 from flexicodec.nn import onednn
 from flexicodec.nn.dac import ConvStack
 

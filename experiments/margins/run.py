@@ -3,7 +3,7 @@
     python experiments/margins/run.py speech/eval.jsonl --clips 40 --output experiments/margins/results.json
 
 Every clip is encoded in float32, alone and whole, with margins; then again in other ways. A decision is compared only
-where all before it were the same (`flexicodec.analysis.code_stability`). The codes are compared on the boundaries of
+where all before it were the same (`flexicodec.models.margins`). The codes are compared on the boundaries of
 the first encoding, for where boundaries flip there is nothing to compare.
 """
 
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 import flexicodec
-from flexicodec.analysis.code_stability import Decisions, compare_codes
 from flexicodec.corpus import read_manifest, read_utterance
 from flexicodec.models.flexicodec import chunked
+from flexicodec.models.margins import Decisions, compare_codes
 
 EDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, float("inf"))
 BATCH = 8

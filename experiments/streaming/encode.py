@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import flexicodec
-from flexicodec.analysis.code_stability import compare_codes
+from flexicodec.models.margins import compare_codes
 
 CHUNKS = (0.02, 0.08, 0.32, 1.0, 5.0)  # seconds
 REPEATS = 7  # of the example of 8.5 s

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from flexicodec.analysis.alignment import Segment
-from flexicodec.analysis.phones import in_speech
 from flexicodec.audio import resample
+from flexicodec.corpus.alignment import Segment
+from flexicodec.corpus.phones import in_speech
 from flexicodec.encoders.fbank import FrontEndConfig, KaldiFbank
 
 FLOOR_DB = -100.0  # of full scale; lower energies, digital silence among them, are raised to it

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from flexicodec.analysis.alignment import Alignment
 from flexicodec.analysis.null_codecs import NULLS, RANDOM_NULLS, null_timelines
-from flexicodec.analysis.phones import syllables, tier_boundaries
 from flexicodec.analysis.token_timeline import TokenTimeline
+from flexicodec.corpus.alignment import Alignment
+from flexicodec.corpus.phones import syllables, tier_boundaries
 from flexicodec.statistics import Interval, Sampling, cluster_rows
 from flexicodec.statistics.entropy import counts_entropy, table_information
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from flexicodec.analysis.phones import is_silence, is_unknown, strip_stress
 from flexicodec.analysis.token_contents import ratio_of_sums
+from flexicodec.corpus.phones import is_silence, is_unknown, strip_stress
 from flexicodec.statistics import Interval, bootstrap
 from flexicodec.statistics.entropy import (
     CodebookUse,

@@ -20,13 +20,13 @@ import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from flexicodec.analysis.alignment import Alignment, Segment, read_alignment, write_textgrid
-from flexicodec.analysis.phones import without_silence
 from flexicodec.analysis.token_timeline import TokenTimeline, token_tiers
 from flexicodec.asr import Recognizer
 from flexicodec.calibration import fit_threshold
 from flexicodec.corpus import Utterance, check_ids, read_utterance
+from flexicodec.corpus.alignment import Alignment, Segment, read_alignment, write_textgrid
 from flexicodec.corpus.audio_reading import UNREADABLE
+from flexicodec.corpus.phones import without_silence
 from flexicodec.merging import (
     ExactRate,
     MergingPolicy,

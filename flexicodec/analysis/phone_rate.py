@@ -22,9 +22,10 @@ from jaxtyping import Float
 
 from flexicodec import statistics
 from flexicodec.analysis.acoustic_features import Controls
-from flexicodec.analysis.alignment import Segment
 from flexicodec.analysis.null_codecs import RANDOM_NULLS, active_frames, null_timelines
-from flexicodec.analysis.phones import (
+from flexicodec.analysis.token_timeline import TokenTimeline
+from flexicodec.corpus.alignment import Segment
+from flexicodec.corpus.phones import (
     count_as,
     in_speech,
     is_unknown,
@@ -33,7 +34,6 @@ from flexicodec.analysis.phones import (
     syllables,
     without_silence,
 )
-from flexicodec.analysis.token_timeline import TokenTimeline
 from flexicodec.merging import Threshold
 from flexicodec.statistics import Band, FittedModel, Interval, Line, Sampling, fisher_interval, pearson, spearman
 

@@ -15,11 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from flexicodec.analysis.alignment import Segment
-from flexicodec.analysis.phones import CLASSES, is_silence
 from flexicodec.analysis.token_contents import ALL, MANY, SPEECH, MergeProbability
 from flexicodec.analysis.token_timeline import boundary_mask, effective_threshold
 from flexicodec.audio import resample
+from flexicodec.corpus.alignment import Segment
+from flexicodec.corpus.phones import CLASSES, is_silence
 from flexicodec.encoders.fbank import FrontEndConfig, KaldiFbank
 from flexicodec.statistics import Interval
 from flexicodec.tokens import Tokens

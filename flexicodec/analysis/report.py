@@ -25,9 +25,9 @@ from flexicodec.analysis import plots
 from flexicodec.analysis.boundary_scores import AT_ALL_TOLERANCES, MAIN_TOLERANCE
 from flexicodec.analysis.code_entropy import BitsPerPart, DigitStudy, flag_limit_bps
 from flexicodec.analysis.collect import AnalysisClip, clip_tiers
-from flexicodec.analysis.phones import CLASSES
 from flexicodec.analysis.run_study import SettingResults, StudyResults
 from flexicodec.analysis.token_contents import ALL, MANY, ODDS, SPEECH
+from flexicodec.corpus.phones import CLASSES
 from flexicodec.io_utils import replacing
 from flexicodec.statistics import Interval
 

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from flexicodec.analysis import boundary_scores, code_entropy, token_contents
 from flexicodec.analysis.acoustic_features import measure_controls
-from flexicodec.analysis.alignment import Segment, label_at
 from flexicodec.analysis.collect import AnalysisClip, AnalysisData, RateSetting
 from flexicodec.analysis.null_codecs import NULLS
 from flexicodec.analysis.phone_rate import (
@@ -37,8 +36,9 @@ from flexicodec.analysis.phone_rate import (
     threshold_sweep,
     within_clip_correlation,
 )
-from flexicodec.analysis.phones import syllables
 from flexicodec.analysis.token_timeline import TokenTimeline
+from flexicodec.corpus.alignment import Segment, label_at
+from flexicodec.corpus.phones import syllables
 from flexicodec.merging import Threshold
 from flexicodec.statistics import FittedModel, Interval, Sampling, pearson
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from flexicodec.analysis.alignment import Segment
 from flexicodec.analysis.token_timeline import TokenTimeline
+from flexicodec.corpus.alignment import Segment
 
 FRAME = 0.1  # seconds; middles of frames at 0.05, 0.15, ...
 

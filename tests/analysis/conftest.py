@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from flexicodec.analysis.alignment import Segment, write_textgrid
 from flexicodec.analysis.collect import collect
 from flexicodec.analysis.run_study import StudyOptions, run_study
 from flexicodec.corpus import Utterance, read_manifest, write_manifest
+from flexicodec.corpus.alignment import Segment, write_textgrid
 
 RATE = 16_000
 QUICK = StudyOptions(resamples=40, draws=2)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexicodec.analysis.alignment import Alignment, Segment, read_alignment, write_textgrid
 from flexicodec.analysis.boundary_scores import (
     BoundaryScores,
     boundary_information,
@@ -26,8 +25,9 @@ from flexicodec.analysis.boundary_scores import (
     split_by_speaker,
     tier_information,
 )
-from flexicodec.analysis.phones import tier_boundaries
 from flexicodec.analysis.token_timeline import TokenTimeline
+from flexicodec.corpus.alignment import Alignment, Segment, read_alignment, write_textgrid
+from flexicodec.corpus.phones import tier_boundaries
 from flexicodec.statistics import Sampling
 
 QUICK = Sampling(resamples=300)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from flexicodec.analysis.alignment import Segment, write_ctm, write_textgrid
 from flexicodec.analysis.collect import choose_source, clip_alignment, collect, evenly_spaced
 from flexicodec.asr import Recognizer
 from flexicodec.corpus import Utterance
+from flexicodec.corpus.alignment import Segment, write_ctm, write_textgrid
 
 
 def test_every_setting_makes_its_tokens(gathered, listening_codec):

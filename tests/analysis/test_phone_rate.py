@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from flexicodec.analysis.acoustic_features import Controls
-from flexicodec.analysis.alignment import Segment
 from flexicodec.analysis.null_codecs import NULLS
 from flexicodec.analysis.phone_rate import (
     CONTROLS,
@@ -24,6 +23,7 @@ from flexicodec.analysis.phone_rate import (
     within_clip_correlation,
 )
 from flexicodec.analysis.token_timeline import TokenTimeline
+from flexicodec.corpus.alignment import Segment
 from flexicodec.statistics import Sampling, fisher_interval, pearson
 from tests.analysis.simulated import following, frames_of, ignoring, spoken_clips, with_audio
 

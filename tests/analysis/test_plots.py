@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from flexicodec.analysis import plots
-from flexicodec.analysis.alignment import Segment
 from flexicodec.analysis.plots import plot_tokens
 from flexicodec.analysis.token_contents import MANY, MergeProbability
+from flexicodec.corpus.alignment import Segment
 from flexicodec.statistics import Interval
 from flexicodec.token_format import TokenFormat
 from flexicodec.tokens import Tokens

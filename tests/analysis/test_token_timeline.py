@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexicodec.analysis.alignment import read_ctm
 from flexicodec.analysis.token_timeline import (
     TokenTimeline,
     boundary_mask,
@@ -16,6 +15,7 @@ from flexicodec.analysis.token_timeline import (
     token_tiers,
 )
 from flexicodec.cli import main
+from flexicodec.corpus.alignment import read_ctm
 from flexicodec.merging import ExactRate, Threshold, Uniform
 from flexicodec.token_format import TokenFormat
 from flexicodec.tokens import Tokens

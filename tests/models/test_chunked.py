@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexicodec import Tokens, collate
-from flexicodec.analysis.code_stability import compare_codes
 from flexicodec.code_margins import NOISE
 from flexicodec.models.flexicodec import chunked
+from flexicodec.models.margins import compare_codes
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.transformer import TransformerConfig
 

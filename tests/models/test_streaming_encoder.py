@@ -12,10 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flexicodec import Tokens
-from flexicodec.analysis.code_stability import compare_codes
 from flexicodec.code_margins import NOISE
 from flexicodec.merging import ExactRate, RateController, Threshold
 from flexicodec.models.flexicodec.config import MergingConfig
+from flexicodec.models.margins import compare_codes
 from flexicodec.models.streaming.state import StreamState, Windows
 from flexicodec.nn.transformer import TransformerConfig
 

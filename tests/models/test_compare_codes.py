@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from flexicodec.analysis.code_stability import compare_codes
 from flexicodec.code_margins import Margins
+from flexicodec.models.margins import compare_codes
 from flexicodec.token_format import TokenFormat
 from flexicodec.tokens import Tokens
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexicodec.analysis.alignment import Alignment, Segment, label_at
-from flexicodec.analysis.phones import (
+from flexicodec.corpus.alignment import Alignment, Segment, label_at
+from flexicodec.corpus.phones import (
     CLASSES,
     count_as,
     fold,

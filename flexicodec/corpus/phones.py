@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from flexicodec.analysis.alignment import SAME_TIME, Segment
+from flexicodec.corpus.alignment import SAME_TIME, Segment
 
 SILENCES = frozenset(
     ("", "sp", "sil", "ssil", "silence", "<sil>", "<silence>", "<eps>", "<p:>", "h#", "pau", "epi", "#")
