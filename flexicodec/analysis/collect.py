@@ -38,6 +38,7 @@ from flexicodec.merging import (
     unmerge,
 )
 from flexicodec.models.flexicodec.network import Features
+from flexicodec.models.streaming.state import Windows
 from flexicodec.parallel import check_processes, share
 from flexicodec.statistics import speaker_clusters
 from flexicodec.token_format import TokenFormat
@@ -328,7 +329,8 @@ def _tokenize_clip(
     Returns:
         The clip, the reason where it has no phones, and squared distance and tokens by policy and rate.
     """
-    features = torch.load(job.features, map_location=codec.device, weights_only=False)  # our own file of a moment ago
+    with torch.serialization.safe_globals([Features, Windows]):
+        features = torch.load(job.features, map_location=codec.device, weights_only=True)
     tokens = {}
     for setting in settings:
         choice = {"frame_rate": setting.frame_rate} if setting.is_exact else {"threshold": setting.threshold}

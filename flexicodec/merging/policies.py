@@ -327,7 +327,7 @@ class MinimumVariance(RatePolicy):
         return min_variance_durations(features, target, lengths, max_duration)
 
 
-# ---------------------------------------------------------------------------------------------- from keywords to policies
+# ------------------------------------------------------------------------------------------- from keywords to policies
 
 # Names that `policy=` takes with `frame_rate=`; each class takes its setting as the only argument.
 POLICIES: dict[str, type[Threshold] | type[ExactRate] | type[Uniform] | type[MinimumVariance]] = {

@@ -159,14 +159,14 @@ class Codec(nn.Module, ABC):
             options: The keyword arguments below; a family refuses those it does not have.
 
         Options:
-            threshold: Merge neighbouring frames whose cosine similarity exceeds this (tau in the paper): in [-1, 1], one
-                number or one per item; 1 never merges. Mutually exclusive with frame_rate and durations. Default: the
-                model's own.
+            threshold: Merge neighbouring frames whose cosine similarity exceeds this (tau in the paper): in [-1, 1],
+                one number or one per item; 1 never merges. Mutually exclusive with frame_rate and durations. Default:
+                the model's own.
             frame_rate: Tokens per second, one number or one per item, met as closely as whole tokens allow.
             durations: Frames per token [B, N], padded with 0; they sum to `num_frames` of each item.
-            policy: How to spend `frame_rate`: "rate" (default) cuts where neighbours differ most, "uniform" cuts evenly,
-                "variance" minimises the variance within tokens, "running" is the controller that streams use. Or a
-                `MergingPolicy`, which decides by itself.
+            policy: How to spend `frame_rate`: "rate" (default) cuts where neighbours differ most, "uniform" cuts
+                evenly, "variance" minimises the variance within tokens, "running" is the controller that streams use.
+                Or a `MergingPolicy`, which decides by itself.
             max_duration: Largest number of frames per token; None for no limit. Default: the model's own.
             num_codebooks: Acoustic codebooks, 0 for semantic tokens only. Default: all.
             sample_rate: Hz of the audio, resampled where it differs from the codec's. Default: the codec's.
@@ -176,8 +176,8 @@ class Codec(nn.Module, ABC):
             precision: "bfloat16" runs transformers (NanoCodec: convolutions) in half precision. It is faster and flips
                 some codes, which are decided in float32.
             margins: Compute how far every boundary and code was from flipping: `Tokens.margins`.
-            compatible: NanoCodec and LFSC: pad the shorter clips of a batch as NeMo does, so that their ends differ from
-                those of the same clip alone.
+            compatible: NanoCodec and LFSC: pad the shorter clips of a batch as NeMo does, so that their ends differ
+                from those of the same clip alone.
 
         Raises:
             ValueError: Empty audio, NaN or Inf, wrong rank, lengths that do not fit, more than one choice of rate, a
@@ -354,7 +354,7 @@ class Codec(nn.Module, ABC):
         """Drop the modules that a use of the model does not need.
 
         Args:
-            parts: "all" drops nothing; "encode", "decode", or where the family has it "semantic" (semantic tokens only).
+            parts: "all" drops nothing; "encode", "decode", or, where the family has it, "semantic".
         """
         choices = ("all", *self.parts)
         if parts not in choices:

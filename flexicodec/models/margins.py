@@ -1,8 +1,8 @@
 """How far decisions about tokens were from the other outcome (see `Margins`), and which differ between two encodings.
 
-Margins are computed after the fact; encoding does not depend on anything here. Boundaries are compared with the policy's
-rule, codes with the quantizers' rules (`Quantizer.margins`). Machines, precisions, batch shapes and chunking each have
-rounding errors of their own: `compare_codes` finds the decisions that they changed.
+Margins are computed after the fact; encoding does not depend on anything here. Boundaries are compared with the
+policy's rule, codes with the quantizers' rules (`Quantizer.margins`). Machines, precisions, batch shapes and chunking
+each have rounding errors of their own: `compare_codes` finds the decisions that they changed.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Long clips in pieces, so that memory and time grow with the clip and not with its square.
 
-What is carried from piece to piece is the state of a stream; see `Windows` for what is not exact then. `runs_clip_by_clip`
-and `is_long` decide how a batch is computed; the other functions take one long clip.
+What is carried from piece to piece is the state of a stream; see `Windows` for what is not exact then.
+`runs_clip_by_clip` and `is_long` decide how a batch is computed; the other functions take one long clip.
 """
 
 from collections.abc import Iterator

@@ -120,8 +120,8 @@ class FlexiCodec(FlexiCodecNetwork):
         """See `Codec.save_pretrained`; a ValueError where the semantic encoder was passed in."""
         if not isinstance(self.semantic_encoder, SanmEncoder | SSLEncoder):
             raise ValueError(
-                f"the semantic encoder of this model is a {type(self.semantic_encoder).__name__} that was passed in, which a config "
-                "cannot describe; save its state_dict() instead"
+                f"the semantic encoder of this model is a {type(self.semantic_encoder).__name__} that was passed in, "
+                "which a config cannot describe; save its state_dict() instead"
             )
         return super().save_pretrained(folder, dtype)
 
@@ -142,7 +142,7 @@ class FlexiCodec(FlexiCodecNetwork):
         counts = self.frame_counts(lengths.reshape(-1)).view(lengths.shape)
         return counts if isinstance(samples, Tensor) else int(counts)
 
-    # ---------------------------------------------------------------------------------------------------------- encoding
+    # -------------------------------------------------------------------------------------------------------- encoding
 
     @property
     def fixed_options(self) -> Mapping[str, Any]:
@@ -312,7 +312,7 @@ class FlexiCodec(FlexiCodecNetwork):
         assert margins is not None
         return margins
 
-    # ---------------------------------------------------------------------------------------------------------- decoding
+    # -------------------------------------------------------------------------------------------------------- decoding
 
     def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
         if runs_clip_by_clip(self, tokens.frame_lengths, options.windows):
@@ -338,7 +338,7 @@ class FlexiCodec(FlexiCodecNetwork):
         assert tokens.semantic is not None
         return self.dequantize(tokens.semantic, tokens.acoustic, tokens.token_lengths)
 
-    # --------------------------------------------------------------------------------------------------------- streaming
+    # ------------------------------------------------------------------------------------------------------- streaming
 
     def streaming_decoder(self, batch_size: int = 1, **options: Any) -> StreamingDecoder:
         """Open a stream that decodes tokens; see `Codec.streaming_decoder`."""
@@ -385,7 +385,7 @@ class FlexiCodec(FlexiCodecNetwork):
         """Look up the inputs of the first module; `tokens` are checked and on the model's device."""
         return streaming_decode.inputs(self, tokens)
 
-    # ----------------------------------------------------------------------------------------------------------- choices
+    # --------------------------------------------------------------------------------------------------------- choices
 
     def is_windowed(self, num_codebooks: int | None = None) -> bool:
         """Tell whether tokens depend on a limited part of a clip, so that pieces and streams can equal the whole.

@@ -212,7 +212,7 @@ class FlexiCodecNetwork(Codec):
         least = torch.maximum(audio_lengths, self.frame_counts(audio_lengths) * self.frame_size)
         return -(-least // self.frame_size) * self.frame_size
 
-    # ---------------------------------------------------------------------------------------------------------- encoding
+    # -------------------------------------------------------------------------------------------------------- encoding
 
     @torch.no_grad()
     def encode_semantic(
@@ -329,7 +329,7 @@ class FlexiCodecNetwork(Codec):
         semantic = self.semantic_quantizer.margins(tokens.semantic_inputs, tokens.semantic[:, None], lengths)
         return semantic[:, 0], self.acoustic_quantizer.margins(tokens.acoustic_inputs, tokens.acoustic, lengths)
 
-    # ---------------------------------------------------------------------------------------------------------- decoding
+    # -------------------------------------------------------------------------------------------------------- decoding
 
     def dequantize(
         self,
