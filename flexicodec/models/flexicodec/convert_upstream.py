@@ -1,8 +1,8 @@
 """Conversion of released FlexiCodec weights and of SenseVoiceSmall's `model.pt`.
 
-Weights are renamed and weight norm is folded in float32. Every weight we need must be there with the right shape, and
-every unused key is named in a report: nothing is left random, as upstream's `strict=False` does. Names are mapped from
-ours to upstream's, so that errors use the names in the file.
+Weights are renamed and weight norm is folded in float32. Every weight has to be there with the right shape (upstream's
+`strict=False` leaves missing ones random), and every unused key is reported. Names are mapped from ours to upstream's,
+so that errors use the names in the file.
 """
 
 import re
@@ -24,7 +24,264 @@ from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.nn.conv import fold_weight_norm
 from flexicodec.nn.transformer import TransformerConfig
 from flexicodec.quantize import FSQConfig, RVQConfig
-from flexicodec.weights import LoadReport, abbreviated, load_exactly
+from flexicodec.weights import LoadReport, abbreviated, check_shapes, load_exactly
+
+State = Mapping[str, Tensor]
+
+SENSEVOICE_ENCODER_CONF = {"output_size": 512, "attention_heads": 4, "linear_units": 2048, "num_blocks": 50}
+
+# Defaults of a config: the released model's sizes, and the parts that upstream's constructor makes.
+UPSTREAM_DEFAULTS: dict[str, Any] = {
+    "encoder_dim": 32,
+    "encoder_rates": [4, 4, 5, 8, 2],
+    "decoder_rates": [2, 8, 5, 4, 4],
+    "decoder_dim": 1536,
+    "latent_dim": 512,
+    "n_codebooks": 24,
+    "codebook_size": 4096,
+    "codebook_dim": 8,
+    "convnext_dim": 768,
+    "convnext_layers": 4,
+    "fsq_config": None,
+    "use_similarity_alignment": False,
+    "similarity_threshold": 0.91,
+    "similarity_threshold_lower": 0.8,
+    "similarity_threshold_upper": 1.0,
+    "max_tokens_per_group": 8,
+    "use_query_token_aggregator": False,
+    "agg_transformer_num_layers": 6,
+    "agg_transformer_dim": 512,
+    "agg_transformer_num_heads": 8,
+    "agg_transformer_dim_feedforward": 2048,
+    "agg_use_mean_pooling_init": True,
+    "use_bottleneck_transformer": False,
+    "transformer_num_layers": 6,
+    "transformer_dim": 512,
+    "transformer_num_heads": 8,
+    "transformer_dim_feedforward": 2048,
+}
+
+# Settings that no released model changes, and their only values supported here.
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "is_causal": (False,),
+    "transformer_causal": (False,),
+    "agg_transformer_causal": (False,),
+    "semantic_model_type": ("sensevoice",),
+    "semantic_downsample_factor": (1.33333,),
+    "sensevoice_semantic_layer_idx": (None,),
+    "sensevoice_prepend_inputs": (True,),
+    "decode_semantic_for_codec": (True,),
+    "agg_use_mean_pooling_init": (True,),
+    "sample_rate": (16_000,),
+}
+
+# Known keys that are not needed: unused frozen blocks, training heads, unused statistics.
+EXPECTED_EXTRAS = re.compile(
+    r"^(semantic_mean|semantic_std|repa_mlp\..*|bottleneck_transformer_2\..*|flow_matching_decoder\..*"
+    r"|semantic_model\.(encoder\.tp_.*|ctc\..*|encoder\.embed\..*))$"
+)
+OPTIONAL_PARTS = {"bottleneck_transformer", "semantic_aggregator", "acoustic_aggregator"}  # idle at a fixed rate
+WRAPPERS = ("state_dict", "model_state_dict", "model", "generator")
+PREFIXES = ("module.", "flexicodec_model.", "dualcodec_model.", "model.")
+
+
+def from_upstream(
+    config: Mapping[str, Any],
+    state_dict: State,
+    *,
+    cmvn: Float[Tensor, "2 dim"] | None = None,
+    sensevoice_encoder_conf: Mapping[str, Any] | None = None,
+    sensevoice_state_dict: State | None = None,
+    dither: float = 1.0,
+    name: str | None = None,
+) -> FlexiCodec:
+    """Build our model from upstream's constructor arguments and state dict.
+
+    Args:
+        config: Arguments of upstream's `FlexiCodec(...)`, or a mapping with them under `model`. Unknown keys are
+            ignored and reported.
+        state_dict: Upstream's weights, in any float type; legacy weight-norm names.
+        cmvn: Shifts and scales of the front end; None takes SenseVoiceSmall's.
+        sensevoice_encoder_conf: FunASR's `encoder_conf`, for `attention_heads`, which no weight shows. None takes
+            SenseVoiceSmall's.
+        sensevoice_state_dict: SenseVoiceSmall's weights, used if `state_dict` has no `semantic_model.*`.
+        dither: See `FrontEndConfig`; the goldens were recorded with 0.
+        name: Of the model in token files.
+
+    Returns:
+        The model in eval mode, float32; `model.load_report` lists unused weights and settings.
+
+    Raises:
+        ValueError: A key is missing, a shape is wrong, or the config has a setting that no released model has.
+    """
+    settings, ignored = read_settings(config)
+    state = strip_wrapping(state_dict)
+    source = "checkpoint"
+    if not any(key.startswith("semantic_model.encoder.encoders0.") for key in state):
+        if sensevoice_state_dict is None:
+            raise ValueError(
+                "the checkpoint holds no semantic_model.* weights, so SenseVoiceSmall's are needed: "
+                "pass sensevoice= with the folder that holds its model.pt (hub id FunAudioLLM/SenseVoiceSmall)"
+            )
+        for key, value in strip_wrapping(sensevoice_state_dict).items():
+            state[f"semantic_model.{key}"] = value
+        source = "SenseVoiceSmall"
+    check_statistics(state)
+    encoder = read_encoder_config(state, sensevoice_encoder_conf or {}, dither)
+    with torch.device("meta"):
+        model = FlexiCodec(read_config(settings, encoder), name=name)
+    # All weights but the front end's constants, which are not in the file.
+    front_end = ("semantic_encoder.front_end.shift", "semantic_encoder.front_end.scale")
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items() if key not in front_end}
+    converted, left = convert(shapes, state, settings["convnext_layers"])
+    if cmvn is None:
+        cmvn = sensevoice_cmvn()
+    if cmvn.shape != (2, encoder.front_end.dim):
+        raise ValueError(
+            f"cmvn has shape {tuple(cmvn.shape)}, expected (2, {encoder.front_end.dim}): shifts, then scales"
+        )
+    load_exactly(model, {**converted, **dict(zip(front_end, cmvn.float().clone(), strict=True))})
+    used_parts = {key.split(".")[0] for key in state.keys() - left}
+    expected = {key for key in left if is_needless(key, OPTIONAL_PARTS - used_parts)}
+    model.load_report = LoadReport(
+        expected_extras=tuple(sorted(expected)),
+        unexpected_extras=tuple(sorted(left - expected)),
+        semantic_source=source,
+        ignored_settings=ignored,
+    )
+    return model.eval()
+
+
+def strip_wrapping(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Unwrap the tensors of a training checkpoint and drop prefixes that all keys share."""
+    for wrapper in WRAPPERS:
+        inner = state_dict.get(wrapper)
+        if isinstance(inner, Mapping):
+            return strip_wrapping(inner)
+    state = {k: v for k, v in state_dict.items() if isinstance(v, Tensor)}
+    for prefix in PREFIXES:
+        if state and all(k.startswith(prefix) for k in state):
+            return strip_wrapping({k.removeprefix(prefix): v for k, v in state.items()})
+    return state
+
+
+def check_statistics(state: State) -> None:
+    """Refuse models that normalise semantic features; no released model does."""
+    for key, neutral in (("semantic_mean", 0.0), ("semantic_std", 1.0)):
+        if key in state and state[key].device.type != "meta" and not bool((state[key] == neutral).all()):
+            raise ValueError(f"{key} is {state[key].tolist()}, expected {neutral:g}: normalised features are not built")
+
+
+def read_settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Add upstream's defaults and refuse settings that no released model has; also returns the ignored keys."""
+    inner = config.get("model", config)
+    if not isinstance(inner, Mapping):
+        raise ValueError(f"the config's `model` is {type(inner).__name__}, expected a mapping of constructor arguments")
+    for key, allowed in UNSUPPORTED.items():
+        if key in inner and inner[key] not in allowed:
+            raise ValueError(f"upstream config has {key}={inner[key]!r}; only {allowed[0]!r} was ever released")
+    settings = dict(UPSTREAM_DEFAULTS)
+    ignored = []
+    for key, value in inner.items():
+        if key not in UPSTREAM_DEFAULTS and key not in UNSUPPORTED:
+            ignored.append(key)
+        elif key in UPSTREAM_DEFAULTS and (key, value) != ("similarity_threshold", None):
+            settings[key] = value
+    if list(settings["decoder_rates"]) != list(settings["encoder_rates"])[::-1]:
+        raise ValueError(
+            f"upstream config has encoder_rates={settings['encoder_rates']} but decoder_rates="
+            f"{settings['decoder_rates']}; expected the same strides in reverse"
+        )
+    for key, value in (settings["fsq_config"] or {}).items():
+        if key != "levels" and value is not None and (key, value) != ("num_codebooks", 1):
+            raise ValueError(f"upstream config has fsq_config={settings['fsq_config']}; only levels were ever released")
+    return settings, tuple(sorted(ignored))
+
+
+def read_encoder_config(state: State, conf: Mapping[str, Any], dither: float) -> SanmConfig:
+    """Size the frozen encoder from its weights and `conf` (FunASR's `encoder_conf`)."""
+    linear = "semantic_model.encoder.encoders0.0.feed_forward.w_1.weight"
+    memory = "semantic_model.encoder.encoders0.0.self_attn.fsmn_block.weight"
+    for key, axes in ((linear, 2), (memory, 3)):
+        if key not in state or state[key].ndim != axes:
+            fault = f"has shape {tuple(state[key].shape)}" if key in state else "is missing"
+            raise ValueError(f"SenseVoice's {key} {fault}, expected {axes} axes; is this another model's file?")
+    linear_units, output_size = state[linear].shape
+    sizes = {
+        "output_size": output_size,
+        "linear_units": linear_units,
+        "kernel_size": state[memory].shape[-1],
+        "num_blocks": 1 + count_blocks(state, "semantic_model.encoder.encoders."),
+        "attention_heads": SENSEVOICE_ENCODER_CONF["attention_heads"],
+    }
+    if linear_units == SENSEVOICE_ENCODER_CONF["linear_units"]:  # SenseVoiceSmall: all its blocks have to be there
+        sizes |= SENSEVOICE_ENCODER_CONF
+    sizes |= {key: conf[key] for key in sizes if key in conf}
+    size = sizes["output_size"]
+    heads = sizes["attention_heads"]
+    shift = conf.get("sanm_shfit", 0)  # FunASR's spelling
+    if size % heads or shift:
+        raise ValueError(
+            f"SenseVoice's encoder_conf has output_size={size}, attention_heads={heads}, sanm_shfit={shift}; "
+            "expected heads that divide the size, and no shift"
+        )
+    return SanmConfig(
+        num_layers=sizes["num_blocks"],
+        dim=sizes["output_size"],
+        num_heads=sizes["attention_heads"],
+        feedforward_dim=sizes["linear_units"],
+        kernel_size=sizes["kernel_size"],
+        front_end=FrontEndConfig(dither=dither),
+    )
+
+
+def read_config(settings: Mapping[str, Any], encoder: SanmConfig) -> FlexiCodecConfig:
+    """Translate upstream's settings into our config."""
+    latent_dim = settings["latent_dim"]
+    aggregator = None
+    if settings["use_query_token_aggregator"]:
+        aggregator = _transformer_config(settings, "agg_transformer")
+    cap = settings["max_tokens_per_group"]
+    merging = MergingConfig(
+        threshold=settings["similarity_threshold"],
+        threshold_range=(settings["similarity_threshold_lower"], settings["similarity_threshold_upper"]),
+        max_duration=cap if cap and cap > 0 else None,
+        semantic_aggregator=aggregator,
+        acoustic_aggregator=aggregator and replace(aggregator, dim=latent_dim),  # upstream ignores its own width here
+    )
+    bottleneck = None
+    if settings["use_bottleneck_transformer"] and settings["transformer_num_layers"]:
+        bottleneck = _transformer_config(settings, "transformer")
+    # Without similarity alignment upstream makes aggregators and bottleneck, and skips them.
+    dynamic = settings["use_similarity_alignment"]
+    return FlexiCodecConfig(
+        geometry="released",
+        semantic_encoder=encoder,
+        acoustic=AcousticConfig(
+            tuple(settings["encoder_rates"]), settings["encoder_dim"], latent_dim, settings["decoder_dim"]
+        ),
+        merging=merging if dynamic else None,
+        semantic=SemanticConfig(
+            FSQConfig(levels=tuple((settings["fsq_config"] or {}).get("levels", (8,) * 5))),
+            dim=settings["convnext_dim"],
+            num_layers=settings["convnext_layers"],
+        ),
+        acoustic_quantizer=RVQConfig(settings["n_codebooks"], settings["codebook_size"], settings["codebook_dim"]),
+        bottleneck=bottleneck if dynamic else None,
+    )
+
+
+def _transformer_config(settings: Mapping[str, Any], prefix: str) -> TransformerConfig:
+    return TransformerConfig(
+        num_layers=settings[f"{prefix}_num_layers"],
+        dim=settings[f"{prefix}_dim"],
+        num_heads=settings[f"{prefix}_num_heads"],
+        feedforward_dim=settings[f"{prefix}_dim_feedforward"],
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- weights
+
 
 LAYER_NAMES = {
     "in_proj.weight": "self_attn.in_proj_weight",
@@ -50,14 +307,14 @@ WEIGHT_NORMED = re.compile(
 
 
 def upstream_name(name: str, num_convnext_layers: int) -> str:
-    """Say what upstream calls one of our weights.
+    """Return upstream's name of one of our weights.
 
-    Three queries, keys and values share one name there, and the weight of a weight-normed convolution (see
-    `WEIGHT_NORMED`) is kept as `weight_g` and `weight_v`.
+    Queries, keys and values share one name there, and the weight of a weight-normed convolution (see `WEIGHT_NORMED`)
+    is stored as `weight_g` and `weight_v`.
 
     Args:
         name: A key of our model's state dict.
-        num_convnext_layers: Blocks of a ConvNeXt stack, which upstream numbers through with the convolution after it.
+        num_convnext_layers: Blocks of a ConvNeXt stack; upstream numbers them together with the convolution behind.
     """
     part, rest = name.split(".", 1)
     if part == "semantic_encoder":
@@ -107,262 +364,6 @@ def _convnext_name(name: str, first_block: int, convolution: int) -> str:
     return f"{int(number) + first_block}.{CONVNEXT_NAMES[module]}.{parameter}"
 
 
-State = Mapping[str, Tensor]
-
-SENSEVOICE_ENCODER_CONF = {"output_size": 512, "attention_heads": 4, "linear_units": 2048, "num_blocks": 50}
-
-# Where a config says nothing: the released model's sizes, and of the parts those that upstream's constructor makes.
-UPSTREAM_DEFAULTS: dict[str, Any] = {
-    "encoder_dim": 32,
-    "encoder_rates": [4, 4, 5, 8, 2],
-    "decoder_rates": [2, 8, 5, 4, 4],
-    "decoder_dim": 1536,
-    "latent_dim": 512,
-    "n_codebooks": 24,
-    "codebook_size": 4096,
-    "codebook_dim": 8,
-    "convnext_dim": 768,
-    "convnext_layers": 4,
-    "fsq_config": None,
-    "use_similarity_alignment": False,
-    "similarity_threshold": 0.91,
-    "similarity_threshold_lower": 0.8,
-    "similarity_threshold_upper": 1.0,
-    "max_tokens_per_group": 8,
-    "use_query_token_aggregator": False,
-    "agg_transformer_num_layers": 6,
-    "agg_transformer_dim": 512,
-    "agg_transformer_num_heads": 8,
-    "agg_transformer_dim_feedforward": 2048,
-    "agg_use_mean_pooling_init": True,
-    "use_bottleneck_transformer": False,
-    "transformer_num_layers": 6,
-    "transformer_dim": 512,
-    "transformer_num_heads": 8,
-    "transformer_dim_feedforward": 2048,
-}
-
-# Settings that would change the computation in ways no released model uses and this package does not build.
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "is_causal": (False,),
-    "transformer_causal": (False,),
-    "agg_transformer_causal": (False,),
-    "semantic_model_type": ("sensevoice",),
-    "semantic_downsample_factor": (1.33333,),
-    "sensevoice_semantic_layer_idx": (None,),
-    "sensevoice_prepend_inputs": (True,),
-    "decode_semantic_for_codec": (True,),
-    "agg_use_mean_pooling_init": (True,),
-    "sample_rate": (16_000,),
-}
-
-# Keys that are known and carry nothing we need: frozen blocks nobody reads, training heads, unused statistics.
-EXPECTED_EXTRAS = re.compile(
-    r"^(semantic_mean|semantic_std|repa_mlp\..*|bottleneck_transformer_2\..*|flow_matching_decoder\..*"
-    r"|semantic_model\.(encoder\.tp_.*|ctc\..*|encoder\.embed\..*))$"
-)
-OPTIONAL_PARTS = {"bottleneck_transformer", "semantic_aggregator", "acoustic_aggregator"}  # idle at a fixed rate
-WRAPPERS = ("state_dict", "model_state_dict", "model", "generator")
-PREFIXES = ("module.", "flexicodec_model.", "dualcodec_model.", "model.")
-
-
-def from_upstream(
-    config: Mapping[str, Any],
-    state_dict: State,
-    *,
-    cmvn: Float[Tensor, "2 dim"] | None = None,
-    sensevoice_encoder_conf: Mapping[str, Any] | None = None,
-    sensevoice_state_dict: State | None = None,
-    dither: float = 1.0,
-    name: str | None = None,
-) -> FlexiCodec:
-    """Build our model from upstream's constructor arguments and state dict.
-
-    Args:
-        config: Arguments of upstream's `FlexiCodec(...)`, or a mapping that holds them under `model`. Unknown keys
-            are ignored and reported.
-        state_dict: Upstream's weights, in any float type; legacy weight-norm names.
-        cmvn: [2, 560] shifts and scales of the front end; None takes SenseVoiceSmall's.
-        sensevoice_encoder_conf: FunASR's `encoder_conf`; what cannot be read off the weights is `attention_heads`. None
-            takes SenseVoiceSmall's.
-        sensevoice_state_dict: SenseVoiceSmall's weights, used where `state_dict` has no `semantic_model.*` of its own.
-        dither: See `FrontEndConfig`; the goldens were recorded with 0.
-        name: What to call the model in token files.
-
-    Returns:
-        The model in eval mode, float32; `model.load_report` says what was left out.
-
-    Raises:
-        ValueError: A key is missing, a shape is wrong, or the config asks for something that was never released.
-    """
-    settings, ignored = read_settings(config)
-    state = strip_wrapping(state_dict)
-    source = "checkpoint"
-    if not any(key.startswith("semantic_model.encoder.encoders0.") for key in state):
-        if sensevoice_state_dict is None:
-            raise ValueError(
-                "the checkpoint holds no semantic_model.* weights, so SenseVoiceSmall's are needed: "
-                "pass sensevoice= with the folder that holds its model.pt (hub id FunAudioLLM/SenseVoiceSmall)"
-            )
-        state |= {f"semantic_model.{key}": value for key, value in strip_wrapping(sensevoice_state_dict).items()}
-        source = "SenseVoiceSmall"
-    check_statistics(state)
-    encoder = read_encoder_config(state, sensevoice_encoder_conf or {}, dither)
-    with torch.device("meta"):
-        model = FlexiCodec(read_config(settings, encoder), name=name)
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    front_end = {
-        key: shapes.pop(key) for key in ("semantic_encoder.front_end.shift", "semantic_encoder.front_end.scale")
-    }
-    converted, left = convert(shapes, state, settings["convnext_layers"])
-    cmvn = sensevoice_cmvn() if cmvn is None else cmvn
-    if cmvn.shape != (2, encoder.front_end.dim):
-        raise ValueError(
-            f"cmvn has shape {tuple(cmvn.shape)}, expected (2, {encoder.front_end.dim}): shifts, then scales"
-        )
-    load_exactly(model, {**converted, **dict(zip(front_end, cmvn.float().clone(), strict=True))})
-    parts = {key.split(".")[0] for key in state.keys() - left}
-    expected = {key for key in left if is_needless(key, OPTIONAL_PARTS - parts)}
-    model.load_report = LoadReport(
-        expected_extras=tuple(sorted(expected)),
-        unexpected_extras=tuple(sorted(left - expected)),
-        semantic_source=source,
-        ignored_settings=ignored,
-    )
-    return model.eval()
-
-
-def strip_wrapping(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Take the tensors out of a training wrapper and drop prefixes that every key shares."""
-    for wrapper in WRAPPERS:
-        inner = state_dict.get(wrapper)
-        if isinstance(inner, Mapping):
-            return strip_wrapping(inner)
-    state = {k: v for k, v in state_dict.items() if isinstance(v, Tensor)}
-    for prefix in PREFIXES:
-        if state and all(k.startswith(prefix) for k in state):
-            return strip_wrapping({k.removeprefix(prefix): v for k, v in state.items()})
-    return state
-
-
-def check_statistics(state: State) -> None:
-    """Refuse files whose semantic features would have to be normalised: no released model does that."""
-    for key, neutral in (("semantic_mean", 0.0), ("semantic_std", 1.0)):
-        if key in state and state[key].device.type != "meta" and not bool((state[key] == neutral).all()):
-            raise ValueError(f"{key} is {state[key].tolist()}, expected {neutral:g}: normalised features are not built")
-
-
-def read_settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Fill upstream's defaults in and refuse what was never released."""
-    inner = config.get("model", config)
-    if not isinstance(inner, Mapping):
-        raise ValueError(f"the config's `model` is {type(inner).__name__}, expected a mapping of constructor arguments")
-    for key, allowed in UNSUPPORTED.items():
-        if key in inner and inner[key] not in allowed:
-            raise ValueError(f"upstream config has {key}={inner[key]!r}; only {allowed[0]!r} was ever released")
-    known = {k: v for k, v in inner.items() if k in UPSTREAM_DEFAULTS and (k, v) != ("similarity_threshold", None)}
-    ignored = tuple(sorted(k for k in inner if k not in UPSTREAM_DEFAULTS and k not in UNSUPPORTED))
-    settings = {**UPSTREAM_DEFAULTS, **known}
-    if list(settings["decoder_rates"]) != list(settings["encoder_rates"])[::-1]:
-        raise ValueError(
-            f"upstream config has encoder_rates={settings['encoder_rates']} but decoder_rates="
-            f"{settings['decoder_rates']}; expected the same strides in reverse"
-        )
-    beside_levels = {k: v for k, v in (settings["fsq_config"] or {}).items() if k != "levels"}
-    if any(v is not None and (k, v) != ("num_codebooks", 1) for k, v in beside_levels.items()):
-        raise ValueError(f"upstream config has fsq_config={settings['fsq_config']}; only levels were ever released")
-    return settings, ignored
-
-
-def read_encoder_config(state: State, conf: Mapping[str, Any], dither: float) -> SanmConfig:
-    """Size the frozen encoder: what `conf` (FunASR's `encoder_conf`) leaves open is read off the weights.
-
-    Raises:
-        ValueError: The weights that tell are missing or misshapen, or `conf` asks for what SenseVoice does not have.
-    """
-    first = "semantic_model.encoder.encoders0.0."
-    axes = {first + "feed_forward.w_1.weight": 2, first + "self_attn.fsmn_block.weight": 3}
-    for key, count in axes.items():
-        if key not in state or state[key].ndim != count:
-            fault = f"has shape {tuple(state[key].shape)}" if key in state else "is missing"
-            raise ValueError(f"SenseVoice's {key} {fault}, expected {count} axes; is this another model's file?")
-    widening, memory = (state[key].shape for key in axes)
-    sizes = {
-        "output_size": widening[1],
-        "linear_units": widening[0],
-        "kernel_size": memory[-1],
-        "num_blocks": 1 + count_blocks(state, "semantic_model.encoder.encoders."),
-        "attention_heads": SENSEVOICE_ENCODER_CONF["attention_heads"],  # not to be seen in any weight
-    }
-    if sizes["linear_units"] == SENSEVOICE_ENCODER_CONF["linear_units"]:  # SenseVoiceSmall itself: whole, or an error
-        sizes |= SENSEVOICE_ENCODER_CONF
-    sizes |= {key: conf[key] for key in sizes if key in conf}
-    size, heads, shift = sizes["output_size"], sizes["attention_heads"], conf.get("sanm_shfit", 0)
-    if size % heads or shift:
-        raise ValueError(
-            f"SenseVoice's encoder_conf has output_size={size}, attention_heads={heads}, sanm_shfit={shift}; "
-            "expected heads that divide the size, and no shift"
-        )
-    return SanmConfig(
-        num_layers=sizes["num_blocks"],
-        dim=sizes["output_size"],
-        num_heads=sizes["attention_heads"],
-        feedforward_dim=sizes["linear_units"],
-        kernel_size=sizes["kernel_size"],
-        front_end=FrontEndConfig(dither=dither),
-    )
-
-
-def read_config(settings: Mapping[str, Any], encoder: SanmConfig) -> FlexiCodecConfig:
-    """Translate upstream's settings into our config."""
-    latent_dim = settings["latent_dim"]
-    aggregator = None
-    if settings["use_query_token_aggregator"]:
-        aggregator = TransformerConfig(
-            num_layers=settings["agg_transformer_num_layers"],
-            dim=settings["agg_transformer_dim"],
-            num_heads=settings["agg_transformer_num_heads"],
-            feedforward_dim=settings["agg_transformer_dim_feedforward"],
-        )
-    cap = settings["max_tokens_per_group"]
-    merging = MergingConfig(
-        threshold=settings["similarity_threshold"],
-        threshold_range=(settings["similarity_threshold_lower"], settings["similarity_threshold_upper"]),
-        max_duration=cap if cap and cap > 0 else None,
-        semantic_aggregator=aggregator,
-        acoustic_aggregator=aggregator and replace(aggregator, dim=latent_dim),  # upstream ignores its own width here
-    )
-    bottleneck = None
-    if settings["use_bottleneck_transformer"] and settings["transformer_num_layers"]:
-        bottleneck = TransformerConfig(
-            num_layers=settings["transformer_num_layers"],
-            dim=settings["transformer_dim"],
-            num_heads=settings["transformer_num_heads"],
-            feedforward_dim=settings["transformer_dim_feedforward"],
-        )
-    dynamic = settings[
-        "use_similarity_alignment"
-    ]  # without it upstream makes aggregators and bottleneck but skips them
-    return FlexiCodecConfig(
-        geometry="released",
-        semantic_encoder=encoder,
-        acoustic=AcousticConfig(
-            tuple(settings["encoder_rates"]), settings["encoder_dim"], latent_dim, settings["decoder_dim"]
-        ),
-        merging=merging if dynamic else None,
-        semantic=SemanticConfig(
-            FSQConfig(levels=tuple((settings["fsq_config"] or {}).get("levels", (8,) * 5))),
-            dim=settings["convnext_dim"],
-            num_layers=settings["convnext_layers"],
-        ),
-        acoustic_quantizer=RVQConfig(settings["n_codebooks"], settings["codebook_size"], settings["codebook_dim"]),
-        bottleneck=bottleneck if dynamic else None,
-    )
-
-
-# ----------------------------------------------------------------------------------------------------------- weights
-
-
 def convert(wanted: Mapping[str, tuple[int, ...]], state: State, num_convnext_layers: int) -> tuple[State, set[str]]:
     """Find our weights among upstream's, in float32.
 
@@ -375,47 +376,43 @@ def convert(wanted: Mapping[str, tuple[int, ...]], state: State, num_convnext_la
         Our weights by our names, and the names of upstream's that were not needed.
 
     Raises:
-        ValueError: Names, as upstream does, what is missing or misshapen, and layers that the config does not know.
+        ValueError: Names, as upstream does, missing and misshapen weights, and layers that the config does not have.
     """
-    sources: dict[str, tuple[str, ...]] = {}
-    faults: set[str] = set()
+    sources: dict[str, list[str]] = {}
+    expected: dict[str, tuple[int, ...]] = {}
     for name, shape in wanted.items():
         theirs = upstream_name(name, num_convnext_layers)
         if name.startswith("acoustic_quantizer.") and name.endswith("_proj.weight"):
-            shape = (*shape, 1)  # a convolution of width 1 there
+            shape = (*shape, 1)  # a convolution of width 1
         if "linear_q_k_v" in theirs:
             shape = (3 * shape[0], *shape[1:])
-        expected = {theirs: shape}
+        parts = {theirs: shape}
         if WEIGHT_NORMED.fullmatch(name) and theirs not in state:
-            expected = {theirs + "_g": (shape[0], *(1 for _ in shape[1:])), theirs + "_v": shape}
-        sources[name] = tuple(expected)
-        for key, its_shape in expected.items():
-            if key not in state:
-                faults.add(f"{key} is missing")
-            elif tuple(state[key].shape) != its_shape:
-                faults.add(f"{key} is {tuple(state[key].shape)} instead of {its_shape}")
-    if faults:
-        raise ValueError(
-            f"the weights do not fit the config: {abbreviated(sorted(faults))}; is this another model's file?"
-        )
-    used = {key for keys in sources.values() for key in keys}
-    left = set(state) - used
-    layers = {_unnumbered(key) for key in used}
+            parts = {theirs + "_g": (shape[0], *[1] * (len(shape) - 1)), theirs + "_v": shape}
+        sources[name] = list(parts)
+        expected |= parts
+    check_shapes(expected, state)
+
+    # Layers beyond those of the config are a mistake: other unused weights may be known extras.
+    left = set(state) - expected.keys()
+    layers = set(map(_unnumbered, expected))
     if surplus := sorted(key for key in left if _unnumbered(key) in layers):
         raise ValueError(
             f"the config describes fewer layers than the file holds: {abbreviated(surplus)} would be left out"
         )
+
     converted = {}
     for name, keys in sources.items():
-        tensor = fold_weight_norm(*(state[key] for key in keys)) if len(keys) == 2 else state[keys[0]].float()
-        if "linear_q_k_v" in keys[0]:
+        tensors = [state[key] for key in keys]
+        tensor = fold_weight_norm(*tensors) if len(tensors) == 2 else tensors[0].float()
+        if "linear_q_k_v" in keys[0]:  # self_attn.q_proj.weight is the first third, and so on
             tensor = tensor.chunk(3)["qkv".index(name.split(".")[-2][0])]
         converted[name] = tensor.reshape(wanted[name])
     return converted, left
 
 
 def is_needless(key: str, idle_parts: set[str]) -> bool:
-    """Tell whether an upstream key is known to carry nothing we need, given the parts that the config leaves idle."""
+    """Tell whether an upstream key is known not to be needed, or belongs to a part that the config does not use."""
     return bool(EXPECTED_EXTRAS.match(key)) or key.split(".")[0] in idle_parts
 
 
@@ -425,8 +422,8 @@ def _unnumbered(key: str) -> str:
 
 def count_blocks(state: Iterable[str], prefix: str) -> int:
     """Count the numbered blocks below a prefix."""
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-    return 1 + max((int(m[1]) for key in state if (m := pattern.match(key))), default=-1)
+    matches = [re.match(re.escape(prefix) + r"(\d+)\.", key) for key in state]
+    return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
 def sensevoice_cmvn() -> Float[Tensor, "2 dim"]:
@@ -436,11 +433,7 @@ def sensevoice_cmvn() -> Float[Tensor, "2 dim"]:
 
 
 def read_cmvn(path: str | Path) -> Float[Tensor, "2 dim"]:
-    """Parse a Kaldi-nnet `am.mvn`: the numbers after <AddShift> and <Rescale>.
-
-    Raises:
-        ValueError: A tag is missing, or the two rows differ in length.
-    """
+    """Parse FunASR's `am.mvn` (Kaldi-nnet text): the numbers after <AddShift> and <Rescale>."""
     lines = Path(path).read_text().splitlines()
     rows = []
     for tag in ("<AddShift>", "<Rescale>"):
