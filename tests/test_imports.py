@@ -22,7 +22,7 @@ FLOORS = {
     **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "export"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }
-SHARED = ("batch_encode", "codec", "fingerprint", "precision", "streaming")  # of models, beside the families
+SHARED = ("batch_encode", "codec", "fingerprint", "margins", "precision", "streaming")  # of models, beside the families
 USES = [name for name, floor in FLOORS.items() if floor == 3]  # never look at one another, but for:
 ALLOWED = {
     *(("training", other) for other in ("evaluation", "analysis", "calibration")),  # a run measures and draws

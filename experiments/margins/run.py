@@ -43,11 +43,11 @@ def threads(count: int) -> Iterator[None]:
 @contextmanager
 def side_by_side() -> Iterator[None]:
     """Pad ragged batches as on a GPU; on the CPU their clips are otherwise taken one by one."""
-    before, chunked.PADDED_SHARE = chunked.PADDED_SHARE, 1.0
+    before, chunked.MAX_PADDED_SHARE = chunked.MAX_PADDED_SHARE, 1.0
     try:
         yield
     finally:
-        chunked.PADDED_SHARE = before
+        chunked.MAX_PADDED_SHARE = before
 
 
 def one_by_one(codec: Any, clips: list[Tensor], settings: list[dict[str, Any]], **same: Any) -> list[flexicodec.Tokens]:

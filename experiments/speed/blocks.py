@@ -35,7 +35,7 @@ def blocks(codec: FlexiCodec) -> dict:
     return {
         "fbank": lambda: codec.semantic_encoder.front_end(audio[None], lengths),
         "semantic encoder": lambda: codec.semantic_encoder.encode(fbank, fbank_lengths),
-        "acoustic encoder": lambda: codec.hear(audio[None], lengths, frames),
+        "acoustic encoder": lambda: codec.encode_acoustic(audio[None], lengths, frames),
         "aggregators": lambda: [
             aggregate(features.semantic, tokens.durations, frames)
             for aggregate in (codec.semantic_aggregator, codec.acoustic_aggregator)
@@ -43,7 +43,7 @@ def blocks(codec: FlexiCodec) -> dict:
         "ConvNeXt encoder": lambda: codec.semantic_encoder_stack(merged, count),
         "merge and quantise, all of it": lambda: codec.quantize(features, tokens.durations, CODEBOOKS),
         "bottleneck": lambda: codec.smooth(latents, tokens.durations),
-        "decoder": lambda: codec.sound(smoothed, frames),
+        "decoder": lambda: codec.decode_frames(smoothed, frames),
     }
 
 

@@ -4,8 +4,9 @@ They are codecs of the same fingerprint as their models. Streams and margins nee
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,7 +24,7 @@ from flexicodec.models.codec import Codec, inference_call
 from flexicodec.models.flexicodec import chunked
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
-from flexicodec.models.flexicodec.network import Features
+from flexicodec.models.flexicodec.network import Features, QuantizedTokens, pad_and_cat
 from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.models.precision import Precision
@@ -31,6 +32,13 @@ from flexicodec.models.streaming.state import Windows
 from flexicodec.quantize import GroupedFSQ, GroupedFSQConfig, Quantized
 from flexicodec.tokens import Tokens
 from flexicodec.weights import UnloadedModule
+
+# Options of `encode` that graphs do not have.
+REFUSALS = {
+    "margins": "graphs give no margins; the model that was exported does (flexicodec.load)",
+    "precision": "precision is {!r}, but graphs compute in the one they were exported in",
+    "compatible": "graphs pad each clip at its own end; compatible=True needs the model that was exported",
+}
 
 
 def load_exported(folder: str | Path, *, threads: int | None = None) -> Codec:
@@ -152,7 +160,7 @@ class OnnxConvEncoder(nn.Module):
         self, x: Float[Tensor, "batch 1 samples"], lengths: Int[Tensor, " batch"], pad_at_item_ends: bool = True
     ) -> Float[Tensor, "batch dim frames"]:
         """Encode whole clips."""
-        _check_compatible(not pad_at_item_ends)
+        _check("compatible", not pad_at_item_ends, False)
         return self.graphs.run(self.name, x[:, 0], lengths)[0]
 
 
@@ -168,13 +176,12 @@ class OnnxGroupedFSQ(GroupedFSQ):
         latents: Float[Tensor, "batch dim tokens"],
         lengths: Int[Tensor, " batch"] | None = None,
         num_codebooks: int | Int[Tensor, " batch"] | None = None,
-        margins: bool = False,
     ) -> Quantized:
         """Quantize with all codebooks."""
         assert lengths is not None
         assert num_codebooks is None
         (codes,) = self.graphs.run("quantizer", latents, lengths)
-        return Quantized(latents, codes, {}, self.margins(latents, codes, lengths) if margins else None)
+        return Quantized(latents, codes, {}, latents)
 
 
 # ------------------------------------------------------------------------------------------------------------- codecs
@@ -201,18 +208,19 @@ class ExportedFlexiCodec(FlexiCodec):
         for part, module in parts.items():
             setattr(self, part, module)
 
-    def features(
-        self,
-        audio: Any,
-        lengths: Any = None,
-        *,
-        windows: Windows | None = None,
-        precision: Precision = "float32",
-        **choices: Any,
-    ) -> Features:
+    @property
+    def fixed_options(self) -> Mapping[str, Any]:
+        """Options that graphs do not have."""
+        return {**super().fixed_options, "margins": False, "precision": "float32"}
+
+    def refusal(self, name: str, value: Any) -> str:
+        """Say why an option cannot have this value."""
+        return _refusal(name, value) or super().refusal(name, value)
+
+    def features(self, audio: Any, lengths: Any = None, **options: Any) -> Features:
         """Run both encoders, as `FlexiCodec.features` does, in float32."""
-        _check_precision(precision)
-        return super().features(audio, lengths, windows=None, **choices)
+        _check("precision", options.pop("precision", "float32"), "float32")
+        return super().features(audio, lengths, **{**options, "windows": None})
 
     def quantize(
         self,
@@ -220,11 +228,8 @@ class ExportedFlexiCodec(FlexiCodec):
         durations: Int[Tensor, "batch tokens"],
         num_codebooks: int | Int[Tensor, " batch"] | None = None,
         keeps_semantic: Bool[Tensor, " batch"] | None = None,
-        margins: bool = False,
     ) -> tuple[Quantized, Quantized]:
         """Merge and quantise both streams, as `FlexiCodecNetwork.quantize` does in inference."""
-        if margins:
-            raise ValueError("graphs give no margins; the model that was exported does (flexicodec.load)")
         if int(durations.max()) > LONGEST_EXPORTED:
             raise ValueError(
                 f"a token has {int(durations.max())} frames, but graphs are limited to {LONGEST_EXPORTED}; choose a "
@@ -236,30 +241,33 @@ class ExportedFlexiCodec(FlexiCodec):
         semantic = Quantized(known, codes[:, None], {})
         if num_codebooks == 0:
             return semantic, Quantized(known, codes[:, None][:, :0], {})
-        acoustic = self.acoustic_features(features, num_codebooks)
-        (rows,) = self.graphs.run("acoustic_quantizer", acoustic, known, durations)
+        assert features.acoustic is not None
+        (rows,) = self.graphs.run("acoustic_quantizer", features.acoustic, known, durations)
         return semantic, Quantized(known, rows[:, :num_codebooks], {})
+
+    def token_margins(self, tokens: QuantizedTokens) -> NoReturn:
+        """Refuse: graphs do not return the inputs of their quantizers."""
+        raise ValueError(REFUSALS["margins"])
 
     @inference_call
     def decode(
         self, tokens: Tokens, *, windows: Windows | None = None, precision: Precision = "float32"
     ) -> Float[Tensor, "batch samples"]:
         """Decode, as `FlexiCodec.decode` does, in float32."""
-        _check_precision(precision)
+        _check("precision", precision, "float32")
         self.check_tokens(tokens)
         tokens = tokens.to(self.device)
-        batches = [tokens]
         if chunked.runs_clip_by_clip(self, tokens.frame_lengths, None):
-            batches = [tokens[i] for i in range(len(tokens))]
-        clips: list[Tensor] = []
-        for batch in batches:
-            # Codebooks that the tokens do not have are marked, and add nothing.
-            missing = self.num_codebooks - batch.num_codebooks
-            acoustic = nn.functional.pad(batch.acoustic, (0, 0, 0, missing), value=NO_CODE)
-            assert batch.semantic is not None
-            clips.extend(self.graphs.run("decoder", batch.semantic, acoustic, batch.durations)[0])
+            return pad_and_cat([self._run_decoder(tokens[i]) for i in range(len(tokens))])
+        return self._run_decoder(tokens)
+
+    def _run_decoder(self, tokens: Tokens) -> Float[Tensor, "batch samples"]:
+        # Codebooks that the tokens do not have are marked, and add nothing.
+        missing = self.num_codebooks - tokens.num_codebooks
+        acoustic = nn.functional.pad(tokens.acoustic, (0, 0, 0, missing), value=NO_CODE)
+        assert tokens.semantic is not None
+        (audio,) = self.graphs.run("decoder", tokens.semantic, acoustic, tokens.durations)
         lengths = tokens.frame_lengths * self.frame_size - self._lost_samples
-        audio = nn.utils.rnn.pad_sequence(clips, batch_first=True)
         return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
 
 
@@ -276,10 +284,14 @@ class ExportedNanoCodec(NanoCodec):
         self.quantizer = OnnxGroupedFSQ(config.quantizer, graphs)
         self.decoder = OnnxModulePlaceholder("decoder", min_frames=self.decoder.min_frames)  # type: ignore[assignment]
 
-    def encode(self, audio: Any, lengths: Any = None, *, precision: Precision = "float32", **choices: Any) -> Tokens:
-        """Encode, as `NanoCodec.encode` does, in float32."""
-        _check_precision(precision)
-        return super().encode(audio, lengths, **choices)
+    @property
+    def fixed_options(self) -> Mapping[str, Any]:
+        """Options that graphs do not have."""
+        return {**super().fixed_options, "precision": "float32", "compatible": False}
+
+    def refusal(self, name: str, value: Any) -> str:
+        """Say why an option cannot have this value."""
+        return _refusal(name, value) or super().refusal(name, value)
 
     @inference_call
     def decode(
@@ -291,8 +303,8 @@ class ExportedNanoCodec(NanoCodec):
         precision: Precision = "float32",
     ) -> Float[Tensor, "batch samples"]:
         """Decode, as `NanoCodec.decode` does, in float32."""
-        _check_precision(precision)
-        _check_compatible(compatible)
+        _check("precision", precision, "float32")
+        _check("compatible", compatible, False)
         self.check_tokens(tokens)
         tokens = tokens.to(self.device)
         missing_frames = max(0, self.decoder.min_frames - tokens.acoustic.shape[-1])
@@ -302,11 +314,10 @@ class ExportedNanoCodec(NanoCodec):
         return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
 
 
-def _check_precision(precision: str) -> None:
-    if precision != "float32":
-        raise ValueError(f"precision is {precision!r}, but graphs compute in the one they were exported in")
+def _check(name: str, value: Any, expected: Any) -> None:
+    if value != expected:
+        raise ValueError(_refusal(name, value))
 
 
-def _check_compatible(compatible: bool) -> None:
-    if compatible:
-        raise ValueError("graphs pad each clip at its own end; compatible=True needs the model that was exported")
+def _refusal(name: str, value: Any) -> str:
+    return REFUSALS.get(name, "").format(value)

@@ -18,7 +18,6 @@ from flexicodec.merging.policies import (
     MinimumVariance,
     Threshold,
     Uniform,
-    boundary_margins,
     check_frame_rate,
     target_tokens,
 )
@@ -33,7 +32,6 @@ __all__ = [
     "RateController",
     "Threshold",
     "Uniform",
-    "boundary_margins",
     "check_frame_rate",
     "cosine_similarities",
     "durations_from_starts",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -21,50 +22,60 @@ from flexicodec.merging.min_variance import min_variance_durations
 from flexicodec.nn.streaming import register_state
 
 FloatOrPerItem = float | Sequence[float] | Float[Tensor, " batch"]
+Seconds = Float[Tensor, " batch"] | Sequence[float]
 
-# Two counts that miss the rate by amounts this close (in tokens) are a tie: 6.25 Hz x 1.2 s is 7.5 on paper, and has to
-# be 7.5 whichever way a float64 rounded the seconds.
+# Two token counts whose distances from the rate differ by less than this (in tokens) are a tie: 6.25 Hz x 1.2 s is 7.5
+# on paper, and has to be 7.5 whichever way a float64 rounded the seconds.
 TIE = 1e-9
+
+
+# ------------------------------------------------------------------------------------------ one number or one per item
 
 
 def as_floats(value: FloatOrPerItem, name: str) -> float | tuple[float, ...]:
     """Turn a number, or one number per item, into a float or a tuple of floats, which can be compared and hashed."""
     plain: Any = value.tolist() if hasattr(value, "tolist") else value  # tensors and numpy arrays
-    numbers: Sequence[Any] = plain if isinstance(plain, (list, tuple)) else [plain]
-    if not numbers or any(isinstance(x, bool) or not isinstance(x, Real) for x in numbers):
+    per_item = isinstance(plain, (list, tuple))
+    numbers: Sequence[Any] = plain if per_item else [plain]
+    if not numbers:
         raise ValueError(f"{name} is {value!r}; expected a number, or a list or tensor with one number per item")
-    if bad := [x for x in numbers if not abs(x) <= sys.float_info.max]:
-        shown = bad[0] if isinstance(bad[0], float) else f"a number of {len(str(bad[0]))} digits"
-        raise ValueError(f"{name} is {shown}; expected a finite number")
-    return tuple(map(float, numbers)) if isinstance(plain, (list, tuple)) else float(plain)
+    for x in numbers:
+        if isinstance(x, bool) or not isinstance(x, Real):
+            raise ValueError(f"{name} is {value!r}; expected a number, or a list or tensor with one number per item")
+        magnitude: Any = abs(x)
+        if not magnitude <= sys.float_info.max:
+            shown = x if isinstance(x, float) else f"a number of {len(str(x))} digits"
+            raise ValueError(f"{name} is {shown}; expected a finite number")
+    return tuple(map(float, numbers)) if per_item else float(plain)
 
 
 def broadcast_per_item(value: FloatOrPerItem, name: str, batch: int) -> list[float]:
-    """List the value for every item; ValueError where there is neither one for all nor one for each."""
-    settled = as_floats(value, name)
-    values = list(settled) if isinstance(settled, tuple) else [settled] * batch
+    """List the value of every item; ValueError unless there is one for all or one for each."""
+    values = as_floats(value, name)
+    if isinstance(values, float):
+        return [values] * batch
     if len(values) != batch:
         raise ValueError(f"{name} has {len(values)} values for a batch of {batch}; give one number, or one per item")
-    return values
+    return list(values)
 
 
 def check_frame_rate(
     frame_rate: FloatOrPerItem, base_frame_rate: float, max_duration: int | None
 ) -> float | tuple[float, ...]:
-    """Return `frame_rate` as a float or a tuple of them, if a codec can make so many tokens per second.
+    """Return `frame_rate` as a float or a tuple of floats, if a codec can make so many tokens per second.
 
     Args:
-        frame_rate: tokens per second, one for all items or one for each.
-        base_frame_rate: frames per second of the grid, hence the most tokens per second.
-        max_duration: most frames per token, hence the fewest tokens per second; None for no cap.
+        frame_rate: Tokens per second, one number or one per item.
+        base_frame_rate: Frames per second of the grid: the most tokens per second.
+        max_duration: Largest number of frames per token, which sets the fewest tokens per second; None for no limit.
 
     Raises:
-        ValueError: a rate outside base_frame_rate / max_duration ... base_frame_rate.
+        ValueError: A rate outside base_frame_rate / max_duration ... base_frame_rate.
     """
+    rates = as_floats(frame_rate, "frame_rate")
     max_duration = check_max_duration(max_duration)
-    settled = as_floats(frame_rate, "frame_rate")
     lowest = base_frame_rate / max_duration if max_duration else 0.0
-    for rate in settled if isinstance(settled, tuple) else (settled,):
+    for rate in np.atleast_1d(rates):
         if lowest * (1 - 1e-9) <= rate <= base_frame_rate * (1 + 1e-9) and rate > 0:
             continue
         if rate > base_frame_rate:
@@ -78,14 +89,11 @@ def check_frame_rate(
             f"frame_rate is {rate:g} Hz, but a grid of {base_frame_rate:g} Hz with {cap} allows "
             f"{lowest:g} to {base_frame_rate:g} Hz; {slip}"
         )
-    return settled
+    return rates
 
 
 def target_tokens(
-    frame_rate: FloatOrPerItem,
-    seconds: Float[Tensor, " batch"] | Sequence[float],
-    lengths: Int[Tensor, " batch"],
-    max_duration: int | None,
+    frame_rate: FloatOrPerItem, seconds: Seconds | None, lengths: Int[Tensor, " batch"], max_duration: int | None
 ) -> Int[Tensor, " batch"]:
     """Count the tokens that come nearest to a rate: the N of least |N - frame_rate * seconds|, the fewer on a tie.
 
@@ -93,15 +101,17 @@ def target_tokens(
     minimum and rises after it, so clamping the unconstrained optimum keeps it optimal.
 
     Args:
-        frame_rate: tokens per second, one for all items or one for each.
-        seconds: what the clips last, audio_lengths / sample_rate in float64 (the last frame may be partly filled, so
-            this is not lengths / base_frame_rate).
-        lengths: frames of every item.
-        max_duration: most frames per token; None for no cap.
+        frame_rate: Tokens per second, one number or one per item.
+        seconds: Of the clips, audio_lengths / sample_rate in float64. The last frame may be partly filled, so this is
+            not lengths / base_frame_rate.
+        lengths: Frames per item.
+        max_duration: Largest number of frames per token; None for no limit.
 
     Returns:
-        Tokens of every item, int64, on the device of `lengths`.
+        Tokens per item, int64, on the device of `lengths`.
     """
+    if seconds is None:
+        raise ValueError("a frame rate needs the clips' seconds= (audio_lengths / sample_rate) to become a count")
     max_duration = check_max_duration(max_duration)
     # On the CPU, because not every device has float64.
     clip_seconds = torch.as_tensor(seconds, dtype=torch.float64, device="cpu")
@@ -115,11 +125,11 @@ def target_tokens(
     return nearest.maximum(fewest).minimum(lengths)
 
 
-Seconds = Float[Tensor, " batch"] | Sequence[float]
+# ------------------------------------------------------------------------------------------------------------ policies
 
 
 class MergingPolicy(Protocol):
-    """What every policy answers to; each uses the arguments that it needs and ignores the others."""
+    """The interface of policies; each uses the arguments it needs and ignores the others."""
 
     def __call__(
         self,
@@ -133,11 +143,11 @@ class MergingPolicy(Protocol):
         """Choose durations for a batch of clips.
 
         Args:
-            similarities: of each frame and the next one, see `cosine_similarities`.
-            lengths: frames of every item.
-            seconds: what every clip lasts, audio_lengths / sample_rate in float64; policies with a rate need it.
-            features: semantic features; policies that look beyond neighbours need them.
-            max_duration: most frames per token; None for no cap.
+            similarities: Of each frame and the next one, see `cosine_similarities`.
+            lengths: Frames per item.
+            seconds: Of the clips, audio_lengths / sample_rate in float64, for policies with a rate.
+            features: Semantic features, for policies that look beyond neighbours.
+            max_duration: Largest number of frames per token; None for no limit.
 
         Returns:
             Durations, padded with 0 on the right, that sum to `lengths`.
@@ -155,18 +165,18 @@ class Threshold:
     made in the precision of the similarities.
 
     Attributes:
-        threshold: in [-1, 1], one for all items or one for each.
+        threshold: In [-1, 1], one number or one per item.
     """
 
     threshold: FloatOrPerItem
 
     def __post_init__(self) -> None:
-        settled = as_floats(self.threshold, "threshold")
-        for value in settled if isinstance(settled, tuple) else (settled,):
+        values = as_floats(self.threshold, "threshold")
+        for value in np.atleast_1d(values):
             if not -1 <= value <= 1:
                 slip = "a rate in Hz goes to frame_rate=" if value > 1 else "a cosine is never below -1"
                 raise ValueError(f"threshold is {value:g}, but similarities lie in [-1, 1]; {slip}")
-        object.__setattr__(self, "threshold", settled)
+        object.__setattr__(self, "threshold", values)
 
     def __call__(
         self,
@@ -177,46 +187,54 @@ class Threshold:
         features: Float[Tensor, "batch dim frames"] | None = None,
         max_duration: int | None = None,
     ) -> Int[Tensor, "batch tokens"]:
-        """See `MergingPolicy`."""
-        threshold = self._thresholds(similarities)
+        """Choose durations; see `MergingPolicy`."""
+        threshold = self.thresholds(similarities)
         cuts = ~(similarities > threshold) | (threshold >= 1)
-        return durations_from_starts(chop_runs(_starts(cuts), check_max_duration(max_duration)), lengths)
-
-    def margins(
-        self,
-        similarities: Float[Tensor, "batch pairs"],
-        lengths: Int[Tensor, " batch"],
-        *,
-        seconds: Seconds | None = None,
-        max_duration: int | None = None,
-    ) -> Float[Tensor, "batch pairs"]:
-        """See `boundary_margins`: the distance from the threshold, and inf where nothing merges whatever comes."""
-        threshold = self._thresholds(similarities)
-        return (similarities - threshold).abs().masked_fill(threshold >= 1, torch.inf)
+        starts = F.pad(cuts, (1, 0), value=True)
+        return durations_from_starts(chop_runs(starts, check_max_duration(max_duration)), lengths)
 
     def initial_state(self) -> int:
-        """See `CausalPolicy`: the frames since the last cut, of which there is one."""
+        """Return the frames of the open token; see `CausalPolicy`."""
         return 1
 
     def step(
         self, similarities: Float[Tensor, " pairs"], state: int, max_duration: int | None
     ) -> tuple[Bool[Tensor, " pairs"], Float[Tensor, " pairs"], int]:
-        """See `CausalPolicy`."""
-        threshold = self._thresholds(similarities[None])[0]
+        """Decide on the next frames; see `CausalPolicy`."""
+        threshold = self.thresholds(similarities[None])[0]
+        cuts = ~(similarities > threshold) | (threshold >= 1)
         starts = []
-        for cut in (~(similarities > threshold) | (threshold >= 1)).tolist():
+        for cut in cuts.tolist():
             starts.append(cut or state == max_duration)
             state = 1 if starts[-1] else state + 1
         margins = (similarities - threshold).abs().masked_fill(threshold >= 1, torch.inf)
         return torch.tensor(starts, dtype=torch.bool, device=similarities.device), margins, state
 
-    def _thresholds(self, similarities: Float[Tensor, "batch pairs"]) -> Float[Tensor, "batch 1"]:
+    def thresholds(self, similarities: Float[Tensor, "batch pairs"]) -> Float[Tensor, "batch 1"]:
+        """Return the threshold of each item, in the precision of the similarities."""
         values = broadcast_per_item(self.threshold, "threshold", len(similarities))
         return torch.tensor(values, dtype=similarities.dtype, device=similarities.device)[:, None]
 
 
 @dataclass(frozen=True)
-class ExactRate:
+class RatePolicy:
+    """Base of policies that meet a frame rate; the count of tokens is `target_tokens`.
+
+    Attributes:
+        frame_rate: Tokens per second, one number or one per item.
+    """
+
+    frame_rate: FloatOrPerItem
+
+    def __post_init__(self) -> None:
+        rates = as_floats(self.frame_rate, "frame_rate")
+        lowest = np.min(rates)
+        if lowest <= 0:
+            raise ValueError(f"frame_rate is {lowest:g} Hz, but a rate is positive")
+        object.__setattr__(self, "frame_rate", rates)
+
+
+class ExactRate(RatePolicy):
     """Cut at the lowest similarities, as many times as it takes to come as near to a rate as whole tokens allow.
 
     Boundaries are added in the order of rising similarity (ties: the earlier frame first), and `max_duration` chops
@@ -226,15 +244,7 @@ class ExactRate:
     Every feasible count is reached exactly. Without a boundary there are ceil(T / m) tokens, with all of them T. One
     more boundary splits some run of a + b frames into a and b, and ceil(a / m) + ceil(b / m) is ceil((a + b) / m) or
     one more, so the count climbs in steps of 0 or 1; bisection over the number of boundaries finds it in O(T log T).
-
-    Attributes:
-        frame_rate: tokens per second, one for all items or one for each; the count is `target_tokens`.
     """
-
-    frame_rate: FloatOrPerItem
-
-    def __post_init__(self) -> None:
-        _check_rate(self)
 
     def __call__(
         self,
@@ -245,77 +255,42 @@ class ExactRate:
         features: Float[Tensor, "batch dim frames"] | None = None,
         max_duration: int | None = None,
     ) -> Int[Tensor, "batch tokens"]:
-        """See `MergingPolicy`; `seconds` are needed."""
-        rank, num_cuts = self._cuts(similarities, lengths, seconds, max_duration)
-        return durations_from_starts(chop_runs(_starts(rank < num_cuts[:, None]), max_duration), lengths)
+        """Choose durations; see `MergingPolicy`. `seconds` are needed."""
+        rank, num_cuts = self.rank_pairs(similarities, lengths, seconds, max_duration)
+        starts = F.pad(rank < num_cuts[:, None], (1, 0), value=True)
+        return durations_from_starts(chop_runs(starts, max_duration), lengths)
 
-    def margins(
-        self,
-        similarities: Float[Tensor, "batch pairs"],
-        lengths: Int[Tensor, " batch"],
-        *,
-        seconds: Seconds | None = None,
-        max_duration: int | None = None,
-    ) -> Float[Tensor, "batch pairs"]:
-        """See `boundary_margins`: how far a pair is from changing places with one on the other side of the cut.
-
-        # ranks     ... cut    cut | kept   kept ...       the cut lies between the last pair cut and the first kept;
-        #                      last  first                 those kept may also change places with the first, for where
-        #                                                  a cap chops runs it may matter which of them is the next
-
-        Two pairs change places when both have moved by half their distance.
-        """
-        rank, num_cuts = self._cuts(similarities, lengths, seconds, max_duration)
-        inside = torch.arange(similarities.shape[1], device=similarities.device) + 1 < lengths[:, None]
-        ordered = similarities.detach().masked_fill(~inside, torch.inf).sort(dim=-1).values
-        edges = F.pad(ordered, (1, 2), value=torch.inf)  # entry r + 1: the similarity of rank r
-        edges[:, 0] = -torch.inf
-        last, first, second = (edges.gather(1, num_cuts[:, None] + i) for i in range(3))
-        margins = torch.where(rank < num_cuts[:, None], first - similarities, similarities - first)
-        own = torch.minimum(first - last, second - first)
-        return torch.where(rank == num_cuts[:, None], own, margins).masked_fill(~inside, torch.inf)
-
-    def _cuts(
+    def rank_pairs(
         self,
         similarities: Float[Tensor, "batch pairs"],
         lengths: Int[Tensor, " batch"],
         seconds: Seconds | None,
         max_duration: int | None,
     ) -> tuple[Int[Tensor, "batch pairs"], Int[Tensor, " batch"]]:
-        """Rank the pairs, those first that differ most, and count how many of them are to be cut."""
-        target = _target(self.frame_rate, seconds, lengths, max_duration)
+        """Rank the pairs by rising similarity, and count how many of them become boundaries."""
+        target = target_tokens(self.frame_rate, seconds, lengths, max_duration)
         pairs = torch.arange(similarities.shape[1], device=similarities.device)
         inside = pairs + 1 < lengths[:, None]
         order = similarities.detach().masked_fill(~inside, torch.inf).argsort(dim=-1, stable=True)
         rank = torch.empty_like(order).scatter_(1, order, pairs.expand_as(order))
 
-        def starts(num_cuts: Int[Tensor, " batch"]) -> Bool[Tensor, "batch frames"]:
-            return chop_runs(_starts(rank < num_cuts[:, None]), max_duration)
-
-        # The largest number of cuts that makes no more than `target` tokens lies in few ... many.
-        few, many = torch.zeros_like(lengths), lengths - 1
+        # Bisection: the largest number of cuts that makes no more than `target` tokens lies in few ... many.
+        few = torch.zeros_like(lengths)
+        many = lengths - 1
         for _ in range(similarities.shape[1].bit_length()):
             middle = (few + many + 1) // 2
-            tokens = starts(middle)
-            fits = (tokens & valid_frames(lengths, tokens)).sum(-1) <= target
-            few, many = torch.where(fits, middle, few), torch.where(fits, many, middle - 1)
+            starts = chop_runs(F.pad(rank < middle[:, None], (1, 0), value=True), max_duration)
+            fits = (starts & valid_frames(lengths, starts)).sum(-1) <= target
+            few = torch.where(fits, middle, few)
+            many = torch.where(fits, many, middle - 1)
         return rank, few
 
 
-@dataclass(frozen=True)
-class Uniform:
-    """Make durations as equal as whole frames allow, at the count `ExactRate` would have: the fixed-rate ablation.
+class Uniform(RatePolicy):
+    """Make durations as equal as whole frames allow, at the count of `ExactRate`: the fixed-rate ablation.
 
-    Boundary i lies at frame floor(i * T / N). No duration exceeds ceil(T / N), so the cap holds wherever it can.
-
-    Attributes:
-        frame_rate: tokens per second, one for all items or one for each.
+    Boundary i lies at frame floor(i * T / N). No duration exceeds ceil(T / N), so the limit holds wherever it can.
     """
-
-    frame_rate: FloatOrPerItem
-
-    def __post_init__(self) -> None:
-        _check_rate(self)
 
     def __call__(
         self,
@@ -326,35 +301,14 @@ class Uniform:
         features: Float[Tensor, "batch dim frames"] | None = None,
         max_duration: int | None = None,
     ) -> Int[Tensor, "batch tokens"]:
-        """See `MergingPolicy`; `seconds` are needed."""
-        target = _target(self.frame_rate, seconds, lengths, max_duration)[:, None]
+        """Choose durations; see `MergingPolicy`. `seconds` are needed."""
+        target = target_tokens(self.frame_rate, seconds, lengths, max_duration)[:, None]
         boundary = torch.arange(int(target.max()) + 1, device=lengths.device).minimum(target)
         return (boundary * lengths[:, None] // target.clamp(min=1)).diff(dim=-1)
 
-    def margins(
-        self,
-        similarities: Float[Tensor, "batch pairs"],
-        lengths: Int[Tensor, " batch"],
-        *,
-        seconds: Seconds | None = None,
-        max_duration: int | None = None,
-    ) -> Float[Tensor, "batch pairs"]:
-        """See `boundary_margins`: no similarity is looked at."""
-        return torch.full_like(similarities, torch.inf)
 
-
-@dataclass(frozen=True)
-class MinimumVariance:
-    """Minimise the features' squared deviation from their token's mean, at the count `ExactRate` would have.
-
-    Attributes:
-        frame_rate: tokens per second, one for all items or one for each.
-    """
-
-    frame_rate: FloatOrPerItem
-
-    def __post_init__(self) -> None:
-        _check_rate(self)
+class MinimumVariance(RatePolicy):
+    """Minimise the squared deviation of features from their token's mean, at the count of `ExactRate`."""
 
     def __call__(
         self,
@@ -365,61 +319,106 @@ class MinimumVariance:
         features: Float[Tensor, "batch dim frames"] | None = None,
         max_duration: int | None = None,
     ) -> Int[Tensor, "batch tokens"]:
-        """See `MergingPolicy`; `seconds` and `features` are needed."""
+        """Choose durations; see `MergingPolicy`. `seconds` and `features` are needed."""
         if features is None:
             raise ValueError("MinimumVariance compares frames with their token's mean: pass the semantic features=")
         assert features.shape[-1] == similarities.shape[-1] + 1, "features and similarities of different clips"
-        target = _target(self.frame_rate, seconds, lengths, max_duration)
+        target = target_tokens(self.frame_rate, seconds, lengths, max_duration)
         return min_variance_durations(features, target, lengths, max_duration)
 
 
+# ---------------------------------------------------------------------------------------------- from keywords to policies
+
+# Names that `policy=` takes with `frame_rate=`; each class takes its setting as the only argument.
 POLICIES: dict[str, type[Threshold] | type[ExactRate] | type[Uniform] | type[MinimumVariance]] = {
     "threshold": Threshold,
     "rate": ExactRate,
     "uniform": Uniform,
     "variance": MinimumVariance,
 }
-"""The names that `policy=` takes; each class takes its setting as the only argument."""
+RUNNING = "running"  # rate_control.RateController, which builds on this module
 
 
-def _starts(cuts: Bool[Tensor, "batch pairs"]) -> Bool[Tensor, "batch frames"]:
-    return F.pad(cuts, (1, 0), value=True)
-
-
-def _check_rate(policy: ExactRate | Uniform | MinimumVariance) -> None:
-    settled = as_floats(policy.frame_rate, "frame_rate")
-    if (lowest := min(settled) if isinstance(settled, tuple) else settled) <= 0:
-        raise ValueError(f"frame_rate is {lowest:g} Hz, but a rate is positive")
-    object.__setattr__(policy, "frame_rate", settled)
-
-
-def _target(
-    frame_rate: FloatOrPerItem, seconds: Seconds | None, lengths: Int[Tensor, " batch"], max_duration: int | None
-) -> Int[Tensor, " batch"]:
-    if seconds is None:
-        raise ValueError("a frame rate needs the clips' seconds= (audio_lengths / sample_rate) to become a count")
-    return target_tokens(frame_rate, seconds, lengths, max_duration)
-
-
-def boundary_margins(
-    policy: MergingPolicy,
-    similarities: Float[Tensor, "batch pairs"],
-    lengths: Int[Tensor, " batch"],
+def resolve_policy(
+    default_threshold: float | None,
+    base_frame_rate: float,
+    max_duration: int | None,
     *,
-    seconds: Seconds | None = None,
-    max_duration: int | None = None,
-) -> Float[Tensor, "batch pairs"]:
-    """Tell how far each pair of neighbours was from being kept together instead of apart, or apart instead of together.
+    threshold: Any = None,
+    frame_rate: Any = None,
+    durations: Any = None,
+    policy: str | MergingPolicy | None = None,
+) -> tuple[MergingPolicy | None, dict[str, Any]]:
+    """Turn the choice of rate of one call into a policy and a note on it for `Tokens.info`.
 
-    That is in the unit of similarities, and supposes that what was decided before stays; arguments are those of the
-    policy's call.
+    Args:
+        default_threshold: The model's own; None for a fixed-rate model.
+        base_frame_rate: Frames per second of the grid.
+        max_duration: Most frames per token; None for no cap.
+        threshold: See `Codec.encode`, and so for the others.
 
     Returns:
-        inf where nothing can flip and past each clip's last pair, NaN from policies that cannot tell.
+        The policy, None where `durations` are given.
+
+    Raises:
+        ValueError: More than one choice, one that the model does not have, or a value outside its range.
     """
-    margins = getattr(policy, "margins", None)
-    found = torch.full_like(similarities, torch.nan)
-    if margins is not None:
-        found = margins(similarities, lengths, seconds=seconds, max_duration=max_duration)
-    inside = torch.arange(similarities.shape[1], device=similarities.device) + 1 < lengths[:, None]
-    return found.masked_fill(~inside, torch.inf)
+    from flexicodec.merging.rate_control import RateController
+
+    name = None
+    own = policy
+    if isinstance(policy, str):
+        name = policy
+        own = None
+
+    # One choice at most
+    choices = {"threshold": threshold, "frame_rate": frame_rate, "durations": durations, "policy": own}
+    given = [choice for choice, value in choices.items() if value is not None]
+    if len(given) > 1:
+        every = "both" if len(given) == 2 else "all"
+        raise ValueError(f"{' and '.join(given)} were {every} given; choose one, each decides the rate by itself")
+
+    # Fixed-rate models take the settings that merge nothing.
+    if default_threshold is None and given not in ([], ["durations"]):
+        if not _equals(threshold, 1.0) and not _equals(frame_rate, base_frame_rate):
+            raise ValueError(
+                f"{given[0]} was given, but this model has a fixed rate of {base_frame_rate:g} Hz: threshold=1, "
+                f"frame_rate={base_frame_rate:g} or neither"
+            )
+        return Threshold(1.0), {"policy": "threshold", "threshold": 1.0}
+
+    names = [each for each in (*POLICIES, RUNNING) if each != "threshold"]
+    unknown = name is not None and (name not in names or frame_rate is None)
+    if unknown or (own is not None and (not callable(own) or isinstance(own, type))):
+        raise ValueError(
+            f"policy is {policy!r}; expected one of {', '.join(names)} with frame_rate=, or a MergingPolicy"
+        )
+
+    if durations is not None:
+        return None, {"policy": "durations"}
+    if own is not None:
+        kinds: dict[type, str] = {kind: each for each, kind in POLICIES.items()} | {RateController: RUNNING}
+        info: dict[str, Any] = {"policy": kinds.get(type(own), type(own).__name__)}
+        if hasattr(own, "frame_rate"):
+            info["frame_rate"] = check_frame_rate(own.frame_rate, base_frame_rate, max_duration)
+        if hasattr(own, "threshold"):
+            info["threshold"] = own.threshold
+    elif frame_rate is not None:
+        rate = check_frame_rate(frame_rate, base_frame_rate, max_duration)
+        info = {"policy": name or "rate", "frame_rate": rate}
+        if name == RUNNING:
+            assert default_threshold is not None
+            own = RateController(rate, default_threshold, base_frame_rate)
+        else:
+            own = POLICIES[name or "rate"](rate)
+    else:
+        if threshold is None:
+            threshold = 1.0 if default_threshold is None else default_threshold
+        own = Threshold(threshold)
+        info = {"policy": "threshold", "threshold": own.threshold}
+    # `Tokens.info` holds what JSON has.
+    return own, {key: list(value) if isinstance(value, tuple) else value for key, value in info.items()}
+
+
+def _equals(value: Any, wanted: float) -> bool:
+    return isinstance(value, (int, float)) and value == wanted

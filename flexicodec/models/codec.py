@@ -1,28 +1,28 @@
-"""The contract every codec of this package keeps: audio in, `Tokens` out, and back."""
+"""The interface of all codecs: audio to `Tokens` and back, options of `encode`, saving, and the fingerprint."""
 
-import hashlib
+import difflib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import wraps
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import flexicodec
-from flexicodec.config import from_dict
+from flexicodec.audio import Channels
 from flexicodec.io_utils import replacing
+from flexicodec.models.fingerprint import hash_weights, weight_version
 from flexicodec.models.precision import Precision
-from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
-from flexicodec.models.streaming.encoder import StreamingEncoder
+from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.onednn import clear_cache
 from flexicodec.nn.snake import compile_activations
-from flexicodec.nn.stages import Stage
 from flexicodec.tokens import TokenFormat, Tokens
 from flexicodec.weights import drop_modules, unloaded_modules
 
@@ -30,7 +30,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class _Unset:
-    """What the model was trained with, for arguments where None already means something."""
+    """Default of arguments for which None already has a meaning."""
 
     def __repr__(self) -> str:
         return "<the model's own>"
@@ -40,10 +40,32 @@ UNSET: Any = _Unset()
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+WINDOWS = Windows()
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """Options of `Codec.encode`, where they are documented."""
+
+    threshold: Any = None
+    frame_rate: Any = None
+    durations: Any = None
+    policy: Any = None
+    max_duration: int | None = UNSET
+    num_codebooks: int | None = None
+    sample_rate: int | None = None
+    channels: Channels | None = None
+    windows: Windows | None = WINDOWS
+    precision: Precision = "float32"
+    margins: bool = False
+    compatible: bool = False
+
+
+ENCODE_OPTIONS = tuple(field.name for field in fields(EncodeOptions))
 
 
 def inference_call(method: Method) -> Method:
-    """Run a codec's public method without gradients and outside a caller's autocast, so that tokens repeat."""
+    """Run a public method of a codec in float32, without gradients and outside a caller's autocast; a decorator."""
 
     @wraps(method)
     def wrapped(self: "Codec", *arguments: Any, **choices: Any) -> Any:
@@ -71,15 +93,32 @@ def check_samples(samples: Any) -> Tensor:
     return lengths
 
 
+def check_num_codebooks(num_codebooks: Any, available: int) -> int:
+    """Return how many acoustic codebooks to use; None means all.
+
+    Raises:
+        ValueError: Not a count, or more than the model has.
+    """
+    if num_codebooks is None:
+        return available
+    whole = isinstance(num_codebooks, Integral) and not isinstance(num_codebooks, bool)
+    if not whole or not 0 <= num_codebooks <= available:
+        raise ValueError(
+            f"num_codebooks is {num_codebooks!r}, but this model has {available} acoustic codebooks, of which 0 to "
+            f"{available} can be used; the semantic codebook is not counted"
+        )
+    return int(num_codebooks)
+
+
 class Codec(nn.Module, ABC):
     """A model that turns audio into `Tokens` and tokens into audio.
 
     Attributes:
         model_type: Name of the family, written into `config.json`.
-        sample_rate: Hz of the audio it takes and gives.
-        frame_size: Samples in one frame of the grid.
-        token_modules: Submodules whose weights decide what tokens mean; the fingerprint covers these alone.
-        parts: Submodules that each choice of parts keeps; see `keep`.
+        sample_rate: Hz of the audio it takes and returns.
+        frame_size: Samples per frame of the grid.
+        token_modules: Submodules whose weights decide what tokens mean; only these are in the fingerprint.
+        parts: Submodules that each choice of `load(parts=)` keeps.
     """
 
     model_type: str
@@ -90,7 +129,8 @@ class Codec(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._fingerprint: tuple[str, int] | None = None  # and the state of the weights it names
+        # Each with the version of the weights it was computed from.
+        self._fingerprint: tuple[str, int] | None = None
         self._decoder_fingerprint: tuple[str, int] | None = None
 
     @property
@@ -101,22 +141,94 @@ class Codec(nn.Module, ABC):
     @property
     @abstractmethod
     def num_codebooks(self) -> int:
-        """Acoustic layers the model has; the semantic one is not counted."""
+        """Acoustic codebooks; the semantic one is not counted."""
 
     @property
     @abstractmethod
     def format(self) -> TokenFormat:
-        """What this model's tokens look like."""
+        """Grid, codebook sizes and fingerprint of this model's tokens."""
+
+    @inference_call
+    def encode(self, audio: Any, lengths: Any = None, **options: Any) -> Tokens:
+        """Turn audio into tokens.
+
+        Args:
+            audio: [S] or [B, S], tensor or array, float in [-1, 1] or int16; [B, C, S] where `channels` is given.
+            lengths: Valid samples of each item, of the audio as passed; None means all.
+            options: The keyword arguments below; a family refuses those it does not have.
+
+        Options:
+            threshold: Merge neighbouring frames whose cosine similarity exceeds this (tau in the paper): in [-1, 1], one
+                number or one per item; 1 never merges. Mutually exclusive with frame_rate and durations. Default: the
+                model's own.
+            frame_rate: Tokens per second, one number or one per item, met as closely as whole tokens allow.
+            durations: Frames per token [B, N], padded with 0; they sum to `num_frames` of each item.
+            policy: How to spend `frame_rate`: "rate" (default) cuts where neighbours differ most, "uniform" cuts evenly,
+                "variance" minimises the variance within tokens, "running" is the controller that streams use. Or a
+                `MergingPolicy`, which decides by itself.
+            max_duration: Largest number of frames per token; None for no limit. Default: the model's own.
+            num_codebooks: Acoustic codebooks, 0 for semantic tokens only. Default: all.
+            sample_rate: Hz of the audio, resampled where it differs from the codec's. Default: the codec's.
+            channels: "mix" averages the channels of [B, C, S]; "error" refuses more than one.
+            windows: How clips longer than one window are encoded; None encodes every clip as a whole. Where attention
+                spans the clip this changes features; see `Windows`. No effect on convolutional codecs.
+            precision: "bfloat16" runs transformers (NanoCodec: convolutions) in half precision. It is faster and flips
+                some codes, which are decided in float32.
+            margins: Compute how far every boundary and code was from flipping: `Tokens.margins`.
+            compatible: NanoCodec and LFSC: pad the shorter clips of a batch as NeMo does, so that their ends differ from
+                those of the same clip alone.
+
+        Raises:
+            ValueError: Empty audio, NaN or Inf, wrong rank, lengths that do not fit, more than one choice of rate, a
+                value out of range, or an option this family does not have. Options are checked before the audio.
+        """
+        return self._encode(audio, lengths, self.read_options(options))
 
     @abstractmethod
-    def encode(self, audio: Any, lengths: Any = None, **choices: Any) -> Tokens:
-        """Turn audio into tokens."""
+    def _encode(self, audio: Any, lengths: Any, options: EncodeOptions) -> Tokens:
+        """Encode with checked option names."""
 
-    def features(self, audio: Any, lengths: Any = None, **choices: Any) -> Any:
-        """Run the encoders alone, where a family can make tokens at several rates from what they give."""
+    @property
+    def fixed_options(self) -> Mapping[str, Any]:
+        """Options of `encode` this family does not have, with the one value each may take beside None."""
+        return {}
+
+    def read_options(
+        self, options: Mapping[str, Any], of: str = "encode", names: Sequence[str] = ENCODE_OPTIONS
+    ) -> EncodeOptions:
+        """Turn keyword arguments into `EncodeOptions`.
+
+        Args:
+            options: The arguments.
+            of: The method they are for.
+            names: Those it takes.
+
+        Raises:
+            ValueError: An unknown option, or one this family does not have.
+        """
+        fixed = self.fixed_options
+        given = {}
+        refused = []
+        for name, value in options.items():
+            if name not in names:
+                raise ValueError(_unknown_option(self, of, name, [each for each in names if each not in fixed]))
+            if name not in fixed:
+                given[name] = value
+            elif not _asks_for_nothing(value, fixed[name]):
+                refused.append(self.refusal(name, value))
+        if refused:
+            raise ValueError("; ".join(refused))
+        return EncodeOptions(**given)
+
+    def refusal(self, name: str, value: Any) -> str:
+        """Say why an option of `fixed_options` cannot have this value."""
+        return f"{name} is {value!r}, which {type(self).__name__} does not have; leave it out"
+
+    def features(self, audio: Any, lengths: Any = None, **options: Any) -> Any:
+        """Run the encoders once; `tokenize` then makes tokens at any number of rates."""
         raise NotImplementedError(f"{type(self).__name__} has one rate only; use encode")
 
-    def tokenize(self, features: Any, **choices: Any) -> Tokens:
+    def tokenize(self, features: Any, **options: Any) -> Tokens:
         """Turn `features` into tokens."""
         raise NotImplementedError(f"{type(self).__name__} has one rate only; use encode")
 
@@ -132,44 +244,44 @@ class Codec(nn.Module, ABC):
     def decode(self, tokens: Tokens, *, precision: Precision = "float32") -> Float[Tensor, "batch samples"]:
         """Turn tokens into audio [B, S] at `sample_rate`, exactly `audio_lengths` long where these are known."""
 
-    def streaming_decoder(self, batch_size: int = 1, **settings: Any) -> StreamingDecoder:
-        """Open a stream that decodes tokens as they come; see `flexicodec.models.streaming.decoder`.
+    def streaming_decoder(self, batch_size: int = 1, **options: Any) -> Any:
+        """Open a `StreamingDecoder`: tokens in, audio out.
 
         Args:
-            batch_size: Streams side by side; each may be reset by itself.
-            settings: Those of `DecoderOptions`, such as `lookahead_frames`.
+            batch_size: Number of independent streams; each can be reset.
+            options: Those of `DecoderOptions`, such as `lookahead_frames`.
 
         Raises:
-            ValueError: A setting is out of its range or unknown.
+            ValueError: An option is unknown or out of its range.
         """
-        return StreamingDecoder(self, batch_size, from_dict(DecoderOptions, settings))
+        raise NotImplementedError(f"{type(self).__name__} does not decode streams")
 
-    def streaming_encoder(self, batch_size: int = 1, **choices: Any) -> StreamingEncoder:
-        """Open a stream that encodes audio as it comes; see `flexicodec.models.streaming.encoder`.
+    def streaming_encoder(self, batch_size: int = 1, **options: Any) -> Any:
+        """Open a `StreamingEncoder`: audio in, tokens out.
 
         Args:
-            batch_size: Streams side by side; each may be reset by itself.
-            choices: Those of the family.
+            batch_size: Number of independent streams; each can be reset.
+            options: Those of `encode` that the family takes for streams.
 
         Raises:
-            ValueError: A choice is out of its range, or needs the whole clip.
+            ValueError: An option is out of its range, or needs the whole clip.
         """
         raise NotImplementedError(f"{type(self).__name__} does not encode streams")
 
-    def stream_stages(self, settings: DecoderOptions) -> Sequence[Stage]:
-        """What a streaming decoder sends tokens through: their `stream_inputs` in, samples [B, 1, S] out."""
+    def stream_stages(self, settings: Any) -> Any:
+        """Return the modules that a streaming decoder runs: `stream_inputs` in, samples [B, 1, S] out."""
         raise NotImplementedError(f"{type(self).__name__} does not stream")
 
     def stream_inputs(self, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:
-        """Look up what the first stage takes, token by token; `tokens` are checked and on the model's device."""
+        """Look up the inputs of the first of these modules; `tokens` are checked and on the model's device."""
         raise NotImplementedError(f"{type(self).__name__} does not stream")
 
     @abstractmethod
     def config_dict(self) -> dict[str, Any]:
-        """The resolved config as JSON-able values, enough to build the model again."""
+        """Return the config as JSON values, enough to build the model again."""
 
     def token_settings(self) -> dict[str, Any]:
-        """The part of the config that decides what tokens mean; the whole of it unless a family says otherwise."""
+        """Return the part of the config that decides what tokens mean; by default all of it."""
         return self.config_dict()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Codec":
@@ -178,44 +290,39 @@ class Codec(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     @property
     def fingerprint(self) -> str:
-        """Names the weights and settings that give tokens their meaning.
+        """Hash of the weights and settings that give tokens their meaning.
 
-        Read from `config.json` where the model was saved, else computed at first use, and again after weights were
-        written to (by training, say). Weights are hashed as half precision, so that storing a model in half precision
-        keeps its name.
+        Read from `config.json` of a saved model, else computed at first use, and again after weights were written to
+        (by training, say). Weights are hashed in half precision, so that storing a model in half precision keeps it.
         """
-        if self._fingerprint is None or (self._fingerprint[1] != self._weight_version() and not unloaded_modules(self)):
+        if self._fingerprint is None or (self._fingerprint[1] != weight_version(self) and not unloaded_modules(self)):
             self.set_fingerprint(self.compute_fingerprint())
         assert self._fingerprint is not None
         return self._fingerprint[0]
 
     @property
     def decoder_fingerprint(self) -> str:
-        """Names what turns latents into audio as well, which tokens do not depend on; see `fingerprint`."""
-        version = self._weight_version()
+        """Hash that also covers the decoder, on which tokens do not depend; see `fingerprint`."""
+        version = weight_version(self)
         if self._decoder_fingerprint is None or self._decoder_fingerprint[1] != version:
             config = json.dumps([self.fingerprint, self.config_dict()], sort_keys=True)
-            self._decoder_fingerprint = self._hash(config, lambda part: part not in self.token_modules), version
+            self._decoder_fingerprint = self._hash(config, token_modules=False), version
         return self._decoder_fingerprint[0]
 
     def set_fingerprint(self, fingerprint: str) -> None:
-        """Take over the name that a saved model's config gives it, instead of hashing its weights again."""
-        self._fingerprint = (fingerprint, self._weight_version())
+        """Use the fingerprint of a saved model's config, instead of hashing its weights again."""
+        self._fingerprint = (fingerprint, weight_version(self))
 
     def keep(self, parts: str) -> None:
-        """Let go of what a use of the model does not need.
+        """Drop the modules that a use of the model does not need.
 
         Args:
-            parts: "all" for everything, "encode" for what makes tokens, "decode" for what makes audio of them, and
-                where the family has it "semantic" for what makes semantic tokens alone.
-
-        Raises:
-            ValueError: There is no such choice.
+            parts: "all" drops nothing; "encode", "decode", or where the family has it "semantic" (semantic tokens only).
         """
         choices = ("all", *self.parts)
         if parts not in choices:
@@ -226,26 +333,15 @@ class Codec(nn.Module, ABC):
     def compile(self) -> None:
         """Make encoding and decoding on the CPU faster, with PyTorch's compiler.
 
-        It compiles what gains most, the activations between convolutions (Snake), into one pass over their values: some
-        ten seconds now, and two more for another number of threads. Values are rounded as without.
+        The activations between convolutions (Snake) gain most and are compiled into one pass each. This takes some ten
+        seconds, and two more for another number of threads. Results are rounded as without.
 
         Raises:
             ValueError: The model is not on the CPU, or PyTorch's compiler does not work here.
         """
         if self.device.type != "cpu":
-            raise ValueError(f"the model is on {self.device}; compiling makes it faster on the CPU alone")
+            raise ValueError(f"the model is on {self.device}; compiling makes it faster on the CPU only")
         compile_activations(self)
-
-    def _weight_version(self) -> int:
-        """Count the writes to the weights, as torch does for autograd."""
-        count, modules = 0, [cast(nn.Module, self)]
-        while modules:  # `parameters()` takes ten times as long, and every call of the codec asks
-            module = modules.pop()
-            modules.extend(child for child in module._modules.values() if child is not None)
-            for tensors in (module._parameters, module._buffers):
-                # what was made in inference mode is never written to
-                count += sum(t._version for t in tensors.values() if t is not None and not t.is_inference())
-        return count
 
     def compute_fingerprint(self) -> str:
         """Hash the weights of `token_modules` and the settings beside them; 16 hexadecimal digits.
@@ -254,16 +350,15 @@ class Codec(nn.Module, ABC):
             ValueError: Some of them were not loaded.
         """
         self._check_whole("named by its weights")
-        return self._hash(json.dumps(self.token_settings(), sort_keys=True), lambda part: part in self.token_modules)
+        return self._hash(json.dumps(self.token_settings(), sort_keys=True), token_modules=True)
 
-    def _hash(self, settings: str, counts: Callable[[str], bool]) -> str:
-        """Hash settings and the weights of those parts that count."""
-        digest = hashlib.sha256(settings.encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            if counts(name.split(".")[0]):
-                digest.update(f"{name}{tuple(tensor.shape)}".encode())
-                digest.update(np.ascontiguousarray(tensor.detach().to("cpu", torch.float16).numpy()).data)
-        return digest.hexdigest()[:16]
+    def _hash(self, settings: str, token_modules: bool) -> str:
+        """Hash settings and the weights that tokens depend on, or those they do not."""
+
+        def counts(name: str) -> bool:
+            return (name.split(".")[0] in self.token_modules) == token_modules
+
+        return hash_weights(self.state_dict(), settings, torch.float16, counts)
 
     def _check_whole(self, what: str) -> None:
         if absent := unloaded_modules(self):
@@ -275,12 +370,11 @@ class Codec(nn.Module, ABC):
         """Refuse tokens this model cannot decode.
 
         Args:
-            tokens: What came.
+            tokens: To be decoded.
             may_be_empty: Clips may have no tokens, as in a stream.
 
         Raises:
-            ValueError: They are no `Tokens`, were made by another model, lie on another grid, or hold codes or
-                codebooks it lacks.
+            ValueError: Not `Tokens`, made by another model, of another grid, or with codes or codebooks it lacks.
         """
         self.format.check(tokens, self.num_codebooks, may_be_empty=may_be_empty)
 
@@ -288,8 +382,8 @@ class Codec(nn.Module, ABC):
         """Write `config.json` and `model.safetensors`, which `flexicodec.load(folder)` opens again.
 
         Args:
-            folder: Made if missing. Each file appears at once, by rename.
-            dtype: Store floating weights so (torch.float16 halves the file); None keeps them as they are. The
+            folder: Created if missing. Each file appears at once, by rename.
+            dtype: Of the stored floating-point weights (torch.float16 halves the file); None keeps theirs. The
                 fingerprint does not change.
 
         Raises:
@@ -313,3 +407,23 @@ class Codec(nn.Module, ABC):
             settings.write_text(json.dumps(config, indent=2) + "\n")
             weights.chmod(settings.stat().st_mode)  # safetensors makes its files readable by the owner alone
         return folder
+
+
+def _unknown_option(codec: Codec, of: str, name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, 1)
+    slip = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{of} has no option {name!r}{slip} a {type(codec).__name__} takes {', '.join(names)}"
+
+
+def _asks_for_nothing(value: Any, fixed: Any) -> bool:
+    """Tell whether an option is not set, or set to the one value a family has (within the rounding of a rate)."""
+    if value is None or value is UNSET:
+        return True
+    if fixed is None or isinstance(fixed, bool | str):
+        return bool(value == fixed) if isinstance(value, bool | str) else False
+    try:
+        given = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return False
+    tolerance = 0.005 if isinstance(fixed, float) else 0.0
+    return bool(((given / fixed - 1).abs() <= tolerance).all())

@@ -23,13 +23,13 @@ class Quantized:
             to the quantizer's input.
         codes: Int64; zero past the lengths and in codebooks that an item does not use.
         losses: By name, mean over an item's valid tokens, summed over codebooks. Empty for quantizers without losses.
-        margins: [B, K, N] how far each code was from being another, where asked for; see `Quantizer.margins`.
+        inputs: [B, D, N] what was quantized; see `Quantizer.margins`. None from exported graphs.
     """
 
     latents: Float[Tensor, "batch dim tokens"]
     codes: Int[Tensor, "batch codebooks tokens"]
     losses: dict[str, Float[Tensor, " batch"]]
-    margins: Float[Tensor, "batch codebooks tokens"] | None = None
+    inputs: Float[Tensor, "batch dim tokens"] | None = None
 
 
 class FlatQuantized(NamedTuple):
@@ -77,7 +77,6 @@ class Quantizer(nn.Module, ABC):
         latents: Float[Tensor, "batch dim tokens"],
         lengths: Int[Tensor, " batch"] | None = None,
         num_codebooks: int | Int[Tensor, " batch"] | None = None,
-        margins: bool = False,
     ) -> Quantized:
         """Quantize a padded batch.
 
@@ -87,7 +86,6 @@ class Quantizer(nn.Module, ABC):
             num_codebooks: None uses all. An int keeps the first n rows of codes (0: codes [B, 0, N] and zero latents).
                 A tensor of one count per item is quantizer dropout: codes keep all K rows, an item's latents are the
                 sum of its first n codebooks, and the losses of the others count as 0.
-            margins: tell also how far each code was from being another.
         """
         if latents.ndim != 3 or latents.shape[1] != self.dim:
             raise ValueError(
@@ -109,7 +107,7 @@ class Quantizer(nn.Module, ABC):
             latents=flat.latents.unflatten(0, valid.shape).transpose(1, 2).contiguous(),
             codes=codes,
             losses=losses,
-            margins=self.margins(latents, codes, lengths) if margins else None,
+            inputs=latents,
         )
 
     def dequantize(

@@ -58,7 +58,7 @@ class FlexiCodecGenerator(Generator):
         codec = self.codec
         frames = codec.frame_counts(lengths)
         semantic = codec.encode_semantic(audio, lengths, frames)
-        acoustic = codec.hear(audio, lengths, frames)
+        acoustic = codec.encode_acoustic(audio, lengths, frames)
         features = Features(semantic, acoustic, cosine_similarities(semantic, frames), frames, lengths)
 
         durations = merge_items(draws.policies, features, codec.sample_rate, codec.max_duration)
@@ -66,7 +66,7 @@ class FlexiCodecGenerator(Generator):
         meaning, sound = codec.quantize(features, durations, draws.num_codebooks, draws.keeps_semantic)
         latents = meaning.latents * draws.keeps_semantic[:, None, None] + sound.latents
         smoothed, _ = codec.smooth(latents, durations)
-        decoded, decoded_lengths = codec.sound(smoothed, frames)
+        decoded, decoded_lengths = codec.decode_frames(smoothed, frames)
 
         decoded, audio, losses = self.compare(decoded, audio, torch.minimum(lengths, decoded_lengths))
         losses |= meaning.losses
@@ -98,8 +98,8 @@ class NanoCodecGenerator(Generator):
         """Encode, decode, and compare."""
         codec = self.codec
         frames = -(-lengths // codec.frame_size)
-        coded = codec.quantizer(codec.hear(audio, lengths), frames)
-        decoded = codec.sound(coded.latents, frames)
+        coded = codec.quantizer(codec.encode_latents(audio, lengths), frames)
+        decoded = codec.decode_latents(coded.latents, frames)
         decoded, audio, losses = self.compare(decoded, audio, lengths)
         durations = (torch.arange(coded.codes.shape[-1], device=frames.device) < frames[:, None]).long()
         return Generated(decoded, audio, losses | coded.losses, None, coded.codes, durations)

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexicodec.merging import ExactRate, MinimumVariance, RateController, Threshold, Uniform, boundary_margins
+from flexicodec.merging import ExactRate, MinimumVariance, RateController, Threshold, Uniform
+from flexicodec.models.margins import boundary_margins
 
 law = settings(derandomize=True, deadline=None, max_examples=15)
 CAUSAL = [Threshold(0.3), Threshold(1.0), RateController(6.0, 0.3), RateController(9.0, 0.9, memory_seconds=0.5)]

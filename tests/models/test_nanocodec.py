@@ -119,9 +119,9 @@ def test_a_padded_batch_is_each_clip_alone(nanocodec, lengths):
 def test_latents_of_a_padded_batch_are_each_clips_alone(nanocodec):
     precise = copy.deepcopy(nanocodec).double()
     clips, audio, counts = padded((2000, 725, 1399))
-    together = precise.hear(audio.double(), counts)
+    together = precise.encode_latents(audio.double(), counts)
     for i, clip in enumerate(clips):
-        alone = precise.hear(clip[None].double(), counts[i : i + 1])
+        alone = precise.encode_latents(clip[None].double(), counts[i : i + 1])
         torch.testing.assert_close(together[i : i + 1, :, : alone.shape[-1]], alone)
 
 
@@ -227,11 +227,11 @@ def test_codes_are_decided_in_float32(nanocodec):
     """Also where a caller's own autocast is on."""
     audio = noise(6000)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        latents = nanocodec.hear(audio[None], torch.tensor([6000])).float()
+        latents = nanocodec.encode_latents(audio[None], torch.tensor([6000])).float()
         got = nanocodec.encode(audio, precision="bfloat16", margins=True)
-    wanted = nanocodec.quantizer(latents, margins=True)
+    wanted = nanocodec.quantizer(latents)
     assert torch.equal(got.acoustic, wanted.codes)
-    assert torch.equal(got.margins.acoustic, wanted.margins)
+    assert torch.equal(got.margins.acoustic, nanocodec.quantizer.margins(latents, wanted.codes))
 
 
 def test_windows_change_nothing(nanocodec):
@@ -295,9 +295,9 @@ def test_only_samples_have_frames(nanocodecs, samples):
 def test_gradients_reach_every_weight(nanocodec):
     _, audio, counts = padded((600, 400))
     nanocodec.zero_grad()
-    latents = nanocodec.hear(audio, counts)
+    latents = nanocodec.encode_latents(audio, counts)
     quantized = nanocodec.quantizer(latents, -(-counts // FRAME))
-    nanocodec.sound(quantized.latents, -(-counts // FRAME)).square().mean().backward()
+    nanocodec.decode_latents(quantized.latents, -(-counts // FRAME)).square().mean().backward()
     missing = [name for name, weight in nanocodec.named_parameters() if weight.grad is None or not weight.grad.any()]
     nanocodec.zero_grad()
     assert not missing

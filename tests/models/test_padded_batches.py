@@ -25,7 +25,7 @@ CHOICES = [{"threshold": 0.7}, {"threshold": 1.0}, {"frame_rate": 4.0, "policy":
 def way(request, monkeypatch):
     """How ragged batches are taken."""
     if request.param == "side by side":
-        monkeypatch.setattr(chunked, "PADDED_SHARE", 1.0)
+        monkeypatch.setattr(chunked, "MAX_PADDED_SHARE", 1.0)
 
 
 def clips_of(lengths, speech):

@@ -87,9 +87,9 @@ def test_convolutions_in_chunks_are_convolutions_at_once(codec, talk, seconds):
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     durations = (torch.arange(int(frames.max())) < frames[:, None]).long()
     with torch.enable_grad():  # training: at once
-        heard, (spoken, _) = codec.hear(audio, lengths, frames), codec.decode_latents(latents, durations)
+        heard, (spoken, _) = codec.encode_acoustic(audio, lengths, frames), codec.decode_latents(latents, durations)
     assert heard.requires_grad
     assert spoken.requires_grad
     with torch.no_grad():  # use: in chunks
-        same(codec.hear(audio, lengths, frames), heard.detach())
+        same(codec.encode_acoustic(audio, lengths, frames), heard.detach())
         same(codec.decode_latents(latents, durations)[0], spoken.detach())

@@ -239,7 +239,7 @@ def encoder_stages(case, tag):
         "sv_block0": block0[0],
         "sv_hidden": sv_hidden,
         "semantic_ds": features.semantic,
-        "dac_enc": codec.hear(audio, lengths, whole_frames),
+        "dac_enc": codec.encode_acoustic(audio, lengths, whole_frames),
         "sim": features.similarities,
     }
 

@@ -46,7 +46,7 @@ def test_every_weight_finds_its_place(nano_case):
 @torch.no_grad()
 def test_latents(nano_case):
     io = nano_case.tensors
-    assert_near(nano_case.codec.hear(io["audio"], io["audio_len"]), io["encoded"], LATENTS)
+    assert_near(nano_case.codec.encode_latents(io["audio"], io["audio_len"]), io["encoded"], LATENTS)
     assert nano_case.codec.num_frames(io["audio_len"]).tolist() == io["encoded_len"].tolist()
 
 
@@ -79,13 +79,13 @@ def test_quantizer(nano_case):
 def test_decoder(nano_case):
     io = recorded(nano_case, "dec_in", "dec_out")
     frames = torch.full((len(io["dec_in"]),), io["dec_in"].shape[-1])
-    assert_near(nano_case.codec.sound(io["dec_in"], frames), io["dec_out"], AUDIO)
+    assert_near(nano_case.codec.decode_latents(io["dec_in"], frames), io["dec_out"], AUDIO)
 
 
 def test_a_batch_as_nemo_computes_it(nano_case):
     io, codec = recorded(nano_case, *BATCH), nano_case.codec
     with torch.no_grad():
-        latents = codec.hear(io["batch_audio"], io["batch_audio_len"], compatible=True)
+        latents = codec.encode_latents(io["batch_audio"], io["batch_audio_len"], compatible=True)
     valid = torch.arange(latents.shape[-1]) < io["batch_encoded_len"][:, None]
     assert_near(latents * valid[:, None], io["batch_encoded"] * valid[:, None], LATENTS)
     tokens = codec.encode(io["batch_audio"], io["batch_audio_len"], compatible=True)

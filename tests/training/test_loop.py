@@ -176,13 +176,13 @@ def test_features_that_are_not_finite_leave_no_trace(manifest, tmp_path, recogni
     config = recipe(manifest, tmp_path / "run", recogniser, steps=4, model=replace(MODEL, semantic=VQ))
     config = replace(config, optim=replace(config.optim, reseed_every=1), data=replace(config.data, batch_size=6))
     trainer = loop.Trainer(config)
-    hear = trainer.codec.hear
+    hear = trainer.codec.encode_acoustic
     monkeypatch.setattr(
-        trainer.codec, "hear", lambda *given: hear(*given) * (float("nan") if trainer.step == 1 else 1.0)
+        trainer.codec, "encode_acoustic", lambda *given: hear(*given) * (float("nan") if trainer.step == 1 else 1.0)
     )
     listen = trainer.codec.encode_semantic
     monkeypatch.setattr(
-        trainer.codec, "listen", lambda *given: listen(*given) * (float("nan") if trainer.step == 2 else 1.0)
+        trainer.codec, "encode_semantic", lambda *given: listen(*given) * (float("nan") if trainer.step == 2 else 1.0)
     )
     trainer.run()
     assert [row["skipped"] for row in curves(config.output) if "skipped" in row] == [0, 1, 1, 0]

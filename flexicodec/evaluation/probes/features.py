@@ -200,7 +200,7 @@ def _continuous(
             audio, lengths, sample_rate=None, target_sample_rate=codec.sample_rate, device=codec.device
         )
         with torch.no_grad():
-            values, frames = codec.hear(batch, valid), torch.as_tensor(codec.num_frames(valid))
+            values, frames = codec.encode_latents(batch, valid), torch.as_tensor(codec.num_frames(valid))
     else:
         raise ValueError(f"{type(codec).__name__} does not show its features before they are quantised: no bound")
     return values, (torch.arange(values.shape[-1], device=values.device) < frames[:, None]).long()

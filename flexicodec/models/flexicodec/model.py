@@ -1,30 +1,39 @@
-"""FlexiCodec (arXiv 2510.00981): frames that mean the same share a token, coded by a semantic and an acoustic stream.
+"""FlexiCodec (arXiv 2510.00981): audio to tokens at a chosen frame rate, and back.
 
-This is the model as users meet it: what comes is checked, a rate is chosen, and the rooms below do the work.
+`encode` = `features` (both encoders) + `tokenize` (merging policy, quantizers); `decode` is the way back. The steps
+themselves are in network.py. Whether clips run side by side, one by one or in pieces is decided here, once per call.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexicodec.audio import Channels, as_batch, fit_lengths
-from flexicodec.config import non_defaults, to_dict
+from flexicodec.code_margins import Margins
+from flexicodec.config import from_dict, non_defaults, to_dict
 from flexicodec.encoders.base import SanmEncoder
 from flexicodec.encoders.ssl import SSLEncoder
-from flexicodec.merging import CausalPolicy, MergingPolicy, cosine_similarities, validate_durations
+from flexicodec.merging import MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
-from flexicodec.models.codec import UNSET, check_samples, inference_call
-from flexicodec.models.flexicodec import chunked, report, streaming_decode
-from flexicodec.models.flexicodec.choice import RUNNING, choose_codebooks, choose_policy
-from flexicodec.models.flexicodec.network import Features, FlexiCodecNetwork
-from flexicodec.models.flexicodec.streaming_encode import FlexiCodecStreamingTokenizer
+from flexicodec.merging.policies import RUNNING, resolve_policy
+from flexicodec.models.codec import UNSET, WINDOWS, EncodeOptions, check_num_codebooks, check_samples, inference_call
+from flexicodec.models.flexicodec import chunked, streaming_decode
+from flexicodec.models.flexicodec.chunked import is_long, runs_clip_by_clip
+from flexicodec.models.flexicodec.network import Features, FlexiCodecNetwork, QuantizedTokens, pad_and_cat
+from flexicodec.models.flexicodec.streaming_encode import (
+    FlexiCodecStreamingTokenizer,
+    StreamedQuantizers,
+    StreamedSemanticEncoder,
+)
+from flexicodec.models.margins import boundary_margins
 from flexicodec.models.precision import Precision, autocast, check_precision
-from flexicodec.models.streaming.decoder import DecoderOptions
+from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
 from flexicodec.models.streaming.encoder import STREAM_WINDOWS, EncoderOptions, StreamingEncoder
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.stages import Stage
@@ -32,8 +41,30 @@ from flexicodec.tokens import TokenFormat, Tokens
 
 __all__ = ["Features", "FlexiCodec"]
 
-WINDOWS = Windows()
+TOKENIZE_OPTIONS = ("threshold", "frame_rate", "durations", "policy", "max_duration", "num_codebooks", "margins")
+STREAM_OPTIONS = ("threshold", "frame_rate", "policy", "max_duration", "num_codebooks", "margins", "windows")
 UNRELATED_SETTINGS = {"acoustic": ("decoder_width",), "merging": ("threshold", "threshold_range", "max_duration")}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one call says about its tokens, checked.
+
+    Attributes:
+        policy: Decides where tokens start; None where `durations` are given.
+        durations: Frames per token as the caller gave them.
+        max_duration: Largest number of frames per token; None for no limit.
+        num_codebooks: Acoustic ones.
+        margins: Whether to compute margins.
+        info: How tokens are made, for `Tokens.info`.
+    """
+
+    policy: MergingPolicy | None
+    durations: Any
+    max_duration: int | None
+    num_codebooks: int
+    margins: bool
+    info: dict[str, Any]
 
 
 class FlexiCodec(FlexiCodecNetwork):
@@ -119,6 +150,27 @@ class FlexiCodec(FlexiCodecNetwork):
         counts = self.frame_counts(lengths.reshape(-1)).view(lengths.shape)
         return counts if isinstance(samples, Tensor) else int(counts)
 
+    # ---------------------------------------------------------------------------------------------------------- encoding
+
+    @property
+    def fixed_options(self) -> Mapping[str, Any]:
+        """See `Codec.fixed_options`."""
+        return {"compatible": False}
+
+    def _encode(self, audio: Any, lengths: Any, options: EncodeOptions) -> Tokens:
+        """See `Codec.encode`."""
+        choice = self._choose(options)  # refuses a wrong rate before any work is done
+        features = self.features(
+            audio,
+            lengths,
+            sample_rate=options.sample_rate,
+            channels=options.channels,
+            acoustic=choice.num_codebooks > 0,
+            windows=options.windows,
+            precision=options.precision,
+        )
+        return self._tokenize(features, choice)
+
     @inference_call
     def features(  # type: ignore[override]
         self,
@@ -134,19 +186,10 @@ class FlexiCodec(FlexiCodecNetwork):
         """Run both encoders once; `tokenize` then makes tokens at any number of rates.
 
         Args:
-            audio: [S] or [B, S], tensor or array, float in [-1, 1] or int16; [B, C, S] where `channels` is given.
-            lengths: Valid samples of each item, of the audio as passed; None means all.
-            sample_rate: Hz of the audio, resampled where it differs from the codec's; None means the codec's.
-            channels: "mix" averages the channels of [B, C, S]; "error" refuses more than one.
+            audio: As for `encode`, and so are the others.
             acoustic: Run the convolutional encoder too; semantic tokens alone do not need it.
-            windows: How clips longer than one window are heard, and then tokenized; None takes every clip whole. Where
-                attention spans the clip, this changes features; see `Windows`.
-            precision: "bfloat16" lets transformers work in half the precision, which is faster and flips some of the
-                boundaries and codes; convolutions and quantisers stay in float32.
-
-        Raises:
-            ValueError: Empty audio, NaN or Inf, wrong rank, or lengths that do not fit.
         """
+        check_precision(precision)
         batch, audio_lengths = as_batch(
             audio,
             lengths,
@@ -156,126 +199,129 @@ class FlexiCodec(FlexiCodecNetwork):
             device=self.device,
         )
         frames = self.frame_counts(audio_lengths)
-        check_precision(precision)
-        clips = batch, audio_lengths, frames
-        if chunked.runs_clip_by_clip(self, frames, windows):
-            semantic = chunked.listen(self, *clips, windows, precision)
-            sound = chunked.hear(self, *clips) if acoustic else None
-        else:
-            semantic, sound = self.encode_semantic(*clips, precision), self.hear(*clips) if acoustic else None
-        similarities = cosine_similarities(semantic, frames)
-        return Features(semantic, sound, similarities, frames, audio_lengths, windows, precision)
+        if not runs_clip_by_clip(self, frames, windows):
+            return self._features(batch, audio_lengths, frames, acoustic, windows, precision)
+        clips = []
+        for i, length in enumerate(audio_lengths.tolist()):
+            row = slice(i, i + 1)
+            clip = batch[row, :length]
+            clips.append(self._features(clip, audio_lengths[row], frames[row], acoustic, windows, precision))
+        return Features.cat(clips)
 
-    @inference_call
-    def tokenize(  # type: ignore[override]
+    def _features(
         self,
-        features: Features,
-        *,
-        threshold: Any = None,
-        frame_rate: Any = None,
-        durations: Any = None,
-        policy: str | MergingPolicy | None = None,
-        max_duration: int | None = UNSET,
-        num_codebooks: int | None = None,
-        margins: bool = False,
-    ) -> Tokens:
-        """Merge and quantise features at one choice of rate.
-
-        Args:
-            features: From `features`.
-            threshold: tau in [-1, 1], one number or one per item: neighbours more similar than this are merged; 1
-                never merges. The model's own is used where nothing is chosen.
-            frame_rate: Tokens per second, one number or one per item, met as closely as whole tokens allow.
-            durations: Frames per token [B, N] from elsewhere, padded with 0; see `num_frames`.
-            policy: How to spend `frame_rate`: "rate" (default) cuts where neighbours differ most, "uniform" cuts
-                evenly, "variance" minimises the variance within tokens. Or any `MergingPolicy`, which stands alone.
-            max_duration: Most frames per token; None for no cap. The model's own by default.
-            num_codebooks: Acoustic codebooks, 0 for semantic tokens only; None for all.
-            margins: Tell also how far every boundary and code was from flipping: `Tokens.margins`.
-
-        Raises:
-            ValueError: More than one choice of rate, or a value outside its range.
-        """
-        cap, count = self._cap(max_duration), choose_codebooks(num_codebooks, self.num_codebooks)
-        rule, info = self._choose(threshold, frame_rate, durations, policy, cap)
-        seconds = features.audio_lengths.cpu().double() / self.sample_rate
-        if rule is not None:
-            durations = rule(
-                features.similarities, features.lengths, seconds=seconds, features=features.semantic, max_duration=cap
-            )
-        durations = validate_durations(durations, features.lengths, cap)
-        in_pieces = chunked.is_long(self, features.lengths, features.windows)
-        if chunked.runs_clip_by_clip(self, features.lengths, features.windows):
-            semantic, acoustic = chunked.quantize(self, features, durations, count, margins)
+        audio: Float[Tensor, "batch samples"],
+        audio_lengths: Int[Tensor, " batch"],
+        frames: Int[Tensor, " batch"],
+        acoustic: bool,
+        windows: Windows | None,
+        precision: Precision,
+    ) -> Features:
+        """Encode one long clip in pieces, or any number of others side by side."""
+        if windows is not None and len(frames) == 1 and is_long(self, frames, windows):
+            semantic = chunked.encode_semantic(self, audio, audio_lengths, frames, windows, precision)
         else:
-            semantic, acoustic = self.quantize(features, durations, count, margins=margins)
-        return Tokens(
-            semantic=semantic.codes[:, 0],
-            acoustic=acoustic.codes,
-            durations=durations,
-            audio_lengths=features.audio_lengths,
-            format=replace(self.format, max_duration=cap),
-            info={**info, **report.making(self, features, in_pieces, count)},
-            margins=report.margins(rule, features, seconds, cap, semantic, acoustic) if margins else None,
-        )
-
-    def encode(  # type: ignore[override]
-        self,
-        audio: Any,
-        lengths: Any = None,
-        *,
-        threshold: Any = None,
-        frame_rate: Any = None,
-        durations: Any = None,
-        policy: str | MergingPolicy | None = None,
-        max_duration: int | None = UNSET,
-        num_codebooks: int | None = None,
-        sample_rate: int | None = None,
-        channels: Channels | None = None,
-        windows: Windows | None = WINDOWS,
-        precision: Precision = "float32",
-        margins: bool = False,
-    ) -> Tokens:
-        """Turn audio into tokens: `tokenize(features(audio, ...), ...)`.
-
-        Args:
-            audio: As for `features`, with the five that belong to it.
-            lengths: Valid samples of each item; None means all.
-            threshold: As for `tokenize`, with all that follow but four; choose threshold, frame_rate or durations.
-            frame_rate: Tokens per second.
-            durations: Frames per token, decided elsewhere.
-            policy: How to spend `frame_rate`, or a `MergingPolicy`.
-            max_duration: Most frames per token; None for no cap.
-            num_codebooks: Acoustic codebooks, 0 for semantic tokens only; None for all.
-            sample_rate: Hz of the audio; None means the codec's.
-            channels: "mix" or "error", for [B, C, S].
-            windows: How clips longer than one window are encoded; None takes every clip whole.
-            precision: "bfloat16" for faster transformers and a few other codes.
-            margins: Tell also how far every boundary and code was from flipping.
-
-        Raises:
-            ValueError: As for `features` and `tokenize`, before any work is done where that can be seen.
-        """
-        self._choose(threshold, frame_rate, durations, policy, self._cap(max_duration))  # refuse before the work
-        features = self.features(
-            audio,
-            lengths,
-            sample_rate=sample_rate,
-            channels=channels,
-            acoustic=choose_codebooks(num_codebooks, self.num_codebooks) > 0,
+            semantic = self.encode_semantic(audio, audio_lengths, frames, precision)
+        return Features(
+            semantic=semantic,
+            acoustic=self.encode_acoustic(audio, audio_lengths, frames) if acoustic else None,
+            similarities=cosine_similarities(semantic, frames),
+            lengths=frames,
+            audio_lengths=audio_lengths,
             windows=windows,
             precision=precision,
         )
-        return self.tokenize(
-            features,
-            threshold=threshold,
-            frame_rate=frame_rate,
+
+    @inference_call
+    def tokenize(self, features: Features, **options: Any) -> Tokens:
+        """Merge and quantize features at one choice of rate.
+
+        Args:
+            features: Of `features`.
+            options: Those of `encode` that concern the rate, the number of codebooks and margins.
+
+        Raises:
+            ValueError: More than one choice of rate, a value out of range, or an option that belongs to `features`.
+        """
+        return self._tokenize(features, self._choose(self.read_options(options, of="tokenize", names=TOKENIZE_OPTIONS)))
+
+    def _tokenize(self, features: Features, choice: Choice) -> Tokens:
+        """Merge by the policy, or by given durations, and quantize."""
+        seconds = features.audio_lengths.cpu().double() / self.sample_rate
+        durations = choice.durations
+        if choice.policy is not None:
+            durations = choice.policy(
+                features.similarities,
+                features.lengths,
+                seconds=seconds,
+                features=features.semantic,
+                max_duration=choice.max_duration,
+            )
+        durations = validate_durations(durations, features.lengths, choice.max_duration)
+
+        # Quantize, clip by clip where clips are long or a batch would be mostly padding.
+        if runs_clip_by_clip(self, features.lengths, features.windows):
+            batches = [(features[i], clip[:, clip[0] > 0]) for i, clip in enumerate(durations.split(1))]
+        else:
+            batches = [(features, durations)]
+        semantic = []
+        acoustic = []
+        for batch in batches:
+            pieces = [(piece.semantic, piece.acoustic) for piece in self._quantize(*batch, choice.num_codebooks)]
+            semantic.append(torch.cat([codes for codes, _ in pieces], dim=-1))
+            acoustic.append(torch.cat([codes for _, codes in pieces], dim=-1))
+
+        margins = None
+        if choice.margins:
+            boundaries = boundary_margins(
+                choice.policy,
+                features.similarities,
+                features.lengths,
+                seconds=seconds,
+                max_duration=choice.max_duration,
+            )
+            margins = self._code_margins(batches, choice.num_codebooks, F.pad(boundaries, (0, 1), value=torch.inf))
+        return Tokens(
+            semantic=pad_and_cat(semantic),
+            acoustic=pad_and_cat(acoustic),
             durations=durations,
-            policy=policy,
-            max_duration=max_duration,
-            num_codebooks=num_codebooks,
+            audio_lengths=features.audio_lengths,
+            format=replace(self.format, max_duration=choice.max_duration),
+            info={**choice.info, **self._how_made(features, choice.num_codebooks)},
             margins=margins,
         )
+
+    def _quantize(
+        self, features: Features, durations: Int[Tensor, "batch tokens"], num_codebooks: int
+    ) -> Iterator[QuantizedTokens]:
+        """Quantize one long clip in pieces, or any number of others side by side as one piece."""
+        if features.windows is not None and len(features) == 1 and is_long(self, features.lengths, features.windows):
+            yield from chunked.quantize(self, features, durations, num_codebooks)
+            return
+        semantic, acoustic = self.quantize(features, durations, num_codebooks)
+        yield QuantizedTokens(durations, semantic.codes[:, 0], acoustic.codes, semantic.inputs, acoustic.inputs)
+
+    def _code_margins(
+        self,
+        batches: Sequence[tuple[Features, Int[Tensor, "batch tokens"]]],
+        num_codebooks: int,
+        boundaries: Float[Tensor, "batch frames"],
+    ) -> Margins:
+        """Quantize once more, and compare each code with the second best."""
+        parts = []
+        row = 0
+        for features, durations in batches:
+            pieces = [self.token_margins(piece) for piece in self._quantize(features, durations, num_codebooks)]
+            semantic = torch.cat([margins for margins, _ in pieces], dim=-1)
+            acoustic = torch.cat([margins for _, margins in pieces], dim=-1)
+            own = boundaries[row : row + len(features), : features.semantic.shape[-1]]
+            parts.append(Margins(own, acoustic, semantic))
+            row += len(features)
+        margins = Margins.cat(parts)
+        assert margins is not None
+        return margins
+
+    # ---------------------------------------------------------------------------------------------------------- decoding
 
     @inference_call
     def decode(
@@ -284,10 +330,10 @@ class FlexiCodec(FlexiCodecNetwork):
         """Turn tokens into audio.
 
         Args:
-            tokens: Of this model.
-            windows: How clips longer than one window are decoded; None takes every clip whole. Where attention spans
-                the clip, this changes the audio; see `Windows`.
-            precision: "bfloat16" is faster; the audio is then some 32 dB or more above the difference.
+            tokens: Made by this model.
+            windows: How clips longer than one window are decoded; None decodes every clip as a whole. Where attention
+                spans the clip this changes the audio; see `Windows`.
+            precision: "bfloat16" is faster; the difference is some 32 dB or more below the audio.
 
         Returns:
             [B, S] at `sample_rate`, zero past each clip's `audio_lengths`. Where these are unknown, a clip is as long
@@ -299,99 +345,125 @@ class FlexiCodec(FlexiCodecNetwork):
         self.check_tokens(tokens)
         check_precision(precision)
         tokens = tokens.to(self.device)
-        if chunked.runs_clip_by_clip(self, tokens.frame_lengths, windows):
-            smooth = chunked.smooth(self, tokens, windows, precision)
-            with autocast(precision, self.device):
-                audio, lengths = chunked.sound(self, *smooth)
+        if runs_clip_by_clip(self, tokens.frame_lengths, windows):
+            clips = [self._decode(tokens[i], windows, precision) for i in range(len(tokens))]
+            return pad_and_cat(clips)
+        return self._decode(tokens, windows, precision)
+
+    def _decode(self, tokens: Tokens, windows: Windows | None, precision: Precision) -> Float[Tensor, "batch samples"]:
+        """Decode one long clip in pieces, or any number of others side by side."""
+        if windows is not None and len(tokens) == 1 and is_long(self, tokens.frame_lengths, windows):
+            frames, lengths = chunked.smooth(self, tokens, windows, precision), tokens.frame_lengths
         else:
-            assert tokens.semantic is not None
-            latents = self.dequantize(tokens.semantic, tokens.acoustic, tokens.token_lengths)
+            latents = self._dequantize(tokens)
             with autocast(precision, self.device):
-                audio, lengths = self.decode_latents(latents, tokens.durations)
-        return fit_lengths(audio.float(), lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
+                frames, lengths = self.smooth(latents, tokens.durations)
+        with autocast(precision, self.device):
+            audio, sample_counts = self.decode_frames(frames, lengths)
+        wanted = sample_counts if tokens.audio_lengths is None else tokens.audio_lengths
+        return fit_lengths(audio.float(), sample_counts, wanted)
 
     @inference_call
     def embed(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
-        """Look up one vector per token, semantic and acoustic added: what the decoder hears, zero at padding.
+        """Look up one vector per token, semantic and acoustic added: the decoder's input, zero at padding.
 
         Raises:
             ValueError: As for `decode`.
         """
         self.check_tokens(tokens)
-        tokens = tokens.to(self.device)
+        return self._dequantize(tokens.to(self.device))
+
+    def _dequantize(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
         assert tokens.semantic is not None
         return self.dequantize(tokens.semantic, tokens.acoustic, tokens.token_lengths)
 
-    def streaming_encoder(  # type: ignore[override]
-        self,
-        batch_size: int = 1,
-        *,
-        threshold: float | None = None,
-        frame_rate: float | None = None,
-        policy: str | CausalPolicy | None = None,
-        max_duration: int | None = UNSET,
-        num_codebooks: int | None = None,
-        margins: bool = False,
-        windows: Windows = STREAM_WINDOWS,
-    ) -> StreamingEncoder:
+    # --------------------------------------------------------------------------------------------------------- streaming
+
+    def streaming_decoder(self, batch_size: int = 1, **options: Any) -> StreamingDecoder:
+        """Open a stream that decodes tokens; see `Codec.streaming_decoder`."""
+        return StreamingDecoder(self, batch_size, from_dict(DecoderOptions, options))
+
+    def streaming_encoder(self, batch_size: int = 1, **options: Any) -> StreamingEncoder:
         """Open a stream that encodes audio as it comes.
 
+        A `frame_rate` is held by a controller that moves the threshold (`RateController`), since a stream has no end
+        whose tokens could be counted; `encode(frame_rate=..., policy="running")` gives the same tokens.
+
         Args:
-            batch_size: Streams side by side, each of one clip; they may begin, pause and end as they like.
-            threshold: As for `tokenize`, and the default: the same decision in a stream as on the whole clip.
-            frame_rate: Tokens per second, held by a controller that moves the threshold (`RateController`): a stream has
-                no end whose tokens could be counted. `encode(frame_rate=..., policy="running")` gives the same.
-            policy: "running" with `frame_rate`, or a policy that decides as frames come (`CausalPolicy`).
-            max_duration: Most frames per token; None for no cap.
-            num_codebooks: Acoustic codebooks, 0 for semantic tokens only; None for all.
-            margins: Tell also how far every boundary and code was from flipping.
-            windows: Where attention is global; the stream is then near the whole clip, and `exact` is False.
+            batch_size: Streams side by side, each of one clip; they may begin, pause and end independently.
+            options: Those of `encode` that concern the rate, the number of codebooks, margins and `windows`. A policy
+                has to be causal (`CausalPolicy`). With global attention a stream runs in windows, near the whole clip,
+                and `exact` is False.
 
         Raises:
-            ValueError: More than one choice of rate, one that needs the whole clip, or a value outside its range.
+            ValueError: More than one choice of rate, one that needs the whole clip, or a value out of range.
         """
-        cap, count = self._cap(max_duration), choose_codebooks(num_codebooks, self.num_codebooks)
-        if frame_rate is not None and policy is None and self.config.merging is not None:
+        policy = options.get("policy")
+        if options.get("frame_rate") is not None and policy is None and self.config.merging is not None:
             policy = RUNNING
-        rule, info = self._choose(threshold, frame_rate, None, policy, cap)
-        if not hasattr(rule, "step"):
+        given = self.read_options(
+            {"windows": STREAM_WINDOWS, **options, "policy": policy}, of="streaming_encoder", names=STREAM_OPTIONS
+        )
+        choice = self._choose(given)
+        if not hasattr(choice.policy, "step"):
             raise ValueError(
                 f"policy is {policy!r}, which needs the whole clip; a stream takes threshold=, frame_rate= (held by a "
                 "controller), or a policy that decides as frames come, with initial_state and step"
             )
-        settings = EncoderOptions(rule, cap, count, margins, windows)
-        return StreamingEncoder(self, FlexiCodecStreamingTokenizer(self, settings, info), settings, batch_size)
+        settings = EncoderOptions(
+            choice.policy, choice.max_duration, choice.num_codebooks, choice.margins, given.windows or STREAM_WINDOWS
+        )
+        tokenizer = FlexiCodecStreamingTokenizer(self, settings, choice.info)
+        return StreamingEncoder(self, tokenizer, settings, batch_size)
 
     def stream_stages(self, settings: DecoderOptions) -> list[Stage]:
-        """See `Codec.stream_stages`."""
+        """Return the modules that a streaming decoder runs: `stream_inputs` in, samples [B, 1, S] out."""
         return streaming_decode.stages(self, settings)
 
     def stream_inputs(self, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:
-        """See `Codec.stream_inputs`."""
+        """Look up the inputs of the first module; `tokens` are checked and on the model's device."""
         return streaming_decode.inputs(self, tokens)
 
+    # ----------------------------------------------------------------------------------------------------------- choices
+
     def is_windowed(self, num_codebooks: int | None = None) -> bool:
-        """Tell whether tokens see a limited part of a clip, so that pieces and streams can give what the whole gives.
+        """Tell whether tokens depend on a limited part of a clip, so that pieces and streams can equal the whole.
 
         Args:
             num_codebooks: Acoustic codebooks in use; None for all.
         """
-        return report.is_windowed(self, choose_codebooks(num_codebooks, self.num_codebooks))
+        count = check_num_codebooks(num_codebooks, self.num_codebooks)
+        encoder = StreamedSemanticEncoder(self, None)
+        quantizers = StreamedQuantizers(self, count, Windows().steps(self.base_frame_rate))
+        return encoder.exact and quantizers.exact
 
-    def _cap(self, max_duration: Any) -> int | None:
-        """Settle the most frames a token may hold."""
-        return check_max_duration(self.max_duration if max_duration is UNSET else max_duration)
+    def _how_made(self, features: Features, num_codebooks: int) -> dict[str, Any]:
+        """Note for `Tokens.info` windows, per clip, where they made a difference, and the precision."""
+        info: dict[str, Any] = {}
+        windows = features.windows
+        if windows is not None:
+            limit = windows.seconds * self.base_frame_rate
+            long = [length > limit for length in features.lengths.tolist()]
+            if any(long) and not self.is_windowed(num_codebooks):
+                info["window_seconds"] = [windows.seconds if each else None for each in long]
+                info["overlap_seconds"] = [windows.overlap_seconds if each else None for each in long]
+        if features.precision != "float32":
+            info["precision"] = features.precision
+        return info
 
-    def _choose(
-        self, threshold: Any, frame_rate: Any, durations: Any, policy: str | MergingPolicy | None, cap: int | None
-    ) -> tuple[MergingPolicy | None, dict[str, Any]]:
-        """See `choose_policy`."""
-        return choose_policy(
-            self.config.merging,
+    def _choose(self, options: EncodeOptions) -> Choice:
+        """Check what a call says about its tokens, with the model's own values where it says nothing."""
+        merging = self.config.merging
+        max_duration = self.max_duration if options.max_duration is UNSET else options.max_duration
+        max_duration = check_max_duration(max_duration)
+        num_codebooks = check_num_codebooks(options.num_codebooks, self.num_codebooks)
+        policy, info = resolve_policy(
+            merging.threshold if merging else None,
             self.base_frame_rate,
-            cap,
-            threshold=threshold,
-            frame_rate=frame_rate,
-            durations=durations,
-            policy=policy,
+            max_duration,
+            threshold=options.threshold,
+            frame_rate=options.frame_rate,
+            durations=options.durations,
+            policy=options.policy,
         )
+        return Choice(policy, options.durations, max_duration, num_codebooks, options.margins, info)

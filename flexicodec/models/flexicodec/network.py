@@ -1,13 +1,18 @@
-"""The rooms a clip walks through (arXiv 2510.00981): listen, hear, merge, quantise, and back to sound.
+"""The parts of FlexiCodec (arXiv 2510.00981) and the differentiable steps between them.
 
-Nothing here checks its input or knows `Tokens`, and gradients flow wherever something is trained: training composes
-these, and so does the public model on top of them.
+    audio --encode_semantic--> frames --merge, quantize_semantic--> semantic codes and latents
+    audio --encode_acoustic--> frames --merge, quantize_acoustic--> acoustic codes of the rest over the semantic latents
+    codes --dequantize--> latents --unmerge--> frames --smooth--> frames --decode_frames--> audio
+
+Nothing here validates its input or knows `Tokens`. Training composes these steps, and so does the public model.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -22,24 +27,26 @@ from flexicodec.models.precision import Precision, autocast
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.convnext import ConvNeXtStack
 from flexicodec.nn.dac import DACDecoder, DACEncoder
+from flexicodec.nn.masking import valid_steps, zero_padding
 from flexicodec.nn.transformer import Transformer, TransformerConfig
 from flexicodec.quantize import Quantized
 
-_MIN_RELEASED_SAMPLES = 1360  # upstream's resize gives no frame below this
+# Upstream's resampling gives no frame for clips of fewer samples.
+_MIN_RELEASED_SAMPLES = 1360
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Both encoders' view of a batch of clips on the frame grid: from these, tokens at any rate.
+    """Features of both encoders for a batch of clips, on the frame grid: the input of `tokenize`, at any rate.
 
     Attributes:
-        semantic: Features of the frozen ASR encoder; zero past each item's frames.
-        acoustic: Features of the convolutional encoder; zero past each item's frames. None where it was not asked.
-        similarities: Cosine of each frame's semantic features with the next frame's, 0 at padding.
-        lengths: Valid frames of each item.
-        audio_lengths: Valid samples of each item, at the codec's rate.
-        windows: How clips longer than one window were heard, and will be tokenized; None: whole.
-        precision: In which transformers worked, and will.
+        semantic: Of the frozen encoder; zero past each item's frames.
+        acoustic: Of the convolutional encoder; zero past each item's frames. None with `acoustic=False`.
+        similarities: Cosine similarity of each frame's semantic features and the next frame's; 0 at padding.
+        lengths: Valid frames per item.
+        audio_lengths: Valid samples per item, at the codec's rate.
+        windows: How clips longer than one window were encoded, and will be tokenized; None: as a whole.
+        precision: Of the transformers.
     """
 
     semantic: Float[Tensor, "batch semantic_dim frames"]
@@ -50,17 +57,72 @@ class Features:
     windows: Windows | None = None
     precision: Precision = "float32"
 
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, i: int) -> "Features":
+        """Return one clip as a batch of one, without padding."""
+        row = slice(i, i + 1)
+        frames = int(self.lengths[i])
+        return Features(
+            semantic=self.semantic[row, :, :frames],
+            acoustic=None if self.acoustic is None else self.acoustic[row, :, :frames],
+            similarities=self.similarities[row, : frames - 1],
+            lengths=self.lengths[row],
+            audio_lengths=self.audio_lengths[row],
+            windows=self.windows,
+            precision=self.precision,
+        )
+
+    @staticmethod
+    def cat(clips: "Sequence[Features]") -> "Features":
+        """Join clips into one padded batch."""
+        acoustic = [clip.acoustic for clip in clips if clip.acoustic is not None]
+        return replace(
+            clips[0],
+            semantic=pad_and_cat([clip.semantic for clip in clips]),
+            acoustic=pad_and_cat(acoustic) if acoustic else None,
+            similarities=pad_and_cat([clip.similarities for clip in clips]),
+            lengths=torch.cat([clip.lengths for clip in clips]),
+            audio_lengths=torch.cat([clip.audio_lengths for clip in clips]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedTokens:
+    """Codes of some tokens, and what was quantized.
+
+    Attributes:
+        durations: Frames per token.
+        semantic: Semantic codes.
+        acoustic: Acoustic codes.
+        semantic_inputs: Inputs of the semantic quantizer; None from exported graphs, and so for the acoustic ones.
+        acoustic_inputs: Inputs of the acoustic quantizer: features less the semantic latents.
+    """
+
+    durations: Int[Tensor, "batch tokens"]
+    semantic: Int[Tensor, "batch tokens"]
+    acoustic: Int[Tensor, "batch codebooks tokens"]
+    semantic_inputs: Float[Tensor, "batch semantic_dim tokens"] | None
+    acoustic_inputs: Float[Tensor, "batch acoustic_dim tokens"] | None
+
+
+def pad_and_cat(clips: Sequence[Tensor]) -> Tensor:
+    """Join along the batch what differs in the length of its last axis, zeros behind the shorter ones."""
+    longest = max(clip.shape[-1] for clip in clips)
+    return torch.cat([F.pad(clip, (0, longest - clip.shape[-1])) for clip in clips])
+
 
 class FlexiCodecNetwork(Codec):
     """The parts of a FlexiCodec and the steps between them.
 
     Args:
         config: What to build.
-        semantic_encoder: Takes the place of the config's: another frozen encoder, or a fake.
-        name: What to call the model in token files.
+        semantic_encoder: Replaces the config's frozen encoder (a fake in tests, say).
+        name: Name of the model in token files.
 
     Raises:
-        ValueError: The encoder does not go with the config.
+        ValueError: The encoder does not fit the config.
     """
 
     sample_rate = 16_000
@@ -75,9 +137,12 @@ class FlexiCodecNetwork(Codec):
         self.config = config = config or FlexiCodecConfig()
         self.name = name
         self.frame_size = config.frame_size
-        acoustic, semantic, merging = config.acoustic, config.semantic, config.merging
+        acoustic = config.acoustic
+        semantic = config.semantic
+        merging = config.merging
         dim = acoustic.latent_dim
 
+        # Encoders
         if semantic_encoder is None:
             semantic_encoder = config.semantic_encoder.build()
         _check_encoder(semantic_encoder, config)
@@ -86,6 +151,8 @@ class FlexiCodecNetwork(Codec):
             semantic_encoder.requires_grad_(False).eval()
         semantic_dim = self.semantic_encoder.dim
         self.encoder = DACEncoder(acoustic.strides, acoustic.width, dim)
+
+        # Merging and quantization
         self.semantic_aggregator = _aggregator(semantic_dim, merging.semantic_aggregator if merging else None)
         self.acoustic_aggregator = _aggregator(dim, merging.acoustic_aggregator if merging else None)
         self.semantic_encoder_stack = ConvNeXtStack(
@@ -94,12 +161,14 @@ class FlexiCodecNetwork(Codec):
         self.semantic_decoder_stack = ConvNeXtStack(
             semantic.dim, semantic.num_layers, output_dim=dim, hidden_dim=semantic.hidden_dim
         )
-        # Quantisers hold constants that no checkpoint brings, so they are never on the meta device. Drawing the weights
-        # that a checkpoint does bring must not move the global random state then.
+        # Quantizers hold constants that no checkpoint has, so they are never built on the meta device. Initialising
+        # weights that a checkpoint replaces must not advance the global random state.
         loading = self.device.type == "meta"
         with torch.device("cpu"), torch.random.fork_rng(devices=[], enabled=loading):
             self.semantic_quantizer = semantic.quantizer.build(semantic.dim)
             self.acoustic_quantizer = config.acoustic_quantizer.build(dim)
+
+        # Decoder
         self.bottleneck = Transformer(config.bottleneck, dim) if config.bottleneck else None
         self.decoder = DACDecoder(
             acoustic.strides[::-1], acoustic.decoder_width, dim, exact_length=config.geometry == "whole"
@@ -112,7 +181,7 @@ class FlexiCodecNetwork(Codec):
 
     @property
     def max_duration(self) -> int | None:
-        """Most frames a token holds unless a call says otherwise; None for no cap."""
+        """Default limit on the frames of a token; None for no limit."""
         return self.config.merging.max_duration if self.config.merging else 1
 
     def train(self, mode: bool = True) -> "FlexiCodecNetwork":
@@ -122,13 +191,28 @@ class FlexiCodecNetwork(Codec):
             self.semantic_encoder.eval()
         return self
 
+    # ---------------------------------------------------------------------------------------------------------- lengths
+
     def frame_counts(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Count frames per item, by the geometry of the config."""
+        """Count the frames of clips of so many samples, by the geometry of the config."""
         if self.config.geometry == "whole":
             return -(-audio_lengths // self.frame_size)
-        encoder = cast(SanmEncoder, self.semantic_encoder)  # no other goes with this geometry
-        heard = encoder.front_end.num_frames(self.semantic_input_lengths(audio_lengths))
-        return (heard.cpu().double() / 1.33333).long().to(heard.device)  # not every device has float64
+        encoder = cast(SanmEncoder, self.semantic_encoder)  # the only one that goes with this geometry
+        frames = encoder.front_end.num_frames(self.semantic_input_lengths(audio_lengths))
+        return (frames.cpu().double() / 1.33333).long().to(frames.device)  # not every device has float64
+
+    def semantic_input_lengths(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Count the samples of each item that go into the semantic encoder, zeros behind its own included."""
+        if self.config.geometry == "whole":
+            return self.frame_counts(audio_lengths) * self.frame_size
+        return audio_lengths.clamp(min=_MIN_RELEASED_SAMPLES)
+
+    def acoustic_input_lengths(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Count the samples of each item that go into the acoustic encoder: whole frames, filled up with zeros."""
+        least = torch.maximum(audio_lengths, self.frame_counts(audio_lengths) * self.frame_size)
+        return -(-least // self.frame_size) * self.frame_size
+
+    # ---------------------------------------------------------------------------------------------------------- encoding
 
     @torch.no_grad()
     def encode_semantic(
@@ -138,25 +222,27 @@ class FlexiCodecNetwork(Codec):
         frames: Int[Tensor, " batch"],
         precision: Precision = "float32",
     ) -> Float[Tensor, "batch semantic_dim frames"]:
-        """Hear what is said: the frozen encoder's features, resized to the grid, in float32 and without gradients."""
-        released = self.config.geometry == "released"
-        audible = self.semantic_input_lengths(audio_lengths)
+        """Compute features of the frozen encoder, resampled to the frame grid, in float32 and without gradients."""
+        lengths = self.semantic_input_lengths(audio_lengths)
+        padded = _pad_to(audio.float(), int(lengths.max()))
         with torch.autocast(audio.device.type, enabled=False):
             with autocast(precision, audio.device):
-                heard, heard_lengths = self.semantic_encoder(_pad_to(audio.float(), int(audible.max())), audible)
-            ratio = None if released else self.semantic_encoder.frame_rate / self.base_frame_rate
-            return resample_frames(heard.float(), heard_lengths, frames, ratio)
+                features, feature_lengths = self.semantic_encoder(padded, lengths)
+            # The released model stretches each clip's features to its frame count, ours go by the two rates.
+            ratio = None
+            if self.config.geometry == "whole":
+                ratio = self.semantic_encoder.frame_rate / self.base_frame_rate
+            return resample_frames(features.float(), feature_lengths, frames, ratio)
 
-    def hear(
+    def encode_acoustic(
         self, audio: Float[Tensor, "batch samples"], audio_lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch acoustic_dim frames"]:
-        """Hear how it sounds: the convolutional encoder on whole frames, the tail padded with zeros."""
-        whole = self.acoustic_input_lengths(audio_lengths)
-        padded = _pad_to(audio, int(whole.max()))[:, None]
+        """Compute features of the convolutional encoder; the last frame is filled up with zeros."""
+        lengths = self.acoustic_input_lengths(audio_lengths)
+        padded = _pad_to(audio, int(lengths.max()))[:, None]
         encode = self.encoder if torch.is_grad_enabled() else self.encoder.chunked
-        features = encode(padded, whole)[..., : int(frames.max())]
-        valid = torch.arange(features.shape[-1], device=audio.device) < frames[:, None]
-        return features.masked_fill(~valid[:, None], 0.0)
+        features = encode(padded, lengths)[..., : int(frames.max())]
+        return zero_padding(features, valid_steps(frames, features.shape[-1]))
 
     def quantize(
         self,
@@ -164,84 +250,86 @@ class FlexiCodecNetwork(Codec):
         durations: Int[Tensor, "batch tokens"],
         num_codebooks: int | Int[Tensor, " batch"] | None = None,
         keeps_semantic: Bool[Tensor, " batch"] | None = None,
-        margins: bool = False,
     ) -> tuple[Quantized, Quantized]:
-        """Merge both streams and quantise: the semantic one, then what the acoustic one has left over it.
+        """Merge and quantize both streams: the semantic one, then what is left of the acoustic one.
 
         Args:
-            features: From both encoders.
+            features: Of both encoders.
             durations: Frames per token.
-            num_codebooks: See `Quantizer.forward`.
-            keeps_semantic: Items whose acoustic stream codes the rest over the semantic one; the others' codes all
-                (semantic dropout). None means every item.
-            margins: Tell also how far each code was from being another.
+            num_codebooks: Acoustic ones; see `Quantizer.forward`.
+            keeps_semantic: Items whose acoustic stream codes the rest over the semantic latents; the others' codes
+                everything (semantic dropout). None: every item.
 
         Returns:
-            Semantic result, whose latents [B, acoustic_dim, N] have been through the second ConvNeXt stack (left out,
-            [B, 0, N], where the number of codebooks is 0 for all), and acoustic result.
+            Semantic result, with the latents [B, acoustic_dim, N] of the second ConvNeXt stack (left out, [B, 0, N], if
+            `num_codebooks` is 0), and acoustic result.
+
+        Raises:
+            ValueError: Acoustic codes of features made with `acoustic=False`.
         """
         assert bool((features.lengths == durations.sum(dim=1)).all()), (features.lengths, durations)
-        meaning_alone = isinstance(num_codebooks, int) and num_codebooks == 0
+        semantic_only = isinstance(num_codebooks, int) and num_codebooks == 0
         semantic = self.quantize_semantic(
-            features.semantic, durations, features.precision, margins, for_sound=not meaning_alone
+            features.semantic, durations, features.precision, with_latents=not semantic_only
         )
-        if meaning_alone:
-            nothing = semantic.latents.new_zeros(len(durations), self.config.acoustic.latent_dim, durations.shape[1])
-            return semantic, self.acoustic_quantizer(nothing, (durations > 0).sum(dim=1), 0, margins=margins)
-        meaning = semantic.latents
-        heard = self.acoustic_features(features, num_codebooks)
-        known = meaning if keeps_semantic is None else meaning * keeps_semantic[:, None, None]
-        return semantic, self.quantize_acoustic(heard, known, durations, num_codebooks, features.precision, margins)
+        if semantic_only:
+            empty = semantic.latents.new_zeros(len(durations), self.config.acoustic.latent_dim, durations.shape[1])
+            return semantic, self.acoustic_quantizer(empty, (durations > 0).sum(dim=1), 0)
+        if features.acoustic is None:
+            raise ValueError("these features were made with acoustic=False; they only serve num_codebooks=0")
+        known = semantic.latents
+        if keeps_semantic is not None:
+            known = known * keeps_semantic[:, None, None]
+        acoustic = self.quantize_acoustic(features.acoustic, known, durations, num_codebooks, features.precision)
+        return semantic, acoustic
 
     def quantize_semantic(
         self,
         semantic: Float[Tensor, "batch semantic_dim frames"],
         durations: Int[Tensor, "batch tokens"],
         precision: Precision = "float32",
-        margins: bool = False,
-        for_sound: bool = True,
+        with_latents: bool = True,
     ) -> Quantized:
-        """Merge and quantise what is said; the latents [B, acoustic_dim, N] have been through the second stack.
+        """Merge and quantize the semantic stream.
 
-        Without acoustic codes to follow (`for_sound`) nobody needs these: [B, 0, N].
+        The latents [B, acoustic_dim, N] have been through the second ConvNeXt stack; [B, 0, N] without `with_latents`,
+        since they only serve the acoustic stream.
         """
         lengths = (durations > 0).sum(dim=1)
         with autocast(precision, semantic.device):
             merged = self.semantic_aggregator(semantic, durations).float()
         refined = self.semantic_encoder_stack(merged, lengths)
-        quantized = self.semantic_quantizer(refined, lengths, margins=margins)
-        if not for_sound:
-            return replace(quantized, latents=quantized.latents[:, :0])
-        return replace(quantized, latents=self.semantic_decoder_stack(quantized.latents, lengths))
+        quantized = self.semantic_quantizer(refined, lengths)
+        if with_latents:
+            latents = self.semantic_decoder_stack(quantized.latents, lengths)
+        else:
+            latents = quantized.latents[:, :0]
+        return replace(quantized, latents=latents)
 
     def quantize_acoustic(
         self,
         acoustic: Float[Tensor, "batch acoustic_dim frames"],
-        known: Float[Tensor, "batch acoustic_dim tokens"],
+        semantic_latents: Float[Tensor, "batch acoustic_dim tokens"],
         durations: Int[Tensor, "batch tokens"],
         num_codebooks: int | Int[Tensor, " batch"] | None = None,
         precision: Precision = "float32",
-        margins: bool = False,
     ) -> Quantized:
-        """Merge how it sounds, and quantise what that has over what is known of it."""
+        """Merge the acoustic stream and quantize its difference from the semantic latents."""
         with autocast(precision, acoustic.device):
-            sound = self.acoustic_aggregator(acoustic, durations).float()
-        return self.acoustic_quantizer(sound - known, (durations > 0).sum(dim=1), num_codebooks, margins=margins)
+            merged = self.acoustic_aggregator(acoustic, durations).float()
+        return self.acoustic_quantizer(merged - semantic_latents, (durations > 0).sum(dim=1), num_codebooks)
 
-    def acoustic_features(
-        self, features: Features, num_codebooks: int | Int[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch acoustic_dim frames"]:
-        """Give the acoustic features, zeros where there are none and semantic tokens do without.
+    def token_margins(
+        self, tokens: QuantizedTokens
+    ) -> tuple[Float[Tensor, "batch tokens"], Float[Tensor, "batch codebooks tokens"]]:
+        """Compute how far semantic and acoustic codes were from being others; see `Margins`."""
+        assert tokens.semantic_inputs is not None
+        assert tokens.acoustic_inputs is not None
+        lengths = (tokens.durations > 0).sum(dim=1)
+        semantic = self.semantic_quantizer.margins(tokens.semantic_inputs, tokens.semantic[:, None], lengths)
+        return semantic[:, 0], self.acoustic_quantizer.margins(tokens.acoustic_inputs, tokens.acoustic, lengths)
 
-        Raises:
-            ValueError: There are none, and acoustic codes are asked for.
-        """
-        if features.acoustic is not None:
-            return features.acoustic
-        if not isinstance(num_codebooks, int) or num_codebooks:
-            raise ValueError("these features were made with acoustic=False, which does for num_codebooks=0 only")
-        semantic = features.semantic
-        return semantic.new_zeros(len(semantic), self.config.acoustic.latent_dim, semantic.shape[-1])
+    # ---------------------------------------------------------------------------------------------------------- decoding
 
     def dequantize(
         self,
@@ -249,21 +337,24 @@ class FlexiCodecNetwork(Codec):
         acoustic: Int[Tensor, "batch codebooks tokens"],
         lengths: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch dim tokens"]:
-        """Map codes back to latents, both streams added; zero past the valid tokens."""
-        meaning = self.semantic_decoder_stack(self.semantic_quantizer.dequantize(semantic[:, None], lengths), lengths)
-        return meaning + self.acoustic_quantizer.dequantize(acoustic, lengths)
+        """Map codes back to latents, the sum of both streams; zero past the valid tokens."""
+        latents = self.semantic_quantizer.dequantize(semantic[:, None], lengths)
+        return self.semantic_decoder_stack(latents, lengths) + self.acoustic_quantizer.dequantize(acoustic, lengths)
 
     def smooth(
         self, latents: Float[Tensor, "batch dim tokens"], durations: Int[Tensor, "batch tokens"]
     ) -> tuple[Float[Tensor, "batch dim frames"], Int[Tensor, " batch"]]:
-        """Unmerge and smooth: one vector per frame, and how many frames of each item count."""
-        frames, lengths = unmerge(latents, durations), durations.sum(dim=1)
-        return (frames if self.bottleneck is None else self.bottleneck(frames, lengths)), lengths
+        """Unmerge latents and run the bottleneck transformer; returns one vector per frame, and the valid frames."""
+        frames = unmerge(latents, durations)
+        lengths = durations.sum(dim=1)
+        if self.bottleneck is not None:
+            frames = self.bottleneck(frames, lengths)
+        return frames, lengths
 
-    def sound(
+    def decode_frames(
         self, frames: Float[Tensor, "batch dim frames"], lengths: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch samples"], Int[Tensor, " batch"]]:
-        """Decode smoothed frames; also says how many samples of each item are sound."""
+        """Decode smoothed frames to audio; returns also the valid samples of each item."""
         decode = self.decoder if torch.is_grad_enabled() else self.decoder.chunked
         return decode(frames, lengths)[:, 0], self.decoder.layers.output_length(lengths)
 
@@ -271,22 +362,10 @@ class FlexiCodecNetwork(Codec):
         self, latents: Float[Tensor, "batch dim tokens"], durations: Int[Tensor, "batch tokens"]
     ) -> tuple[Float[Tensor, "batch samples"], Int[Tensor, " batch"]]:
         """Unmerge, smooth and decode."""
-        return self.sound(*self.smooth(latents, durations))
-
-    def semantic_input_lengths(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Count the samples that the semantic encoder hears of each item, zeros behind its own."""
-        if self.config.geometry == "whole":
-            return self.frame_counts(audio_lengths) * self.frame_size
-        return audio_lengths.clamp(min=_MIN_RELEASED_SAMPLES)
-
-    def acoustic_input_lengths(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Count the samples that the acoustic encoder hears of each item: whole frames, zeros behind its own."""
-        least = torch.maximum(audio_lengths, self.frame_counts(audio_lengths) * self.frame_size)
-        return -(-least // self.frame_size) * self.frame_size
+        return self.decode_frames(*self.smooth(latents, durations))
 
 
 def _check_encoder(encoder: SemanticEncoder, config: FlexiCodecConfig) -> None:
-    """Refuse an encoder that contradicts the config."""
     if config.geometry == "released" and not isinstance(encoder, SanmEncoder):
         raise ValueError(
             f"geometry 'released' counts the frames of SAN-M and cannot go with a {type(encoder).__name__}; "
@@ -305,4 +384,4 @@ def _aggregator(dim: int, config: TransformerConfig | None) -> nn.Module:
 
 def _pad_to(audio: Float[Tensor, "batch samples"], samples: int) -> Float[Tensor, "batch padded"]:
     """Cut or zero-pad the last axis to so many samples."""
-    return nn.functional.pad(audio, (0, max(0, samples - audio.shape[-1])))[..., :samples]
+    return F.pad(audio, (0, max(0, samples - audio.shape[-1])))[..., :samples]

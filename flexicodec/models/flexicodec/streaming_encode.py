@@ -20,7 +20,7 @@ from flexicodec.encoders.sanm_stages import FrontEndStage, SanmStage
 from flexicodec.merging import cosine_similarities
 from flexicodec.merging.aggregate_stages import AggregateStage, AggregateState
 from flexicodec.merging.aggregators import MeanAggregator
-from flexicodec.models.flexicodec.network import FlexiCodecNetwork
+from flexicodec.models.flexicodec.network import FlexiCodecNetwork, QuantizedTokens
 from flexicodec.models.flexicodec.resize_stage import FrameResampler
 from flexicodec.models.precision import Precision, autocast
 from flexicodec.models.streaming.encoder import EncoderOptions, EndOfClip
@@ -212,25 +212,6 @@ def _join(before: Tensor | None, behind: Tensor) -> Tensor:
     return behind if before is None else torch.cat([before, behind], dim=-1)
 
 
-@dataclass(frozen=True)
-class QuantizedTokens:
-    """Codes of some tokens of one clip.
-
-    Attributes:
-        durations: Frames per token.
-        semantic: Semantic codes.
-        acoustic: Acoustic codes.
-        semantic_margins: See `Margins`; None unless asked for.
-        acoustic_margins: See `Margins`; None unless asked for.
-    """
-
-    durations: Int[Tensor, "1 tokens"]
-    semantic: Int[Tensor, "1 tokens"]
-    acoustic: Int[Tensor, "1 codebooks tokens"]
-    semantic_margins: Float[Tensor, "1 tokens"] | None
-    acoustic_margins: Float[Tensor, "1 codebooks tokens"] | None
-
-
 @register_state
 @dataclass(frozen=True)
 class QuantizersState:
@@ -241,7 +222,7 @@ class QuantizersState:
         refining: Of the ConvNeXt stacks before and behind the semantic quantiser.
         durations: Of the tokens that wait.
         semantic: Semantic codes of the tokens that wait, as far as they are known.
-        margins: Of these codes.
+        semantic_inputs: Inputs of the semantic quantizer for these codes.
         meaning: Semantic latents of the tokens that wait, as far as they are known.
         sound: Merged acoustic features of the tokens that wait, as far as they are known.
     """
@@ -250,7 +231,7 @@ class QuantizersState:
     refining: tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]
     durations: Int[Tensor, "1 waiting"]
     semantic: Int[Tensor, "1 ready"]
-    margins: Float[Tensor, "1 ready"] | None
+    semantic_inputs: Float[Tensor, "1 semantic_dim ready"]
     meaning: Float[Tensor, "1 dim ready"]
     sound: Float[Tensor, "1 dim ready"]
 
@@ -261,7 +242,6 @@ class StreamedQuantizers:
     Args:
         codec: Whose rooms.
         num_codebooks: Acoustic codebooks, 0 for none.
-        margins: Tell also how far each code was from being another.
         windows: For aggregators with global attention: frames that they see before those that come out, behind them,
             and that come out at a time.
         precision: In which aggregators work.
@@ -274,11 +254,10 @@ class StreamedQuantizers:
         self,
         codec: FlexiCodecNetwork,
         num_codebooks: int,
-        margins: bool,
         windows: tuple[int, int, int],
         precision: Precision = "float32",
     ) -> None:
-        self.codec, self.num_codebooks, self.margins, self.precision = codec, num_codebooks, margins, precision
+        self.codec, self.num_codebooks, self.precision = codec, num_codebooks, precision
         self.semantic_dim, self.dim = codec.semantic_encoder.dim, codec.config.acoustic.latent_dim
         steps = [2 * frames for frames in windows]  # of the aggregators: a frame, or the query behind a token
         for_sound = codec.acoustic_aggregator if num_codebooks else MeanAggregator()  # not run then
@@ -308,7 +287,7 @@ class StreamedQuantizers:
             ),
             nothing.long(),
             nothing.long(),
-            nothing if self.margins else None,
+            torch.zeros(1, codec.semantic_quantizer.dim, 0, device=device),
             blank,
             blank,
         )
@@ -326,9 +305,8 @@ class StreamedQuantizers:
             merged, for_meaning = self.aggregators[0].step(frames[:, : self.semantic_dim], durations, for_meaning, last)
         refined, before = codec.semantic_encoder_stack.step(merged.float(), state.refining[0], last)
         coded = self._quantize(codec.semantic_quantizer, refined, 1)
-        semantic, margins = _join(state.semantic, coded.codes[:, 0]), state.margins
-        if margins is not None and coded.margins is not None:
-            margins = _join(margins, coded.margins[:, 0])
+        semantic = _join(state.semantic, coded.codes[:, 0])
+        semantic_inputs = _join(state.semantic_inputs, refined)
 
         behind, meaning, sound, ready = state.refining[1], state.meaning, state.sound, semantic.shape[1]
         if self.num_codebooks:
@@ -344,22 +322,22 @@ class StreamedQuantizers:
         fine = self._quantize(codec.acoustic_quantizer, rest, self.num_codebooks)
 
         durations = _join(state.durations, durations)
-        queues = (durations, semantic, margins, meaning, sound)
+        queues = (durations, semantic, semantic_inputs, meaning, sound)
         state = QuantizersState(
             (for_meaning, for_sound),
             (before, behind),
-            *(None if queue is None else queue[..., ready:].clone() for queue in queues),  # type: ignore[arg-type]
+            *(queue[..., ready:].clone() for queue in queues),
         )
-        known_margins = None if margins is None else margins[:, :ready]
-        return QuantizedTokens(
-            durations[:, :ready], semantic[:, :ready], fine.codes, known_margins, fine.margins
-        ), state
+        tokens = QuantizedTokens(
+            durations[:, :ready], semantic[:, :ready], fine.codes, semantic_inputs[..., :ready], rest
+        )
+        return tokens, state
 
     def _quantize(self, quantizer: Quantizer, latents: Float[Tensor, "1 dim tokens"], rows: int) -> Quantized:
         if latents.shape[-1]:
-            return quantizer(latents, None, rows, self.margins)
+            return quantizer(latents, None, rows)
         none = latents.new_zeros(1, rows, 0)
-        return Quantized(latents.new_zeros(1, quantizer.dim, 0), none.long(), {}, none if self.margins else None)
+        return Quantized(latents.new_zeros(1, quantizer.dim, 0), none.long(), {})
 
 
 @register_state
@@ -396,7 +374,7 @@ class FlexiCodecStreamingTokenizer:
         self.codec, self.settings, self.policy = codec, settings, settings.policy
         self.hearing = StreamedEncoders(codec, settings.windows)
         steps = settings.windows.steps(codec.base_frame_rate)
-        self.quantizing = StreamedQuantizers(codec, settings.num_codebooks, settings.margins, steps)
+        self.quantizing = StreamedQuantizers(codec, settings.num_codebooks, steps)
         self.exact = self.hearing.exact and self.quantizing.exact
         windows = settings.windows
         said = {} if self.exact else {"window_seconds": windows.seconds, "overlap_seconds": windows.overlap_seconds}
@@ -456,10 +434,11 @@ class FlexiCodecStreamingTokenizer:
 
     def _tokens(self, coded: QuantizedTokens, boundaries: Float[Tensor, "1 frames"]) -> dict[str, Any]:
         margins = None
-        if coded.acoustic_margins is not None:
+        if self.settings.margins:
             missing = int(coded.durations.sum()) - boundaries.shape[1]  # the last frame of a clip has no next one
-            boundaries = torch.nn.functional.pad(boundaries, (0, missing), value=torch.inf)
-            margins = Margins(boundaries, coded.acoustic_margins, coded.semantic_margins)
+            boundaries = F.pad(boundaries, (0, missing), value=torch.inf)
+            semantic, acoustic = self.codec.token_margins(coded)
+            margins = Margins(boundaries, acoustic, semantic)
         return {
             "semantic": coded.semantic,
             "acoustic": coded.acoustic,

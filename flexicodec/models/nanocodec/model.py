@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flexicodec.audio import Channels, as_batch, fit_lengths
-from flexicodec.config import non_defaults, to_dict
-from flexicodec.models.codec import UNSET, Codec, check_samples, inference_call
+from flexicodec.audio import as_batch, fit_lengths
+from flexicodec.config import from_dict, non_defaults, to_dict
+from flexicodec.models.codec import Codec, EncodeOptions, check_samples, inference_call
+from flexicodec.models.margins import fixed_rate_margins
 from flexicodec.models.nanocodec.config import PUBLISHED, NanoCodecConfig, names_at, whereabouts
 from flexicodec.models.nanocodec.hifigan import HiFiGANDecoder, HiFiGANEncoder
-from flexicodec.models.nanocodec.streaming import NanoCodecStreamingTokenizer, fixed_rate_margins
+from flexicodec.models.nanocodec.streaming import NanoCodecStreamingTokenizer
 from flexicodec.models.precision import Precision, autocast, check_precision
-from flexicodec.models.streaming.decoder import DecoderOptions
+from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
 from flexicodec.models.streaming.encoder import EncoderOptions, StreamingEncoder
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.stages import ConvStage, Stage
@@ -90,7 +91,7 @@ class NanoCodec(Codec):
 
     # ------------------------------------------------------------------------------------------------------- the steps
 
-    def hear(
+    def encode_latents(
         self, audio: Float[Tensor, "batch samples"], audio_lengths: Int[Tensor, " batch"], compatible: bool = False
     ) -> Float[Tensor, "batch dim frames"]:
         """Turn audio, zero past each clip's length, into latents; what lies past each clip's frames means nothing.
@@ -108,7 +109,7 @@ class NanoCodec(Codec):
         encode = self.encoder if torch.is_grad_enabled() else self.encoder.chunked
         return encode(padded, filled * self.frame_size, pad_at_item_ends=not compatible)[..., : int(frames.max())]
 
-    def sound(
+    def decode_latents(
         self, latents: Float[Tensor, "batch dim frames"], frame_lengths: Int[Tensor, " batch"], compatible: bool = False
     ) -> Float[Tensor, "batch samples"]:
         """Turn latents into audio; what lies past each clip's frames means nothing.
@@ -116,7 +117,7 @@ class NanoCodec(Codec):
         Args:
             latents: Zero past each clip's frames.
             frame_lengths: Valid frames of each clip.
-            compatible: As for `hear`.
+            compatible: As for `encode_latents`.
         """
         frames = latents.shape[-1]
         filled = frame_lengths if compatible else frame_lengths.clamp(min=self.decoder.min_frames)
@@ -126,76 +127,68 @@ class NanoCodec(Codec):
 
     # ---------------------------------------------------------------------------------------------------------- public
 
-    @inference_call
-    def encode(  # type: ignore[override]
-        self,
-        audio: Any,
-        lengths: Any = None,
-        *,
-        threshold: Any = None,
-        frame_rate: Any = None,
-        durations: Any = None,
-        policy: Any = None,
-        max_duration: int | None = UNSET,
-        num_codebooks: int | None = None,
-        sample_rate: int | None = None,
-        channels: Channels | None = None,
-        compatible: bool = False,
-        windows: Windows | None = None,
-        precision: Precision = "float32",
-        margins: bool = False,
-    ) -> Tokens:
-        """Turn audio into tokens.
+    @property
+    def fixed_options(self) -> Mapping[str, Any]:
+        """See `Codec.fixed_options`: nothing merges, and codebooks mean something together only."""
+        return {
+            "threshold": 1,
+            "frame_rate": self.base_frame_rate,
+            "durations": None,
+            "policy": None,
+            "max_duration": 1,
+            "num_codebooks": self.num_codebooks,
+        }
 
-        Args:
-            audio: [S] or [B, S], tensor or array, float in [-1, 1] or int16; [B, C, S] where `channels` is given.
-            lengths: Valid samples of each item, of the audio as passed; None means all.
-            threshold: 1 (nothing merges) or None.
-            frame_rate: The model's own rate in Hz, or None.
-            durations: None, as there is nothing to decide.
-            policy: None, for the same reason.
-            max_duration: 1 or nothing.
-            num_codebooks: All of them, or None: they mean something together only.
-            sample_rate: Hz of the audio, resampled where it differs from the codec's; None means the codec's.
-            channels: "mix" averages the channels of [B, C, S]; "error" refuses more than one.
-            compatible: Compute clips of different length as NeMo does, where those that end before the longest come out
-                otherwise than alone.
-            windows: Of no effect: convolutions take clips of any length piece by piece, and give what the whole gives.
-            precision: "bfloat16" lets convolutions work in half the precision, and flips some of the codes; codes are
-                decided in float32.
-            margins: Tell also how far every code was from flipping: `Tokens.margins`.
+    def refusal(self, name: str, value: Any) -> str:
+        """See `Codec.refusal`; a frame rate comes with the configs that have it."""
+        fixed = f"this model has a fixed rate of {self.base_frame_rate:g} Hz"
+        if name == "num_codebooks":
+            return (
+                f"num_codebooks is {value!r}, but this model's {self.num_codebooks} codebooks stand side by side and "
+                "only mean something together; leave it out"
+            )
+        if name == "threshold":
+            return f"threshold is {value!r}, but {fixed} and never merges frames: threshold=1 or none"
+        if name == "frame_rate":
+            names = names_at(float(value)) if isinstance(value, int | float) and value > 0 else []
+            if names:
+                known = f"configs that have it: {'; '.join(map(whereabouts, names))}"
+            else:
+                known = f"published are {_rates()}"
+            return f"frame_rate is {value} Hz, but {fixed}; {known}"
+        return f"{name} is {value!r}, but {fixed}, one frame a token; leave it out"
 
-        Raises:
-            ValueError: Another precision, rate or number of codebooks than the model has, empty audio, NaN or Inf,
-                wrong rank, or lengths that do not fit.
-        """
-        self._check_choices(threshold, frame_rate, num_codebooks)
-        self._check_merging(durations=durations, policy=policy, max_duration=max_duration)
-        check_precision(precision)
+    def _encode(self, audio: Any, lengths: Any, options: EncodeOptions) -> Tokens:
+        """See `Codec.encode`."""
+        check_precision(options.precision)
         batch, audio_lengths = as_batch(
             audio,
             lengths,
-            sample_rate=sample_rate,
+            sample_rate=options.sample_rate,
             target_sample_rate=self.sample_rate,
-            channels=channels,
+            channels=options.channels,
             device=self.device,
         )
         frames = -(-audio_lengths // self.frame_size)
-        with autocast(precision, self.device):
-            latents = self.hear(batch, audio_lengths, compatible).float()
-        coded = self.quantizer(latents, frames, margins=margins)
-        codes = coded.codes
-        durations = (torch.arange(codes.shape[-1], device=codes.device) < frames[:, None]).long()
+        with autocast(options.precision, self.device):
+            latents = self.encode_latents(batch, audio_lengths, options.compatible).float()
+        codes = self.quantizer(latents, frames).codes
+
+        info: dict[str, Any] = {}
+        if options.compatible:
+            info["compatible"] = True
+        if options.precision != "float32":
+            info["precision"] = options.precision
+        margins = None
+        if options.margins:
+            margins = fixed_rate_margins(self.quantizer.margins(latents, codes, frames))
         return Tokens(
             acoustic=codes,
-            durations=durations,
+            durations=(torch.arange(codes.shape[-1], device=codes.device) < frames[:, None]).long(),
             audio_lengths=audio_lengths,
             format=self.format,
-            info={
-                **({"compatible": True} if compatible else {}),
-                **({} if precision == "float32" else {"precision": precision}),
-            },
-            margins=None if coded.margins is None else fixed_rate_margins(coded.margins),
+            info=info,
+            margins=margins,
         )
 
     @inference_call
@@ -226,7 +219,7 @@ class NanoCodec(Codec):
         latents = self.embed(tokens)
         tokens = tokens.to(self.device)
         with autocast(precision, self.device):
-            audio = self.sound(latents, tokens.token_lengths, compatible).float()
+            audio = self.decode_latents(latents, tokens.token_lengths, compatible).float()
         lengths = tokens.token_lengths * self.frame_size
         return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
 
@@ -241,45 +234,31 @@ class NanoCodec(Codec):
         tokens = tokens.to(self.device)
         return self.quantizer.dequantize(tokens.acoustic, tokens.token_lengths)
 
-    def streaming_encoder(  # type: ignore[override]
-        self,
-        batch_size: int = 1,
-        *,
-        threshold: float | None = None,
-        frame_rate: float | None = None,
-        policy: Any = None,
-        max_duration: int | None = UNSET,
-        num_codebooks: int | None = None,
-        margins: bool = False,
-        windows: Windows | None = None,
-    ) -> StreamingEncoder:
+    def streaming_decoder(self, batch_size: int = 1, **options: Any) -> StreamingDecoder:
+        """Open a stream that decodes tokens; see `Codec.streaming_decoder`."""
+        return StreamingDecoder(self, batch_size, from_dict(DecoderOptions, options))
+
+    def streaming_encoder(self, batch_size: int = 1, **options: Any) -> StreamingEncoder:
         """Open a stream that encodes audio as it comes: convolutions alone, so every stream is exact.
 
         Args:
             batch_size: Streams side by side, each of one clip.
-            threshold: As for `encode`, as all that follow.
-            frame_rate: The model's own rate in Hz, or None.
-            policy: None.
-            max_duration: 1 or nothing.
-            num_codebooks: All of them, or None.
-            margins: Tell also how far every code was from flipping.
-            windows: Of no effect.
+            options: `margins`, as for `encode`; others only with the values this model has.
 
         Raises:
             ValueError: Another rate or number of codebooks than the model has.
         """
-        self._check_choices(threshold, frame_rate, num_codebooks)
-        self._check_merging(policy=policy, max_duration=max_duration)
+        margins = self.read_options(options).margins
         settings = EncoderOptions(num_codebooks=self.num_codebooks, margins=margins)
         writer = NanoCodecStreamingTokenizer(self.encoder, self.quantizer, settings, self.sample_rate)
         return StreamingEncoder(self, writer, settings, batch_size)
 
     def stream_stages(self, settings: DecoderOptions) -> list[Stage]:
-        """See `Codec.stream_stages`: convolutions alone, so every stream can be exact."""
+        """Return the modules that a streaming decoder runs; convolutions only, so every stream can be exact."""
         return [ConvStage(self.decoder)]
 
     def stream_inputs(self, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:
-        """See `Codec.stream_inputs`."""
+        """Look up the inputs of the first module; `tokens` are checked and on the model's device."""
         return self.quantizer.dequantize(tokens.acoustic, tokens.token_lengths)
 
     def check_tokens(self, tokens: Tokens, *, may_be_empty: bool = False) -> None:
@@ -294,48 +273,6 @@ class NanoCodec(Codec):
                 f"a token lasts {int(tokens.durations.max())} frames, but this model has a fixed rate of "
                 f"{self.base_frame_rate:g} Hz, one frame a token"
             )
-
-    def _check_choices(self, threshold: Any, frame_rate: Any, num_codebooks: int | None) -> None:
-        """Refuse what the model has but one of."""
-        self._check_rate(threshold, frame_rate)
-        if num_codebooks is not None and num_codebooks != self.num_codebooks:
-            raise ValueError(
-                f"num_codebooks is {num_codebooks!r}, but this model's {self.num_codebooks} codebooks stand side by "
-                "side and only mean something together; leave it out"
-            )
-
-    def _check_merging(self, **choices: Any) -> None:
-        """Refuse what says how frames are to share tokens, as none do."""
-        for name, value in choices.items():
-            if not (value is None and name != "max_duration" or value is UNSET or value == 1):
-                raise ValueError(
-                    f"{name} is {value!r}, but this model has a fixed rate of {self.base_frame_rate:g} Hz, one frame a "
-                    "token; leave it out"
-                )
-
-    def _check_rate(self, threshold: Any, frame_rate: Any) -> None:
-        """Refuse any rate but the model's own, and name the configs that have it."""
-        if threshold is not None and not _all_near(threshold, 1.0):
-            raise ValueError(
-                f"threshold is {threshold!r}, but this model has a fixed rate of {self.base_frame_rate:g} Hz and never "
-                "merges frames: threshold=1 or none"
-            )
-        if frame_rate is None or _all_near(frame_rate, self.base_frame_rate, tolerance=0.005):
-            return
-        names = names_at(float(frame_rate)) if isinstance(frame_rate, int | float) and frame_rate > 0 else []
-        raise ValueError(
-            f"frame_rate is {frame_rate} Hz, but this model has a fixed rate of {self.base_frame_rate:g} Hz; "
-            + (f"configs that have it: {'; '.join(map(whereabouts, names))}" if names else f"published are {_rates()}")
-        )
-
-
-def _all_near(values: Any, wanted: float, tolerance: float = 0.0) -> bool:
-    """Tell whether a number, or each of several, is the wanted one."""
-    try:
-        given = torch.as_tensor(values, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return False
-    return bool(((given / wanted - 1).abs() <= tolerance).all())
 
 
 def _rates() -> str:

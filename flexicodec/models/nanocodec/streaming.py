@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from flexicodec.code_margins import Margins
+from flexicodec.models.margins import fixed_rate_margins
 from flexicodec.models.streaming.encoder import EncoderOptions, EndOfClip
 from flexicodec.nn.dac import ConvStack
 from flexicodec.nn.stages import ConvStage, ConvStageState
@@ -63,12 +63,9 @@ class NanoCodecStreamingTokenizer:
         """See `StreamingTokenizer`."""
         if not features.shape[-1]:
             return None, None
-        coded = self.quantizer(features, margins=self.settings.margins)
+        coded = self.quantizer(features)
         durations = torch.ones_like(coded.codes[:, 0])
-        margins = None if coded.margins is None else fixed_rate_margins(coded.margins)
+        margins = None
+        if self.settings.margins:
+            margins = fixed_rate_margins(self.quantizer.margins(features, coded.codes))
         return {"acoustic": coded.codes, "durations": durations, "margins": margins}, None
-
-
-def fixed_rate_margins(acoustic: Float[Tensor, "batch codebooks tokens"]) -> Margins:
-    """Put the margins of codes beside those of boundaries that nothing can flip."""
-    return Margins(torch.full_like(acoustic[:, 0], torch.inf), acoustic)

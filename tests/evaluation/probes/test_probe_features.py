@@ -61,7 +61,7 @@ def test_nanocodec_has_vectors_and_a_bound(nanocodec, clips):
     assert tokens.dim == bound.dim == nanocodec.config.quantizer.dim
     audio = read_utterance(clips[0], nanocodec.sample_rate)
     assert np.allclose(tokens.clip(0)[0], nanocodec.embed(nanocodec.encode(audio))[0].T, atol=1e-3)
-    one = nanocodec.hear(torch.from_numpy(audio)[None], torch.tensor([len(audio)]))
+    one = nanocodec.encode_latents(torch.from_numpy(audio)[None], torch.tensor([len(audio)]))
     assert np.allclose(bound.clip(0)[0], one[0].T.detach(), rtol=2e-3, atol=2e-3)
 
 
