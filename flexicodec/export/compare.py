@@ -63,12 +63,14 @@ def compare(codec: Codec, exported: Codec, audio: Any, lengths: Any = None, **ch
     decoded = codec.decode(ours, windows=None)  # type: ignore[call-arg]
     difference = (decoded - exported.decode(ours)).abs().max()
 
+    # Boundaries, where the export chooses its own.
     free = exported.encode(audio, lengths, **choices)
     frames = int(ours.frame_lengths.max())
     differ = (token_ends(ours.durations, frames) != token_ends(free.durations, frames))[:, :-1]
     boundary_margin = _largest(ours.margins.boundaries[:, :-1][differ])
     boundaries = int((ours.frame_lengths - 1).sum())
 
+    # Codes, with the model's durations.
     kept = {name: value for name, value in choices.items() if name in ("num_codebooks", "max_duration")}
     theirs = exported.encode(audio, lengths, durations=ours.durations, **kept)
     codes, flipped, code_margin = _compare_codes(ours, theirs)

@@ -174,6 +174,7 @@ def dequantize_present(
     quantizer: Quantizer, codes: Int[Tensor, "batch codebooks tokens"]
 ) -> Float[Tensor, "batch dim tokens"]:
     """Sum the latents of all codebooks, except where a code is `NO_CODE`."""
+    # [B, K, N] to [B * N, K]; a weight of 0 instead of a condition, which a graph does not have
     flat = codes.transpose(1, 2).flatten(0, 1)
     present = (flat >= 0).float()
     flat = flat.clamp(min=0)
@@ -268,9 +269,9 @@ def _semantic_encoder_graph(encoder: SanmEncoder | SSLEncoder) -> Graph:
         given = TensorSpec("audio", ("batch", "samples"))
         example = (torch.randn(2, 9000), torch.tensor([9000, 8000]))
         has_blocks = encoder.config.layer > 0
-    heard = TensorSpec("heard", ("batch", encoder.dim, "frames"))
+    features = TensorSpec("heard", ("batch", encoder.dim, "frames"))  # this name is in existing exports
     module = SemanticEncoderGraph(encoder)
-    return Graph("semantic_encoder", module, (given, _LENGTHS), (heard,), example, has_blocks)
+    return Graph("semantic_encoder", module, (given, _LENGTHS), (features,), example, has_blocks)
 
 
 def _nanocodec_graphs(codec: NanoCodec) -> list[Graph]:

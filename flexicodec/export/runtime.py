@@ -140,6 +140,7 @@ class OnnxSemanticEncoder(nn.Module):
         if self.front_end is not None:
             inputs, counts = self.front_end(audio, lengths)
             return self.graphs.run("semantic_encoder", inputs, counts)[0], counts
+        # Self-supervised encoders: frames after each of the convolutions.
         counts = lengths
         settings = self.config.settings
         for kernel, stride in zip(settings.conv_kernel, settings.conv_stride, strict=True):
@@ -307,6 +308,7 @@ class ExportedNanoCodec(NanoCodec):
         _check("compatible", compatible, False)
         self.check_tokens(tokens)
         tokens = tokens.to(self.device)
+        # The decoder may pad by reflection, which needs some frames.
         missing_frames = max(0, self.decoder.min_frames - tokens.acoustic.shape[-1])
         codes = nn.functional.pad(tokens.acoustic, (0, missing_frames))
         (audio,) = self.graphs.run("decoder", codes, tokens.token_lengths)

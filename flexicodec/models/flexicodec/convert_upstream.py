@@ -114,6 +114,7 @@ def from_upstream(
     Raises:
         ValueError: A key is missing, a shape is wrong, or the config has a setting that no released model has.
     """
+    # SenseVoice's encoder is in the checkpoint or in a file of its own.
     settings, ignored = read_settings(config)
     state = strip_wrapping(state_dict)
     source = "checkpoint"
@@ -126,6 +127,7 @@ def from_upstream(
         for key, value in strip_wrapping(sensevoice_state_dict).items():
             state[f"semantic_model.{key}"] = value
         source = "SenseVoiceSmall"
+
     check_statistics(state)
     encoder = read_encoder_config(state, sensevoice_encoder_conf or {}, dither)
     with torch.device("meta"):
@@ -141,6 +143,8 @@ def from_upstream(
             f"cmvn has shape {tuple(cmvn.shape)}, expected (2, {encoder.front_end.dim}): shifts, then scales"
         )
     load_exactly(model, {**converted, **dict(zip(front_end, cmvn.float().clone(), strict=True))})
+
+    # Unused weights: those of parts that the config does not use are expected.
     used_parts = {key.split(".")[0] for key in state.keys() - left}
     expected = {key for key in left if is_needless(key, OPTIONAL_PARTS - used_parts)}
     model.load_report = LoadReport(
@@ -325,6 +329,7 @@ def upstream_name(name: str, num_convnext_layers: int) -> str:
         head, _, inner = rest.partition(".")
         return name if head == "query_embedding" else f"{part}.transformer.{_transformer_name(inner)}"
     if part in ("encoder", "decoder"):
+        # layers.3.1.weight is block.3.block.1.weight there
         *numbers, leaf = rest.removeprefix("layers.").split(".")
         return f"dac.{part}.{'block' if part == 'encoder' else 'model'}.{'.block.'.join(numbers)}.{leaf}"
     if part == "semantic_quantizer":
@@ -345,7 +350,7 @@ def _sanm_name(name: str) -> str:
     layer, module, parameter = int(match[1]), match[2], match[3]
     if module == "final_layernorm":
         return f"encoder.after_norm.{parameter}"
-    block = f"encoders.{layer - 1}" if layer else "encoders0.0"
+    block = f"encoders.{layer - 1}" if layer else "encoders0.0"  # the first block has a list of its own
     return f"encoder.{block}.{SANM_NAMES[module]}.{parameter}"
 
 
@@ -360,6 +365,7 @@ def _convnext_name(name: str, first_block: int, convolution: int) -> str:
     head, rest = name.split(".", 1)
     if head != "blocks":
         return f"{convolution}.{rest}"
+    # One sequence of convolution and blocks there, in either order.
     number, module, parameter = rest.split(".")
     return f"{int(number) + first_block}.{CONVNEXT_NAMES[module]}.{parameter}"
 
