@@ -27,9 +27,7 @@ def hash_weights(
     for name, tensor in sorted(state.items()):
         if counts(name):
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            values = tensor.detach().cpu()
-            if dtype is not None:
-                values = values.to(dtype)
+            values = tensor.detach().to("cpu", tensor.dtype if dtype is None else dtype)
             digest.update(np.ascontiguousarray(values.numpy()).data)
     return digest.hexdigest()[:16]
 
