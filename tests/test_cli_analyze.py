@@ -8,7 +8,7 @@ import pytest
 from flexicodec import cli
 from flexicodec.analysis.segments import Segment, read_alignment, write_ctm, write_textgrid
 from flexicodec.corpus import Utterance, read_manifest, write_manifest
-from flexicodec.evaluation import transcribers
+from flexicodec.evaluation.metrics import asr
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ class StandIn:
 
 def test_transcripts_stand_beside_tokens(folder, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(transcribers, "open_transcriber", lambda *choice: asked.append(choice) or StandIn())
+    monkeypatch.setattr(asr, "open_transcriber", lambda *choice: asked.append(choice) or StandIn())
     arguments = ("--transcriber", "sensevoice:DIR", "--limit", "2", "--textgrids", "--phones", "recogniser")
     assert analyze(folder, tmp_path, *arguments) == 0
     assert asked == [("sensevoice:DIR", None)]

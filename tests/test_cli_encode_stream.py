@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import flexicodec
-from flexicodec.cli import main, stream, stream_encode
+from flexicodec.cli import main, streaming
 
 
 class Trickle(io.BytesIO):
@@ -45,11 +45,11 @@ def audio():
 
 def test_lines_are_the_tokens_of_the_whole_and_what_decode_reads(run, whole, audio, capsys):
     assert run(raw(audio), "-o", "-", "--threshold", "0.95", "--codebooks", "2") == 0
-    said = capsys.readouterr()
-    assert said.err.startswith("16000 Hz, exact, latency up to ")
-    lines = said.out.splitlines()
+    printed = capsys.readouterr()
+    assert printed.err.startswith("16000 Hz, exact, latency up to ")
+    lines = printed.out.splitlines()
     assert len(lines) > 1
-    pieces = list(stream.read_lines(lines, whole, None))
+    pieces = list(streaming.read_lines(lines, whole, None))
     wanted = whole.encode((audio * 32768).round().to(torch.int16), threshold=0.95, num_codebooks=2)
     for name in ("semantic", "acoustic", "durations"):
         assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces], dim=-1), getattr(wanted, name))
@@ -76,14 +76,14 @@ def test_there_and_back_is_as_long_as_it_was(
 ):
     choice = [] if codebooks is None else ["--codebooks", codebooks]
     assert run(raw(audio[:samples]), "-o", "-", *choice, kind=kind) == 0
-    lines, heard = capsys.readouterr().out.splitlines(), io.BytesIO()
+    lines, audio_bytes = capsys.readouterr().out.splitlines(), io.BytesIO()
     monkeypatch.setattr(sys, "stdin", iter(lines))
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=heard))
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=audio_bytes))
     assert main(["decode", "--stream", "-o", "-"]) == 0
     codec = whole if kind == "whole" else nanocodecs["causal"]
     tokens = codec.encode((audio[:samples] * 32768).round().to(torch.int16), num_codebooks=codebooks)
     wanted = (codec.decode(tokens)[0] * 32768).round().clamp(-32768, 32767)
-    got = torch.frombuffer(bytearray(heard.getvalue()), dtype=torch.int16)
+    got = torch.frombuffer(bytearray(audio_bytes.getvalue()), dtype=torch.int16)
     assert got.shape == (samples,)
     assert (got - wanted).abs().max() <= 1
 
@@ -114,7 +114,7 @@ def test_half_a_sample(run, audio, capsys):
 
 def test_samples_are_never_cut_in_two():
     data = bytes(range(256)) * 100
-    blocks = list(stream_encode.read_samples(Trickle(data)))
+    blocks = list(streaming.read_samples(Trickle(data)))
     assert b"".join(block.astype("<i2").tobytes() for block in blocks) == data
     assert len(blocks) > 3
 

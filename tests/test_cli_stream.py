@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 import flexicodec
-from flexicodec.cli import main, stream
+from flexicodec.cli import main, streaming
 
 ROOT = Path(flexicodec.__file__).parents[1]
 
@@ -43,17 +43,17 @@ def test_audio_appears_before_input_ends(folder, tokens, nanocodecs):
     command = [sys.executable, "-m", "flexicodec", "decode", "--stream", "--model", str(folder), "-o", "-"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(command, env=environment, **pipes) as process:
-        heard = b""
+        audio_bytes = b""
         for line in lines(tokens):
             process.stdin.write(line.encode())
             process.stdin.flush()
-            heard += process.stdout.read(2 * 30)  # would wait for ever if the frame did not come by itself
+            audio_bytes += process.stdout.read(2 * 30)  # would wait for ever if the frame did not come by itself
         process.stdin.close()
         assert process.stdout.read() == b""
-        said = process.stderr.read().decode()
-    assert process.returncode == 0, said
-    assert said == "22050 Hz, exact, latency up to 0.00136 s\n"
-    samples = memoryview(heard).cast("h").tolist()
+        printed = process.stderr.read().decode()
+    assert process.returncode == 0, printed
+    assert printed == "22050 Hz, exact, latency up to 0.00136 s\n"
+    samples = memoryview(audio_bytes).cast("h").tolist()
     wanted = as_samples(nanocodecs["causal"].decode(tokens))
     assert max(abs(a - b) for a, b in zip(samples, wanted, strict=True)) <= 1
 
@@ -105,9 +105,9 @@ def test_files_hold_what_was_streamed(run, tokens, nanocodecs, tmp_path, suffix)
 )
 def test_a_bad_line_is_named(run, tokens, tmp_path, capsys, line, match):
     assert run([lines(tokens)[0], line], "-o", tmp_path / "out.wav") == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2
-    assert match in said[-1]
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 2
+    assert match in printed[-1]
 
 
 @pytest.mark.parametrize("blank", ["", '{"acoustic": []}', '{"acoustic": [[], [], [], []]}'])
@@ -132,7 +132,7 @@ def test_the_last_line_may_say_where_the_clip_ends(run, tokens, nanocodecs, tmp_
 
 @pytest.mark.parametrize("suffix", [".wav", ".raw"])
 @pytest.mark.parametrize("text", [[], [""], ["{"], ['{"acoustic": [[], [], [], []]}']])
-def test_where_nothing_is_heard_nothing_is_left(run, tmp_path, suffix, text):
+def test_where_nothing_is_decoded_nothing_is_left(run, tmp_path, suffix, text):
     assert run(text, "-o", tmp_path / f"out{suffix}") == (2 if text == ["{"] else 0)
     assert list(tmp_path.iterdir()) == []
 
@@ -168,10 +168,10 @@ def test_what_goes_with_streams_alone(capsys):
 def test_lines_of_a_dynamic_codec(whole):
     one = '{"semantic": 3, "acoustic": [1, 2], "durations": 4}'
     more = '{"semantic": [3, 4], "acoustic": [[1, 5], [2, 6]], "durations": [4, 1]}'
-    first, second, third = stream.read_lines([one, "", more, '{"semantic": 3, "durations": 1}'], whole, None)
+    first, second, third = streaming.read_lines([one, "", more, '{"semantic": 3, "durations": 1}'], whole, None)
     assert first.acoustic.tolist() == [[[1], [2]]]
     assert first.durations.tolist() == [[4]]
     assert second.acoustic.tolist() == [[[1, 5], [2, 6]]]
     assert third.num_codebooks == 0
-    (kept,) = stream.read_lines([more], whole, 1)
+    (kept,) = streaming.read_lines([more], whole, 1)
     assert kept.num_codebooks == 1

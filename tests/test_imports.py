@@ -145,12 +145,12 @@ def test_imports_run_downhill():
         ("models.flexicodec.model", "models.flexicodec.config", False),
         ("models.flexicodec.model", "models.nanocodec.model", True),
         ("hub", "models.flexicodec", False),
-        ("training.step", "evaluation.signal", False),
-        ("evaluation.signal", "training.step", True),
-        ("training.monitor.pictures", "analysis.plots", False),
-        ("analysis.plots", "training.monitor.pictures", True),
+        ("training.generator", "evaluation.metrics.signal", False),
+        ("evaluation.metrics.signal", "training.generator", True),
+        ("training.logging.media", "analysis.plots", False),
+        ("analysis.plots", "training.logging.media", True),
         ("analysis", "cli", True),
-        ("cli.encode", "training", False),
+        ("cli.train", "training", False),
     ],
 )
 def test_what_counts_as_uphill(name, imported, upward):

@@ -7,9 +7,9 @@ import argparse
 import json
 from pathlib import Path
 
-from flexicodec.evaluation.report import table
-from flexicodec.evaluation.rows import read_rows
-from flexicodec.evaluation.summary import Score, Table
+from flexicodec.evaluation.report import markdown_table
+from flexicodec.evaluation.results_store import read_rows
+from flexicodec.evaluation.summary import MetricTable, Score
 from flexicodec.io_utils import replacing
 
 PAIRS = (  # frame rate and codebooks of both; the first costs less
@@ -28,17 +28,17 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    rows = Table(read_rows(arguments.results))
+    table = MetricTable(read_rows(arguments.results))
     found = []
     for pair in PAIRS:
         names = [f"{rate:g} Hz, {count} codebooks" for rate, count in pair]
         first, second = (("flexicodec-mini", name) for name in names)
-        scores = {metric: rows.difference(first, second, metric) for metric in METRICS}
+        scores = {metric: table.difference(first, second, metric) for metric in METRICS}
         found.append({"first": names[0], "second": names[1], **{name: ends(each) for name, each in scores.items()}})
     with replacing(arguments.output) as part:
         part.write_text(json.dumps(found, indent=1) + "\n")
     shown = [[each["first"], each["second"], *(cell(each[name], name) for name in METRICS)] for each in found]
-    print(table(["first", "second", *METRICS], shown))
+    print(markdown_table(["first", "second", *METRICS], shown))
 
 
 def ends(score: Score) -> dict[str, float]:

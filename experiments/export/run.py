@@ -18,7 +18,7 @@ import torch
 
 import flexicodec
 from flexicodec.corpus import read_manifest, read_utterance
-from flexicodec.evaluation.signal import stoi
+from flexicodec.evaluation.metrics.signal import ClipPair
 from flexicodec.export.compare import Agreement, compare
 from flexicodec.export.runtime import load_exported
 
@@ -94,7 +94,7 @@ def flips(codec, exported, clips: list[torch.Tensor]) -> dict:
 def score(clip: torch.Tensor, encoder, decoder) -> float:
     """STOI of a clip that went through both."""
     tokens = encoder.encode(clip, frame_rate=FRAME_RATE)
-    return stoi(clip[0].numpy(), decoder.decode(tokens)[0].numpy(), encoder.sample_rate)
+    return ClipPair(clip[0].numpy(), decoder.decode(tokens)[0].numpy(), encoder.sample_rate).stoi()
 
 
 def sizes(folder: Path) -> dict[str, float]:

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from flexicodec.training.monitor import read_curves
+from flexicodec.training.logging import read_curves
 
 PANELS = (
     ("Mel loss", ("loss/mel", "validation/mel_12.5hz", "validation/mel_6.25hz"), False),

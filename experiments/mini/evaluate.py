@@ -24,10 +24,10 @@ from tqdm import tqdm
 import flexicodec
 from flexicodec.calibration import fit_threshold
 from flexicodec.corpus import read_manifest, read_utterance
-from flexicodec.evaluation.corpus import Plan, evaluate_corpus
-from flexicodec.evaluation.instruments import Measures
-from flexicodec.evaluation.rows import Row
-from flexicodec.evaluation.summary import Table
+from flexicodec.evaluation.metrics.suite import MetricConfig
+from flexicodec.evaluation.results_store import Row
+from flexicodec.evaluation.run import EvaluationConfig, evaluate_corpus
+from flexicodec.evaluation.summary import MetricTable
 from flexicodec.evaluation.systems import GROUND_TRUTH, CodecSystem, Sweep
 from flexicodec.io_utils import replacing
 from flexicodec.merging import token_index
@@ -62,20 +62,20 @@ def main() -> None:
     system = CodecSystem(codec, "model")
     rows = arguments.output.with_suffix(".rows") / system.identity["weights"]  # those of another model stay apart
     ears = f"ctc:{arguments.recogniser}" if arguments.recogniser else None
-    all_codebooks = Plan(
-        Measures(metrics=("stoi", "pesq_wb"), transcribers=(ears,) if ears else ()), Sweep(frame_rates=FRAME_RATES)
+    all_codebooks = EvaluationConfig(
+        MetricConfig(metrics=("stoi", "pesq_wb"), transcribers=(ears,) if ears else ()), Sweep(frame_rates=FRAME_RATES)
     )
     by_rate = evaluate_corpus(utterances, [system], rows / "by_frame_rate", all_codebooks, progress=True).rows
     counts = sorted({count for count in CODEBOOKS if count <= codec.num_codebooks} | {codec.num_codebooks})
-    each_count = Plan(
-        Measures(metrics=("stoi",), transcribers=()), Sweep(frame_rates=BY_CODEBOOKS, codebooks=tuple(counts))
+    each_count = EvaluationConfig(
+        MetricConfig(metrics=("stoi",), transcribers=()), Sweep(frame_rates=BY_CODEBOOKS, codebooks=tuple(counts))
     )
     by_count = evaluate_corpus(utterances, [system], rows / "by_codebooks", each_count, progress=True).rows
     dutch = {utterance.id for utterance in utterances if utterance.language == "nl"}
     if ears:
         original = [row for row in by_rate if row["system"] == GROUND_TRUTH]
         results["recogniser"] = {
-            "original_cer": round(Table(original).score((GROUND_TRUTH, ""), f"cer.{ears}").value, 4)
+            "original_cer": round(MetricTable(original).score((GROUND_TRUTH, ""), f"cer.{ears}").value, 4)
         }
     results["by_frame_rate"] = entries(by_rate, ears, dutch)
     results["by_codebooks"] = entries(by_count, None, dutch)
@@ -95,16 +95,17 @@ def entries(rows: list[Row], ears: str | None, dutch: set[str]) -> list[dict]:
 
     Rates are those of the corpus: all tokens, or bits, over all seconds. `sem` is the standard error.
     """
-    table = Table(rows, resamples=1)
-    english = Table([row for row in rows if row["id"] not in dutch], resamples=1)
+    table = MetricTable(rows, resamples=1)
+    english = MetricTable([row for row in rows if row["id"] not in dutch], resamples=1)
     found = []
     for group in (group for group in table.groups if group[0] != GROUND_TRUTH):
-        clips, asked = table.groups[group], table.groups[group][0]["asked"]
+        clips = [row for row in rows if (row["system"], row["setting"]) == group]
+        asked = clips[0]["asked"]
         if failed := [row for row in clips if "error" in row]:
             raise ValueError(f"{len(failed)} clips failed; first: {failed[0]['id']}: {failed[0]['error']}")
         stoi = [row["stoi"] for row in clips if row["stoi"] is not None]
 
-        def mean(metric: str, of: Table, group: tuple[str, str] = group) -> float:
+        def mean(metric: str, of: MetricTable, group: tuple[str, str] = group) -> float:
             return round(of.score(group, metric).value, 4)
 
         entry = {

@@ -29,8 +29,8 @@ from flexicodec.corpus import read_manifest, read_utterance
 from flexicodec.hub import parameter_counts
 from flexicodec.models.nanocodec.config import NanoCodecConfig, published
 from flexicodec.training.config import TrainingConfig
-from flexicodec.training.loop import train
-from flexicodec.training.reconstruction import LogMelLoss
+from flexicodec.training.losses import LogMelLoss
+from flexicodec.training.trainer import train
 
 TOY = Path(__file__).parent / "toy"
 HUB, SEEDS = "nano_1.1kbps_12.5fps", (1, 2)

@@ -16,11 +16,11 @@ from worker import commit_and_machine
 
 import flexicodec
 from flexicodec.corpus import read_manifest, read_utterance
-from flexicodec.evaluation import signal
+from flexicodec.evaluation.metrics.signal import ClipPair
 from flexicodec.models.flexicodec.model import FlexiCodec
 
 FRAME_RATE = 8.33  # Hz
-METRICS = {"stoi": signal.stoi, "pesq_wb": signal.pesq}
+METRICS = {"stoi": ClipPair.stoi, "pesq_wb": ClipPair.pesq}
 
 
 def snr_db(reference: np.ndarray, other: np.ndarray) -> float:
@@ -46,7 +46,7 @@ def compare(codec: FlexiCodec, clips: list[np.ndarray], metrics: bool) -> dict:
         ratios.append(snr_db(audio, sounds["bfloat16"]))
         for name, metric in METRICS.items() if metrics else ():
             for precision, sound in sounds.items():
-                scores[f"{name} {precision}"].append(metric(clip, sound, codec.sample_rate))
+                scores[f"{name} {precision}"].append(metric(ClipPair(clip, sound, codec.sample_rate)))
     found = {"decode_snr_db": {"median": float(np.median(ratios)), "lowest": min(ratios)}}
     names = ("boundaries", "semantic codes", "acoustic codes")
     found["flipped_in_encode"] = {

@@ -31,7 +31,7 @@ from flexicodec.asr import Recognizer, RecognizerConfig
 from flexicodec.config import apply_overrides, from_dict, load_yaml
 from flexicodec.encoders.sanm import SanmConfig
 from flexicodec.io_utils import replacing
-from flexicodec.training import loop
+from flexicodec.training import trainer as trainer_module
 from flexicodec.training.config import CalibratedRange, DataConfig, InitConfig, TrainingConfig
 from flexicodec.training.discriminators.config import AdversarialConfig
 
@@ -132,7 +132,7 @@ def with_batch(config: TrainingConfig, seconds: float) -> DataConfig:
     return replace(data, batch_size=crops)
 
 
-class Watched(loop.Trainer):
+class Watched(trainer_module.CodecTrainer):
     """The trainer, with a look at the clock after every step in place of curves, validation and checkpoints."""
 
     def run(self) -> None:
@@ -142,16 +142,15 @@ class Watched(loop.Trainer):
         self.audio: list[float] = []
         super().run()
 
-    def update(self, batches: Any, curves: Any) -> None:
+    def update(self, batches: Any) -> None:
         """Do one optimiser step."""
-        super().update(batches, curves)
+        super().update(batches)
         self.audio.append(sum(int(batch.lengths.sum()) for batch in batches) / self.codec.sample_rate)
 
-    def _look(self, curves: Any, progress: Any) -> None:
+    def _log_and_save(self, progress: Any) -> None:
         settle(self.device)
         self.ends.append(time.perf_counter())
         self.cpu.append(time.process_time())
-        self.curves = curves
 
 
 def measure(config: TrainingConfig, folder: Path, warmup: int, steps: int) -> dict[str, Any]:
@@ -166,7 +165,7 @@ def measure(config: TrainingConfig, folder: Path, warmup: int, steps: int) -> di
         trainer.run()
         times, cpu = np.diff(trainer.ends)[-steps:], np.diff(trainer.cpu)[-steps:]
         audio = np.array(trainer.audio[-steps:])
-        row = trainer.curves.row(trainer.accelerator)
+        row = trainer.metrics.row(trainer.accelerator)
         found = {
             "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else "cpu",
             "batch_size": config.data.batch_size if config.data.crop_seconds else None,
@@ -254,8 +253,8 @@ class Stopwatch:
 @contextmanager
 def instrumented(trainer: Watched, watch: Stopwatch) -> Iterator[None]:
     """Let a stopwatch follow a trainer's steps."""
-    networks, backward, looked = trainer.networks, trainer.accelerator.backward, trainer._look
-    training_batches, generator_losses = loop.training_batches, loop.generator_losses
+    state, backward, log_and_save = trainer.state, trainer.accelerator.backward, trainer._log_and_save
+    training_batches, generator_losses = trainer_module.training_batches, trainer_module.generator_losses
 
     def batches(*args: Any, **kwargs: Any) -> Iterator[Any]:
         made = training_batches(*args, **kwargs)
@@ -274,27 +273,25 @@ def instrumented(trainer: Watched, watch: Stopwatch) -> Iterator[None]:
             return generator_losses(replace(made, audio=heard), discriminators, game)
 
     def through(loss: Any) -> None:
-        with watch.part(BACKWARD if trainer._game() is None else "discriminators"):
+        with watch.part(BACKWARD if trainer.adversarial_config is None else "discriminators"):
             backward(loss)
 
-    def look(*args: Any) -> None:
-        looked(*args)
+    def end_step(*args: Any) -> None:
+        log_and_save(*args)
         watch.lap()
 
-    timed = [(trainer.codec, "listen", "frozen encoder"), (trainer, "_teach_discriminators", "discriminators")]
-    moved = [
-        (learner, name) for learner in (networks.generator, networks.judge) if learner for name in ("clip", "move")
-    ]
-    if networks.average is not None:
-        moved.append((networks.average, "update_parameters"))
-    timed += [(owner, name, "optimisers") for owner, name in [*moved, (networks, "reseed")]]
+    timed = [(trainer.codec, "listen", "frozen encoder"), (trainer, "_discriminator_step", "discriminators")]
+    timed += [(optimized, "optimizer_step", "optimisers") for optimized in state.optimized]
+    timed.append((state, "restart_dead_codes", "optimisers"))
+    if state.average is not None:
+        timed.append((state.average, "update_parameters", "optimisers"))
     replaced = [(owner, name, watch.around(part, getattr(owner, name))) for owner, name, part in timed]
-    replaced += [(loop, "training_batches", batches), (loop, "generator_losses", judged)]
-    replaced += [(trainer.accelerator, "backward", through), (trainer, "_look", look)]
+    replaced += [(trainer_module, "training_batches", batches), (trainer_module, "generator_losses", judged)]
+    replaced += [(trainer.accelerator, "backward", through), (trainer, "_log_and_save", end_step)]
     with ExitStack() as stack:
         for owner, name, replacement in replaced:
             stack.enter_context(patch.object(owner, name, replacement))
-        generator = networks.generator.module
+        generator = state.generator.module
         before = generator.register_forward_pre_hook(lambda *_: watch.enter(FORWARD))
         after = generator.register_forward_hook(lambda *_: watch.leave())
         stack.callback(before.remove)

@@ -25,7 +25,7 @@ from flexicodec.analysis.spoken import MISALIGNED, fits
 from flexicodec.asr import Recognizer
 from flexicodec.calibration import fit_threshold
 from flexicodec.corpus import Utterance, check_ids, read_utterance
-from flexicodec.corpus.reading import UNREADABLE
+from flexicodec.corpus.audio_reading import UNREADABLE
 from flexicodec.merging import Threshold, check_frame_rate
 from flexicodec.models.flexicodec.model import Features
 from flexicodec.parallel import check_processes, share

@@ -1,6 +1,6 @@
-"""The command line: one file per verb, which parses, calls the public API and prints.
+"""The command line: verbs that parse arguments, call the public API and print.
 
-Nothing heavy is imported until a verb runs, so that `flexicodec --help` answers at once.
+Nothing heavy is imported until a verb runs, so that `flexicodec --help` stays fast.
 """
 
 import argparse
@@ -9,61 +9,51 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import flexicodec
-from flexicodec.cli import (
-    analyze,
-    calibrate,
-    decode,
-    encode,
-    evaluate,
-    export,
-    info,
-    manifest,
-    probe,
-    reconstruct,
-    train,
-    train_asr,
-    verify,
-)
-from flexicodec.cli.jobs import one_line
+from flexicodec.cli import analyze, codec_verbs, evaluate, info, probe, train, verify
+from flexicodec.cli.file_jobs import one_line
+from flexicodec.cli.options import Verb
 
-VERBS = {
-    "encode": encode,
-    "decode": decode,
-    "reconstruct": reconstruct,
-    "info": info,
-    "calibrate": calibrate,
-    "evaluate": evaluate,
-    "analyze": analyze,
-    "verify": verify,
-    "export": export,
-    "manifest": manifest,
-    "probe": probe,
-    "train": train,
-    "train-asr": train_asr,
+VERBS = {  # in the order of --help
+    "encode": codec_verbs.ENCODE,
+    "decode": codec_verbs.DECODE,
+    "reconstruct": codec_verbs.RECONSTRUCT,
+    "info": Verb(info.HELP, info.add_arguments, info.run),
+    "calibrate": codec_verbs.CALIBRATE,
+    "evaluate": Verb(evaluate.HELP, evaluate.add_arguments, evaluate.run),
+    "analyze": Verb(analyze.HELP, analyze.add_arguments, analyze.run),
+    "verify": Verb(verify.HELP, verify.add_arguments, verify.run),
+    "export": codec_verbs.EXPORT,
+    "manifest": train.MANIFEST,
+    "probe": Verb(probe.HELP, probe.add_arguments, probe.run),
+    "train": train.TRAIN,
+    "train-asr": train.TRAIN_ASR,
 }
+# What the library raises for bad input and missing files.
+USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Say what is wrong in one line, as every other error of the command is said."""
+    """Prints errors in one line, like every other error of the command."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"flexicodec: {message} (see {self.prog} --help)\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of the whole command; the chosen verb's module ends up in `args.verb`."""
+    """Build the parser of the whole command; `args.run` is the function of the chosen verb."""
     parser = _Parser(
         prog="flexicodec",
-        description="Speech to tokens at a chosen frame rate, and back.",
+        description="Encode speech to tokens at a chosen frame rate, and decode them.",
         epilog="`flexicodec VERB --help` lists a verb's options. Exit codes: 0 all done, 1 some files were skipped, "
         "2 nothing could be done.",
     )
     parser.add_argument("--version", action="version", version=f"flexicodec {flexicodec.__version__}")
     subparsers = parser.add_subparsers(metavar="VERB", required=True)
     for name, verb in VERBS.items():
-        subparser = subparsers.add_parser(name, help=verb.HELP, description=verb.HELP[0].upper() + verb.HELP[1:] + ".")
+        description = verb.help[0].upper() + verb.help[1:] + "."
+        subparser = subparsers.add_parser(name, help=verb.help, description=description)
         verb.add_arguments(subparser)
-        subparser.set_defaults(verb=verb)
+        subparser.set_defaults(run=verb.run)
     return parser
 
 
@@ -71,13 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with `argv` (`sys.argv[1:]` if None) and return its exit code."""
     args = build_parser().parse_args(argv)
     try:
-        return args.verb.run(args)
-    except (
-        ValueError,
-        OSError,
-        ImportError,
-        FloatingPointError,
-    ) as error:  # what the library raises for bad input and missing files
+        return args.run(args)
+    except USER_ERRORS as error:
         print(f"flexicodec: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexicodec.cli import options
-from flexicodec.cli.jobs import one_line
+from flexicodec.cli.file_jobs import one_line
 
 if TYPE_CHECKING:
     from flexicodec.analysis.study import Study
@@ -154,7 +154,7 @@ class _Listener:
     """
 
     def __init__(self, spec: str, sample_rate: int, device: str | None):
-        from flexicodec.evaluation.transcribers import open_transcriber
+        from flexicodec.evaluation.metrics.asr import open_transcriber
 
         self.choice = spec, sample_rate, device
         self.sample_rate, self.transcriber = sample_rate, open_transcriber(spec, device)

@@ -1,4 +1,4 @@
-"""`flexicodec info`: what a token file holds, or what a model is made of."""
+"""`flexicodec info`: contents of a token file, or parts and config of a model."""
 
 import argparse
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import flexicodec
-from flexicodec.cli import jobs, options
-from flexicodec.cli.tables import Row, describe_load, describe_model, print_rows
+from flexicodec.cli import file_jobs, options
+from flexicodec.cli.printing import Row, describe_load, describe_model, print_rows
 from flexicodec.io_utils import AUDIO_SUFFIXES
 
 if TYPE_CHECKING:
@@ -21,18 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="FILE_OR_MODEL", help="a .flxc or .nemo file, or name, folder or hub id of a model"
     )
-    parser.add_argument("--textgrid", metavar="OUT", type=Path, help="write a file's tokens in time, for Praat")
+    parser.add_argument("--textgrid", metavar="OUT", type=Path, help="write the tokens' times as a TextGrid, for Praat")
     parser.add_argument("--ctm", metavar="OUT", type=Path, help="write them as CTM: file 1 start duration frames:code")
     options.add_placement(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what there is to know and return the exit code."""
+    """Print a token file or a model and return the exit code."""
     path = Path(args.model)
-    if path.suffix.lower() in jobs.TOKEN_SUFFIXES:
+    if path.suffix.lower() in file_jobs.TOKEN_SUFFIXES:
         tokens = flexicodec.Tokens.load(path)
         print_rows(describe_file(path, tokens))
-        export(args, path, tokens)
+        write_times(args, path, tokens)
         return 0
     if args.textgrid or args.ctm:
         raise ValueError(f"--textgrid and --ctm need a .flxc file, whose tokens they write; {path} is none")
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def export(args: argparse.Namespace, path: Path, tokens: "Tokens") -> None:
-    """Write the tokens' times where that was asked for."""
+def write_times(args: argparse.Namespace, path: Path, tokens: "Tokens") -> None:
+    """Write the tokens' times to the files asked for."""
     from flexicodec.analysis.tiers import save_ctm, save_textgrid
 
     if args.textgrid:
@@ -53,15 +53,22 @@ def export(args: argparse.Namespace, path: Path, tokens: "Tokens") -> None:
 
 
 def describe_file(path: Path, tokens: "Tokens") -> list[Row]:
-    """List what a token file says of itself, and what it costs with its header."""
-    form, size, seconds = tokens.format, path.stat().st_size, float(tokens.seconds[0])
+    """List a token file's header, sizes and rates."""
+    form = tokens.format
+    size = path.stat().st_size
+    seconds = float(tokens.seconds[0])
     samples = "unknown" if tokens.audio_lengths is None else int(tokens.audio_lengths[0])
+    durations = f"1 to {form.max_duration} frames"
+    if form.max_duration is None:
+        durations = "any number of frames"
+    elif form.max_duration == 1:
+        durations = "one frame each"
     return [
         ("file", f"{path}, {size} bytes, {8 * size / seconds / 1000:.3f} kbps with its header"),
         ("seconds", f"{seconds:.3f}"),
         ("samples", f"{samples} at {form.sample_rate} Hz"),
         ("frames", f"{int(tokens.frame_lengths[0])} at {form.base_frame_rate:g} Hz ({form.frame_size} samples each)"),
-        ("tokens", f"{int(tokens.token_lengths[0])}, of {_cap(form.max_duration)}"),
+        ("tokens", f"{int(tokens.token_lengths[0])}, of {durations}"),
         ("frame rate", f"{float(tokens.frame_rates[0]):.3f} Hz"),
         ("bitrate", f"{float(tokens.bitrates_kbps[0]):.3f} kbps of codes and durations"),
         ("semantic", "none" if form.semantic_codebook_size is None else f"{form.semantic_codebook_size} codes"),
@@ -72,17 +79,12 @@ def describe_file(path: Path, tokens: "Tokens") -> list[Row]:
     ]
 
 
-def _cap(max_duration: int | None) -> str:
-    if max_duration == 1:
-        return "one frame each"
-    return "any number of frames" if max_duration is None else f"1 to {max_duration} frames"
-
-
 def print_model(name: str, codec: "Codec") -> None:
-    """Print what identifies a model, the size of its parts, and its config as the YAML it could be built from."""
+    """Print a model's identity, the size of its parts, and its config as the YAML it can be built from."""
     from flexicodec.config import dump_yaml
     from flexicodec.hub import parameter_counts
 
+    # Sizes of the parts below the total, which `describe_model` lists.
     parts = [(f"  {part}", f"{count:,}") for part, count in parameter_counts(codec).items() if part != "total"]
     report = getattr(codec, "load_report", None)
     loaded = [] if report is None else describe_load(report)

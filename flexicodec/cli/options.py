@@ -1,18 +1,29 @@
-"""Options that several verbs share, so that each means the same everywhere, and what they are turned into."""
+"""Options that several verbs share, so that each means the same everywhere, and what is made of their values."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import flexicodec
 
 if TYPE_CHECKING:
-    from flexicodec import Codec, Tokens
-    from flexicodec.models.precision import Precision
+    from flexicodec import Codec
+
+MODEL_HELP = "name, folder, .nemo file or hub id of the model"
+EXAMPLE = Path(flexicodec.__file__).parent / "assets" / "example.flac"  # the recording that ships with the package
+
+
+class Verb(NamedTuple):
+    """A verb of the command: its help text, its arguments, and what it does; `run` returns the exit code."""
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
 
 
 class Rate(TypedDict):
-    """How finely to encode: keyword arguments of `Codec.encode`."""
+    """The rate to encode at: keyword arguments of `Codec.encode`."""
 
     threshold: float | None
     frame_rate: float | None
@@ -20,70 +31,48 @@ class Rate(TypedDict):
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add --model and what goes with it."""
-    parser.add_argument(
-        "--model",
-        default="flexicodec-mini",
-        help="name, folder, .nemo file or hub id of the model (default: %(default)s)",
-    )
+    """Add --model, --sensevoice and --device."""
+    parser.add_argument("--model", default="flexicodec-mini", help=f"{MODEL_HELP} (default: %(default)s)")
     add_placement(parser)
 
 
 def add_placement(parser: argparse.ArgumentParser) -> None:
-    """Add where the model's parts come from and go to."""
-    parser.add_argument(
-        "--sensevoice",
-        metavar="DIR",
-        help="folder with SenseVoiceSmall's model.pt, for released FlexiCodec weights that come without it",
-    )
+    """Add --sensevoice and --device."""
+    sensevoice_help = "folder with SenseVoiceSmall's model.pt, for released FlexiCodec weights that lack it"
+    parser.add_argument("--sensevoice", metavar="DIR", help=sensevoice_help)
     parser.add_argument("--device", help="torch device to run on, such as cpu or cuda:0 (default: cpu)")
 
 
 def add_rate(parser: argparse.ArgumentParser) -> None:
-    """Add the two ways to choose a rate, of which one may be used, and the number of codebooks."""
+    """Add --frame-rate and --threshold, of which one may be used, and --codebooks."""
     rate = parser.add_mutually_exclusive_group()
-    rate.add_argument(
-        "--frame-rate", type=float, metavar="HZ", help="tokens per second, met as exactly as a clip allows"
-    )
-    rate.add_argument(
-        "--threshold",
-        type=float,
-        metavar="TAU",
-        help="merge neighbouring frames more similar than this; 1 never merges (default: the model's own)",
-    )
+    rate_help = "tokens per second, met as exactly as a clip allows"
+    rate.add_argument("--frame-rate", type=float, metavar="HZ", help=rate_help)
+    threshold_help = "merge neighbouring frames more similar than this; 1 never merges (default: the model's own)"
+    rate.add_argument("--threshold", type=float, metavar="TAU", help=threshold_help)
     add_codebooks(parser)
 
 
 def add_codebooks(parser: argparse.ArgumentParser) -> None:
-    """Add the number of acoustic codebooks."""
-    parser.add_argument(
-        "--codebooks", type=int, metavar="K", help="acoustic codebooks to use, 0 for semantic codes only (default: all)"
-    )
+    """Add --codebooks."""
+    codebooks_help = "acoustic codebooks to use, 0 for semantic codes only (default: all)"
+    parser.add_argument("--codebooks", type=int, metavar="K", help=codebooks_help)
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Add how precisely to compute, and whether to compile."""
-    parser.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="bfloat16 is faster, flips a few codes and adds a little noise (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile parts of the model first, some ten seconds, for speed; on the CPU, with a C++ compiler",
-    )
+    """Add --precision and --compile."""
+    precisions = ("float32", "bfloat16")
+    precision_help = "bfloat16 is faster, changes a few codes and adds a little noise (default: %(default)s)"
+    parser.add_argument("--precision", choices=precisions, default="float32", help=precision_help)
+    compile_help = "compile parts of the model first, some ten seconds, for speed; on the CPU, with a C++ compiler"
+    parser.add_argument("--compile", action="store_true", help=compile_help)
 
 
 def load_codec(args: argparse.Namespace, parts: str = "all") -> "Codec":
-    """Load the model that was asked for, or the parts of it that a verb needs.
-
-    Raises:
-        ValueError: torch cannot use the device, or what `flexicodec.load` raises.
-    """
+    """Load the model that the arguments name, or the parts of it that a verb needs."""
     import torch
 
+    # A bad device is found here and not after loading the weights.
     try:
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError) as error:
@@ -95,18 +84,9 @@ def load_codec(args: argparse.Namespace, parts: str = "all") -> "Codec":
 
 
 def chosen_rate(args: argparse.Namespace, codec: "Codec") -> Rate:
-    """Return the asked rate after letting the codec judge it on a second of silence.
-
-    A value the model does not take is so one error, and not one for each file.
-    """
+    """Return the rate after encoding a second of silence with it: a bad value is one error, and not one per file."""
     import torch
 
     rate = Rate(threshold=args.threshold, frame_rate=args.frame_rate, num_codebooks=args.codebooks)
     codec.encode(torch.zeros(1, codec.sample_rate), **rate)
     return rate
-
-
-def encode_file(codec: "Codec", path: Path, rate: Rate, precision: "Precision") -> "Tokens":
-    """Read a recording, mixed to mono, and encode it."""
-    audio = flexicodec.read_audio(path, sample_rate=codec.sample_rate, channels="mix")
-    return codec.encode(audio, **rate, precision=precision)

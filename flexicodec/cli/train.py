@@ -1,29 +1,130 @@
-"""`flexicodec train`: train or fine-tune a codec, on one machine or, under `accelerate launch`, on many."""
+"""`flexicodec train`, `train-asr` and `manifest`: train models, and prepare the speech for it.
+
+`accelerate launch -m flexicodec.training` and `-m flexicodec.training.asr` train on many GPUs.
+"""
 
 import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-HELP = "train or fine-tune a codec from a YAML config, or go on where a run stopped"
+from flexicodec.cli.file_jobs import one_line
+from flexicodec.cli.options import Verb
+
+if TYPE_CHECKING:
+    from flexicodec.corpus import Utterance
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    parser.add_argument("config", help="YAML file; its base: names the file it builds on")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="e.g. optim.learning_rate=1e-4 model.merging=null"
-    )
-    parser.add_argument("--print-config", action="store_true", help="print the resolved config and do nothing")
+def _config_arguments(example: str) -> Callable[[argparse.ArgumentParser], None]:
+    """Make the function that adds a config and overrides such as `example`."""
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("config", help="YAML file; its base: names the file it builds on")
+        parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"e.g. {example}")
+        parser.add_argument("--print-config", action="store_true", help="print the resolved config and do nothing")
+
+    return add_arguments
 
 
-def run(args: argparse.Namespace) -> int:
-    """Read the config, train, and say where the model lies."""
-    from flexicodec.config import apply_overrides, dump_yaml, from_dict, load_yaml, to_dict
-    from flexicodec.training.config import TrainingConfig
+def _print_config(config: Any) -> int:
+    from flexicodec.config import dump_yaml, to_dict
 
-    config = from_dict(TrainingConfig, apply_overrides(load_yaml(args.config), args.overrides))
+    print(dump_yaml(to_dict(config)), end="")
+    return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train a codec and print where the model is."""
     if args.print_config:
-        print(dump_yaml(to_dict(config)), end="")
-        return 0
+        from flexicodec.config import apply_overrides, from_dict, load_yaml
+        from flexicodec.training.config import TrainingConfig
+
+        return _print_config(from_dict(TrainingConfig, apply_overrides(load_yaml(args.config), args.overrides)))
     from flexicodec.training.__main__ import main
 
     main([args.config, *args.overrides])
     return 0
+
+
+def train_asr(args: argparse.Namespace) -> int:
+    """Train a recogniser and print where it is."""
+    from flexicodec.training.asr import trainer as asr
+
+    config = asr.read_config(args.config, args.overrides)
+    if args.print_config:
+        return _print_config(config)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    print(asr.train(config))
+    return 0
+
+
+def add_manifest_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `manifest`."""
+    folder_help = "Kaldi data directory, LibriSpeech-like tree or any folder of audio; or a manifest, lhotse cuts too"
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help=folder_help)
+    output_help = "JSONL manifest to write (default: FOLDER.jsonl)"
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path, help=output_help)
+    parser.add_argument("--shards", metavar="DIR", type=Path, help="folder to write tar shards (WebDataset layout) to")
+    clips_help = "clips per shard (default: %(default)s)"
+    parser.add_argument("--clips-per-shard", type=int, metavar="N", default=500, help=clips_help)
+    layouts = ("auto", "kaldi", "librispeech", "plain")
+    layout_help = "layout of the folder (default: detected from its files)"
+    parser.add_argument("--layout", choices=layouts, default="auto", help=layout_help)
+    parser.add_argument("--check", action="store_true", help="decode every clip, not only its header")
+
+
+def manifest(args: argparse.Namespace) -> int:
+    """List a folder, write manifest or shards, and return 1 if something could not be read."""
+    # Without an output, a manifest beside the folder.
+    if args.output is None and args.shards is None:
+        if not args.folder.is_dir():
+            raise ValueError("say where to write: -o OUT.jsonl for a manifest, --shards DIR for tar shards")
+        args.output = args.folder.with_name(f"{args.folder.resolve().name}.jsonl")
+    from flexicodec.corpus import Listing, read_manifest, scan, write_manifest
+    from flexicodec.training.data import write_shards
+
+    # What there is: utterances of a manifest or of a folder.
+    if args.folder.is_file():
+        listing = Listing("manifest", read_manifest(args.folder), [])
+    else:
+        listing = scan(args.folder, args.layout, args.check)
+    skipped = list(listing.unreadable)
+    if not listing.utterances:
+        first = f"the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else "it lists nothing"
+        raise ValueError(f"nothing in {args.folder} can be read; {first}")
+
+    # What is written of it, and a summary.
+    written = []
+    if args.output is not None:
+        write_manifest(args.output, listing.utterances)
+        written.append(str(args.output))
+    if args.shards is not None:
+        shards = write_shards(listing.utterances, args.shards, args.clips_per_shard)
+        skipped += [(str(utterance.path), reason) for utterance, reason in shards.unreadable]
+        written.append(f"{len(shards.shards)} shards with {shards.clips} clips in {args.shards}")
+    for name, reason in skipped:
+        print(f"flexicodec: skipped {name}: {one_line(ValueError(reason))}", file=sys.stderr)
+    print(f"{' and '.join(written)}: {listing.layout}, {_describe(listing.utterances)}, {len(skipped)} skipped")
+    return 1 if skipped else 0
+
+
+def _describe(utterances: Sequence["Utterance"]) -> str:
+    speakers = {utterance.speaker for utterance in utterances if utterance.speaker is not None}
+    transcribed = sum(utterance.text is not None for utterance in utterances)
+    hours = sum(utterance.duration for utterance in utterances) / 3600
+    return f"{len(utterances)} clips, {hours:.2f} hours, {len(speakers)} speakers, {transcribed} with text"
+
+
+TRAIN = Verb(
+    "train or fine-tune a codec from a YAML config, or resume a run",
+    _config_arguments("optim.learning_rate=1e-4 model.merging=null"),
+    train,
+)
+TRAIN_ASR = Verb(
+    "train a speech recogniser, which can be a codec's semantic encoder, from a YAML config, or resume a run",
+    _config_arguments("data.batch_seconds=256 steps=40000"),
+    train_asr,
+)
+MANIFEST = Verb("list a folder of speech for training, or pack it into tar shards", add_manifest_arguments, manifest)

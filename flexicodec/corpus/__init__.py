@@ -1,8 +1,8 @@
-"""Speech on disk: manifests that list it, folders and lhotse cuts that become manifests, and the audio they name."""
+"""Speech corpora on disk: manifests, folder layouts and lhotse cuts that become manifests, and reading their audio."""
 
-from flexicodec.corpus.folders import Listing, scan
+from flexicodec.corpus.audio_reading import read_utterance
+from flexicodec.corpus.layouts import Listing, scan
 from flexicodec.corpus.manifest import Filter, Utterance, check_ids, read_field, read_manifest, write_manifest
-from flexicodec.corpus.reading import read_utterance
 
 __all__ = [
     "Filter",

@@ -1,12 +1,14 @@
-"""Manifests: JSONL files with a line for each clip, saying where its audio lies, who speaks and what is said.
+"""Manifests: JSONL files with one line per clip, which name its audio, speaker and text.
 
-A line holds `path` (relative to the manifest, or absolute), `start` (seconds into the file, 0 where absent), `duration`
-(seconds) and, where known, `id`, `text`, `speaker`, `corpus`, `language`, `sentence`, `num_phones` and `alignment`.
-Lines with `duration_s`, `text_norm`, `lang` and `n_phones_est`, as in the corpora this project shares, are read too
-(`text_norm` before `text`), and so are lhotse cuts (see `cuts`).
+A line has `path` (relative to the manifest, or absolute), `start` (seconds into the file, default 0), `duration`
+(seconds) and optionally `id`, `text`, `speaker`, `corpus`, `language`, `sentence`, `num_phones` and `alignment`.
+The keys `duration_s`, `text_norm`, `lang` and `n_phones_est` of other corpora are understood; `text_norm` is preferred
+to `text`. Lhotse cuts (https://github.com/lhotse-speech/lhotse) are read as manifests too: only paths, times, texts and
+speakers are taken from them, so that reading and resampling are the same for every source.
 """
 
 import gzip
+import importlib
 import json
 import logging
 import math
@@ -19,26 +21,24 @@ from typing import Any
 
 from flexicodec.io_utils import replacing
 
+SHARD_FIELDS = ("text", "speaker", "corpus")  # what tar shards store of an utterance
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One clip of speech: a file, or a stretch of one.
+    """One clip of speech: a file, or a part of one.
 
     Attributes:
-        path: The audio file.
         duration: Seconds.
         start: Seconds into the file.
-        text: What is said.
-        speaker: Who says it.
-        corpus: Where it is from.
-        id: Names it among others: by default the path as the manifest has it, without suffix, and the start where that
-            is not 0.
-        language: Of the text, as an ISO 639 code.
-        sentence: Name of what is read, where several speakers read the same (TIMIT's "SA1", say).
-        num_phones: Canonical phones of the text, silence not counted.
-        alignment: File that says when its phones and words sound: a TextGrid, or a CTM.
+        corpus: Name of the corpus.
+        id: Unique name; by default the path in the manifest without suffix, and the start if that is not 0.
+        language: ISO 639 code of the text.
+        num_phones: Canonical phones of the text, without silence.
+        alignment: TextGrid or CTM file with the times of phones and words.
+        sentence: Name of a prompt that several speakers read ("SA1" of TIMIT).
     """
 
     path: Path
@@ -61,97 +61,6 @@ class Utterance:
 Keep = Callable[[Utterance], bool]
 
 
-def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
-    """Read a JSONL manifest (`.gz` too), or lhotse cuts, which are told by their first line.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: No lines, or one that is not JSON, lacks `path` or `duration`, or holds values that cannot be; the
-            message names file and line.
-        ImportError: The file holds cuts and lhotse is not installed.
-    """
-    path = Path(path)
-    if _holds_cuts(path):
-        from flexicodec.corpus.cuts import read_cuts
-
-        return read_cuts(path)
-    utterances = []
-    for number, line in _lines(path):
-        try:
-            utterances.append(_utterance(json.loads(line), path.parent))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{path}:{number}: expected a JSON object with path and duration in seconds ({error!r})"
-            ) from error
-    if not utterances:
-        raise ValueError(f"{path} lists no utterances")
-    return utterances
-
-
-def check_ids(utterances: Sequence[Utterance]) -> None:
-    """Check that no two utterances share an id, where rows and files are told by them.
-
-    Raises:
-        ValueError: Names those that are there more than once.
-    """
-    if twice := [each for each, count in Counter(u.id for u in utterances).items() if count > 1]:
-        raise ValueError(f"{len(twice)} ids are there more than once ({', '.join(twice[:3])}); clips are told by them")
-
-
-def read_field(path: str | os.PathLike[str], name: str) -> list[Any]:
-    """Read one field of every line of a manifest, whatever it is called, in the order of `read_manifest`.
-
-    Manifests may say more of a clip than an `Utterance` holds: gender, emotion, a keyword. Of lhotse cuts, the fields
-    of an `Utterance` can be asked for.
-
-    Returns:
-        A value for each clip; None where its line has no such field.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: No line has the field; the message lists those there are.
-    """
-    path = Path(path)
-    rows = [vars(cut) for cut in read_manifest(path)] if _holds_cuts(path) else [json.loads(r) for _, r in _lines(path)]
-    if not any(name in row for row in rows):
-        there = ", ".join(dict.fromkeys(key for row in rows for key in row))
-        raise ValueError(f"no line of {path} has a field {name!r}; there are {there or 'no lines'}")
-    return [row.get(name) for row in rows]
-
-
-def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
-    """Write a manifest, whole or not at all; audio below its folder is named relative to it, other audio absolutely."""
-    folder = Path(os.path.abspath(path)).parent
-    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
-        for utterance in utterances:
-            row: dict[str, Any] = {
-                "path": _name(utterance.path, folder),
-                "start": round(utterance.start, 6),
-                "duration": round(utterance.duration, 6),
-                **spoken(utterance),
-            }
-            for name in ("language", "sentence", "num_phones"):
-                if getattr(utterance, name) is not None:
-                    row[name] = getattr(utterance, name)
-            if utterance.alignment is not None:
-                row["alignment"] = _name(utterance.alignment, folder)
-            if utterance.id not in (default_id(name, utterance.start) for name in (row["path"], str(utterance.path))):
-                row["id"] = utterance.id
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _name(path: Path, folder: Path) -> str:
-    """Name a file relative to a folder that it lies below, else absolutely."""
-    whole = Path(os.path.abspath(path))
-    return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).as_posix()
-
-
-def spoken(utterance: Utterance) -> dict[str, str]:
-    """What is known of an utterance besides its audio, as manifests and shards hold it."""
-    known = {"text": utterance.text, "speaker": utterance.speaker, "corpus": utterance.corpus}
-    return {name: value for name, value in known.items() if value is not None}
-
-
 @dataclass(frozen=True)
 class Filter:
     """Which utterances to train on.
@@ -159,7 +68,7 @@ class Filter:
     Attributes:
         shortest: Seconds.
         longest: Seconds.
-        keep: Says what else is wanted; None for everything.
+        keep: Further predicate; None accepts everything.
     """
 
     shortest: float = 0.0
@@ -167,56 +76,107 @@ class Filter:
     keep: Keep | None = None
 
     def indices(self, utterances: Sequence[Utterance]) -> list[int]:
-        """Return the indices of those that are wanted."""
-        return [
-            i
-            for i, u in enumerate(utterances)
-            if self.shortest <= u.duration <= self.longest and (self.keep is None or self.keep(u))
-        ]
+        """Return the indices of the utterances that pass."""
+        passing = []
+        for index, utterance in enumerate(utterances):
+            if self.shortest <= utterance.duration <= self.longest and (self.keep is None or self.keep(utterance)):
+                passing.append(index)
+        return passing
 
     def select(self, utterances: Sequence[Utterance], name: str) -> list[int]:
-        """Do the same and log how many are left out, `name` being what they are."""
+        """Return the same indices, and log under `name` how many utterances were left out and why."""
         kept = self.indices(utterances)
-        short = sum(u.duration < self.shortest for u in utterances)
-        long = sum(u.duration > self.longest for u in utterances)
+        hours = sum(utterances[index].duration for index in kept) / 3600
+        short = sum(utterance.duration < self.shortest for utterance in utterances)
+        long = sum(utterance.duration > self.longest for utterance in utterances)
+        rejected = len(utterances) - len(kept) - short - long
         _log.info(
-            "%s: %d utterances, %.2f hours; left out %d shorter than %g s, %d longer than %g s, %d not wanted",
-            name,
-            len(kept),
-            sum(utterances[i].duration for i in kept) / 3600,
-            short,
-            self.shortest,
-            long,
-            self.longest,
-            len(utterances) - len(kept) - short - long,
+            f"{name}: {len(kept)} utterances, {hours:.2f} hours; left out {short} shorter than {self.shortest:g} s, "
+            f"{long} longer than {self.longest:g} s, {rejected} not wanted"
         )
         return kept
 
 
-def locate(name: str, folder: Path) -> Path:
-    """Find a file named in a list: absolute, else below the list's folder, else below the current one."""
+def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
+    """Read a manifest or lhotse cuts, plain or `.gz`.
+
+    A bad line is a `ValueError` with its number; cuts need lhotse to be installed.
+    """
+    path = Path(path)
+    if _holds_cuts(path):
+        return read_lhotse_cuts(path)
+    utterances = []
+    for number, line in _lines(path):
+        try:
+            utterances.append(_utterance(json.loads(line), path.parent))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            expected = "expected a JSON object with path and duration in seconds"
+            raise ValueError(f"{path}:{number}: {expected} ({error!r})") from error
+    if not utterances:
+        raise ValueError(f"{path} lists no utterances")
+    return utterances
+
+
+def read_field(path: str | os.PathLike[str], name: str) -> list[Any]:
+    """Read one field of every line of a manifest, such as gender or emotion, in the order of `read_manifest`.
+
+    Values are None where a line lacks the field; a field that no line has is a `ValueError`. Lhotse cuts have the
+    fields of `Utterance`.
+    """
+    path = Path(path)
+    if _holds_cuts(path):  # the keys of cuts are not those of manifests
+        rows = [vars(utterance) for utterance in read_manifest(path)]
+    else:
+        rows = [json.loads(line) for _, line in _lines(path)]
+    if not any(name in row for row in rows):
+        known = ", ".join(dict.fromkeys(key for row in rows for key in row))
+        raise ValueError(f"no line of {path} has a field {name!r}; known fields: {known or 'none, it has no lines'}")
+    return [row.get(name) for row in rows]
+
+
+def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
+    """Write a manifest atomically; paths below its folder become relative, others absolute."""
+    folder = Path(os.path.abspath(path)).parent
+    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
+        for utterance in utterances:
+            file.write(json.dumps(_row(utterance, folder), ensure_ascii=False) + "\n")
+
+
+def check_ids(utterances: Sequence[Utterance]) -> None:
+    """Check that ids are unique, where results and files are named by them."""
+    repeated = [name for name, count in Counter(u.id for u in utterances).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{len(repeated)} ids occur more than once ({', '.join(repeated[:3])}); expected unique ids")
+
+
+def known_fields(utterance: Utterance, names: Iterable[str] = SHARD_FIELDS) -> dict[str, Any]:
+    """Return those of the named fields that are known, as manifests and shards store them."""
+    fields = {name: getattr(utterance, name) for name in names}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def resolve_path(name: str, folder: Path) -> Path:
+    """Resolve a path from a list: absolute, else below the list's folder, else below the current folder."""
     below = folder / name
-    return below if Path(name).is_absolute() or below.exists() or not Path(name).exists() else Path(name).absolute()
+    if not Path(name).is_absolute() and not below.exists() and Path(name).exists():
+        return Path(name).absolute()
+    return below
+
+
+def default_id(path: str, start: float) -> str:
+    """Name a part of a file by the file and its start."""
+    suffix = Path(path).suffix
+    name = path.removesuffix(suffix)
+    return f"{name}@{start:g}" if start else name
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+    """Yield the lines that are not blank, with their numbers."""
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    with opened as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield number, line
-
-
-def _holds_cuts(path: Path) -> bool:
-    """Tell lhotse's cuts by the first line."""
-    try:
-        row = json.loads(next(_lines(path))[1])
-    except (StopIteration, ValueError):
-        return False
-    if not isinstance(row, Mapping):
-        return False
-    if "sources" in row and "sampling_rate" in row:
-        raise ValueError(f"{path} holds lhotse recordings; make cuts of them with `lhotse cut simple`")
-    return str(row.get("type", "")).endswith("Cut")
 
 
 def _utterance(row: Mapping[str, Any], folder: Path) -> Utterance:
@@ -226,6 +186,8 @@ def _utterance(row: Mapping[str, Any], folder: Path) -> Utterance:
         raise ValueError(f"duration is {duration}; expected seconds above 0")
     if not (math.isfinite(start) and start >= 0):
         raise ValueError(f"start is {start}; expected seconds of at least 0")
+
+    # Names of other corpora are second choices, but for text_norm.
     num_phones = row.get("num_phones", row.get("n_phones_est"))
     if num_phones is not None and (num_phones != int(num_phones) or num_phones < 0):
         raise ValueError(f"num_phones is {num_phones}; expected a whole number of at least 0")
@@ -240,12 +202,94 @@ def _utterance(row: Mapping[str, Any], folder: Path) -> Utterance:
         id=str(row.get("id") or default_id(str(row["path"]), start)),
         language=row.get("language", row.get("lang")),
         num_phones=None if num_phones is None else int(num_phones),
-        alignment=None if alignment is None else locate(alignment, folder),
+        alignment=None if alignment is None else resolve_path(alignment, folder),
         sentence=row.get("sentence"),
     )
 
 
-def default_id(path: str, start: float) -> str:
-    """Name a stretch of a file by the file and where it starts."""
-    name = path[: -len(Path(path).suffix)] if Path(path).suffix else path
-    return f"{name}@{start:g}" if start else name
+def _row(utterance: Utterance, folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "path": _relative(utterance.path, folder),
+        "start": round(utterance.start, 6),
+        "duration": round(utterance.duration, 6),
+        **known_fields(utterance, (*SHARD_FIELDS, "language", "sentence", "num_phones")),
+    }
+    if utterance.alignment is not None:
+        row["alignment"] = _relative(utterance.alignment, folder)
+    # Reading restores an id that follows from the path, as written or as it was.
+    if utterance.id not in (default_id(name, utterance.start) for name in (row["path"], str(utterance.path))):
+        row["id"] = utterance.id
+    return row
+
+
+def _relative(path: Path, folder: Path) -> str:
+    absolute = Path(os.path.abspath(path))
+    if absolute.is_relative_to(folder):
+        absolute = absolute.relative_to(folder)
+    return absolute.as_posix()
+
+
+# ---------------------------------------------------------------------------------------------------------- lhotse cuts
+
+
+def read_lhotse_cuts(path: str | Path) -> list[Utterance]:
+    """Read cuts from a JSONL file (`.gz` too); relative paths of recordings start at its folder, else the current one.
+
+    A cut must be a part of one single-channel recording in a file; others are a `ValueError`.
+    """
+    try:
+        lhotse = importlib.import_module("lhotse")  # 1.33 needs no torchaudio
+    except ImportError as error:
+        raise ImportError(f"{path} holds lhotse cuts, and lhotse is not installed: pip install lhotse") from error
+    path = Path(path)
+    utterances = []
+    for cut in lhotse.load_manifest_lazy(path):
+        problem = _cut_problem(cut)  # the first bad cut ends the reading: a corpus is complete or refused
+        if problem:
+            readable = "only parts of single-channel recordings in files can be read"
+            raise ValueError(f"{path}: cut {cut.id!r} {problem} ({readable})")
+        utterances.append(_cut_utterance(cut, path.parent))
+    if not utterances:
+        raise ValueError(f"{path} lists no cuts")
+    return utterances
+
+
+def _holds_cuts(path: Path) -> bool:
+    """Tell lhotse cuts by the first line."""
+    try:
+        row = json.loads(next(_lines(path))[1])
+    except (StopIteration, ValueError):
+        return False
+    if not isinstance(row, Mapping):
+        return False
+    if "sources" in row and "sampling_rate" in row:
+        raise ValueError(f"{path} holds lhotse recordings; make cuts of them with `lhotse cut simple`")
+    return str(row.get("type", "")).endswith("Cut")
+
+
+def _cut_problem(cut: Any) -> str | None:
+    """Say why a cut cannot be read, if so."""
+    if type(cut).__name__ != "MonoCut":
+        return f"is a {type(cut).__name__}; save mixed and padded cuts as audio first"
+    recording = cut.recording
+    if recording is None:
+        return "has features but no recording"
+    if recording.transforms:
+        return "changes its recording on the fly (speed, volume, ...); save it as audio first"
+    if len(recording.sources) != 1 or len(recording.sources[0].channels) != 1:
+        return f"is one channel of {recording.num_channels}; save it as audio first"
+    if recording.sources[0].type != "file":
+        return f"has its audio in a {recording.sources[0].type!r}; expected a file"
+    return None
+
+
+def _cut_utterance(cut: Any, folder: Path) -> Utterance:
+    texts = [supervision.text for supervision in cut.supervisions if supervision.text]
+    speakers = {supervision.speaker for supervision in cut.supervisions}
+    return Utterance(
+        path=resolve_path(cut.recording.sources[0].source, folder),
+        duration=float(cut.duration),
+        start=float(cut.start),
+        text=" ".join(texts) or None,
+        speaker=speakers.pop() if len(speakers) == 1 else None,
+    )

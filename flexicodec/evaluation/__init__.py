@@ -1,1 +1,1 @@
-"""Measuring: arrays and texts in, floats out. Signals, intelligibility, speakers, predicted opinion scores, rates."""
+"""Evaluation of codecs: runs over a corpus, results on disk, summaries and reports; metrics and probes of their own."""

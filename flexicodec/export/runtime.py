@@ -20,15 +20,13 @@ from flexicodec.encoders.sanm import SanmConfig
 from flexicodec.export.graphs import NO_CODE
 from flexicodec.export.onnx import FRONT_END_NAME, LAYOUT, MANIFEST_NAME
 from flexicodec.merging.durations import LONGEST_EXPORTED
-from flexicodec.models.codec import Codec, inference_call
+from flexicodec.models.codec import Codec, EncodeOptions
 from flexicodec.models.flexicodec import chunked
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.flexicodec.network import Features, QuantizedTokens, pad_and_cat
 from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.models.nanocodec.model import NanoCodec
-from flexicodec.models.precision import Precision
-from flexicodec.models.streaming.state import Windows
 from flexicodec.quantize import GroupedFSQ, GroupedFSQConfig, Quantized
 from flexicodec.tokens import Tokens
 from flexicodec.weights import UnloadedModule
@@ -250,14 +248,7 @@ class ExportedFlexiCodec(FlexiCodec):
         """Refuse: graphs do not return the inputs of their quantizers."""
         raise ValueError(REFUSALS["margins"])
 
-    @inference_call
-    def decode(
-        self, tokens: Tokens, *, windows: Windows | None = None, precision: Precision = "float32"
-    ) -> Float[Tensor, "batch samples"]:
-        """Decode, as `FlexiCodec.decode` does, in float32."""
-        _check("precision", precision, "float32")
-        self.check_tokens(tokens)
-        tokens = tokens.to(self.device)
+    def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
         if chunked.runs_clip_by_clip(self, tokens.frame_lengths, None):
             return pad_and_cat([self._run_decoder(tokens[i]) for i in range(len(tokens))])
         return self._run_decoder(tokens)
@@ -294,20 +285,7 @@ class ExportedNanoCodec(NanoCodec):
         """Say why an option cannot have this value."""
         return _refusal(name, value) or super().refusal(name, value)
 
-    @inference_call
-    def decode(
-        self,
-        tokens: Tokens,
-        *,
-        compatible: bool = False,
-        windows: Windows | None = None,
-        precision: Precision = "float32",
-    ) -> Float[Tensor, "batch samples"]:
-        """Decode, as `NanoCodec.decode` does, in float32."""
-        _check("precision", precision, "float32")
-        _check("compatible", compatible, False)
-        self.check_tokens(tokens)
-        tokens = tokens.to(self.device)
+    def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
         # The decoder may pad by reflection, which needs some frames.
         missing_frames = max(0, self.decoder.min_frames - tokens.acoustic.shape[-1])
         codes = nn.functional.pad(tokens.acoustic, (0, missing_frames))

@@ -23,9 +23,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexicodec.audio import collate, read_audio
-from flexicodec.corpus.buckets import buckets
+from flexicodec.corpus.audio_reading import read_utterance
+from flexicodec.corpus.bucketing import bucket_by_length
 from flexicodec.corpus.manifest import Utterance
-from flexicodec.corpus.reading import read_utterance
 from flexicodec.io_utils import BAD_FILE
 from flexicodec.models.codec import Codec
 from flexicodec.tokens import Tokens
@@ -236,7 +236,7 @@ def _batches(clips: Iterator[_Clip], sample_rate: int, batch_seconds: float, dev
             else:
                 readable.append((clip, clip.audio))
         seconds = np.array([audio.shape[-1] / sample_rate for _, audio in readable])
-        for bucket in buckets(seconds, batch_seconds):
+        for bucket in bucket_by_length(seconds, batch_seconds):
             yield _copy([readable[i] for i in bucket], device, stream)
 
 

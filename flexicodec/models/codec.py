@@ -19,7 +19,7 @@ import flexicodec
 from flexicodec.audio import Channels
 from flexicodec.io_utils import replacing
 from flexicodec.models.fingerprint import hash_weights, weight_version
-from flexicodec.models.precision import Precision
+from flexicodec.models.precision import Precision, check_precision
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.onednn import clear_cache
 from flexicodec.nn.snake import compile_activations
@@ -45,7 +45,7 @@ WINDOWS = Windows()
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """Options of `Codec.encode`, where they are documented."""
+    """Options of `Codec.encode`, where they are documented; some serve other methods too."""
 
     threshold: Any = None
     frame_rate: Any = None
@@ -62,6 +62,7 @@ class EncodeOptions:
 
 
 ENCODE_OPTIONS = tuple(field.name for field in fields(EncodeOptions))
+DECODE_OPTIONS = ("windows", "precision", "compatible")
 
 
 def inference_call(method: Method) -> Method:
@@ -184,9 +185,9 @@ class Codec(nn.Module, ABC):
         """
         return self._encode(audio, lengths, self.read_options(options))
 
-    @abstractmethod
     def _encode(self, audio: Any, lengths: Any, options: EncodeOptions) -> Tokens:
         """Encode with checked option names."""
+        raise NotImplementedError
 
     @property
     def fixed_options(self) -> Mapping[str, Any]:
@@ -218,6 +219,7 @@ class Codec(nn.Module, ABC):
                 refused.append(self.refusal(name, value))
         if refused:
             raise ValueError("; ".join(refused))
+        check_precision(given.get("precision", "float32"))
         return EncodeOptions(**given)
 
     def refusal(self, name: str, value: Any) -> str:
@@ -232,17 +234,47 @@ class Codec(nn.Module, ABC):
         """Turn `features` into tokens."""
         raise NotImplementedError(f"{type(self).__name__} has one rate only; use encode")
 
+    @inference_call
     def embed(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
-        """Look up one vector per token, zero at padding."""
-        raise NotImplementedError(f"{type(self).__name__} has no vectors per token")
+        """Look up one vector per token, summed or stacked over its codes: the decoder's input, zero at padding.
+
+        Raises:
+            ValueError: The tokens belong to another model, or hold codes this one lacks.
+        """
+        self.check_tokens(tokens)
+        return self._dequantize(tokens.to(self.device))
+
+    def _dequantize(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
+        """Look up the vectors of checked tokens."""
+        raise NotImplementedError
 
     def num_frames(self, samples: Any) -> Any:
         """Count the frames of clips of so many samples: what their durations must sum to."""
         raise NotImplementedError(f"{type(self).__name__} does not say how many frames clips have")
 
-    @abstractmethod
-    def decode(self, tokens: Tokens, *, precision: Precision = "float32") -> Float[Tensor, "batch samples"]:
-        """Turn tokens into audio [B, S] at `sample_rate`, exactly `audio_lengths` long where these are known."""
+    @inference_call
+    def decode(self, tokens: Tokens, **options: Any) -> Float[Tensor, "batch samples"]:
+        """Turn tokens into audio.
+
+        Args:
+            tokens: Made by this model.
+            options: `windows`, `precision` and `compatible`, as for `encode`: how clips longer than one window are
+                decoded, half precision (some 32 dB or more below the audio), and NeMo's padding.
+
+        Returns:
+            [B, S] at `sample_rate`, zero past each clip's `audio_lengths`. Where these are unknown, a clip is as long
+            as its frames.
+
+        Raises:
+            ValueError: The tokens belong to another model or hold codes this one lacks, or an option is wrong.
+        """
+        choices = self.read_options(options, of="decode", names=DECODE_OPTIONS)
+        self.check_tokens(tokens)
+        return self._decode(tokens.to(self.device), choices)
+
+    def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
+        """Decode checked tokens."""
+        raise NotImplementedError
 
     def streaming_decoder(self, batch_size: int = 1, **options: Any) -> Any:
         """Open a `StreamingDecoder`: tokens in, audio out.

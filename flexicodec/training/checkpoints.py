@@ -1,13 +1,13 @@
-"""Checkpoints: folders that appear at once, are checked before they are trusted, and make way for newer ones.
+"""Checkpoints: folders that appear in one rename, are verified before they are used, and are pruned.
 
 output/checkpoints/step-0001000/
     checkpoint.json            step, validation loss, size and checksum of every other file
     config.json                the resolved config of the run
-    generator.safetensors      weights as they are trained (weight-normed where they are)
-    average.safetensors        their running mean, where one is kept
+    generator.safetensors      weights in their training form (weight-normed)
+    average.safetensors        their running mean, if there is one
     discriminators.safetensors
-    training.pt                optimisers and what else a step depends on
-    random-0.pt                random states of process 0; one file a process
+    training.pt                optimisers and the rest of the state
+    random-0.pt                random states of process 0; one file per process
 """
 
 import json
@@ -35,54 +35,44 @@ PART = ".part"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that is whole.
-
-    Attributes:
-        folder: Where it lies.
-        step: Optimiser steps done.
-        validation: Validation loss at that step, if it was measured.
-    """
+    """A complete checkpoint, with the validation loss at its step if it was computed."""
 
     folder: Path
     step: int
     validation: float | None
 
     def weights(self, name: str) -> dict[str, Tensor] | None:
-        """Read one set of weights, or None if it was not kept."""
+        """Read one file of weights, or return None if there is none of this name."""
         path = self.folder / f"{name}.safetensors"
         return load_file(path) if path.is_file() else None
 
     def state(self) -> dict[str, Any]:
-        """Read the rest of the training's state, onto the CPU."""
+        """Read the rest of the training state, onto the CPU."""
         return torch.load(self.folder / "training.pt", map_location="cpu", weights_only=True)
 
     def config(self) -> dict[str, Any]:
-        """Read the run's resolved config."""
+        """Read the resolved config of the run."""
         return json.loads((self.folder / "config.json").read_text())
 
 
 class CheckpointFolder:
-    """The checkpoints of one run.
-
-    Args:
-        folder: Made when the first one is written.
-        keep_last: How many of the newest to keep.
-        keep_best: How many of those with the lowest validation loss to keep besides.
-    """
+    """The checkpoints of one run: the newest `keep_last`, and the `keep_best` with the lowest validation loss."""
 
     def __init__(self, folder: str | Path, keep_last: int = 2, keep_best: int = 1):
-        self.folder, self.keep_last, self.keep_best = Path(folder), max(1, keep_last), keep_best
+        self.folder = Path(folder)
+        self.keep_last = max(1, keep_last)
+        self.keep_best = keep_best
 
     def begin(self, step: int) -> Path:
-        """Make the folder that a checkpoint is written to before it has a name; every process writes its part there."""
-        part = self.part(step)
-        for leftover in self._unfinished():
+        """Create the temporary folder that a checkpoint is written to; every process adds its files there."""
+        for leftover in self.folder.glob(".step-*" + PART):
             shutil.rmtree(leftover, ignore_errors=True)
+        part = self.part(step)
         part.mkdir(parents=True)
         return part
 
     def part(self, step: int) -> Path:
-        """Name that folder."""
+        """Return the path of the temporary folder."""
         return self.folder / f".step-{step:07d}{PART}"
 
     def finish(
@@ -94,7 +84,7 @@ class CheckpointFolder:
         state: Mapping[str, Any],
         validation: float | None = None,
     ) -> Checkpoint:
-        """Write what is common to all processes, give the checkpoint its name, and drop older ones."""
+        """Write the files common to all processes, rename the folder, and delete older checkpoints."""
         part = self.part(step)
         (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name, tensors in weights.items():
@@ -104,7 +94,10 @@ class CheckpointFolder:
         files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(part.iterdir())}
         mark = {"step": step, "validation": validation, "files": files}
         (part / MARK).write_text(json.dumps(mark, indent=2) + "\n")
-        _to_disk(part)
+        # The rename must not reach the disk before the contents do.
+        for path in part.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         target = self.folder / f"step-{step:07d}"
         shutil.rmtree(target, ignore_errors=True)
         os.replace(part, target)
@@ -112,50 +105,48 @@ class CheckpointFolder:
         return Checkpoint(target, step, validation)
 
     def newest(self) -> Checkpoint | None:
-        """Find the newest checkpoint that is whole; others are skipped with a message."""
-        for folder in self._unfinished():
-            log.warning("%s was not finished and is left out", folder)
+        """Find the newest complete checkpoint; log those that are not."""
+        for folder in self.folder.glob(".step-*" + PART):
+            log.warning("%s was not finished and is skipped", folder)
         for folder in sorted(self.folder.glob("step-*"), reverse=True):
-            if (found := read_checkpoint(folder)) is not None:
-                return found
+            checkpoint = read_checkpoint(folder)
+            if checkpoint is not None:
+                return checkpoint
         return None
 
-    def _unfinished(self) -> list[Path]:
-        return sorted(self.folder.glob(".step-*" + PART))
-
     def all(self) -> list[Checkpoint]:
-        """List what is here, oldest first, without checking contents."""
-        found = (_read_mark(folder) for folder in sorted(self.folder.glob("step-*")))
-        return [checkpoint for checkpoint in found if checkpoint is not None]
+        """List the checkpoints, oldest first, without verifying their contents."""
+        marks = (_read_mark(folder) for folder in sorted(self.folder.glob("step-*")))
+        return [checkpoint for checkpoint in marks if checkpoint is not None]
 
     def _prune(self) -> None:
-        here = self.all()
-        measured = [c for c in here if c.validation is not None and math.isfinite(c.validation)]
-        best = sorted(measured, key=lambda c: c.validation or 0.0)
-        kept = {c.folder for c in here[-self.keep_last :]} | {c.folder for c in best[: self.keep_best]}
-        for checkpoint in here:
-            if checkpoint.folder not in kept:
+        checkpoints = self.all()
+        measured = [c for c in checkpoints if c.validation is not None and math.isfinite(c.validation)]
+        measured.sort(key=lambda checkpoint: checkpoint.validation or 0.0)
+        kept = checkpoints[-self.keep_last :] + measured[: self.keep_best]
+        for checkpoint in checkpoints:
+            if checkpoint not in kept:
                 shutil.rmtree(checkpoint.folder)
 
 
 def read_checkpoint(folder: str | Path) -> Checkpoint | None:
-    """Open a checkpoint, or say in the log what is wrong with it and return None."""
+    """Open a checkpoint, or log what is wrong with it and return None."""
     folder = Path(folder)
-    found = _read_mark(folder)
-    if found is None:
-        log.warning("%s has no readable %s and is left out", folder, MARK)
+    checkpoint = _read_mark(folder)
+    if checkpoint is None:
+        log.warning("%s has no readable %s and is skipped", folder, MARK)
         return None
     files = json.loads((folder / MARK).read_text())["files"]
     for name, (size, checksum) in files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size or _checksum(path) != checksum:
-            log.warning("%s is damaged (%s is not what was written) and is left out", folder, name)
+            log.warning("%s is damaged (%s is not what was written) and is skipped", folder, name)
             return None
-    return found
+    return checkpoint
 
 
 def save_random_state(part: Path, rank: int) -> None:
-    """Keep this process's random states; nothing here draws from them, but what users add may."""
+    """Save this process's random states; nothing here depends on them, but code that users add may."""
     name, keys, position, has_gauss, gauss = np.random.get_state()
     version, internal, gauss_next = random.getstate()
     held = {
@@ -168,10 +159,10 @@ def save_random_state(part: Path, rank: int) -> None:
 
 
 def restore_random_state(folder: Path, rank: int) -> None:
-    """Set this process's random states as they were, where they were kept."""
+    """Restore this process's random states from a checkpoint, if it has them."""
     path = folder / f"random-{rank}.pt"
     if not path.is_file():
-        log.warning("%s keeps no random state of process %d: the run had fewer processes", folder, rank)
+        log.warning("%s has no random state of process %d", folder, rank)
         return
     held = torch.load(path, weights_only=True)
     torch.set_rng_state(held["torch"])
@@ -198,10 +189,3 @@ def _checksum(path: Path) -> int:
         while block := file.read(1 << 22):
             total = zlib.crc32(block, total)
     return total
-
-
-def _to_disk(folder: Path) -> None:
-    """Make sure that the rename cannot reach the disk before the contents do."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""What is measured on held-out clips while a codec trains, and kept to listen to."""
+"""Validation loss and audio samples on held-out clips while a codec trains."""
 
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,17 @@ from torch import Tensor
 
 from flexicodec.models.codec import Codec
 from flexicodec.models.flexicodec.model import FlexiCodec
+from flexicodec.training.logging import log_samples
 from flexicodec.training.losses import MultiScaleMelLoss
-from flexicodec.training.monitor import log_samples
 
-MERGED_RATE = 6.25  # Hz; besides the unmerged rate
-SAMPLES = 4  # clips to listen to
+MERGED_RATE = 6.25  # Hz; in addition to the unmerged rate
+NUM_SAMPLES = 4  # clips to keep as audio
 
 Clips = list[Float[Tensor, " samples"]]
 
 
 def validation_rates(codec: Codec) -> dict[str, dict[str, Any]]:
-    """Say at which rates a codec is validated, as arguments of `encode`."""
+    """Return the rates to validate at, as keyword arguments of `encode` by the names of their log keys."""
     full = f"{codec.base_frame_rate:.4g}hz"
     if not isinstance(codec, FlexiCodec) or codec.config.merging is None:
         return {full: {}}
@@ -33,28 +33,28 @@ def validation_rates(codec: Codec) -> dict[str, dict[str, Any]]:
 
 @torch.no_grad()
 def validate(accelerator: Accelerator, codec: Codec, clips: Clips) -> dict[str, float]:
-    """Measure the mel loss at fixed rates with all codebooks, the clips shared among processes.
+    """Compute the mel loss at fixed rates with all codebooks; the clips are shared among processes.
 
     Returns:
         `validation/mel_12.5hz` and the like, and their mean, `validation/mel`.
     """
     mel_loss = MultiScaleMelLoss(codec.sample_rate)
     mine = clips[accelerator.process_index :: accelerator.num_processes]
-    found = {}
-    for name, choice in validation_rates(codec).items():
+    scores = {}
+    for name, options in validation_rates(codec).items():
         total = torch.zeros((), device=accelerator.device)
         for clip in mine:
             audio = clip[None].to(accelerator.device)
-            total += mel_loss(codec.decode(codec.encode(audio, **choice)), audio).sum()
-        found[f"validation/mel_{name}"] = float(accelerator.reduce(total, "sum")) / len(clips)
-    return found | {"validation/mel": float(np.mean(list(found.values())))}
+            total += mel_loss(codec.decode(codec.encode(audio, **options)), audio).sum()
+        scores[f"validation/mel_{name}"] = float(accelerator.reduce(total, "sum")) / len(clips)
+    return scores | {"validation/mel": float(np.mean(list(scores.values())))}
 
 
 @torch.no_grad()
-def sample(accelerator: Accelerator, codec: Codec, clips: Clips, step: int, output: str | Path) -> None:
-    """Keep a few clips, decoded at the last of the validation rates, with pictures of their tokens."""
-    choice = list(validation_rates(codec).values())[-1]
-    clips = clips[:SAMPLES]
-    tokens = [codec.encode(clip[None].to(accelerator.device), **choice) for clip in clips]
+def save_samples(accelerator: Accelerator, codec: Codec, clips: Clips, step: int, output: str | Path) -> None:
+    """Save a few clips decoded at the last of the validation rates, with plots of their tokens."""
+    options = list(validation_rates(codec).values())[-1]
+    clips = clips[:NUM_SAMPLES]
+    tokens = [codec.encode(clip[None].to(accelerator.device), **options) for clip in clips]
     decoded = [codec.decode(one)[0].cpu() for one in tokens]
     log_samples(accelerator, step, codec.sample_rate, clips, decoded, tokens, Path(output))

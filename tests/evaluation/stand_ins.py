@@ -69,7 +69,7 @@ def save_wavlm(folder, norm="group"):
 
 
 def save_whisper(folder):
-    """Save a Whisper that hears 2 s at a time, with bytes for a vocabulary and the multilingual special tokens."""
+    """Save a Whisper with a window of 2 s, with bytes for a vocabulary and the multilingual special tokens."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     symbols = sorted(ByteLevel.alphabet())

@@ -70,7 +70,7 @@ def test_a_failed_clip_shows_in_the_exit_code(manifest, model, tmp_path, capsys)
     said = capsys.readouterr()
     assert "failed 3: FileNotFoundError: no such audio file" in said.err
     assert "2 of 12 rows failed, of 1 clip;" in said.err
-    assert "tiny, 4 codebooks: 1 clip failed and counts nowhere" in said.out
+    assert "- All rows: 1 clip failed and counts nowhere" in said.out
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_failed_clip_shows_in_the_exit_code(manifest, model, tmp_path, capsys)
         (["--limit", "0"], "--limit is 0"),
         (["--resamples", "-3"], "resamples is -3; expected 1 or more"),
         (["--resamples", "0"], "resamples is 0"),
-        (["--transcriber", "ear:x"], "'ear:x' is no transcriber"),
+        (["--transcriber", "sphinx:x"], "'sphinx:x' is no transcriber"),
         (["--frame-rate", "99"], "frame_rate is 99"),
         (["--protocol", "paper", "--threshold", "0.9"], "has its own thresholds"),
         (["--model", "nowhere"], "there is no model 'nowhere'"),
@@ -95,7 +95,7 @@ def test_what_makes_no_sense_is_one_line(manifest, model, tmp_path, capsys, opti
     assert said.count("\n") == 1
 
 
-def test_the_protocol_as_one_button(tmp_path, capsys, model):
+def test_the_protocol_in_one_command(tmp_path, capsys, model):
     import numpy as np
     import soundfile
 

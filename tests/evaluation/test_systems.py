@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from flexicodec.evaluation.systems import (
-    CodecSystem,
-    GroundTruth,
-    Setting,
-    Sweep,
-    open_system,
-    split_name,
-    weights_digest,
-)
+from flexicodec.evaluation.metrics.loading import weights_digest
+from flexicodec.evaluation.systems import CodecSystem, GroundTruth, Setting, Sweep, open_system, split_name
 
 SWEEP = Sweep(frame_rates=(12.5, 6.25), codebooks=(0, 2, None))
 

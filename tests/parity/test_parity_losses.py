@@ -16,17 +16,15 @@ import torch
 from safetensors.torch import load_file
 
 from flexicodec.config import apply_overrides, from_dict, load_yaml
-from flexicodec.training.adversarial import feature_matching_loss
-from flexicodec.training.audio_losses import AudioLosses
 from flexicodec.training.config import LossWeights, TrainingConfig
-from flexicodec.training.discriminators import (
-    Discriminators,
-    PeriodDiscriminator,
-    SlmDiscriminator,
-    SpectrogramDiscriminator,
-    ensemble,
-)
-from flexicodec.training.step import Generated, Judge, generator_losses, weighted_sum
+from flexicodec.training.discriminators import multi_discriminator
+from flexicodec.training.discriminators.multi_discriminator import Discriminators
+from flexicodec.training.discriminators.multi_period import PeriodDiscriminator
+from flexicodec.training.discriminators.stft import SpectrogramDiscriminator
+from flexicodec.training.discriminators.wavlm import SlmDiscriminator
+from flexicodec.training.gan_losses import DiscriminatorLoss, feature_matching_loss, generator_losses
+from flexicodec.training.generator import Generated
+from flexicodec.training.losses import AudioLosses, weighted_sum
 
 RECIPES = Path(__file__).parents[2] / "configs" / "nanocodec" / "training"
 LOSS_TOLERANCE, SCORE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 5e-4, 1e-2  # as the README of the goldens says
@@ -133,7 +131,7 @@ def build(recipe, *parts):
     config = read(recipe)
     left_out = {name: None for name in ("period", "spectrogram", "slm") if parts and name not in parts}
     game = replace(config.adversarial, **left_out)
-    with patch.object(ensemble, "hidden_states", lambda source: StubSpeechModel()):
+    with patch.object(multi_discriminator, "load_hidden_states", lambda source: StubSpeechModel()):
         return fill_all(Discriminators(game, config.model.sample_rate)), game
 
 
@@ -141,7 +139,7 @@ def build(recipe, *parts):
 def losses_of(discriminators, game, real, fake):
     """What the trainer would make of a batch, by NeMo's names."""
     made = generator_losses(Generated(fake, real, {}, None, None, None), discriminators, game)
-    loss, _ = Judge(discriminators, game)(real, fake)
+    loss, _ = DiscriminatorLoss(discriminators, game)(real, fake)
     kind = {"lsgan": "squared", "hinge": "hinge"}[game.loss]
     found = {f"gen_{kind}": made["adversarial"], f"disc_{kind}": loss, "fm_absolute": made["feature_matching"]}
     return {name: float(value.mean()) for name, value in found.items()}
@@ -218,7 +216,7 @@ def test_reconstruction(cases):
         ours = {NAMES[name]: float(loss.mean()) for name, loss in compare(fake, real, lengths).items()}
         assert ours == pytest.approx({name: numbers[name] for name in NAMES.values()}, rel=LOSS_TOLERANCE)
         for name, loss in (("mel_l1_each", "log_mel"), ("stft_each", "stft")):
-            each = [float(part.mean()) for part in compare.comparisons[loss].each(fake, real, lengths)]
+            each = [float(part.mean()) for part in compare.losses[loss].per_window(fake, real, lengths)]
             assert each == pytest.approx(numbers[name], rel=LOSS_TOLERANCE)
 
 

@@ -26,10 +26,10 @@ from flexicodec.config import load_yaml, to_dict
 from flexicodec.corpus import Utterance
 from flexicodec.encoders.fbank import FrontEndConfig
 from flexicodec.encoders.sanm import SanmConfig
-from flexicodec.training import asr
+from flexicodec.training.asr import trainer as asr
+from flexicodec.training.asr.spec_augment import MaskingConfig, mask_features
 from flexicodec.training.config import DataConfig
-from flexicodec.training.monitor import read_curves
-from flexicodec.training.spec_augment import MaskingConfig, mask_features
+from flexicodec.training.logging import read_curves
 
 SANM = SanmConfig(
     num_layers=2,
@@ -120,7 +120,7 @@ def test_tones_are_learnt(speech, tmp_path):
 def test_a_run_broken_off_goes_on_as_if_nothing_had_happened(speech, tmp_path, monkeypatch):
     config = recipe(speech, tmp_path / "straight", steps=4, dropout=0.1, accumulation=2)
     straight = Recognizer.load(asr.train(config))
-    look = asr.ASRTrainer._look
+    look = asr.ASRTrainer._log_and_save
 
     def look_and_stop(self, progress):
         look(self, progress)
@@ -128,10 +128,10 @@ def test_a_run_broken_off_goes_on_as_if_nothing_had_happened(speech, tmp_path, m
             raise KeyboardInterrupt
 
     halves = replace(config, output=str(tmp_path / "halves"))
-    monkeypatch.setattr(asr.ASRTrainer, "_look", look_and_stop)
+    monkeypatch.setattr(asr.ASRTrainer, "_log_and_save", look_and_stop)
     with pytest.raises(KeyboardInterrupt):
         asr.train(halves)
-    monkeypatch.setattr(asr.ASRTrainer, "_look", look)
+    monkeypatch.setattr(asr.ASRTrainer, "_log_and_save", look)
     resumed = Recognizer.load(asr.train(halves))
     np.testing.assert_allclose(losses(tmp_path / "halves"), losses(tmp_path / "straight"), rtol=1e-6)
     for name, tensor in straight.state_dict().items():
@@ -140,7 +140,7 @@ def test_a_run_broken_off_goes_on_as_if_nothing_had_happened(speech, tmp_path, m
 
 def test_a_checkpoint_of_another_model_is_refused(speech, tmp_path):
     asr.train(recipe(speech, tmp_path))
-    with pytest.raises(ValueError, match="checkpoint of another model"):
+    with pytest.raises(ValueError, match="checkpoint in this output folder is of another model"):
         asr.train(recipe(speech, tmp_path, model=RecognizerConfig(SANM, CharacterConfig(" abcde"))))
 
 

@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from flexicodec.config import from_dict, load_yaml, to_dict
 from flexicodec.encoders.ssl import SSLConfig
 from flexicodec.quantize import ResidualFSQConfig, VQConfig
-from flexicodec.training import loop
 from flexicodec.training.config import TrainingConfig
-from flexicodec.training.networks import Networks
+from flexicodec.training.trainer import CodecTrainer
+from flexicodec.training.training_state import TrainingState
 from tests.training.recipes import ADVERSARY, MODEL, SMALL, make_recogniser
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "flexicodec"
@@ -106,7 +106,7 @@ def stage_one(tmp_path_factory):
     """A codec at its fixed rate, of the toy's size, for the ablations to start from."""
     folder = tmp_path_factory.mktemp("stage-one")
     config = shrink(read("mini_fixed"), "none", folder, make_recogniser(folder / "recogniser"), MODEL.semantic_encoder)
-    networks = Networks(config, Accelerator(cpu=True))
+    networks = TrainingState(config, Accelerator(cpu=True))
     return networks.export(folder / "model", (1.0, 1.0), half=False)
 
 
@@ -116,7 +116,7 @@ def test_an_ablation_trains_for_a_step(name, manifest, tmp_path, hubert, stage_o
     if name == "ssl":
         encoder = SSLConfig.from_folder(hubert, config.model.semantic_encoder.layer)
     config = shrink(config, manifest, tmp_path / "run", hubert if name == "ssl" else stage_one, encoder)
-    trainer = loop.Trainer(config)
+    trainer = CodecTrainer(config)
     before = {key: value.clone() for key, value in trainer.codec.named_parameters()}
     trainer.run()
     row = json.loads((tmp_path / "run" / "curves.jsonl").read_text().splitlines()[0])

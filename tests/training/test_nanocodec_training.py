@@ -20,14 +20,14 @@ import flexicodec
 from flexicodec.config import from_dict, load_yaml, overlay, to_dict
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.nanocodec.config import PUBLISHED, NanoCodecConfig
-from flexicodec.training import loop
 from flexicodec.training.config import DataConfig, LossWeights, ReconstructionConfig, TrainingConfig
-from flexicodec.training.discriminators import Discriminators
 from flexicodec.training.discriminators.config import SlmDiscriminatorConfig
-from flexicodec.training.draws import draw, what_varies
-from flexicodec.training.generators import make_generator
-from flexicodec.training.networks import build_codec
-from flexicodec.training.speaker import SpeakerEncoder
+from flexicodec.training.discriminators.multi_discriminator import Discriminators
+from flexicodec.training.generator import make_generator
+from flexicodec.training.rate_sampling import rate_config_for, sample_rates
+from flexicodec.training.speaker_encoder import SpeakerEncoder
+from flexicodec.training.trainer import CodecTrainer, train
+from flexicodec.training.training_state import build_codec
 from tests.training.recipes import NANO, RECIPES, nano_recipe, read_recipe
 
 WAVLM = {
@@ -128,7 +128,7 @@ def test_an_ablation_of_the_paper_goes_over_the_tiny_recipe(name):
 
 def test_a_run_gives_a_codec_that_opens(manifest, tmp_path):
     config = nano_recipe(manifest, tmp_path / "run", sample_every=4)
-    codec = flexicodec.load(loop.train(config))
+    codec = flexicodec.load(train(config))
     assert codec.config == NANO
     audio = torch.randn(1, 5000, generator=torch.Generator().manual_seed(0)) * 0.1
     tokens = codec.encode(audio)
@@ -161,8 +161,8 @@ def test_every_loss_and_discriminator_at_once(manifest, tmp_path, wavlm, speaker
             config.adversarial, slm=SlmDiscriminatorConfig(str(wavlm), channels=(4, 5, 6)), relative=True
         ),
     )
-    trainer = loop.Trainer(config)
-    networks = trainer.networks
+    trainer = CodecTrainer(config)
+    networks = trainer.state
     before = {name: value.clone() for name, value in trainer.codec.named_parameters()}
     judges = {name: value.clone() for name, value in networks.discriminators.named_parameters()}
     assert not [name for name in judges if "network" in name or "encoder" in name]
@@ -193,24 +193,24 @@ def test_frozen_networks_pass_gradients_and_stay_as_they_are(manifest, tmp_path,
     game = replace(config.adversarial, period=None, spectrogram=None, slm=slm)
     speech = replace(config, losses=LossWeights(mel=0.0), adversarial=game)
     for each in (speaker, speech):
-        trainer = loop.Trainer(each)
-        (listener,) = (
-            [trainer.networks.generator.bare.audio_losses.comparisons["speaker"].listener]
+        trainer = CodecTrainer(each)
+        (frozen,) = (
+            [trainer.state.generator.bare.audio_losses.losses["speaker"].embed]
             if each is speaker
-            else [part.listener for part in trainer.networks.discriminators.parts]
+            else [part.speech_model for part in trainer.state.discriminators.parts]
         )
-        held = {name: value.clone() for name, value in listener.network.state_dict().items()}
+        held = {name: value.clone() for name, value in frozen.network.state_dict().items()}
         assert held
         before = {name: value.clone() for name, value in trainer.codec.named_parameters()}
         trainer.run()
         assert all(not torch.equal(value, before[name]) for name, value in trainer.codec.named_parameters())
-        assert all(torch.equal(value, held[name]) for name, value in listener.network.state_dict().items())
-        assert not listener.network.training
+        assert all(torch.equal(value, held[name]) for name, value in frozen.network.state_dict().items())
+        assert not frozen.network.training
 
 
 def test_discriminators_learn_in_every_second_batch(manifest, tmp_path):
     config = nano_recipe(manifest, tmp_path / "run", steps=4, save_every=1, keep_last=4)
-    loop.train(config)
+    train(config)
     assert ["loss/discriminator" in row for row in curves(config.output)] == [True, False, True, False]
     assert all("loss/adversarial" in row for row in curves(config.output))
     first, second, third, fourth = (
@@ -224,10 +224,10 @@ def test_discriminators_learn_in_every_second_batch(manifest, tmp_path):
 
 def test_a_resumed_run_is_the_run_unbroken(manifest, tmp_path):
     straight = nano_recipe(manifest, tmp_path / "straight", steps=6, save_every=3)
-    loop.train(straight)
+    train(straight)
     broken = replace(straight, output=str(tmp_path / "broken"))
-    loop.train(replace(broken, steps=3))
-    loop.train(broken)
+    train(replace(broken, steps=3))
+    train(broken)
     np.testing.assert_array_equal(losses(broken.output), losses(straight.output))
     one, other = (flexicodec.load(Path(config.output) / "model").state_dict() for config in (straight, broken))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
@@ -239,7 +239,7 @@ def test_accumulation_equals_a_larger_batch(manifest, tmp_path):
     parts = replace(whole, output=str(tmp_path / "parts"), data=replace(whole.data, batch_size=2))
     parts = replace(parts, optim=replace(whole.optim, accumulation=2))
     for config in (whole, parts):
-        loop.train(config)
+        train(config)
     np.testing.assert_allclose(losses(parts.output), losses(whole.output), rtol=2e-4)
 
 
@@ -248,7 +248,7 @@ def test_two_processes_equal_one_with_twice_the_batch(manifest, tmp_path):
     one = nano_recipe(manifest, tmp_path / "one")
     one = replace(one, data=replace(one.data, batch_size=4))
     two = replace(one, output=str(tmp_path / "two"), data=replace(one.data, batch_size=2))
-    loop.train(one)
+    train(one)
     (tmp_path / "two.json").write_text(json.dumps(to_dict(two)))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     launch += ["-m", "flexicodec.training", str(tmp_path / "two.json")]
@@ -275,8 +275,8 @@ def test_a_padded_batch_is_each_clip_alone(reflects, tmp_path):
     lengths = torch.tensor([3000, 2345, 31])
     audio = 0.1 * torch.randn(3, 3000, generator=torch.Generator().manual_seed(0))
     audio = audio.masked_fill(torch.arange(3000) >= lengths[:, None], 0.0)
-    rates, dropout = what_varies(config)
-    drawn = draw(rates, dropout, (1.0, 1.0), codec.num_codebooks, range(3), seed=0, step=0)
+    rates, dropout = rate_config_for(config)
+    drawn = sample_rates(rates, dropout, (1.0, 1.0), codec.num_codebooks, range(3), seed=0, step=0)
     assert drawn.num_codebooks.tolist() == [3, 3, 3]
     together = generator(audio, lengths, drawn)
     assert together.durations.sum(dim=1).tolist() == [100, 79, 2]
@@ -291,7 +291,7 @@ def test_a_padded_batch_is_each_clip_alone(reflects, tmp_path):
 
 def test_half_precision_leaves_the_quantiser_alone(manifest, tmp_path):
     AcceleratorState._reset_state()  # Accelerate keeps one precision per process
-    trainer = loop.Trainer(nano_recipe(manifest, tmp_path / "run", steps=2, mixed_precision="bf16"))
+    trainer = CodecTrainer(nano_recipe(manifest, tmp_path / "run", steps=2, mixed_precision="bf16"))
     seen = []
     trainer.codec.quantizer.register_forward_hook(lambda module, inputs, output: seen.append(output.latents.dtype))
     trainer.run()
@@ -338,7 +338,7 @@ def test_two_utterances_are_learnt_by_heart(speech, tmp_path):
         log_every=50,
         trackers=("jsonl",),
     )
-    codec = flexicodec.load(loop.train(config))
+    codec = flexicodec.load(train(config))
     rows = curves(config.output)
     assert rows[-1]["loss/stft"] < 0.6 * rows[0]["loss/stft"]
     scores = []

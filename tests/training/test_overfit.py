@@ -12,8 +12,8 @@ import flexicodec
 from flexicodec.models.flexicodec.config import AcousticConfig, MergingConfig, SemanticConfig
 from flexicodec.nn.transformer import TransformerConfig
 from flexicodec.quantize import FSQConfig, RVQConfig
-from flexicodec.training import loop
 from flexicodec.training.config import DataConfig, DropoutConfig, LossWeights, OptimConfig, RateConfig
+from flexicodec.training.trainer import train
 from tests.training.recipes import MODEL, make_recogniser, recipe
 
 FRAMES = 13
@@ -71,7 +71,7 @@ def test_four_utterances_are_learnt_by_heart(clips, tmp_path):
         log_every=50,
         save_every=300,
     )
-    codec = flexicodec.load(loop.train(config))
+    codec = flexicodec.load(train(config))
     scores = {count: intelligibility(codec, clips, count) for count in (0, 1, 24)}
     assert scores[24] >= 0.9, scores
     assert scores[0] < scores[1] < scores[24] - 0.05, scores  # the semantic stream alone could not have done it

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 from flexicodec.asr import CharacterConfig, Vocabulary, open_vocabulary
 from flexicodec.asr.ctc import collapse
 from flexicodec.corpus import Utterance
-from flexicodec.evaluation.intelligibility import ErrorCounts, character_errors, pool, word_errors
+from flexicodec.evaluation.metrics.asr import ErrorCounts, character_errors, pool, word_errors
 from flexicodec.evaluation.probes.features import ClipFeatures, Representation, extract
 from flexicodec.evaluation.probes.fitting import Fit, FitConfig, Inputs, Spread, Standardise, fit, hold_out
 from flexicodec.models.codec import Codec
@@ -296,7 +296,7 @@ def transcribe(
 def error_rates(transcripts: Sequence[Transcript], resamples: int, seed: int) -> tuple[Interval, Interval]:
     """Pool character and word errors over clips, with intervals over speakers, or clips where there is one speaker.
 
-    Errors and lengths are summed as `intelligibility.pool` does; test clips of a probe all have words.
+    Errors and lengths are summed as `metrics.asr.pool` does; test clips of a probe all have words.
     """
 
     def rate(counts: Sequence[ErrorCounts]) -> Interval:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from flexicodec.audio import as_batch, collate
 from flexicodec.corpus import Utterance, read_utterance
-from flexicodec.corpus.buckets import buckets
+from flexicodec.corpus.bucketing import bucket_by_length
 from flexicodec.evaluation.probes import store
 from flexicodec.evaluation.systems import Setting
 from flexicodec.models.codec import Codec
@@ -136,7 +136,7 @@ def _encode(
     seconds = np.array([utterance.duration for utterance in utterances])
     parts: list[dict[int, tuple[np.ndarray, np.ndarray]]] = [{} for _ in representations]
     with tqdm(total=len(utterances), desc="encode", unit="clip", disable=not progress) as bar:
-        for group in buckets(seconds, ENCODED_SECONDS):
+        for group in bucket_by_length(seconds, ENCODED_SECONDS):
             clips = [torch.from_numpy(read_utterance(utterances[i], codec.sample_rate)) for i in group]
             for held, (vectors, durations) in zip(
                 parts, represent(codec, *collate(clips), representations), strict=True

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from flexicodec.corpus.buckets import buckets
+from flexicodec.corpus.bucketing import bucket_by_length
 from flexicodec.evaluation.probes.features import ClipFeatures
 from flexicodec.merging import unmerge
 
@@ -110,8 +110,8 @@ class Inputs:
     def groups(
         self, indices: Sequence[int], batch_seconds: float, random: np.random.Generator | None = None
     ) -> list[list[int]]:
-        """Group clips into batches; see `buckets`."""
-        found = buckets(self.features.seconds[list(indices)], batch_seconds, random)
+        """Group clips into batches; see `bucket_by_length`."""
+        found = bucket_by_length(self.features.seconds[list(indices)], batch_seconds, random)
         return [[indices[i] for i in group] for group in found]
 
 

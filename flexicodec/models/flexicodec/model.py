@@ -72,8 +72,8 @@ class FlexiCodec(FlexiCodecNetwork):
 
     Args:
         config: What to build; the default is the released architecture with random weights.
-        semantic_encoder: Takes the place of the config's: another frozen encoder, or a fake.
-        name: What to call the model in token files.
+        semantic_encoder: Replaces the config's frozen encoder.
+        name: Name of the model in token files.
 
     Raises:
         ValueError: The encoder does not go with the config.
@@ -101,7 +101,7 @@ class FlexiCodec(FlexiCodecNetwork):
 
     @property
     def format(self) -> TokenFormat:
-        """What this model's tokens look like."""
+        """Grid, codebook sizes and fingerprint of this model's tokens."""
         return TokenFormat(
             sample_rate=self.sample_rate,
             frame_size=self.frame_size,
@@ -113,26 +113,22 @@ class FlexiCodec(FlexiCodecNetwork):
         )
 
     def config_dict(self) -> dict[str, Any]:
-        """The resolved config as JSON-able values."""
+        """Return the config as JSON values."""
         return to_dict(self.config)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-        """See `Codec.save_pretrained`.
-
-        Raises:
-            ValueError: The semantic encoder came from outside, so no config could build it again.
-        """
+        """See `Codec.save_pretrained`; a ValueError where the semantic encoder was passed in."""
         if not isinstance(self.semantic_encoder, SanmEncoder | SSLEncoder):
             raise ValueError(
-                f"this model listens with a {type(self.semantic_encoder).__name__} that was passed in, which a config "
+                f"the semantic encoder of this model is a {type(self.semantic_encoder).__name__} that was passed in, which a config "
                 "cannot describe; save its state_dict() instead"
             )
         return super().save_pretrained(folder, dtype)
 
     def token_settings(self) -> dict[str, Any]:
-        """What differs from the defaults, without what concerns decoding, limits and starting values alone.
+        """Return what differs from the defaults, without settings that concern only decoding, limits and first values.
 
-        Defaults are left out so that a field that is added one day does not rename the models there are.
+        Defaults are left out so that a new field does not change the fingerprint of existing models.
         """
         settings = non_defaults(replace(self.config, bottleneck=None))
         for part, names in UNRELATED_SETTINGS.items():
@@ -141,11 +137,7 @@ class FlexiCodec(FlexiCodecNetwork):
         return settings
 
     def num_frames(self, samples: int | Int[Tensor, "*clips"]) -> int | Int[Tensor, "*clips"]:
-        """Count the frames of clips of so many samples: what their `durations` must sum to.
-
-        Raises:
-            ValueError: No whole number of samples, or none at all.
-        """
+        """Count the frames of clips of so many samples: what their `durations` must sum to."""
         lengths = check_samples(samples)
         counts = self.frame_counts(lengths.reshape(-1)).view(lengths.shape)
         return counts if isinstance(samples, Tensor) else int(counts)
@@ -158,7 +150,6 @@ class FlexiCodec(FlexiCodecNetwork):
         return {"compatible": False}
 
     def _encode(self, audio: Any, lengths: Any, options: EncodeOptions) -> Tokens:
-        """See `Codec.encode`."""
         choice = self._choose(options)  # refuses a wrong rate before any work is done
         features = self.features(
             audio,
@@ -323,55 +314,25 @@ class FlexiCodec(FlexiCodecNetwork):
 
     # ---------------------------------------------------------------------------------------------------------- decoding
 
-    @inference_call
-    def decode(
-        self, tokens: Tokens, *, windows: Windows | None = WINDOWS, precision: Precision = "float32"
-    ) -> Float[Tensor, "batch samples"]:
-        """Turn tokens into audio.
-
-        Args:
-            tokens: Made by this model.
-            windows: How clips longer than one window are decoded; None decodes every clip as a whole. Where attention
-                spans the clip this changes the audio; see `Windows`.
-            precision: "bfloat16" is faster; the difference is some 32 dB or more below the audio.
-
-        Returns:
-            [B, S] at `sample_rate`, zero past each clip's `audio_lengths`. Where these are unknown, a clip is as long
-            as its frames.
-
-        Raises:
-            ValueError: The tokens belong to another model, or hold codes this one lacks.
-        """
-        self.check_tokens(tokens)
-        check_precision(precision)
-        tokens = tokens.to(self.device)
-        if runs_clip_by_clip(self, tokens.frame_lengths, windows):
-            clips = [self._decode(tokens[i], windows, precision) for i in range(len(tokens))]
+    def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
+        if runs_clip_by_clip(self, tokens.frame_lengths, options.windows):
+            clips = [self._decode_together(tokens[i], options) for i in range(len(tokens))]
             return pad_and_cat(clips)
-        return self._decode(tokens, windows, precision)
+        return self._decode_together(tokens, options)
 
-    def _decode(self, tokens: Tokens, windows: Windows | None, precision: Precision) -> Float[Tensor, "batch samples"]:
+    def _decode_together(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
         """Decode one long clip in pieces, or any number of others side by side."""
+        windows = options.windows
         if windows is not None and len(tokens) == 1 and is_long(self, tokens.frame_lengths, windows):
-            frames, lengths = chunked.smooth(self, tokens, windows, precision), tokens.frame_lengths
+            frames = chunked.smooth(self, tokens, windows, options.precision)
         else:
             latents = self._dequantize(tokens)
-            with autocast(precision, self.device):
-                frames, lengths = self.smooth(latents, tokens.durations)
-        with autocast(precision, self.device):
-            audio, sample_counts = self.decode_frames(frames, lengths)
-        wanted = sample_counts if tokens.audio_lengths is None else tokens.audio_lengths
-        return fit_lengths(audio.float(), sample_counts, wanted)
-
-    @inference_call
-    def embed(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
-        """Look up one vector per token, semantic and acoustic added: the decoder's input, zero at padding.
-
-        Raises:
-            ValueError: As for `decode`.
-        """
-        self.check_tokens(tokens)
-        return self._dequantize(tokens.to(self.device))
+            with autocast(options.precision, self.device):
+                frames, _ = self.smooth(latents, tokens.durations)
+        with autocast(options.precision, self.device):
+            audio, lengths = self.decode_frames(frames, tokens.frame_lengths)
+        wanted = lengths if tokens.audio_lengths is None else tokens.audio_lengths
+        return fit_lengths(audio.float(), lengths, wanted)
 
     def _dequantize(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
         assert tokens.semantic is not None

@@ -12,15 +12,14 @@ from torch import Tensor
 
 from flexicodec.audio import as_batch, fit_lengths
 from flexicodec.config import from_dict, non_defaults, to_dict
-from flexicodec.models.codec import Codec, EncodeOptions, check_samples, inference_call
+from flexicodec.models.codec import Codec, EncodeOptions, check_samples
 from flexicodec.models.margins import fixed_rate_margins
 from flexicodec.models.nanocodec.config import PUBLISHED, NanoCodecConfig, names_at, whereabouts
 from flexicodec.models.nanocodec.hifigan import HiFiGANDecoder, HiFiGANEncoder
 from flexicodec.models.nanocodec.streaming import NanoCodecStreamingTokenizer
-from flexicodec.models.precision import Precision, autocast, check_precision
+from flexicodec.models.precision import autocast
 from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
 from flexicodec.models.streaming.encoder import EncoderOptions, StreamingEncoder
-from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.stages import ConvStage, Stage
 from flexicodec.tokens import TokenFormat, Tokens
 
@@ -28,12 +27,12 @@ from flexicodec.tokens import TokenFormat, Tokens
 class NanoCodec(Codec):
     """A convolutional codec of one stream at a fixed rate (arXiv 2508.05835; with LFSC's config, arXiv 2409.12117).
 
-    Every token is one frame and has a code of each group. A padded batch gives what each clip alone gives; NeMo's own
-    batches do not where the encoder or decoder looks ahead, and `compatible=True` computes as they do.
+    Every token is one frame and has a code per group. A clip has the same tokens in a padded batch as alone; in NeMo it
+    has not where encoder or decoder looks ahead, and `compatible=True` computes as NeMo does.
 
     Args:
         config: What to build; the default is NanoCodec at 1.78 kbps with random weights.
-        name: What to call the model in token files.
+        name: Name of the model in token files.
     """
 
     model_type = "nanocodec"
@@ -46,7 +45,8 @@ class NanoCodec(Codec):
         super().__init__()
         self.config = config = config or NanoCodecConfig()
         self.name = name
-        self.sample_rate, self.frame_size = config.sample_rate, config.frame_size
+        self.sample_rate = config.sample_rate
+        self.frame_size = config.frame_size
         self.encoder = HiFiGANEncoder(config.encoder, config.quantizer.dim)
         self.quantizer = config.quantizer.build()
         self.decoder = HiFiGANDecoder(config.decoder, config.quantizer.dim)
@@ -58,7 +58,7 @@ class NanoCodec(Codec):
 
     @property
     def format(self) -> TokenFormat:
-        """What this model's tokens look like."""
+        """Grid, codebook sizes and fingerprint of this model's tokens."""
         return TokenFormat(
             sample_rate=self.sample_rate,
             frame_size=self.frame_size,
@@ -71,21 +71,17 @@ class NanoCodec(Codec):
         )
 
     def config_dict(self) -> dict[str, Any]:
-        """The resolved config as JSON-able values."""
+        """Return the config as JSON values."""
         return to_dict(self.config)
 
     def token_settings(self) -> dict[str, Any]:
-        """What differs from the defaults, without the decoder's part, which tokens do not depend on."""
+        """Return what differs from the defaults, without the decoder, on which tokens do not depend."""
         settings = non_defaults(self.config)
         del settings["decoder"]
         return settings
 
     def num_frames(self, samples: int | Int[Tensor, "*clips"]) -> int | Int[Tensor, "*clips"]:
-        """Count the frames of clips of so many samples, the last one filled up with silence.
-
-        Raises:
-            ValueError: No whole number of samples, or none at all.
-        """
+        """Count the frames of clips of so many samples, the last one filled up with silence."""
         check_samples(samples)
         return -(-samples // self.frame_size)
 
@@ -159,8 +155,6 @@ class NanoCodec(Codec):
         return f"{name} is {value!r}, but {fixed}, one frame a token; leave it out"
 
     def _encode(self, audio: Any, lengths: Any, options: EncodeOptions) -> Tokens:
-        """See `Codec.encode`."""
-        check_precision(options.precision)
         batch, audio_lengths = as_batch(
             audio,
             lengths,
@@ -191,47 +185,14 @@ class NanoCodec(Codec):
             margins=margins,
         )
 
-    @inference_call
-    def decode(
-        self,
-        tokens: Tokens,
-        *,
-        compatible: bool = False,
-        windows: Windows | None = None,
-        precision: Precision = "float32",
-    ) -> Float[Tensor, "batch samples"]:
-        """Turn tokens into audio.
-
-        Args:
-            tokens: Of this model.
-            compatible: As for `encode`, as all that follow.
-            windows: Of no effect.
-            precision: "bfloat16" for half the precision, and audio that differs a little.
-
-        Returns:
-            [B, S] at `sample_rate`, zero past each clip's `audio_lengths`. Where these are unknown, a clip is as long
-            as its frames.
-
-        Raises:
-            ValueError: The tokens belong to another model, or hold codes this one lacks.
-        """
-        check_precision(precision)
-        latents = self.embed(tokens)
-        tokens = tokens.to(self.device)
-        with autocast(precision, self.device):
-            audio = self.decode_latents(latents, tokens.token_lengths, compatible).float()
+    def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
+        latents = self._dequantize(tokens)
+        with autocast(options.precision, self.device):
+            audio = self.decode_latents(latents, tokens.token_lengths, options.compatible).float()
         lengths = tokens.token_lengths * self.frame_size
         return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
 
-    @inference_call
-    def embed(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
-        """Look up one vector per token, the groups' values one after another: what the decoder hears, zero at padding.
-
-        Raises:
-            ValueError: As for `decode`.
-        """
-        self.check_tokens(tokens)
-        tokens = tokens.to(self.device)
+    def _dequantize(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
         return self.quantizer.dequantize(tokens.acoustic, tokens.token_lengths)
 
     def streaming_decoder(self, batch_size: int = 1, **options: Any) -> StreamingDecoder:

@@ -1,7 +1,7 @@
-"""Speech for training: manifests (`flexicodec.corpus`), caches and shards in, batches out.
+"""Speech for training: manifests (`flexicodec.corpus`), caches and tar shards in, batches out.
 
-`training_batches` is what a trainer needs. All that is drawn is a function of the seed and the number of the item, so
-that a run can be repeated, resumed and spread over processes exactly.
+All random choices are functions of the seed and the example's number, so that a run can be repeated, resumed and
+spread over processes exactly.
 """
 
 from flexicodec.training.data.batches import (
@@ -11,11 +11,11 @@ from flexicodec.training.data.batches import (
     utterance_batches,
     validation_clips,
 )
-from flexicodec.training.data.cache import AudioStore
-from flexicodec.training.data.write import WrittenShards, write_shards
+from flexicodec.training.data.manifest_source import AudioCache
+from flexicodec.training.data.shards import WrittenShards, write_shards
 
 __all__ = [
-    "AudioStore",
+    "AudioCache",
     "Batch",
     "WrittenShards",
     "read_manifests",

@@ -1,12 +1,12 @@
-"""Batches of speech: the door through which the trainers take their data."""
+"""Batches of speech for the trainers, read by worker processes or in the training process itself."""
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +14,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from flexicodec.corpus.buckets import buckets
+from flexicodec.corpus.audio_reading import UNREADABLE, read_utterance
+from flexicodec.corpus.bucketing import bucket_by_length
 from flexicodec.corpus.manifest import Filter, Keep, Utterance, read_manifest
-from flexicodec.corpus.reading import UNREADABLE, read_utterance
 from flexicodec.training.config import DataConfig
-from flexicodec.training.data.items import Item, ItemMaker
-from flexicodec.training.data.order import Source, Unit, bucket_units, crop_units
-from flexicodec.training.data.shards import ShardSource
-from flexicodec.training.data.sources import ManifestClips
+from flexicodec.training.data.examples import Augmentation, Example, ExampleReader
+from flexicodec.training.data.manifest_source import ManifestSource
+from flexicodec.training.data.sampler import BatchPlan, ClipSource, plan_crop_batches, plan_utterance_batches
+from flexicodec.training.data.shards import ShardSource, find_shards
 
 _log = logging.getLogger(__name__)
 
@@ -31,12 +31,12 @@ class Batch:
     """One process's share of a global batch.
 
     Attributes:
-        audio: Zero beyond each item's length. Crops are as wide as a crop, whole utterances as the longest here.
+        audio: Zero beyond each item's length; as wide as a crop, or as the longest utterance of the batch.
         lengths: Valid samples.
-        items: Numbers of the items over the whole run, whatever the number of processes.
-        texts: What is said, where that is known and the whole utterance is there.
-        global_items: Items of the global batch, those of the other processes included.
-        skipped: Clips that could not be read while making it, and were replaced by others.
+        items: Numbers of the examples over the whole run.
+        texts: Transcripts of whole utterances, where known.
+        global_items: Examples in the shares of all processes.
+        skipped: Clips that could not be read and were replaced.
     """
 
     audio: Float[Tensor, "batch samples"]
@@ -48,8 +48,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Move the tensors."""
-        audio, lengths, items = (t.to(device) for t in (self.audio, self.lengths, self.items))
-        return Batch(audio, lengths, items, self.texts, self.global_items, self.skipped)
+        return replace(self, audio=self.audio.to(device), lengths=self.lengths.to(device), items=self.items.to(device))
 
 
 def training_batches(
@@ -63,126 +62,126 @@ def training_batches(
     keep: Keep | None = None,
     speeds: Sequence[float] = (),
 ) -> Iterator[Batch]:
-    """Make batches without end: this process's share of the global batches number `start`, `start` + 1, ...
+    """Yield batches without end: this process's share of the global batches number `start`, `start` + 1, ...
 
-    Manifests are read, and a cache is made where one is asked for but not there, before this returns (so let the main
-    process go first); audio is read batch by batch, by worker processes if the config has any. Every clip is heard once
-    an epoch, whatever the number of processes, and batch number k is the same wherever a run starts and however many
-    workers there are; see `order`. A clip that cannot be read is replaced by another one, counted and logged.
+    Manifests are read, and a missing cache is written, before this returns (so let the main process go first). Global
+    batch k is the same wherever a run starts and however many workers there are; see `sampler`. A clip that cannot be
+    read is replaced by another, counted and logged; too many in a row are a `ValueError`.
 
     Args:
         config: The speech.
-        sample_rate: Hz to read it at.
-        seed: All that is drawn depends on it and on the number of the item, and on no global random state.
-        rank: Which process this is.
-        world: How many there are.
+        sample_rate: Hz.
+        seed: Of all random choices; no global random state is used.
+        rank: Number of this process among `world`.
+        world: Number of processes.
         start: Number of the first global batch.
-        keep: Which utterances to use; None for all. With workers that are not forked it has to be picklable.
-        speeds: Factors to change speed and pitch of whole utterances by, one drawn for each; () for none.
-
-    Raises:
-        ValueError: Settings that cannot be, a manifest that does not hold what it should, or too many clips in a row
-            that cannot be read.
+        keep: Utterances to use; None for all. It must be picklable where workers are not forked.
+        speeds: Factors of speed and pitch of whole utterances, one sampled for each.
     """
     if not 0 <= rank < world or start < 0:
-        raise ValueError(f"rank {rank} of {world} processes from batch {start} on cannot be")
+        raise ValueError(f"rank {rank} of {world} processes from batch {start} on is not possible")
     _check(config, speeds)
+
+    # Clips that fit a batch even at the lowest speed; crops have no upper limit.
     stretch = 1 / min(speeds, default=1.0)
-    longest = math.inf if config.crop_seconds is not None else min(config.max_seconds, config.batch_seconds / stretch)
+    longest = math.inf
+    if config.crop_seconds is None:
+        longest = min(config.max_seconds, config.batch_seconds / stretch)
     wanted = Filter(config.min_seconds, longest, keep)
-    source: Source
+
+    source: ClipSource
     if config.shards:
-        source = ShardSource(config.shards, sample_rate, seed, config.shuffle_buffer, wanted)
+        source = ShardSource(find_shards(config.shards), sample_rate, seed, config.shuffle_buffer, wanted)
     else:
-        source = ManifestClips(read_manifests(config.manifest), sample_rate, wanted, config.audio_cache)
-    make = ItemMaker(seed, sample_rate, config.crop_seconds, tuple(speeds), config.augmentation)
-    feed = _Feed(config, source, make, stretch, rank, world, start)
+        source = ManifestSource(read_manifests(config.manifest), sample_rate, wanted, config.audio_cache)
+
+    # A function of the first plan's number, which a worker process calls for itself.
+    plans: Callable[[int], Iterator[BatchPlan]]
+    if config.crop_seconds is None:
+        crop = None
+        plans = partial(plan_utterance_batches, source, seed, config.batch_seconds, stretch)
+    else:
+        crop = round(config.crop_seconds * sample_rate)
+        plans = partial(plan_crop_batches, source, seed, config.crop_seconds, config.batch_size)
+    augment = Augmentation(config.augmentation, sample_rate)
+    reader = ExampleReader(seed, sample_rate, crop, tuple(speeds), augment)
+    dataset = _BatchDataset(plans, reader, rank, world, start)
     if config.workers == 0:
-        return iter(feed)
-    # Its own generator, or else torch would draw the workers' seeds (which nothing here uses) from the global one.
-    loader = DataLoader(
-        feed, batch_size=None, num_workers=config.workers, collate_fn=_as_is, generator=torch.Generator()
-    )
-    return iter(loader)
+        return iter(dataset)
+    # With a generator of its own, because torch would take the workers' seeds (unused here) from the global one.
+    return iter(DataLoader(dataset, batch_size=None, num_workers=config.workers, generator=torch.Generator()))
 
 
 @dataclass(frozen=True)
-class _Feed(IterableDataset[Batch]):
-    """The batches of one process; in a worker, those that are its turn."""
+class _BatchDataset(IterableDataset[Batch]):
+    """The batches of one process; in a worker, every `num_workers`-th of them."""
 
-    config: DataConfig
-    source: Source
-    make: ItemMaker
-    stretch: float
+    plans: Callable[[int], Iterator[BatchPlan]]
+    reader: ExampleReader
     rank: int
     world: int
     start: int
 
     def __iter__(self) -> Iterator[Batch]:
+        # Every process and worker follows all plans, which costs little, and reads the audio of its own only.
         worker = get_worker_info()
-        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        units = self._units()
-        for batch in count():
-            parts = list(islice(units, self.world))
-            if batch % workers == number:
-                items = [self.make(slot) for slot in parts[self.rank]]
-                yield collate_items(items, sum(map(len, parts)), self.make.crop)
-
-    def _units(self) -> Iterator[Unit]:
-        config, seed, first = self.config, self.make.seed, self.start * self.world
-        if config.crop_seconds is not None:
-            return crop_units(self.source, seed, config.crop_seconds, config.batch_size, first)
-        return bucket_units(self.source, seed, config.batch_seconds, self.stretch, first)
+        plans = self.plans(self.start * self.world)
+        for number in count():
+            shares = list(islice(plans, self.world))
+            if worker is None or number % worker.num_workers == worker.id:
+                examples = [self.reader(place) for place in shares[self.rank]]
+                yield collate_examples(examples, sum(map(len, shares)), self.reader.crop)
 
 
-def collate_items(items: Sequence[Item], global_items: int, samples: int | None = None) -> Batch:
-    """Lay items side by side, padded with zeros to `samples`, or to the longest where that is None."""
-    audio = torch.zeros(len(items), max(len(item.audio) for item in items) if samples is None else samples)
-    for row, item in zip(audio, items, strict=True):
-        row[: len(item.audio)] = torch.from_numpy(item.audio)
+def collate_examples(examples: Sequence[Example], global_items: int, samples: int | None = None) -> Batch:
+    """Batch examples, padded with zeros to `samples`, or to the longest if that is None."""
+    if samples is None:
+        samples = max(len(example.audio) for example in examples)
+    audio = torch.zeros(len(examples), samples)
+    for row, example in zip(audio, examples, strict=True):
+        row[: len(example.audio)] = torch.from_numpy(example.audio)
     return Batch(
         audio,
-        lengths=torch.tensor([len(item.audio) for item in items]),
-        items=torch.tensor([item.number for item in items]),
-        texts=[item.text for item in items],
+        lengths=torch.tensor([len(example.audio) for example in examples]),
+        items=torch.tensor([example.number for example in examples]),
+        texts=[example.text for example in examples],
         global_items=global_items,
-        skipped=sum(item.skipped for item in items),
+        skipped=sum(example.skipped for example in examples),
     )
 
 
 def utterance_batches(utterances: Sequence[Utterance], sample_rate: int, batch_seconds: float) -> Iterator[Batch]:
-    """Read whole utterances once, in batches of similar length from the shortest on; `items` are their indices.
+    """Read whole utterances once, in batches of similar length, shortest first; `items` are their indices.
 
-    Raises:
-        ValueError, OSError: One that cannot be read, for measurements are on all of their clips or none.
+    One that cannot be read is an error, because measurements cover all clips.
     """
-    for group in buckets(np.array([u.duration for u in utterances]), batch_seconds):
-        clips = [(index, utterances[index]) for index in group]
-        yield collate_items([Item(i, read_utterance(u, sample_rate), u.text) for i, u in clips], len(group))
+    for group in bucket_by_length(np.array([utterance.duration for utterance in utterances]), batch_seconds):
+        examples = []
+        for index in group:
+            utterance = utterances[index]
+            examples.append(Example(index, read_utterance(utterance, sample_rate), utterance.text))
+        yield collate_examples(examples, len(group))
 
 
 def validation_clips(config: DataConfig, sample_rate: int) -> list[Float[Tensor, " samples"]]:
-    """Read the beginnings of some clips of the validation manifest, spread evenly over it; none without a manifest.
+    """Read the beginnings of clips spread evenly over the validation manifest; none without a manifest.
 
     A clip that cannot be read is left out with a warning.
-
-    Raises:
-        ValueError: None of them can be read.
     """
     if config.validation is None:
         return []
     utterances = read_manifest(config.validation)
     kept = Filter(config.min_seconds).select(utterances, config.validation)
-    chosen = dict.fromkeys(np.linspace(0, len(kept), config.validation_clips, endpoint=False).astype(int).tolist())
+    spread = np.linspace(0, len(kept), config.validation_clips, endpoint=False).astype(int)
     samples = round(config.validation_seconds * sample_rate)
     clips = []
-    for index in chosen if kept else ():
+    for index in dict.fromkeys(spread.tolist()) if kept else ():
         try:
             clips.append(torch.from_numpy(read_utterance(utterances[kept[index]], sample_rate, samples=samples)))
         except UNREADABLE as error:
             _log.warning("left out of the validation: %s", error)
     if not clips:
-        raise ValueError(f"no clip of {config.validation} can be validated on")
+        raise ValueError(f"no clip of {config.validation} can be used for validation")
     return clips
 
 
@@ -191,22 +190,17 @@ def read_manifests(paths: Sequence[str | Path]) -> list[Utterance]:
     return [utterance for path in paths for utterance in read_manifest(path)]
 
 
-def _as_is(batch: Any) -> Any:
-    return batch
-
-
 def _check(config: DataConfig, speeds: Sequence[float]) -> None:
+    crop = config.crop_seconds
     if bool(config.manifest) == bool(config.shards):
         raise ValueError(f"manifest is {config.manifest} and shards is {config.shards}; expected one of the two")
     if config.shards and config.audio_cache:
         raise ValueError("audio_cache keeps the clips of manifests; leave it out for shards")
-    if config.crop_seconds is None and not config.batch_seconds > 0:
+    if crop is None and not config.batch_seconds > 0:
         raise ValueError(f"batch_seconds is {config.batch_seconds}, expected seconds above 0")
-    if config.crop_seconds is not None and (not config.crop_seconds > 0 or config.batch_size < 1):
-        raise ValueError(
-            f"crop_seconds is {config.crop_seconds} and batch_size {config.batch_size}, expected both above 0"
-        )
-    if config.crop_seconds is not None and speeds:
+    if crop is not None and (not crop > 0 or config.batch_size < 1):
+        raise ValueError(f"crop_seconds is {crop} and batch_size {config.batch_size}, expected both above 0")
+    if crop is not None and speeds:
         raise ValueError(f"speeds {speeds} are for whole utterances; leave crop_seconds out (null)")
     if speeds and not min(speeds) > 0:
         raise ValueError(f"speeds is {speeds}, expected factors above 0")

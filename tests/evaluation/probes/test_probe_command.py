@@ -78,7 +78,7 @@ def test_any_field_is_a_label_and_other_speakers_are_tested(manifests, model, tm
     assert len({row["speaker"] for row in rows(tmp_path / "one")}) < 3
     result = json.loads((tmp_path / "one" / "results.json").read_text())["results"][0]
     assert result["classes"] == 2
-    with pytest.raises(ValueError, match=r"has a field 'lenght'; there are path, start, duration"):
+    with pytest.raises(ValueError, match=r"has a field 'lenght'; known fields: path, start, duration"):
         read_field(manifests[0], "lenght")
 
 

@@ -38,7 +38,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
-def test_the_ranks_share_what_one_process_hears_in_as_many_passes(config, world):
+def test_the_ranks_share_what_one_process_reads_in_as_many_passes(config, world):
     alone = take(config, 3 * world)
     for rank in range(world):
         for number, batch in enumerate(take(config, 3, rank=rank, world=world)):
@@ -47,7 +47,7 @@ def test_the_ranks_share_what_one_process_hears_in_as_many_passes(config, world)
             assert same(batch, replace(passes[rank], global_items=batch.global_items))
 
 
-def test_two_ranks_hear_a_batch_of_twice_the_size(speech_manifest):
+def test_two_ranks_read_a_batch_of_twice_the_size(speech_manifest):
     config = DataConfig((str(speech_manifest),), batch_size=2, crop_seconds=0.4)
     for number, large in enumerate(take(replace(config, batch_size=4), 4)):
         halves = [take(config, 1, rank=rank, world=2, start=number)[0] for rank in range(2)]
@@ -122,10 +122,10 @@ def test_speeds_change_lengths_within_the_bound(clips, speech_manifest):
     config = DataConfig((str(speech_manifest),), crop_seconds=None, batch_seconds=3.0)
     batches = take(config, 12, speeds=(0.5, 1.0))
     lengths = {int(u.duration * RATE) for u in clips[0]}
-    heard = {int(length) for batch in batches for length in batch.lengths}
-    assert heard <= lengths | {2 * length for length in lengths}
-    assert heard & lengths
-    assert heard - lengths
+    read = {int(length) for batch in batches for length in batch.lengths}
+    assert read <= lengths | {2 * length for length in lengths}
+    assert read & lengths
+    assert read - lengths
     assert all(batch.audio.numel() <= 3.0 * RATE for batch in batches)
 
 
@@ -164,7 +164,7 @@ def test_a_bad_clip_is_replaced_and_counted(clips, config, damage, caplog):
         assert all(batch.audio.numel() <= 3.0 * RATE for batch in batches)
 
 
-def test_when_nothing_can_be_read_that_is_said(clips, config):
+def test_when_nothing_can_be_read_is_an_error(clips, config):
     for utterance in clips[0]:
         utterance.path.unlink()
     with pytest.raises(ValueError, match=r"20 clips in a row cannot be read.*no such audio file"):
@@ -219,7 +219,7 @@ def test_a_bad_validation_clip_is_left_out_with_a_warning(clips, speech_manifest
     config = DataConfig(validation=str(speech_manifest), validation_clips=4)
     assert len(validation_clips(config, RATE)) == 3
     assert "left out of the validation" in caplog.text
-    with pytest.raises(ValueError, match="can be validated on"):
+    with pytest.raises(ValueError, match="can be used for validation"):
         validation_clips(replace(config, min_seconds=99.0), RATE)
 
 

@@ -1,4 +1,4 @@
-"""Tar shards: written, walked through, and heard exactly once an epoch from wherever one starts."""
+"""Tar shards: written, scanned, and read exactly once an epoch from wherever one starts."""
 
 import gc
 import io
@@ -16,8 +16,7 @@ import torch
 from flexicodec.corpus import Utterance
 from flexicodec.training.config import DataConfig
 from flexicodec.training.data import training_batches, write_shards
-from flexicodec.training.data.shards import find_shards
-from flexicodec.training.data.tar import index_path, members
+from flexicodec.training.data.shards import find_shards, index_path, read_entries
 
 RATE = 16_000
 
@@ -91,7 +90,7 @@ def test_stretches_become_files_of_their_own(clips, tmp_path):
     result = write_shards([stretch, gone], tmp_path / "cut")
     assert result.clips == 1
     assert [utterance for utterance, _ in result.unreadable] == [gone]
-    (member,) = members(result.shards[0])
+    (member,) = read_entries(result.shards[0])
     assert member.utterance.duration == 0.25
     with member.open() as window:
         np.testing.assert_array_equal(soundfile.read(window)[0], clips[1][9][8000:12_000])
@@ -115,23 +114,23 @@ def test_other_readers_take_the_shards(clips, written):
     gc.collect()  # WebDataset leaves files to the garbage collector, which warns
 
 
-# ------------------------------------------------------------------------------------------------------------- walking
+# ------------------------------------------------------------------------------------------------------------ scanning
 
 
 def test_the_index_says_what_the_tar_says(written):
     for shard in written.shards:
-        indexed = members(shard)
+        indexed = read_entries(shard)
         index_path(shard).unlink()
-        assert members(shard) == indexed
+        assert read_entries(shard) == indexed
 
 
 def test_an_index_of_another_shard_is_not_believed(written, caplog):
     first, second = written.shards[:2]
-    expected = members(first)
+    expected = read_entries(first)
     index_path(first).write_text(index_path(second).read_text().replace("tar_bytes", "tar_bytes", 1))
     with first.open("ab") as file:
         file.write(bytes(10_240))
-    assert members(first) == expected
+    assert read_entries(first) == expected
     assert "is of another" in caplog.text
 
 
@@ -148,7 +147,7 @@ def test_shards_made_by_others(tmp_path, caplog):
         add(tar, "part/bb.flac", flac(speech))
         add(tar, "part/c.json", b'{"duration": 0.25, "text": "first"}')
         add(tar, "part/c.FLAC", flac(speech, 32_000))
-    found = members(tmp_path / "x.tar")
+    found = read_entries(tmp_path / "x.tar")
     assert [(m.utterance.path.name, m.utterance.duration, m.utterance.text) for m in found] == [
         ("a.flac", 0.5, "some words"),
         ("c.FLAC", 0.25, "first"),
@@ -161,9 +160,9 @@ def test_shards_made_by_others(tmp_path, caplog):
 
 def test_a_torn_shard_gives_what_it_has(written, tmp_path, caplog):
     content = written.shards[0].read_bytes()
-    expected = members(written.shards[0])
+    expected = read_entries(written.shards[0])
     (tmp_path / "torn.tar").write_bytes(content[: expected[2].offset + 100])
-    found = members(tmp_path / "torn.tar")
+    found = read_entries(tmp_path / "torn.tar")
     assert [(m.offset, m.size) for m in found][:2] == [(m.offset, m.size) for m in expected[:2]]
     assert "torn" in caplog.text
 
@@ -176,7 +175,7 @@ def test_other_files_are_no_shards(tmp_path, mode):
     else:
         (tmp_path / "x.tar").write_bytes(b"no tar file" * 100)
     with pytest.raises(ValueError, match="is no plain tar file"):
-        members(tmp_path / "x.tar")
+        read_entries(tmp_path / "x.tar")
 
 
 def test_shards_are_found_by_pattern(written, tmp_path):
@@ -189,32 +188,32 @@ def test_shards_are_found_by_pattern(written, tmp_path):
             find_shards([stream])
 
 
-# ------------------------------------------------------------------------------------------------------------- hearing
+# ------------------------------------------------------------------------------------------------------------- reading
 
 
-def test_every_clip_is_heard_once_an_epoch(clips, config):
-    slots = {u.text: max(1, int(u.duration / 0.4 + 0.5)) for u in clips[0]}
+def test_every_clip_is_read_once_an_epoch(clips, config):
+    crops = {u.text: max(1, int(u.duration / 0.4 + 0.5)) for u in clips[0]}
     if config.crop_seconds is None:
-        heard = [text for batch in take(config, 40) for text in batch.texts]
+        read = [text for batch in take(config, 40) for text in batch.texts]
         for epoch in range(2):
-            assert Counter(heard[12 * epoch : 12 * epoch + 12]) == Counter(slots.keys())
-        assert heard[:12] != heard[12:24]
+            assert Counter(read[12 * epoch : 12 * epoch + 12]) == Counter(crops.keys())
+        assert read[:12] != read[12:24]
     else:
         whole = [clip.astype(np.float32).tobytes() for clip in clips[1]]
-        total = sum(slots.values())
+        total = sum(crops.values())
         rows = [
             (row, n)
             for batch in take(config, total // 3 + 1)
             for row, n in zip(batch.audio, batch.lengths, strict=True)
         ]
         sources = [{i for i, c in enumerate(whole) if row[:n].numpy().tobytes() in c} for row, n in rows[:total]]
-        heard = Counter(min(found) for found in sources if len(found) == 1)
+        read = Counter(min(found) for found in sources if len(found) == 1)
         assert all(sources)
-        assert all(heard[i] <= slots[f"text {i}"] for i in range(12))
+        assert all(read[i] <= crops[f"text {i}"] for i in range(12))
 
 
 @pytest.mark.parametrize("world", [2, 5])
-def test_the_ranks_share_what_one_process_hears_in_as_many_passes(config, world):
+def test_the_ranks_share_what_one_process_reads_in_as_many_passes(config, world):
     alone = take(config, 4 * world)
     for rank in range(world):
         shared = take(config, 4, rank=rank, world=world)
@@ -231,11 +230,11 @@ def test_workers_change_nothing(config):
     assert all(map(same, take(config, 5), take(replace(config, workers=2), 5)))
 
 
-def test_going_on_reads_no_audio_of_what_was_heard(config, monkeypatch):
+def test_going_on_reads_no_audio_of_what_was_read(config, monkeypatch):
     from flexicodec.training.data import shards
 
     reads = []
-    monkeypatch.setattr(shards, "read_stretch", lambda *a, **k: reads.append(a) or np.zeros(100, np.float32))
+    monkeypatch.setattr(shards, "read_span", lambda *a, **k: reads.append(a) or np.zeros(100, np.float32))
     batch = take(config, 1, start=20)[0]
     assert len(reads) == len(batch.items)
 
@@ -250,7 +249,7 @@ def test_choices_hold_for_shards(config):
 
 def test_a_bad_clip_in_a_shard_is_replaced(config, written, caplog):
     shard = written.shards[1]
-    member = members(shard)[0]
+    member = read_entries(shard)[0]
     with shard.open("r+b") as file:
         file.seek(member.offset)
         file.write(bytes(100))

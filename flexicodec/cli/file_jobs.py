@@ -1,0 +1,125 @@
+"""Jobs of verbs that turn files into files: planned from the arguments, run one by one, reported.
+
+Outputs are planned before any work is done, so that a name shared by two inputs is found while nothing is lost.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from flexicodec.io_utils import BAD_FILE, find
+
+WRITABLE_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # the first is the default
+TOKEN_SUFFIXES = (".flxc",)
+
+Job = tuple[Path, Path]  # source, target
+Outcome = tuple[Job, str | Exception]  # a line about the target, or why there is none
+
+
+def add_file_arguments(parser: argparse.ArgumentParser, inputs: str, output: str, optional: bool = False) -> None:
+    """Add the inputs, which may be left out if `optional`, and --output; `inputs` and `output` describe the files."""
+    count = "*" if optional else "+"
+    parser.add_argument("inputs", nargs=count, metavar="IN", type=Path, help=f"{inputs}, or folders of them")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help=f"{output} for a single file, else a folder, which mirrors input folders; existing files are replaced",
+    )
+
+
+def plan(inputs: Sequence[Path], output: str, read: Sequence[str], written: Sequence[str]) -> list[Job]:
+    """Pair every input file with the file to write; that must be no input, and no other job's.
+
+    Args:
+        inputs: Files and folders. Folders are searched for the suffixes in `read`, except where `output` is in them.
+        output: A file if it has a suffix and there is one input file; else a folder.
+        read: Suffixes of input files.
+        written: Suffixes of output files; those in an output folder get the first.
+    """
+    if not inputs:
+        raise ValueError("no inputs: name files or folders")
+    target = Path(output)
+
+    # One file to one file.
+    if target.suffix and not target.is_dir() and not output.endswith(os.sep):
+        if len(inputs) > 1 or inputs[0].is_dir():
+            raise ValueError(f"several inputs need a folder as output; {output} has the suffix of a file")
+        if target.suffix.lower() not in written:
+            raise ValueError(f"cannot write {output}: expected {' '.join(written)}, or a folder (end it with {os.sep})")
+        jobs = [(inputs[0], target)]
+    # Files and folders to a folder.
+    elif target.exists() and not target.is_dir():
+        raise ValueError(f"{output} is a file; expected a folder, or a name that ends in {' '.join(written)}")
+    else:
+        jobs = []
+        for path in inputs:
+            root = path if path.is_dir() else path.parent
+            # An output folder inside an input folder holds files of an earlier run.
+            may_hold_outputs = path.is_dir() and target.resolve() != root.resolve()
+            for source in find(path, read):
+                if not (may_hold_outputs and target.resolve() in source.resolve().parents):
+                    jobs.append((source, target / source.relative_to(root).with_suffix(written[0])))
+    _check(jobs)
+    return jobs
+
+
+def _check(jobs: Sequence[Job]) -> None:
+    """Check that no file is written twice, and none that is still to be read."""
+    if not jobs:
+        raise ValueError("no files to read outside the output folder")
+    # Resolved, because one file may have several names.
+    sources = {source.resolve() for source, _ in jobs}
+    writers: dict[Path, Path] = {}
+    for source, target in jobs:
+        resolved = target.resolve()
+        if resolved in writers:
+            both = f"{writers[resolved]} and {source}"
+            raise ValueError(f"{both} would both be written to {target}; write them to two folders")
+        if resolved in sources:
+            raise ValueError(f"{target} is an input and would be overwritten; choose another output")
+        writers[resolved] = source
+
+
+def run_jobs(jobs: Sequence[Job], work: Callable[[Path, Path], str]) -> int:
+    """Do `work(source, target)`, which returns a line about the target, for every job, and `report`."""
+    return report(len(jobs), ((job, attempt(job, work)) for job in jobs))
+
+
+def attempt(job: Job, work: Callable[[Path, Path], str]) -> str | Exception:
+    """Make the target's folder and do one job; return its line, or the error of a bad file."""
+    source, target = job
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return work(source, target)
+    except BAD_FILE as error:
+        return error
+
+
+def report(count: int, outcomes: Iterable[Outcome]) -> int:
+    """Print the outcomes of `count` jobs, with a progress bar on a terminal, and return the exit code.
+
+    A bad file is reported and skipped. The line about the target is printed for a single file only.
+    """
+    from tqdm import tqdm
+
+    skipped = 0
+    for (source, target), outcome in tqdm(outcomes, unit="file", total=count, disable=None if count > 1 else True):
+        if isinstance(outcome, Exception):
+            skipped += 1
+            tqdm.write(f"flexicodec: skipped {source}: {one_line(outcome)}", file=sys.stderr)
+        elif count == 1:
+            print(f"{target}: {outcome}")
+    if count > 1:
+        print(f"{count - skipped} of {count} files written")
+    return 1 if skipped else 0
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message without line breaks, or its type if it has none."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.strerror}: {error.filename}"
+    return " ".join(str(error).split()) or type(error).__name__

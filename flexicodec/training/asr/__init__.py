@@ -1,0 +1,1 @@
+"""Training of speech recognisers, whose encoders codecs use as frozen semantic encoders."""

@@ -1,0 +1,74 @@
+"""Speaker similarity: a tiny WavLM with random weights, opened from its folder; cosines of known vectors."""
+
+import numpy as np
+import pytest
+import torch
+
+from flexicodec.evaluation.metrics.speaker import open_speaker_encoder, similarity
+from tests.evaluation.stand_ins import save_hubert, save_wavlm
+
+
+@pytest.fixture(scope="module")
+def clips(speech):
+    first, second = (clip[0].numpy() for clip in speech)
+    return [first[:24_000], second[4000:30_000], np.zeros(8000, np.float32), second[5000:9000]]
+
+
+@pytest.fixture(scope="module", params=["group", "layer"])
+def encoder(request, tmp_path_factory):
+    """As wavlm-base-plus-sv is, and as the large models are."""
+    return open_speaker_encoder(f"wavlm:{save_wavlm(tmp_path_factory.mktemp(request.param), request.param)}")
+
+
+def test_a_batch_is_what_each_clip_is_alone(encoder, clips):
+    together = encoder.embed(clips)
+    assert together.shape == (4, 10)
+    assert together == pytest.approx(np.concatenate([encoder.embed([clip]) for clip in clips]), abs=1e-6)
+    assert np.linalg.norm(together, axis=1) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_embeddings_are_the_models(encoder, clips):
+    """The x-vector of the clip brought to zero mean and unit variance, as its extractor does."""
+    wave = (clips[0] - clips[0].mean()) / np.sqrt(clips[0].var() + 1e-7)
+    with torch.no_grad():
+        vector = encoder.module(torch.from_numpy(wave)[None]).embeddings[0].numpy()
+    assert encoder.embed(clips[:1])[0] == pytest.approx(vector / np.linalg.norm(vector), abs=1e-4)
+
+
+def test_a_fingerprint_is_of_the_weights(encoder):
+    before, weight = encoder.fingerprint, list(encoder.module.parameters())[-1]
+    with torch.no_grad():
+        kept = weight.clone()
+        weight.flatten()[0] += 1
+        after = encoder.fingerprint
+        weight.copy_(kept)
+    assert after != before == encoder.fingerprint
+
+
+def test_scraps_have_no_embedding(encoder, clips):
+    found = encoder.embed([clips[0], clips[0][:16], clips[0][:300], clips[0][:1]])
+    assert np.isfinite(found[0]).all()
+    assert np.isnan(found[1:]).all()
+    assert encoder.embed([]).shape == (0, 10)
+
+
+def test_cosines_of_known_vectors():
+    a = np.array([[1.0, 0.0], [3.0, 4.0], [1.0, 1.0], [0.0, 0.0], [np.nan, 1.0]])
+    b = np.array([[0.0, 2.0], [6.0, 8.0], [-2.0, -2.0], [1.0, 0.0], [1.0, 1.0]])
+    assert similarity(a, b) == pytest.approx([0.0, 1.0, -1.0, np.nan, np.nan], nan_ok=True)
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ValueError, match=r"shapes \[2, 3\] and \[2, 4\]"):
+        similarity(np.zeros((2, 3)), np.zeros((2, 4)))
+
+
+def test_what_is_no_speaker_encoder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="'ecapa:x' is no speaker encoder; expected wavlm:SOURCE"):
+        open_speaker_encoder("ecapa:x")
+    with pytest.raises(ValueError, match="cannot open 'nobody/nothing' as a speaker encoder"):
+        open_speaker_encoder("wavlm:nobody/nothing")
+    save_hubert(tmp_path)
+    with pytest.raises(ValueError, match="cannot open .* as a speaker encoder"):
+        open_speaker_encoder(f"wavlm:{tmp_path}")

@@ -1,0 +1,110 @@
+"""What is drawn for items: ranges, shares, and that nothing but seed, step and item has a say."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexicodec.merging import ExactRate, MinimumVariance, Threshold, Uniform, cosine_similarities
+from flexicodec.models.flexicodec.network import Features
+from flexicodec.training.config import CalibratedRange, DropoutConfig, RateConfig
+from flexicodec.training.rate_sampling import calibrate_threshold_range, merge_items, sample_rates
+
+MIX = {"threshold": 0.4, "rate": 0.3, "uniform": 0.2, "variance": 0.1}
+
+
+def drawn(items, rates=None, dropout=None, *, seed=0, step=3, tau=(0.3, 0.6)):
+    return sample_rates(rates or RateConfig(), dropout or DropoutConfig(), tau, 8, items, seed=seed, step=step)
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=8), st.integers(0, 7))
+def test_an_items_draws_are_its_own(items, split):
+    rates, dropout = RateConfig(policies=MIX), DropoutConfig(semantic_dropout=0.5)
+    together = drawn(items, rates, dropout)
+    np.random.seed(len(items))  # nothing global has a say
+    parts = [drawn(part, rates, dropout) for part in (items[:split], items[split:]) if part]
+    assert together.policies == [policy for part in parts for policy in part.policies]
+    assert torch.equal(together.num_codebooks, torch.cat([part.num_codebooks for part in parts]))
+    assert torch.equal(together.keeps_semantic, torch.cat([part.keeps_semantic for part in parts]))
+
+
+def test_seed_and_step_change_what_is_drawn():
+    taus = [
+        [policy.threshold for policy in drawn(range(8), seed=s, step=k).policies] for s, k in ((0, 3), (1, 3), (0, 4))
+    ]
+    assert len({tuple(row) for row in taus}) == 3
+
+
+def test_thresholds_fill_their_range_and_shares_are_kept():
+    found = drawn(range(2000), RateConfig(policies=MIX, unmerged_share=0.25, frame_rate_range=(4.0, 9.0)))
+    kinds = [type(policy) for policy in found.policies]
+    unmerged = [policy for policy in found.policies if policy == Threshold(1.0)]
+    assert len(unmerged) / 2000 == pytest.approx(0.25, abs=0.04)
+    for kind, share in ((ExactRate, 0.3), (Uniform, 0.2), (MinimumVariance, 0.1)):
+        assert kinds.count(kind) / 2000 == pytest.approx(0.75 * share, abs=0.03)
+    taus = [p.threshold for p in found.policies if isinstance(p, Threshold) and p.threshold != 1.0]
+    rates = [p.frame_rate for p in found.policies if not isinstance(p, Threshold)]
+    for values, low, high in ((taus, 0.3, 0.6), (rates, 4.0, 9.0)):
+        assert low <= min(values) < low + 0.1 * (high - low)
+        assert high - 0.1 * (high - low) < max(values) <= high
+
+
+def test_depths_follow_their_shares():
+    found = drawn(range(3000), dropout=DropoutConfig(0.2, 0.3, semantic_dropout=0.1))
+    counts = torch.bincount(found.num_codebooks, minlength=9) / 3000
+    some = 0.5 / 8
+    torch.testing.assert_close(counts, torch.tensor([0.2, *[some] * 7, 0.3 + some]), atol=0.025, rtol=0)
+    assert float((~found.keeps_semantic).float().mean()) == pytest.approx(0.1, abs=0.02)
+    assert drawn(range(50)).keeps_semantic.all()  # off by default
+
+
+def test_items_are_merged_by_their_own_policies():
+    generator = torch.Generator().manual_seed(0)
+    semantic, lengths = torch.randn(4, 5, 20, generator=generator), torch.tensor([20, 13, 17, 9])
+    semantic = semantic.masked_fill(torch.arange(20) >= lengths[:, None, None], 0.0)
+    features = Features(semantic, semantic, cosine_similarities(semantic, lengths), lengths, lengths * 1280)
+    policies = [Threshold(0.1), ExactRate(6.0), Threshold(-0.4), Uniform(4.0)]
+    together = merge_items(policies, features, 16_000, 8)
+    assert torch.equal(together.sum(1), lengths)
+    for i, policy in enumerate(policies):
+        alone = policy(
+            features.similarities[i : i + 1],
+            lengths[i : i + 1],
+            seconds=lengths[i : i + 1].double() * 0.08,
+            features=semantic[i : i + 1],
+            max_duration=8,
+        )[0]
+        row = together[i]
+        assert torch.equal(row[row > 0], alone[alone > 0])
+
+
+def test_a_range_of_rates_becomes_a_range_of_tau(whole):
+    generator = torch.Generator().manual_seed(0)
+    clips = [(0.1 * torch.randn(3, 32_000, generator=generator), torch.tensor([32_000, 20_000, 9_000]))]
+    low, high = calibrate_threshold_range(whole, clips, CalibratedRange((5.0, 11.0)))
+    assert -1 <= low < high <= 1
+    audio, lengths = clips[0]
+    seconds = float(lengths.sum()) / 16_000
+    for tau, rate in ((low, 5.0), (high, 11.0)):
+        tokens = whole.encode(audio, lengths, threshold=tau)
+        assert float(tokens.token_lengths.sum()) / seconds == pytest.approx(rate, abs=1 / seconds)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"policies": {"speed": 1.0}}, "'speed'.*threshold"),
+        ({"policies": {}}, "shares"),
+        ({"policies": {"rate": 0.0}}, "not all 0"),
+    ],
+)
+def test_policies_that_make_no_sense(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RateConfig(**settings)
+
+
+@pytest.mark.parametrize(("shares", "message"), [((0.7, 0.7), "more than 1"), ((-0.1, 0.0), "probability")])
+def test_shares_that_make_no_sense(shares, message):
+    with pytest.raises(ValueError, match=message):
+        DropoutConfig(*shares)
