@@ -60,7 +60,7 @@ def compare(codec: Codec, exported: Codec, audio: Any, lengths: Any = None, **ch
 
     ours = codec.encode(audio, lengths, margins=True, windows=None, **choices)
     assert ours.margins is not None
-    decoded = codec.decode(ours, windows=None)  # type: ignore[call-arg]
+    decoded = codec.decode(ours, windows=None)
     difference = (decoded - exported.decode(ours)).abs().max()
 
     # Boundaries, where the export chooses its own.
