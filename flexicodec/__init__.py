@@ -1,6 +1,6 @@
 """FlexiCodec: speech to tokens at a chosen, dynamic frame rate, and back.
 
-This is the front door: every public name is listed here, and loaded with what it needs (torch) when it is first used.
+Public names are imported with their modules (and torch) when they are first used.
 """
 
 from importlib import import_module

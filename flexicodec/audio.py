@@ -122,6 +122,7 @@ def fit_lengths(
         lengths: Valid samples of each.
         wanted: Samples that each should have.
     """
+    # wanted 5, valid 3    x x x 0 0
     samples = int(wanted.max())
     audio = pad(audio, (0, max(0, samples - audio.shape[1])))[:, :samples]
     inside = torch.arange(samples, device=audio.device) < torch.minimum(wanted, lengths)[:, None]
@@ -160,6 +161,7 @@ def as_batch(
         ValueError: Besides wrong types, shapes and rates: NaN or Inf among the valid samples, or values beyond 100, as
             of int16 samples that were only cast to float.
     """
+    # Check everything before the audio is copied.
     if channels is not None:
         check_channels(channels)
     target_sample_rate = check_sample_rate(target_sample_rate, "target_sample_rate")
@@ -342,6 +344,7 @@ def read_audio(
         raise ValueError(f"{path} is not a file; pass the files in it one by one")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes); did a download or copy stop early?")
+    # Read, and compare with what the header promises.
     try:
         with soundfile.SoundFile(path) as file:
             promised, file_rate = file.frames, file.samplerate

@@ -54,6 +54,7 @@ def load(
     Raises:
         ValueError: There is no such model, its files do not belong together, or a weight is missing or misshapen.
     """
+    # Find the files, and which layout they have.
     path, name = locate(str(model), filename, revision)
     if revision is not None and (Path(model).exists() or str(model) in SHIPPED):
         raise ValueError(f"revision={revision!r} belongs to a hub id, but {model} is here already; leave it out")
@@ -62,6 +63,7 @@ def load(
     archive = None if ours else _nemo_archive(path, filename)
     if sensevoice is not None and (ours or archive):
         raise ValueError(f"sensevoice={str(sensevoice)!r} is of no use to {model}, which has an encoder of its own")
+
     if ours:
         codec = load_pretrained(path, name, parts)
     elif archive is not None:
@@ -84,6 +86,7 @@ def load_pretrained(folder: str | Path, name: str | None = None, parts: str = "a
     from flexicodec.models.nanocodec.config import NanoCodecConfig
     from flexicodec.models.nanocodec.model import NanoCodec
 
+    # Checks that name the file, before anything is built.
     families: dict[str, tuple[type, Any]] = {
         FlexiCodec.model_type: (FlexiCodecConfig, FlexiCodec),
         NanoCodec.model_type: (NanoCodecConfig, NanoCodec),
@@ -127,6 +130,7 @@ def load_upstream(
     cmvn = None
     sensevoice_state: Mapping[str, Tensor] | None = None
     if sensevoice is not None:
+        # SenseVoice's weights, unless the checkpoint has them, and its feature normalisation.
         sensevoice_file = _sensevoice_file(sensevoice)
         if not any("semantic_model.encoder.encoders0" in key for key in state):
             sensevoice_state = read_weights(sensevoice_file)
@@ -248,7 +252,7 @@ def _upstream_weights(folder: Path, filename: str | None) -> Path:
 
 
 def _upstream_config(folder: Path, weights: Path) -> Path:
-    own = folder / f"{weights.stem}_config.yaml"
+    own = folder / f"{weights.stem}_config.yaml"  # 12hz_v1_half.safetensors, 12hz_v1_half_config.yaml
     if own.is_file():
         return own
     found = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])

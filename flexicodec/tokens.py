@@ -80,52 +80,17 @@ class Tokens:
             info: Notes on how the tokens were made: strings, numbers, booleans or None by name, or a list of such with
                 one entry per clip.
             margins: of all these codes and boundaries.
-
-        Raises:
-            ValueError: Names the value, what was expected, and the likely mistake.
         """
         if not isinstance(format, TokenFormat):
             raise ValueError(f"format is {format!r}, expected a TokenFormat: format=codec.format")
         given = read_integers(
             {"semantic": semantic, "acoustic": acoustic, "durations": durations, "audio_lengths": audio_lengths}
         )
-        # Fill in what may be left out: acoustic codes, and the durations of fixed-rate codecs.
-        codes = given.get("semantic", given.get("acoustic"))
-        if codes is None or 0 in codes.shape[1:-1]:
-            raise ValueError("neither semantic nor acoustic codes; a token needs at least one code")
-        batch = codes.shape[0]
-        num_tokens = codes.shape[-1]
-        given.setdefault("acoustic", codes.new_zeros(batch, 0, num_tokens))
-        if "durations" not in given and format.max_duration != 1:
-            raise ValueError(
-                f"durations are missing, and they may vary from 1 to {format.max_duration} frames{_slip(format)}"
-            )
-        frames = given.setdefault("durations", codes.new_ones(batch, num_tokens))
-
-        # Everything agrees in shape, and with the format.
-        for name in given.keys() - {"audio_lengths"}:
-            if (len(given[name]), given[name].shape[-1]) != (batch, num_tokens):
-                shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in given.items())
-                raise ValueError(f"{shapes} do not agree in batch and tokens")
-        if ("semantic" in given) != (format.semantic_codebook_size is not None):
-            have = "semantic codes" if "semantic" in given else "no semantic codes"
-            raise ValueError(
-                f"{have}, but the format has semantic_codebook_size={format.semantic_codebook_size}{_slip(format)}"
-            )
-        check_durations(frames, format)
-        valid = frames > 0
-        if format.semantic_codebook_size is not None:
-            given["semantic"] = checked_codes("semantic", given["semantic"], valid, format.semantic_codebook_size)
-        given["acoustic"] = checked_codes("acoustic", given["acoustic"], valid[:, None], format.acoustic_codebook_size)
-        if "audio_lengths" in given:
-            check_audio_lengths(given["audio_lengths"], frames.sum(-1), format)
+        values: dict[str, Any] = _validated(given, format)
         if margins is not None:
-            margins.check(frames, given["acoustic"])
-
-        values: dict[str, Any] = {
-            name: given.get(name) for name in ("semantic", "acoustic", "durations", "audio_lengths")
-        }
-        values |= {"format": format, "info": checked_info({} if info is None else info, batch), "margins": margins}
+            margins.check(values["durations"], values["acoustic"])
+        values |= {"format": format, "margins": margins}
+        values["info"] = checked_info({} if info is None else info, len(values["durations"]))
         for name, value in values.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
 
@@ -345,6 +310,41 @@ class Tokens:
             f"{int(self.semantic is not None)}+{self.num_codebooks} codebooks, "
             f"{int(self._bits().sum()) / seconds / 1000:.2f} kbps)"
         )
+
+
+def _validated(given: dict[str, Tensor], format: TokenFormat) -> dict[str, Tensor | None]:
+    """Fill in what may be left out, and check shapes, codes, durations and lengths against the format."""
+    # Fill in what may be left out: acoustic codes, and the durations of fixed-rate codecs.
+    codes = given.get("semantic", given.get("acoustic"))
+    if codes is None or 0 in codes.shape[1:-1]:
+        raise ValueError("neither semantic nor acoustic codes; a token needs at least one code")
+    batch = codes.shape[0]
+    num_tokens = codes.shape[-1]
+    given.setdefault("acoustic", codes.new_zeros(batch, 0, num_tokens))
+    if "durations" not in given and format.max_duration != 1:
+        raise ValueError(
+            f"durations are missing, and they may vary from 1 to {format.max_duration} frames{_slip(format)}"
+        )
+    frames = given.setdefault("durations", codes.new_ones(batch, num_tokens))
+
+    # Everything agrees in shape, and with the format.
+    for name in given.keys() - {"audio_lengths"}:
+        if (len(given[name]), given[name].shape[-1]) != (batch, num_tokens):
+            shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in given.items())
+            raise ValueError(f"{shapes} do not agree in batch and tokens")
+    if ("semantic" in given) != (format.semantic_codebook_size is not None):
+        have = "semantic codes" if "semantic" in given else "no semantic codes"
+        raise ValueError(
+            f"{have}, but the format has semantic_codebook_size={format.semantic_codebook_size}{_slip(format)}"
+        )
+    check_durations(frames, format)
+    valid = frames > 0
+    if format.semantic_codebook_size is not None:
+        given["semantic"] = checked_codes("semantic", given["semantic"], valid, format.semantic_codebook_size)
+    given["acoustic"] = checked_codes("acoustic", given["acoustic"], valid[:, None], format.acoustic_codebook_size)
+    if "audio_lengths" in given:
+        check_audio_lengths(given["audio_lengths"], frames.sum(-1), format)
+    return {name: given.get(name) for name in ("semantic", "acoustic", "durations", "audio_lengths")}
 
 
 def _slip(format: TokenFormat) -> str:

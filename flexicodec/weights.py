@@ -53,6 +53,20 @@ def load_exactly(model: nn.Module, state: dict[str, Tensor]) -> None:
         parameter.requires_grad_(trainable[name])
 
 
+def check_shapes(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> None:
+    """Check that a foreign state dict has all expected keys with these shapes; errors use its own names."""
+    faults = []
+    for key, shape in expected.items():
+        if key not in state:
+            faults.append(f"{key} is missing")
+        elif tuple(state[key].shape) != shape:
+            faults.append(f"{key} is {tuple(state[key].shape)} instead of {shape}")
+    if faults:
+        raise ValueError(
+            f"the weights do not fit the config: {abbreviated(sorted(faults))}; is this another model's file?"
+        )
+
+
 def abbreviated(keys: list[str], limit: int = 8) -> str:
     """List the first few keys, and count the rest."""
     more = f" and {len(keys) - limit} more" if len(keys) > limit else ""

@@ -396,3 +396,35 @@ def test_copies():
     moved = tokens.to("cpu")
     assert moved == tokens
     assert moved.durations is not tokens.durations
+
+
+# What a model accepts
+
+
+@pytest.mark.parametrize(
+    "given", [one_clip(), batch(), one_clip(format=replace(TINY, fingerprint=None)), one_clip(5, 0)]
+)
+def test_a_format_accepts_its_tokens_and_those_without_a_fingerprint(given):
+    TINY.check(given, num_codebooks=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "format", "message"),
+    [
+        ([[1, 2]], TINY, "decode takes Tokens, got a list"),
+        (one_clip(), replace(TINY, fingerprint="beef"), r"fingerprint f00d \(tiny\), and this one's is beef"),
+        (one_clip(), replace(TINY, frame_size=640), "a grid of 1280 samples at 16000 Hz, this model's is 640"),
+        (one_clip(), replace(TINY, semantic_codebook_size=None), "have semantic codes and this model has none"),
+        (one_clip(5, 3), TINY, "hold 3 acoustic codebooks and the model has 2"),
+        (one_clip(5, 1, FIXED), FIXED, "hold 1 of this model's 2 parallel codebooks"),
+        (one_clip(acoustic=[[[5] * 5]]), replace(TINY, acoustic_codebook_size=4), "acoustic code 5 is out of range"),
+        (Tokens([[]], None, [[]], format=TINY), TINY, "clip 0 has no token"),
+    ],
+)
+def test_a_format_refuses_other_tokens_and_says_why(given, format, message):
+    with pytest.raises(ValueError, match=message):
+        format.check(given, num_codebooks=2)
+
+
+def test_a_stream_may_have_no_tokens_yet():
+    TINY.check(Tokens([[]], None, [[]], format=TINY), num_codebooks=2, may_be_empty=True)

@@ -46,6 +46,7 @@ def encoder_state(folder: str | Path, config: SanmConfig) -> dict[str, Tensor]:
         raise ValueError(f"the encoder in {folder} is another than the one asked for: {'; '.join(faults)}")
     if held.encoder.num_layers < config.num_layers:
         raise ValueError(f"the encoder in {folder} has {held.encoder.num_layers} blocks, asked for {config.num_layers}")
+    # Names are "encoder.encoder.layers.7.norm1.weight": blocks beyond those asked for are left out.
     kept = {}
     for name, tensor in state.items():
         block = re.match(r"encoder\.encoder\.layers\.(\d+)\.", name)
@@ -69,7 +70,7 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     config = replace(config, vocabulary=vocabulary.save(folder))
     held = {"model_type": MODEL_TYPE, "flexicodec_lab_version": flexicodec.__version__, "config": to_dict(config)}
-    stored = {}
+    stored = {}  # copies, as safetensors refuses tensors that share memory
     for name, tensor in state.items():
         tensor = tensor.detach().cpu().contiguous()
         stored[name] = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor.clone()

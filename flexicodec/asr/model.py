@@ -57,6 +57,7 @@ class Recognizer(nn.Module):
         self, features: Float[Tensor, "batch frames in_dim"], lengths: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch outputs symbols"], Int[Tensor, " batch"]]:
         """Return log-probabilities of the symbols from front-end features, and the valid outputs of each item."""
+        # [B, T, outputs * symbols] to [B, T * outputs, symbols]
         logits = self.head(self.encoder.encode(features, lengths))
         outputs = logits.unflatten(-1, (self.config.outputs_per_frame, -1)).flatten(1, 2)
         return F.log_softmax(outputs.float(), dim=-1), lengths * self.config.outputs_per_frame
@@ -119,6 +120,7 @@ class Recognizer(nn.Module):
         batch, valid = self._batch(audio, lengths, sample_rate)
         if len(texts) != len(batch):
             raise ValueError(f"got {len(texts)} texts for {len(batch)} clips; expected one for each")
+        # Texts that cannot be spelt are aligned as empty ones, and left out at the end.
         targets = [self.vocabulary.encode(text) for text in texts]
         paths = forced_path(*self._recognize(batch, valid), [target or [] for target in targets])
         seconds = (valid / self.sample_rate).tolist()
@@ -164,7 +166,7 @@ class Recognizer(nn.Module):
         if str(folder) in SHIPPED:
             folder = Path(str(files("flexicodec") / "assets" / str(folder)))
         config, state = read_folder(folder)
-        with torch.device("meta"):
+        with torch.device("meta"):  # no memory and no random weights until the file is loaded
             recognizer = cls(config, folder)
         try:
             recognizer.load_state_dict(state, assign=True)

@@ -62,6 +62,7 @@ def normalise(text: str) -> str:
     >>> normalise("“Don’t!” — well-known")
     "don't well known"
     """
+    # Twice, as lower() can leave a text that is not in normal form.
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.replace("’", "'")).lower())
     kept = (c if unicodedata.category(c)[0] in "LMN" or c == "'" else " " for c in text)
     return " ".join("".join(kept).split())
@@ -129,7 +130,7 @@ class _Pieces(Vocabulary):
 
     def encode(self, text: str) -> list[int] | None:
         codes = self._processor.EncodeAsIds(normalise(text))
-        return None if 0 in codes else codes
+        return None if 0 in codes else codes  # 0 is <unk>
 
     def decode(self, codes: Sequence[int]) -> str:
         return self._processor.DecodeIds(list(codes)) if len(codes) else ""
@@ -181,6 +182,7 @@ def read_lexicon(path: str | Path) -> dict[str, tuple[str, ...]]:
     """Read words and phones; comments start with `;;;`, and other pronunciations, `word(2)`, are left out."""
     lexicon: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        # WORD(2)  W ER1 D
         word, *phones = line.split() or [";;;"]
         if word.startswith(";;;"):
             continue
@@ -194,6 +196,7 @@ def read_lexicon(path: str | Path) -> dict[str, tuple[str, ...]]:
 
 def train_pieces(texts: Iterable[str], size: int) -> bytes:
     """Train a SentencePiece model of at most `size` pieces, the blank included; deterministic."""
+    # SentencePiece needs a piece for every character, and one for the blank.
     lines = [line for line in map(normalise, texts) if line]
     characters = len(set("".join(lines)) | {" "})
     if not lines or characters + 1 > size:

@@ -1,1 +1,1 @@
-"""Codecs as ONNX graphs: written, checked, run by onnxruntime, and with transformer blocks in 8 bits if so wished."""
+"""ONNX export of codecs (`onnx`), inference with it (`runtime`), and comparison with the model (`compare`)."""

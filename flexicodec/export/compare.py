@@ -1,4 +1,4 @@
-"""An exported codec held against the one it came from: which boundaries and codes differ, and by how much the audio."""
+"""`compare`: differing boundaries and codes, and the largest difference of audio, of an export and its model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,31 +17,22 @@ AUDIO_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two codecs of the same weights agree on some clips.
+    """Differences of two codecs of the same weights on some clips.
 
-    Boundaries are compared where both choose them; codes at the durations of the first, since tokens of other frames
+    Boundaries are compared as both choose them; codes at the durations of the first codec, since tokens of other frames
     have other codes; audio is decoded from the tokens of the first.
-
-    Attributes:
-        boundaries: Places between frames where a token may end.
-        flipped_boundaries: Of these, where one codec ends a token and the other does not.
-        codes: Codes of all codebooks.
-        flipped_codes: Of these, how many differ.
-        margin: The largest margin of a decision that fell otherwise while all that it rests on in its token were
-            alike; 0 where none did.
-        audio: The largest difference between samples.
     """
 
-    boundaries: int
-    flipped_boundaries: int
-    codes: int
+    boundaries: int  # places between frames where a token may end
+    flipped_boundaries: int  # places where only one of the codecs ends a token
+    codes: int  # of all codebooks
     flipped_codes: int
-    margin: float
-    audio: float
+    margin: float  # largest margin of a differing decision whose inputs in its token are equal; 0 without any
+    audio: float  # largest difference between samples
 
     @property
     def holds(self) -> bool:
-        """Whether nothing differs but what noise may flip."""
+        """Whether all differences are within float noise."""
         return self.margin <= NOISE and self.audio <= AUDIO_TOLERANCE
 
     def __str__(self) -> str:
@@ -52,57 +43,61 @@ class Agreement:
 
 
 def compare(codec: Codec, exported: Codec, audio: Any, lengths: Any = None, **choices: Any) -> Agreement:
-    """Encode and decode with both, and count.
+    """Encode and decode with both, and count differences.
 
     Args:
         codec: The model, with weights.
         exported: Its export.
         audio: At the codec's rate, as for `encode`.
         lengths: Valid samples of each clip; None means all.
-        choices: For `encode`: threshold, frame rate, codebooks.
+        choices: Arguments of `encode`: threshold, frame rate, codebooks.
     """
     if not isinstance(codec, FlexiCodecNetwork):
         ours = codec.encode(audio, lengths, margins=True, **choices)
         theirs = exported.encode(audio, lengths, **choices)
-        return Agreement(0, 0, *_codes(ours, theirs), _audio(codec, exported, ours))
+        difference = (codec.decode(ours) - exported.decode(ours)).abs().max()
+        return Agreement(0, 0, *_compare_codes(ours, theirs), float(difference))
+
     ours = codec.encode(audio, lengths, margins=True, windows=None, **choices)
+    assert ours.margins is not None
+    decoded = codec.decode(ours, windows=None)
+    difference = (decoded - exported.decode(ours)).abs().max()
+
+    # Boundaries, where the export chooses its own.
     free = exported.encode(audio, lengths, **choices)
+    frames = int(ours.frame_lengths.max())
+    differ = (token_ends(ours.durations, frames) != token_ends(free.durations, frames))[:, :-1]
+    boundary_margin = _largest(ours.margins.boundaries[:, :-1][differ])
+    boundaries = int((ours.frame_lengths - 1).sum())
+
+    # Codes, with the model's durations.
     kept = {name: value for name, value in choices.items() if name in ("num_codebooks", "max_duration")}
     theirs = exported.encode(audio, lengths, durations=ours.durations, **kept)
-    frames = int(ours.frame_lengths.max())
-    differ = (ends(ours.durations, frames) != ends(free.durations, frames))[:, :-1]
-    assert ours.margins is not None
-    worst = _largest(ours.margins.boundaries[:, :-1][differ])
-    codes, flipped, margin = _codes(ours, theirs)
-    places = int((ours.frame_lengths - 1).sum())
-    return Agreement(places, int(differ.sum()), codes, flipped, max(worst, margin), _audio(codec, exported, ours))
+    codes, flipped, code_margin = _compare_codes(ours, theirs)
+    margin = max(boundary_margin, code_margin)
+    return Agreement(boundaries, int(differ.sum()), codes, flipped, margin, float(difference))
 
 
-def ends(durations: Int[Tensor, "batch tokens"], frames: int) -> Float[Tensor, "batch frames"]:
+def token_ends(durations: Int[Tensor, "batch tokens"], frames: int) -> Float[Tensor, "batch frames"]:
     """Mark the last frame of every token."""
     marks = torch.zeros(len(durations), frames + 1)
     return marks.scatter_(1, durations.cumsum(-1), 1.0)[:, 1:]
 
 
-def _codes(ours: Tokens, theirs: Tokens) -> tuple[int, int, float]:
-    """Count codes, those that differ, and find the largest margin of a first one of its token."""
-    both = [ours.acoustic != theirs.acoustic]
+def _compare_codes(ours: Tokens, theirs: Tokens) -> tuple[int, int, float]:
+    """Return the number of codes, of differing ones, and the largest margin of those that differ first in a token."""
     assert ours.margins is not None
-    margins = [ours.margins.acoustic]
+    differ = ours.acoustic != theirs.acoustic
+    margins = ours.margins.acoustic
     if ours.semantic is not None and theirs.semantic is not None and ours.margins.semantic is not None:
-        both.insert(0, (ours.semantic != theirs.semantic)[:, None])
-        margins.insert(0, ours.margins.semantic[:, None])
-    differ = torch.cat(both, dim=1)
-    earlier = differ.long().cumsum(1) - differ.long()
-    first = differ & (earlier == 0) if not ours.format.parallel_codebooks else differ
+        differ = torch.cat([(ours.semantic != theirs.semantic)[:, None], differ], dim=1)
+        margins = torch.cat([ours.margins.semantic[:, None], margins], dim=1)
+    first = differ
+    if not ours.format.parallel_codebooks:  # later codes depend on the first that differs
+        first = differ & (differ.cumsum(1) == 1)
     count = int((ours.durations > 0).sum()) * differ.shape[1]
-    return count, int(differ.sum()), _largest(torch.cat(margins, dim=1)[first])
+    return count, int(differ.sum()), _largest(margins[first])
 
 
 def _largest(margins: Tensor) -> float:
     return float(margins.max()) if margins.numel() else 0.0
-
-
-def _audio(codec: Codec, exported: Codec, tokens: Tokens) -> float:
-    whole: dict[str, Any] = {"windows": None} if isinstance(codec, FlexiCodecNetwork) else {}
-    return float((codec.decode(tokens, **whole) - exported.decode(tokens)).abs().max())

@@ -1,10 +1,10 @@
-"""The graphs that a codec is split into, each a small module that calls the codec's own rooms.
+"""The ONNX graphs of a codec: each a small module around a part, which calls the same layers and steps as the codec.
 
-What is left to the host is what decides: filterbanks and resizing before, the choice of durations between the graphs.
-Every graph takes a padded batch of any size, and any length of clips.
+Filterbanks, resampling of frames and the choice of durations stay outside, in `runtime`. Every graph takes padded
+batches of any size and clips of any length.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -18,26 +18,19 @@ from flexicodec.models.codec import Codec
 from flexicodec.models.flexicodec.network import FlexiCodecNetwork
 from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.nn.conv import PaddedLengths
-from flexicodec.nn.dac import ConvStack
 from flexicodec.nn.masking import zero_padding
 from flexicodec.quantize import Quantizer
 from flexicodec.quantize.base import project
 from flexicodec.quantize.rvq import ResidualVectorQuantizer
 from flexicodec.quantize.vq import ResidualFSQ
 
-NO_CODE = -1  # stands for the codes of codebooks that tokens do without
-SAMPLES = "whole_frames_of_samples"  # an axis that holds whole frames
+NO_CODE = -1  # in the place of codes of codebooks that tokens do not have
+SAMPLES = "whole_frames_of_samples"  # an axis whose size is a multiple of the frame size
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output of a graph.
-
-    Attributes:
-        name: In the graph.
-        axes: A name for each axis that is free, a size for one that is not.
-        type: "float32" or "int64".
-    """
+    """Name, axes and type of an input or output of a graph; axes are a name if dynamic, else a size."""
 
     name: str
     axes: tuple[str | int, ...]
@@ -46,94 +39,78 @@ class TensorSpec:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A part of a codec, ready to be traced.
+    """A part of a codec, ready to be traced, and its inputs and outputs in order."""
 
-    Attributes:
-        name: Of the part, and its file.
-        module: What is traced; it takes the inputs in order.
-        inputs: What goes in.
-        outputs: What comes out.
-        example: Inputs to trace with, in a form that nothing takes for a special one (no sizes of 1).
-        has_blocks: Whether there are transformer blocks in it.
-    """
-
-    name: str
+    name: str  # of the part, and its file
     module: nn.Module
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    example: tuple[Tensor, ...]
-    has_blocks: bool = False
+    example: tuple[Tensor, ...]  # inputs to trace with; no size is 1, which torch.export would take for a constant
+    has_blocks: bool = False  # whether it has transformer blocks
 
 
 class DynamicLengths(PaddedLengths):
-    """Lengths for a graph that is good for all of them: whatever they are, padding is masked at every layer."""
+    """Lengths without a shortest one: padding is masked at every layer, as a graph does not know its inputs."""
 
     def __init__(self, values: Int[Tensor, " batch"]) -> None:
         super().__init__(values, shortest=0)
 
     def map(self, convert: Any) -> "DynamicLengths":
-        """Carry the lengths to another rate."""
+        """Convert the lengths to another rate."""
         return DynamicLengths(convert(self.values))
-
-    def mask_(self, x: Float[Tensor, "batch dim time"], start: int = 0) -> Float[Tensor, "batch dim time"]:
-        """Zero the padding."""
-        return self.masked(x, start)
 
     def masked(self, x: Float[Tensor, "batch dim time"], start: int = 0) -> Float[Tensor, "batch dim time"]:
         """Zero the padding."""
         return zero_padding(x, self._valid(x, start))
 
+    mask_ = masked  # a graph has no in-place operations
 
-class SemanticEncoderGraph(nn.Module):
-    """A frozen semantic encoder, from what its front end gives (SAN-M) or from audio (self-supervised ones)."""
 
-    def __init__(self, encoder: SanmEncoder | SSLEncoder) -> None:
+# ----------------------------------------------------------------------------------------------------- traced modules
+
+
+class PartGraph(nn.Module):
+    """Base of the graphs: holds the part that `forward` calls."""
+
+    def __init__(self, part: Any) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.part = part
+
+
+class SemanticEncoderGraph(PartGraph):
+    """A frozen semantic encoder, from front-end features (SAN-M) or audio (self-supervised models)."""
 
     def forward(self, x: Tensor, lengths: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim frames"]:
-        """Give features at the encoder's own rate, zero past each clip's end."""
-        if isinstance(self.encoder, SanmEncoder):
-            return self.encoder.encode(x, lengths).transpose(1, 2)
-        return self.encoder(x, lengths)[0]
+        """Return features at the encoder's own frame rate, zero past each clip's end."""
+        if isinstance(self.part, SanmEncoder):
+            return self.part.encode(x, lengths).transpose(1, 2)
+        return self.part(x, lengths)[0]
 
 
-class AcousticEncoderGraph(nn.Module):
-    """A convolutional encoder."""
-
-    def __init__(self, encoder: ConvStack) -> None:
-        super().__init__()
-        self.encoder = encoder
+class AcousticEncoderGraph(PartGraph):
+    """A convolutional encoder, from whole frames of samples."""
 
     def forward(
         self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch dim frames"]:
-        """Turn whole frames of samples into features, zero past each clip's frames."""
-        ragged = DynamicLengths(lengths)
-        return self.encoder.layers(ragged.masked(audio[:, None]), ragged)
+        """Return features, zero past each clip's frames."""
+        padded = DynamicLengths(lengths)
+        return self.part.layers(padded.masked(audio[:, None]), padded)
 
 
-class SemanticQuantizerGraph(nn.Module):
-    """The semantic stream, from frames to codes."""
-
-    def __init__(self, codec: FlexiCodecNetwork) -> None:
-        super().__init__()
-        self.codec = codec
+class SemanticQuantizerGraph(PartGraph):
+    """Merging and quantisation of the semantic stream."""
 
     def forward(
         self, features: Float[Tensor, "batch dim frames"], durations: Int[Tensor, "batch tokens"]
     ) -> tuple[Int[Tensor, "batch tokens"], Float[Tensor, "batch acoustic_dim tokens"]]:
-        """Give codes, and what they say of the acoustic stream."""
-        quantized = self.codec.quantize_semantic(features, durations)
+        """Return codes, and the semantic part of the acoustic latents."""
+        quantized = self.part.quantize_semantic(features, durations)
         return quantized.codes[:, 0], quantized.latents
 
 
-class AcousticQuantizerGraph(nn.Module):
-    """The acoustic stream, from frames to codes."""
-
-    def __init__(self, codec: FlexiCodecNetwork) -> None:
-        super().__init__()
-        self.codec = codec
+class AcousticQuantizerGraph(PartGraph):
+    """Merging and quantisation of the acoustic stream."""
 
     def forward(
         self,
@@ -141,16 +118,12 @@ class AcousticQuantizerGraph(nn.Module):
         known: Float[Tensor, "batch dim tokens"],
         durations: Int[Tensor, "batch tokens"],
     ) -> Int[Tensor, "batch codebooks tokens"]:
-        """Give the codes of all codebooks."""
-        return self.codec.quantize_acoustic(features, known, durations).codes
+        """Return the codes of all codebooks."""
+        return self.part.quantize_acoustic(features, known, durations).codes
 
 
-class DecoderGraph(nn.Module):
-    """Everything from codes and durations to audio."""
-
-    def __init__(self, codec: FlexiCodecNetwork) -> None:
-        super().__init__()
-        self.codec = codec
+class DecoderGraph(PartGraph):
+    """FlexiCodec's decoder, from codes and durations to audio."""
 
     def forward(
         self,
@@ -158,184 +131,175 @@ class DecoderGraph(nn.Module):
         acoustic: Int[Tensor, "batch codebooks tokens"],
         durations: Int[Tensor, "batch tokens"],
     ) -> Float[Tensor, "batch samples"]:
-        """Decode; codes of `ABSENT` add nothing."""
-        codec, tokens, frames = self.codec, (durations > 0).sum(dim=1), durations.sum(dim=1)
-        latents = codec.dequantize(semantic, acoustic[:, :0], tokens)
+        """Decode; codes of `NO_CODE` add nothing to the latents."""
+        codec = self.part
+        token_lengths = (durations > 0).sum(dim=1)
+        frame_lengths = durations.sum(dim=1)
         valid = (durations > 0)[:, None]
+        latents = codec.dequantize(semantic, acoustic[:, :0], token_lengths)
         latents = latents + dequantize_present(codec.acoustic_quantizer, acoustic.masked_fill(~valid, NO_CODE))
-        longest = cast(int, frames.max().item())  # int() would want to know it while tracing
+        # Attention is traced for two frames or more, so that there is one more than the longest clip has.
+        longest = cast(int, frame_lengths.max().item())  # int() would fix the value in the trace
         torch._check(longest >= 1)
-        spread = unmerge(latents, durations, longest + 1)  # attention is traced for two steps or more
+        frames = unmerge(latents, durations, longest + 1)
         if codec.bottleneck is not None:
-            spread = codec.bottleneck(spread, frames)
-        spread = spread[..., :longest]
-        ragged = DynamicLengths(frames)
-        return codec.decoder.layers(ragged.masked(spread), ragged)[:, 0]
+            frames = codec.bottleneck(frames, frame_lengths)
+        padded = DynamicLengths(frame_lengths)
+        return codec.decoder.layers(padded.masked(frames[..., :longest]), padded)[:, 0]
 
 
-class GroupedFSQGraph(nn.Module):
-    """NanoCodec's quantiser."""
-
-    def __init__(self, quantizer: Quantizer) -> None:
-        super().__init__()
-        self.quantizer = quantizer
+class GroupedFSQGraph(PartGraph):
+    """NanoCodec's quantizer."""
 
     def forward(
         self, latents: Float[Tensor, "batch dim frames"], lengths: Int[Tensor, " batch"]
     ) -> Int[Tensor, "batch codebooks frames"]:
-        """Give the codes of all groups."""
-        return self.quantizer(latents, lengths).codes
+        """Return the codes of all groups."""
+        return self.part(latents, lengths).codes
 
 
-class NanoCodecDecoderGraph(nn.Module):
+class NanoCodecDecoderGraph(PartGraph):
     """NanoCodec's decoder, from codes."""
-
-    def __init__(self, codec: NanoCodec) -> None:
-        super().__init__()
-        self.codec = codec
 
     def forward(
         self, codes: Int[Tensor, "batch codebooks frames"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch samples"]:
-        """Decode; clips of less than the decoder's `min_frames` are followed by silence up to there."""
-        ragged = DynamicLengths(lengths.clamp(min=self.codec.decoder.min_frames))
-        latents = self.codec.quantizer.dequantize(codes, lengths)
-        return self.codec.decoder.layers(latents, ragged)[:, 0]
+        """Decode; clips shorter than the decoder's `min_frames` are padded with silence."""
+        padded = DynamicLengths(lengths.clamp(min=self.part.decoder.min_frames))
+        latents = self.part.quantizer.dequantize(codes, lengths)
+        return self.part.decoder.layers(latents, padded)[:, 0]
 
 
 def dequantize_present(
     quantizer: Quantizer, codes: Int[Tensor, "batch codebooks tokens"]
 ) -> Float[Tensor, "batch dim tokens"]:
-    """Look up codes of all codebooks, of which some tokens may lack the last ones (`ABSENT`)."""
+    """Sum the latents of all codebooks, except where a code is `NO_CODE`."""
+    # [B, K, N] to [B * N, K]; a weight of 0 instead of a condition, which a graph does not have
     flat = codes.transpose(1, 2).flatten(0, 1)
-    here, flat = (flat >= 0).float(), flat.clamp(min=0)
-    latents: Tensor
+    present = (flat >= 0).float()
+    flat = flat.clamp(min=0)
+    latents: Tensor = torch.zeros(())
     if isinstance(quantizer, ResidualVectorQuantizer):
-        latents = torch.zeros(())
         for k, stage in enumerate(quantizer.stages):
-            latents = latents + stage.dequantize_tokens(flat[:, k : k + 1]) * here[:, k : k + 1]
+            latents = latents + stage.dequantize_tokens(flat[:, k : k + 1]) * present[:, k : k + 1]
     else:
         assert isinstance(quantizer, ResidualFSQ)
-        values = torch.zeros(())
         for k, column in enumerate(flat.unbind(dim=1)):
-            values = values + quantizer._stage_values(k, column) * here[:, k : k + 1]
-        latents = project(quantizer.project_out, values) * here[:, :1]
+            latents = latents + quantizer._stage_values(k, column) * present[:, k : k + 1]
+        latents = project(quantizer.project_out, latents) * present[:, :1]
     return latents.unflatten(0, (codes.shape[0], -1)).transpose(1, 2)
 
 
-def graphs(codec: Codec) -> list[Graph]:
-    """Split a codec into graphs.
+# ------------------------------------------------------------------------------------------------- inputs and outputs
 
-    Raises:
-        ValueError: It has a part that no graph is known for.
-    """
+_LENGTHS = TensorSpec("lengths", ("batch",), "int64")
+_DURATIONS = TensorSpec("durations", ("batch", "tokens"), "int64")
+_WHOLE_FRAMES = TensorSpec("audio", ("batch", SAMPLES))
+_DECODED = TensorSpec("audio", ("batch", "samples"))
+
+
+def graphs(codec: Codec) -> list[Graph]:
+    """Split a codec into graphs."""
     if isinstance(codec, NanoCodec):
-        return _nanocodec(codec)
+        return _nanocodec_graphs(codec)
     if isinstance(codec, FlexiCodecNetwork):
-        return _flexicodec(codec)
+        return _flexicodec_graphs(codec)
     raise ValueError(f"a {type(codec).__name__} cannot be exported; FlexiCodec and NanoCodec can")
 
 
-def _flexicodec(codec: FlexiCodecNetwork) -> list[Graph]:
-    encoder, merging = codec.semantic_encoder, codec.config.merging
+def _flexicodec_graphs(codec: FlexiCodecNetwork) -> list[Graph]:
+    encoder = codec.semantic_encoder
     if not isinstance(encoder, SanmEncoder | SSLEncoder):
         raise ValueError(
-            f"this model listens with a {type(encoder).__name__} that was passed in, which cannot be exported; SAN-M "
-            "and self-supervised encoders can"
+            f"the semantic encoder is a {type(encoder).__name__} that was passed in, which cannot be exported; "
+            "SAN-M and self-supervised encoders can"
         )
-    dim, heard, rows = codec.config.acoustic.latent_dim, encoder.dim, codec.num_codebooks
-    lengths, durations = (
-        TensorSpec("lengths", ("batch",), "int64"),
-        TensorSpec("durations", ("batch", "tokens"), "int64"),
-    )
+    merging = codec.config.merging
+    dim = codec.config.acoustic.latent_dim
+    codebooks = codec.num_codebooks
+    semantic = TensorSpec("features", ("batch", encoder.dim, "frames"))
+    acoustic = TensorSpec("features", ("batch", dim, "frames"))
+    semantic_codes = TensorSpec("semantic", ("batch", "tokens"), "int64")
+    acoustic_codes = TensorSpec("acoustic", ("batch", codebooks, "tokens"), "int64")
     known = TensorSpec("known", ("batch", dim, "tokens"))
-    merged = torch.tensor([[3, 1, 2, 4, 1], [2, 2, 3, 0, 0]])  # two clips of 11 and 7 frames
-    sound, frames = torch.randn(2, 7 * codec.frame_size), torch.tensor([7, 5]) * codec.frame_size
+    durations = torch.tensor([[3, 1, 2, 4, 1], [2, 2, 3, 0, 0]])  # two clips of 11 and 7 frames
     return [
-        _semantic_encoder(encoder),
+        _semantic_encoder_graph(encoder),
         Graph(
             "acoustic_encoder",
             AcousticEncoderGraph(codec.encoder),
-            (TensorSpec("audio", ("batch", SAMPLES)), lengths),
-            (TensorSpec("features", ("batch", dim, "frames")),),
-            (sound, frames),
+            (_WHOLE_FRAMES, _LENGTHS),
+            (acoustic,),
+            (torch.randn(2, 7 * codec.frame_size), torch.tensor([7, 5]) * codec.frame_size),
         ),
         Graph(
             "semantic_quantizer",
             SemanticQuantizerGraph(codec),
-            (TensorSpec("features", ("batch", heard, "frames")), durations),
-            (TensorSpec("codes", ("batch", "tokens"), "int64"), known),
-            (torch.randn(2, heard, 12), merged),
+            (semantic, _DURATIONS),
+            (replace(semantic_codes, name="codes"), known),
+            (torch.randn(2, encoder.dim, 12), durations),
             bool(merging and merging.semantic_aggregator),
         ),
         Graph(
             "acoustic_quantizer",
             AcousticQuantizerGraph(codec),
-            (TensorSpec("features", ("batch", dim, "frames")), known, durations),
-            (TensorSpec("codes", ("batch", rows, "tokens"), "int64"),),
-            (torch.randn(2, dim, 12), torch.randn(2, dim, 5), merged),
+            (acoustic, known, _DURATIONS),
+            (replace(acoustic_codes, name="codes"),),
+            (torch.randn(2, dim, 12), torch.randn(2, dim, 5), durations),
             bool(merging and merging.acoustic_aggregator),
         ),
         Graph(
             "decoder",
             DecoderGraph(codec),
-            (
-                TensorSpec("semantic", ("batch", "tokens"), "int64"),
-                TensorSpec("acoustic", ("batch", rows, "tokens"), "int64"),
-                durations,
-            ),
-            (TensorSpec("audio", ("batch", "samples")),),
-            (torch.zeros_like(merged), torch.zeros(2, rows, 5, dtype=torch.long), merged),
+            (semantic_codes, acoustic_codes, _DURATIONS),
+            (_DECODED,),
+            (torch.zeros_like(durations), torch.zeros(2, codebooks, 5, dtype=torch.long), durations),
             codec.bottleneck is not None,
         ),
     ]
 
 
-def _semantic_encoder(encoder: SanmEncoder | SSLEncoder) -> Graph:
+def _semantic_encoder_graph(encoder: SanmEncoder | SSLEncoder) -> Graph:
     if isinstance(encoder, SanmEncoder):
         width = encoder.config.front_end.dim
         given = TensorSpec("features", ("batch", "frames", width))
-        example = torch.randn(2, 23, width), torch.tensor([23, 19])
+        example = (torch.randn(2, 23, width), torch.tensor([23, 19]))
+        has_blocks = True
     else:
         given = TensorSpec("audio", ("batch", "samples"))
-        example = torch.randn(2, 9000), torch.tensor([9000, 8000])
-    return Graph(
-        "semantic_encoder",
-        SemanticEncoderGraph(encoder),
-        (given, TensorSpec("lengths", ("batch",), "int64")),
-        (TensorSpec("heard", ("batch", encoder.dim, "frames")),),
-        example,
-        isinstance(encoder, SanmEncoder) or encoder.config.layer > 0,
-    )
+        example = (torch.randn(2, 9000), torch.tensor([9000, 8000]))
+        has_blocks = encoder.config.layer > 0
+    features = TensorSpec("heard", ("batch", encoder.dim, "frames"))  # this name is in existing exports
+    module = SemanticEncoderGraph(encoder)
+    return Graph("semantic_encoder", module, (given, _LENGTHS), (features,), example, has_blocks)
 
 
-def _nanocodec(codec: NanoCodec) -> list[Graph]:
-    rows, dim, size = codec.num_codebooks, codec.quantizer.dim, codec.frame_size
-    lengths, counts = TensorSpec("lengths", ("batch",), "int64"), torch.tensor([37, 29])
-    latents, codes = (
-        TensorSpec("latents", ("batch", dim, "frames")),
-        TensorSpec("codes", ("batch", rows, "frames"), "int64"),
-    )
+def _nanocodec_graphs(codec: NanoCodec) -> list[Graph]:
+    dim = codec.quantizer.dim
+    codebooks = codec.num_codebooks
+    latents = TensorSpec("latents", ("batch", dim, "frames"))
+    codes = TensorSpec("codes", ("batch", codebooks, "frames"), "int64")
+    counts = torch.tensor([37, 29])
     return [
         Graph(
             "encoder",
             AcousticEncoderGraph(codec.encoder),
-            (TensorSpec("audio", ("batch", SAMPLES)), lengths),
+            (_WHOLE_FRAMES, _LENGTHS),
             (latents,),
-            (torch.randn(2, 37 * size), counts * size),
+            (torch.randn(2, 37 * codec.frame_size), counts * codec.frame_size),
         ),
         Graph(
             "quantizer",
             GroupedFSQGraph(codec.quantizer),
-            (latents, lengths),
+            (latents, _LENGTHS),
             (codes,),
             (torch.randn(2, dim, 37), counts),
         ),
         Graph(
             "decoder",
             NanoCodecDecoderGraph(codec),
-            (codes, lengths),
-            (TensorSpec("audio", ("batch", "samples")),),
-            (torch.zeros(2, rows, 37, dtype=torch.long), counts),
+            (codes, _LENGTHS),
+            (_DECODED,),
+            (torch.zeros(2, codebooks, 37, dtype=torch.long), counts),
         ),
     ]

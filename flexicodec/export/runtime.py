@@ -1,7 +1,6 @@
-"""An exported codec at work: onnxruntime runs its graphs, and all that decides is the package's own.
+"""Exported codecs: onnxruntime runs their graphs, and this package chooses durations and makes `Tokens`.
 
-It is a codec like any other, of the same fingerprint, whose networks are elsewhere; streams and margins need these and
-are refused.
+They are codecs of the same fingerprint as their models. Streams and margins need the networks and are refused.
 """
 
 import json
@@ -32,20 +31,23 @@ from flexicodec.quantize import GroupedFSQ, GroupedFSQConfig, Quantized
 from flexicodec.tokens import Tokens
 from flexicodec.weights import UnloadedModule
 
+# Options of `encode` that graphs do not have.
+REFUSALS = {
+    "margins": "graphs give no margins; the model that was exported does (flexicodec.load)",
+    "precision": "precision is {!r}, but graphs compute in the one they were exported in",
+    "compatible": "graphs pad each clip at its own end; compatible=True needs the model that was exported",
+}
+
 
 def load_exported(folder: str | Path, *, threads: int | None = None) -> Codec:
-    """Open a folder that `onnx.export` wrote.
+    """Load a folder that `onnx.export` wrote.
 
     Args:
         folder: With `export.json`.
-        threads: That onnxruntime may use; None for all cores.
+        threads: Of onnxruntime; None for all cores.
 
     Returns:
-        A codec whose `encode`, `features`, `tokenize` and `decode` are those of the model that was exported.
-
-    Raises:
-        ImportError: onnxruntime is not installed.
-        ValueError: The folder is not an export, or of another layout.
+        A codec with the `encode`, `features`, `tokenize` and `decode` of the exported model.
     """
     folder = Path(folder)
     if not (folder / MANIFEST_NAME).is_file():
@@ -66,45 +68,46 @@ def load_exported(folder: str | Path, *, threads: int | None = None) -> Codec:
 
 
 class Graphs:
-    """The graphs of a folder, each opened when it is first run.
+    """The graphs of a folder, each loaded when it is first run.
 
     Args:
-        folder: Where they lie.
-        described: What `export.json` says of them.
-        threads: See `load_exported`.
+        folder: Of the export.
+        described: The entry `graphs` of `export.json`.
+        threads: Of onnxruntime; None for all cores.
     """
 
     def __init__(self, folder: Path, described: dict[str, Any], threads: int | None) -> None:
         import onnxruntime
 
-        self.folder, self._described = folder, described
+        self.folder = folder
+        self._described = described
         self._options = onnxruntime.SessionOptions()
         self._options.intra_op_num_threads = threads or 0
         self._sessions: dict[str, Any] = {}
 
     def run(self, name: str, *inputs: Tensor) -> list[Tensor]:
-        """Run one of them."""
-        if name not in self._sessions:
-            import onnxruntime
+        """Run a graph on inputs in its order."""
+        import onnxruntime
 
-            path = self.folder / self._described[name]["file"]
+        described = self._described[name]
+        if name not in self._sessions:
+            path = self.folder / described["file"]
             self._sessions[name] = onnxruntime.InferenceSession(path, self._options, ["CPUExecutionProvider"])
-        ports = self._described[name]["inputs"]
-        given = {port["name"]: each.numpy() for port, each in zip(ports, inputs, strict=True)}
+        given = {}
+        for spec, tensor in zip(described["inputs"], inputs, strict=True):
+            given[spec["name"]] = tensor.contiguous().numpy()
         return [torch.from_numpy(output) for output in self._sessions[name].run(None, given)]
 
 
+# --------------------------------------------------------------------------------------------------------- submodules
+
+
 class OnnxModulePlaceholder(UnloadedModule):
-    """Stands in the place of a network that is in the graphs.
+    """Placeholder of a submodule that is in the graphs, with those of its attributes that are still read."""
 
-    Args:
-        name: Of the part, as the model has it.
-        facts: What is still to be known of it.
-    """
-
-    def __init__(self, name: str, **facts: Any) -> None:
+    def __init__(self, name: str, **attributes: Any) -> None:
         super().__init__(name, "graphs")
-        for key, value in facts.items():
+        for key, value in attributes.items():
             setattr(self, key, value)
 
     def _refuse(self) -> Any:
@@ -115,12 +118,14 @@ class OnnxModulePlaceholder(UnloadedModule):
 
 
 class OnnxSemanticEncoder(nn.Module):
-    """The semantic encoder: our front end where it has one, then its graph; see `SemanticEncoder`."""
+    """`SemanticEncoder` in ONNX: SAN-M's filterbanks in PyTorch, then the graph."""
 
     def __init__(self, encoder: Any, graphs: Graphs) -> None:
         super().__init__()
-        self.graphs, self.config = graphs, encoder.config
-        self.dim, self.frame_rate = encoder.dim, encoder.frame_rate
+        self.graphs = graphs
+        self.config = encoder.config
+        self.dim = encoder.dim
+        self.frame_rate = encoder.frame_rate
         self.front_end: KaldiFbank | None = None
         if isinstance(encoder.config, SanmConfig):
             held = load_file(graphs.folder / FRONT_END_NAME)
@@ -129,163 +134,37 @@ class OnnxSemanticEncoder(nn.Module):
     def forward(
         self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch dim frames"], Int[Tensor, " batch"]]:
-        """Listen."""
+        """Return features at the encoder's own frame rate, and the valid frames of each item."""
         if self.front_end is not None:
-            features, counts = self.front_end(audio, lengths)
-            return self.graphs.run("semantic_encoder", features, counts)[0], counts
-        settings, counts = self.config.settings, lengths
+            inputs, counts = self.front_end(audio, lengths)
+            return self.graphs.run("semantic_encoder", inputs, counts)[0], counts
+        # Self-supervised encoders: frames after each of the convolutions.
+        counts = lengths
+        settings = self.config.settings
         for kernel, stride in zip(settings.conv_kernel, settings.conv_stride, strict=True):
             counts = (counts - kernel) // stride + 1
         return self.graphs.run("semantic_encoder", audio, lengths)[0], counts
 
 
-class ExportedConvEars(nn.Module):
-    """A convolutional encoder."""
+class OnnxConvEncoder(nn.Module):
+    """A convolutional encoder in ONNX, with the one method of `ConvStack` that inference calls."""
 
     def __init__(self, name: str, min_frames: int, graphs: Graphs) -> None:
         super().__init__()
-        self.name, self.min_frames, self.graphs = name, min_frames, graphs
+        self.name = name
+        self.min_frames = min_frames
+        self.graphs = graphs
 
     def chunked(
         self, x: Float[Tensor, "batch 1 samples"], lengths: Int[Tensor, " batch"], pad_at_item_ends: bool = True
     ) -> Float[Tensor, "batch dim frames"]:
-        """See `ConvStack.chunked`."""
-        if not pad_at_item_ends:
-            raise ValueError("graphs pad each clip at its own end; compatible=True needs the model that was exported")
-        return self.graphs.run(self.name, x[:, 0].contiguous(), lengths)[0]
+        """Encode whole clips."""
+        _check("compatible", not pad_at_item_ends, False)
+        return self.graphs.run(self.name, x[:, 0], lengths)[0]
 
 
-class ExportedFlexiCodec(FlexiCodec):
-    """A FlexiCodec whose rooms are graphs. Clips are always taken whole.
-
-    Args:
-        config: Of the model that was exported.
-        graphs: Its graphs.
-        name: Its name.
-    """
-
-    device = torch.device("cpu")
-
-    def __init__(self, config: FlexiCodecConfig, graphs: Graphs, name: str | None) -> None:
-        with torch.device("meta"):
-            super().__init__(config, name=name)
-        self.graphs = graphs
-        self._lost_samples = self.frame_size - self.decoder.output_length(1)
-        ears, hears = (
-            OnnxSemanticEncoder(self.semantic_encoder, graphs),
-            ExportedConvEars("acoustic_encoder", 1, graphs),
-        )
-        for part in [name for name, _ in self.named_children()]:
-            setattr(self, part, OnnxModulePlaceholder(part))
-        self.semantic_encoder, self.encoder = ears, hears  # type: ignore[assignment]
-        for part, settings in (
-            ("semantic_quantizer", config.semantic.quantizer),
-            ("acoustic_quantizer", config.acoustic_quantizer),
-        ):
-            sizes = {"num_codebooks": settings.num_codebooks, "codebook_size": settings.codebook_size}
-            setattr(self, part, OnnxModulePlaceholder(part, **sizes))
-
-    @property
-    def fixed_options(self) -> Mapping[str, Any]:
-        """See `Codec.fixed_options`."""
-        return {**super().fixed_options, **FIXED_OPTIONS}
-
-    def refusal(self, name: str, value: Any) -> str:
-        """See `Codec.refusal`."""
-        return REFUSALS.get(name, "").format(value) or super().refusal(name, value)
-
-    def features(self, audio: Any, lengths: Any = None, **options: Any) -> Features:
-        """See `FlexiCodec.features`; clips are taken whole, whatever `windows` says.
-
-        Raises:
-            ValueError: As there; and for another precision than float32.
-        """
-        _check_precision(options.pop("precision", "float32"))
-        return super().features(audio, lengths, **{**options, "windows": None})
-
-    def quantize(
-        self,
-        features: Features,
-        durations: Int[Tensor, "batch tokens"],
-        num_codebooks: int | Int[Tensor, " batch"] | None = None,
-        keeps_semantic: Bool[Tensor, " batch"] | None = None,
-    ) -> tuple[Quantized, Quantized]:
-        """See `FlexiCodecNetwork.quantize`.
-
-        Raises:
-            ValueError: A token lasts longer than graphs can hold.
-        """
-        if int(durations.max()) > LONGEST_EXPORTED:
-            raise ValueError(
-                f"a token lasts {int(durations.max())} frames, but graphs hold {LONGEST_EXPORTED} at most; choose a "
-                "max_duration, or use the model that was exported"
-            )
-        assert keeps_semantic is None
-        assert num_codebooks is None or isinstance(num_codebooks, int)
-        codes, known = self.graphs.run("semantic_quantizer", features.semantic.contiguous(), durations)
-        semantic = Quantized(known, codes[:, None], {})
-        if num_codebooks == 0:
-            return semantic, Quantized(known, codes[:, None][:, :0], {})
-        assert features.acoustic is not None
-        (rows,) = self.graphs.run("acoustic_quantizer", features.acoustic.contiguous(), known, durations)
-        return semantic, Quantized(known, rows[:, :num_codebooks], {})
-
-    def token_margins(self, tokens: QuantizedTokens) -> NoReturn:
-        """Refuse: graphs do not return what their quantizers were given."""
-        raise ValueError(REFUSALS["margins"])
-
-    def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
-        if chunked.runs_clip_by_clip(self, tokens.frame_lengths, None):
-            return pad_and_cat([self._run_decoder(tokens[i]) for i in range(len(tokens))])
-        return self._run_decoder(tokens)
-
-    def _run_decoder(self, tokens: Tokens) -> Float[Tensor, "batch samples"]:
-        missing = self.num_codebooks - tokens.num_codebooks
-        acoustic = nn.functional.pad(tokens.acoustic, (0, 0, 0, missing), value=NO_CODE)
-        assert tokens.semantic is not None
-        (audio,) = self.graphs.run("decoder", tokens.semantic, acoustic, tokens.durations)
-        lengths = tokens.frame_lengths * self.frame_size - self._lost_samples
-        return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
-
-
-class ExportedNanoCodec(NanoCodec):
-    """A NanoCodec whose networks are graphs.
-
-    Args:
-        config: Of the model that was exported.
-        graphs: Its graphs.
-        name: Its name.
-    """
-
-    device = torch.device("cpu")
-
-    def __init__(self, config: NanoCodecConfig, graphs: Graphs, name: str | None) -> None:
-        with torch.device("meta"):
-            super().__init__(config, name)
-        self.graphs = graphs
-        self.encoder = ExportedConvEars("encoder", self.encoder.min_frames, graphs)  # type: ignore[assignment]
-        self.quantizer = ExportedGroups(config.quantizer, graphs)
-        self.decoder = OnnxModulePlaceholder("decoder", min_frames=self.decoder.min_frames)  # type: ignore[assignment]
-
-    @property
-    def fixed_options(self) -> Mapping[str, Any]:
-        """See `Codec.fixed_options`."""
-        return {**super().fixed_options, "precision": "float32", "compatible": False}
-
-    def refusal(self, name: str, value: Any) -> str:
-        """See `Codec.refusal`."""
-        return REFUSALS.get(name, "").format(value) or super().refusal(name, value)
-
-    def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
-        codes, frames = tokens.acoustic, tokens.token_lengths
-        codes = nn.functional.pad(codes, (0, max(0, self.decoder.min_frames - codes.shape[-1])))
-        (audio,) = self.graphs.run("decoder", codes, frames)
-        lengths = frames * self.frame_size
-        return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
-
-
-class ExportedGroups(GroupedFSQ):
-    """NanoCodec's quantiser, which has no weights: codes come from its graph, and all else from the config."""
+class OnnxGroupedFSQ(GroupedFSQ):
+    """NanoCodec's quantizer, which has no weights, with codes from its graph."""
 
     def __init__(self, config: GroupedFSQConfig, graphs: Graphs) -> None:
         super().__init__(config)
@@ -297,22 +176,128 @@ class ExportedGroups(GroupedFSQ):
         lengths: Int[Tensor, " batch"] | None = None,
         num_codebooks: int | Int[Tensor, " batch"] | None = None,
     ) -> Quantized:
-        """See `Quantizer.forward`."""
+        """Quantize with all codebooks."""
         assert lengths is not None
         assert num_codebooks is None
-        (codes,) = self.graphs.run("quantizer", latents.contiguous(), lengths)
+        (codes,) = self.graphs.run("quantizer", latents, lengths)
         return Quantized(latents, codes, {}, latents)
 
 
-# Options of `encode` that graphs do not have, with the one value each may take.
-FIXED_OPTIONS = {"margins": False, "precision": "float32"}
-REFUSALS = {
-    "margins": "graphs give no margins; the model that was exported does (flexicodec.load)",
-    "precision": "precision is {!r}, but graphs work in the one they were exported in",
-    "compatible": "graphs pad each clip at its own end; compatible=True needs the model that was exported",
-}
+# ------------------------------------------------------------------------------------------------------------- codecs
 
 
-def _check_precision(precision: str) -> None:
-    if precision != "float32":
-        raise ValueError(REFUSALS["precision"].format(precision))
+class ExportedFlexiCodec(FlexiCodec):
+    """A FlexiCodec whose networks are graphs. Clips are always computed whole: `windows` has no effect."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, config: FlexiCodecConfig, graphs: Graphs, name: str | None) -> None:
+        with torch.device("meta"):
+            super().__init__(config, name=name)
+        self.graphs = graphs
+        self._lost_samples = self.frame_size - self.decoder.output_length(1)
+        parts: dict[str, nn.Module] = {part: OnnxModulePlaceholder(part) for part, _ in self.named_children()}
+        parts["semantic_encoder"] = OnnxSemanticEncoder(self.semantic_encoder, graphs)
+        parts["encoder"] = OnnxConvEncoder("acoustic_encoder", 1, graphs)
+        quantizers = {"semantic_quantizer": config.semantic.quantizer, "acoustic_quantizer": config.acoustic_quantizer}
+        for part, sizes in quantizers.items():
+            parts[part] = OnnxModulePlaceholder(
+                part, num_codebooks=sizes.num_codebooks, codebook_size=sizes.codebook_size
+            )
+        for part, module in parts.items():
+            setattr(self, part, module)
+
+    @property
+    def fixed_options(self) -> Mapping[str, Any]:
+        """Options that graphs do not have."""
+        return {**super().fixed_options, "margins": False, "precision": "float32"}
+
+    def refusal(self, name: str, value: Any) -> str:
+        """Say why an option cannot have this value."""
+        return _refusal(name, value) or super().refusal(name, value)
+
+    def features(self, audio: Any, lengths: Any = None, **options: Any) -> Features:
+        """Run both encoders, as `FlexiCodec.features` does, in float32."""
+        _check("precision", options.pop("precision", "float32"), "float32")
+        return super().features(audio, lengths, **{**options, "windows": None})
+
+    def quantize(
+        self,
+        features: Features,
+        durations: Int[Tensor, "batch tokens"],
+        num_codebooks: int | Int[Tensor, " batch"] | None = None,
+        keeps_semantic: Bool[Tensor, " batch"] | None = None,
+    ) -> tuple[Quantized, Quantized]:
+        """Merge and quantise both streams, as `FlexiCodecNetwork.quantize` does in inference."""
+        if int(durations.max()) > LONGEST_EXPORTED:
+            raise ValueError(
+                f"a token has {int(durations.max())} frames, but graphs are limited to {LONGEST_EXPORTED}; choose a "
+                "max_duration, or use the model that was exported"
+            )
+        assert keeps_semantic is None
+        assert num_codebooks is None or isinstance(num_codebooks, int)
+        codes, known = self.graphs.run("semantic_quantizer", features.semantic, durations)
+        semantic = Quantized(known, codes[:, None], {})
+        if num_codebooks == 0:
+            return semantic, Quantized(known, codes[:, None][:, :0], {})
+        assert features.acoustic is not None
+        (rows,) = self.graphs.run("acoustic_quantizer", features.acoustic, known, durations)
+        return semantic, Quantized(known, rows[:, :num_codebooks], {})
+
+    def token_margins(self, tokens: QuantizedTokens) -> NoReturn:
+        """Refuse: graphs do not return the inputs of their quantizers."""
+        raise ValueError(REFUSALS["margins"])
+
+    def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
+        if chunked.runs_clip_by_clip(self, tokens.frame_lengths, None):
+            return pad_and_cat([self._run_decoder(tokens[i]) for i in range(len(tokens))])
+        return self._run_decoder(tokens)
+
+    def _run_decoder(self, tokens: Tokens) -> Float[Tensor, "batch samples"]:
+        # Codebooks that the tokens do not have are marked, and add nothing.
+        missing = self.num_codebooks - tokens.num_codebooks
+        acoustic = nn.functional.pad(tokens.acoustic, (0, 0, 0, missing), value=NO_CODE)
+        assert tokens.semantic is not None
+        (audio,) = self.graphs.run("decoder", tokens.semantic, acoustic, tokens.durations)
+        lengths = tokens.frame_lengths * self.frame_size - self._lost_samples
+        return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
+
+
+class ExportedNanoCodec(NanoCodec):
+    """A NanoCodec whose networks are graphs."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, config: NanoCodecConfig, graphs: Graphs, name: str | None) -> None:
+        with torch.device("meta"):
+            super().__init__(config, name)
+        self.graphs = graphs
+        self.encoder = OnnxConvEncoder("encoder", self.encoder.min_frames, graphs)  # type: ignore[assignment]
+        self.quantizer = OnnxGroupedFSQ(config.quantizer, graphs)
+        self.decoder = OnnxModulePlaceholder("decoder", min_frames=self.decoder.min_frames)  # type: ignore[assignment]
+
+    @property
+    def fixed_options(self) -> Mapping[str, Any]:
+        """Options that graphs do not have."""
+        return {**super().fixed_options, "precision": "float32", "compatible": False}
+
+    def refusal(self, name: str, value: Any) -> str:
+        """Say why an option cannot have this value."""
+        return _refusal(name, value) or super().refusal(name, value)
+
+    def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
+        # The decoder may pad by reflection, which needs some frames.
+        missing_frames = max(0, self.decoder.min_frames - tokens.acoustic.shape[-1])
+        codes = nn.functional.pad(tokens.acoustic, (0, missing_frames))
+        (audio,) = self.graphs.run("decoder", codes, tokens.token_lengths)
+        lengths = tokens.token_lengths * self.frame_size
+        return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
+
+
+def _check(name: str, value: Any, expected: Any) -> None:
+    if value != expected:
+        raise ValueError(_refusal(name, value))
+
+
+def _refusal(name: str, value: Any) -> str:
+    return REFUSALS.get(name, "").format(value)

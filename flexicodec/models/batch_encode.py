@@ -150,7 +150,7 @@ def _encode(codec: Codec, batch: _Batch, choices: dict[str, Any]) -> Iterator[Fi
     if batch.audio is None or batch.lengths is None:
         yield FileResult(clips[0].index, clips[0].source, error=clips[0].error)
         return
-    if batch.copied is not None:
+    if batch.copied is not None:  # by another stream: wait for it, and keep the memory until this stream is done
         stream = torch.cuda.current_stream(codec.device)
         stream.wait_event(batch.copied)
         batch.audio.record_stream(stream)
@@ -159,6 +159,7 @@ def _encode(codec: Codec, batch: _Batch, choices: dict[str, Any]) -> Iterator[Fi
         if tokens is not None:
             yield FileResult(clip.index, clip.source, tokens[i])
             continue
+        # One of the clips is the cause: try each.
         reason = error
         own = None
         if len(clips) > 1:
@@ -241,6 +242,7 @@ def _batches(clips: Iterator[_Clip], sample_rate: int, batch_seconds: float, dev
 
 def _windows(clips: Iterator[_Clip], samples: float) -> Iterator[list[_Clip]]:
     """Split clips into lists of so many samples, at least one clip; the first is an eighth of that, to start early."""
+    # samples  1/8  1/4  1/2  1  1  1 ...
     window: list[_Clip] = []
     held = 0
     limit = samples / WINDOW_BATCHES

@@ -96,8 +96,8 @@ def test_tokens_go_from_one_to_the_other(nano, tmp_path):
     assert exported.fingerprint == codec.fingerprint
     assert exported.format == codec.format
     exported.encode(*noise([500])).save(tmp_path / "a.flxc")
-    heard = codec.decode(type(codec.encode(*noise([500]))).load(tmp_path / "a.flxc"))
-    assert heard.shape == (1, 500)
+    decoded = codec.decode(type(codec.encode(*noise([500]))).load(tmp_path / "a.flxc"))
+    assert decoded.shape == (1, 500)
 
 
 def test_the_folder_says_what_is_in_it(nano):
@@ -238,9 +238,9 @@ def test_graphs_have_no_loops_and_no_complex_numbers(flexi):
 def test_the_front_end_travels(flexi):
     codec, folder = flexi
     assert (folder / FRONT_END_NAME).is_file()
-    ears = load_exported(folder).semantic_encoder
-    assert torch.equal(ears.front_end.shift, codec.semantic_encoder.front_end.shift)
-    assert ears.front_end.config == codec.config.semantic_encoder.front_end
+    encoder = load_exported(folder).semantic_encoder
+    assert torch.equal(encoder.front_end.shift, codec.semantic_encoder.front_end.shift)
+    assert encoder.front_end.config == codec.config.semantic_encoder.front_end
 
 
 @pytest.mark.slow
@@ -290,7 +290,7 @@ def test_int8_is_near_and_smaller(make_codec, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hubert", "wavlm"])
-def test_self_supervised_ears(kind, make_codec, tmp_path):
+def test_self_supervised_encoders(kind, make_codec, tmp_path):
     settings = SSLSettings(
         hidden_size=24,
         num_attention_heads=4,
@@ -300,8 +300,8 @@ def test_self_supervised_ears(kind, make_codec, tmp_path):
         num_conv_pos_embedding_groups=4,
     )
     codec = make_codec("whole", SSLConfig(kind, 1, True, settings), acoustic=FEW_LAYERS)
-    ears, path = graphs(codec)[0], tmp_path / "ears.onnx"
-    write_graph(ears, codec.frame_size, path)
+    encoder, path = graphs(codec)[0], tmp_path / "encoder.onnx"
+    write_graph(encoder, codec.frame_size, path)
     # query, key, value, out, two of the feed-forward half, and WavLM's gate of relative positions
     assert len(block_products(onnx.load(path))) == (7 if kind == "wavlm" else 6)
     audio, lengths = noise([20000, 1280, 7001])
@@ -316,7 +316,7 @@ def test_self_supervised_ears(kind, make_codec, tmp_path):
 def test_a_decoder_that_attends_to_the_whole_clip_is_traced_for_any_length(make_codec):
     """The bottleneck of the released architecture, one layer of it."""
     codec = make_codec("released", acoustic=FEW_LAYERS, bottleneck=replace(FlexiCodecConfig().bottleneck, num_layers=1))
-    voice, free = DecoderGraph(codec), torch.export.Dim.AUTO
+    decoder, free = DecoderGraph(codec), torch.export.Dim.AUTO
     shapes = ({0: free, 1: free}, {0: free, 2: free}, {0: free, 1: free})
 
     def tokens(durations):
@@ -325,8 +325,8 @@ def test_a_decoder_that_attends_to_the_whole_clip_is_traced_for_any_length(make_
 
     with torch.no_grad():
         traced = torch.export.export(
-            voice, tokens(torch.tensor([[2, 3, 1], [4, 0, 0]])), dynamic_shapes=shapes, strict=False
+            decoder, tokens(torch.tensor([[2, 3, 1], [4, 0, 0]])), dynamic_shapes=shapes, strict=False
         ).module()
         for durations in ([[8, 1], [2, 0], [1, 1]], [[3, 4, 5, 6], [7, 0, 0, 0]]):
             given = tokens(torch.tensor(durations))
-            torch.testing.assert_close(traced(*given), voice(*given), atol=1e-5, rtol=0)
+            torch.testing.assert_close(traced(*given), decoder(*given), atol=1e-5, rtol=0)

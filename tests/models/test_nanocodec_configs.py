@@ -113,7 +113,7 @@ def test_what_was_not_published_is_not_guessed():
         ("nvidia/nemo-nano-codec-22khz-0.8kbps-12.5fps", "12.5fps cannot be built: .* not the levels"),
         (
             "nemo-nano-codec-22khz-0.8kbps-12.5fps.nemo",
-            "not the levels .* archive that you have names its own: give its",
+            "not the levels .* give the path of a .nemo archive",
         ),
         (
             "nano_1.1kbps_6.25fps",
@@ -126,7 +126,7 @@ def test_what_was_not_published_is_not_guessed():
     ],
 )
 def test_names_of_the_papers_are_no_models(monkeypatch, name, message):
-    monkeypatch.setattr(hub, "_fetch", None)
+    monkeypatch.setattr(hub, "_download", None)
     with pytest.raises(ValueError, match=message):
         flexicodec.load(name)
 

@@ -92,5 +92,5 @@ def test_long_clips_are_taken_in_pieces_by_parts_too(codec, saved):
     long = torch.sin(torch.arange(4 * 16_000) / 9) * 0.3
     choices = {"threshold": 0.5, "num_codebooks": 0, "windows": Windows(2.0, 0.5)}
     same(semantic.encode(long, **choices), whole.encode(long, **choices))
-    with pytest.raises(ValueError, match="acoustic=False, which does for num_codebooks=0 only"):
+    with pytest.raises(ValueError, match="acoustic=False; they only serve num_codebooks=0"):
         whole.tokenize(whole.features(long, acoustic=False), num_codebooks=2)

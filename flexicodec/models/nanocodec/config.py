@@ -1,7 +1,6 @@
-"""What an LFSC or a NanoCodec is made of; the defaults are NanoCodec at 1.78 kbps and 12.5 Hz.
+"""Configs of LFSC and NanoCodec; the defaults are NanoCodec at 1.78 kbps and 12.5 Hz.
 
-`PUBLISHED` holds every config of the papers by name (configs/nanocodec has the same as YAML), and `published` says why
-one of them is not there.
+`PUBLISHED` has the configs of the papers by name, as configs/nanocodec has them in YAML.
 """
 
 from collections.abc import Mapping
@@ -18,29 +17,17 @@ OutputActivation = Literal["tanh", "clamp"]
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Audio to latents: HiFi-GAN's generator turned round.
+    """Audio to latents: HiFi-GAN's generator in reverse."""
 
-    Attributes:
-        strides: Downsampling, stage by stage.
-        width: Channels of the first stage, doubled by every stage.
-        causal: See nothing of later frames.
-        padding_mode: What lies beyond the ends of a clip; zeros where causal.
-        activation: "lrelu" (slope 0.01), "snake", or "half_snake", which is Snake on half of the channels.
-        kernel_sizes: Of the chains of residual units that every stage averages.
-        dilations: Of the residual units of a chain.
-        in_kernel_size: Of the first convolution.
-        out_kernel_size: Of the last.
-    """
-
-    strides: tuple[int, ...] = (2, 3, 6, 7, 7)
-    width: int = 24
-    causal: bool = False
-    padding_mode: PaddingMode = "replicate"
-    activation: Activation = "lrelu"
-    kernel_sizes: tuple[int, ...] = (3, 7, 11)
-    dilations: tuple[int, ...] = (1, 3, 5)
-    in_kernel_size: int = 7
-    out_kernel_size: int = 7
+    strides: tuple[int, ...] = (2, 3, 6, 7, 7)  # downsampling of each stage
+    width: int = 24  # channels of the first stage, doubled by every stage
+    causal: bool = False  # no look-ahead
+    padding_mode: PaddingMode = "replicate"  # at the ends of a clip; zeros if causal
+    activation: Activation = "lrelu"  # slope 0.01; "half_snake" is Snake on half of the channels
+    kernel_sizes: tuple[int, ...] = (3, 7, 11)  # of the parallel residual branches of a stage
+    dilations: tuple[int, ...] = (1, 3, 5)  # of the residual units of a branch
+    in_kernel_size: int = 7  # of the first convolution
+    out_kernel_size: int = 7  # of the last
 
     def __post_init__(self) -> None:
         _check("encoder", self)
@@ -48,29 +35,15 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Latents to audio: HiFi-GAN's generator (arXiv 2010.05646).
+    """Latents to audio: HiFi-GAN's generator (arXiv 2010.05646). Fields as in `EncoderConfig`, except for:"""
 
-    Attributes:
-        strides: Upsampling, stage by stage.
-        width: Channels before the first stage, halved by every stage.
-        causal: See nothing of later frames.
-        padding_mode: What lies beyond the ends of a clip; zeros where causal.
-        activation: As in the encoder.
-        output_activation: What keeps samples in [-1, 1]: "tanh", or "clamp", which gives clipped ones no gradient.
-        grouped_upsampling: Make each channel of a stage from two of the one before alone.
-        kernel_sizes: As in the encoder, as for all that follow.
-        dilations: Of the residual units of a chain.
-        in_kernel_size: Of the first convolution.
-        out_kernel_size: Of the last.
-    """
-
-    strides: tuple[int, ...] = (7, 7, 6, 3, 2)
-    width: int = 864
+    strides: tuple[int, ...] = (7, 7, 6, 3, 2)  # upsampling of each stage
+    width: int = 864  # channels before the first stage, halved by every stage
     causal: bool = True
     padding_mode: PaddingMode = "zeros"
     activation: Activation = "half_snake"
-    output_activation: OutputActivation = "clamp"
-    grouped_upsampling: bool = True
+    output_activation: OutputActivation = "clamp"  # limits samples to [-1, 1]; "clamp" gives clipped ones no gradient
+    grouped_upsampling: bool = True  # each channel of a stage depends on two of the stage before only
     kernel_sizes: tuple[int, ...] = (3, 7, 11)
     dilations: tuple[int, ...] = (1, 3, 5)
     in_kernel_size: int = 7
@@ -78,24 +51,16 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         _check("decoder", self)
-        widths = [self.width // 2**i for i in range(len(self.strides))]
-        if widths[-1] < 2 or (self.grouped_upsampling and any(width % 2 for width in widths)):
-            raise ValueError(
-                f"decoder width is {self.width}, to be halved {len(self.strides)} times; expected "
-                f"{'a multiple of' if self.grouped_upsampling else 'at least'} {2 ** len(self.strides)}"
-            )
+        smallest = 2 ** len(self.strides)
+        if self.width < smallest or (self.grouped_upsampling and self.width % smallest):
+            wanted = "a multiple of" if self.grouped_upsampling else "at least"
+            halvings = f"halved {len(self.strides)} times"
+            raise ValueError(f"decoder width is {self.width}, to be {halvings}; expected {wanted} {smallest}")
 
 
 @dataclass(frozen=True)
 class NanoCodecConfig:
-    """A whole model.
-
-    Attributes:
-        sample_rate: Hz.
-        encoder: Audio to latents.
-        decoder: Latents to audio.
-        quantizer: Latents to codes; their width follows from it.
-    """
+    """Sample rate (Hz), encoder, decoder and quantizer, which determines the channels of the latents."""
 
     sample_rate: int = 22_050
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -118,12 +83,11 @@ class NanoCodecConfig:
 
     @property
     def frame_rate(self) -> float:
-        """Frames, which are tokens here, per second."""
+        """Frames per second; each is a token."""
         return self.sample_rate / self.frame_size
 
 
 def _check(part: str, config: EncoderConfig | DecoderConfig) -> None:
-    """Refuse sizes that no model can have."""
     if not config.strides or min(config.strides) < 2:
         raise ValueError(f"{part} strides are {config.strides}, expected 2 or more each")
     kernels = (*config.kernel_sizes, config.in_kernel_size, config.out_kernel_size)
@@ -138,7 +102,7 @@ def _check(part: str, config: EncoderConfig | DecoderConfig) -> None:
         )
 
 
-# --------------------------------------------------------------------------------------------------- what was published
+# -------------------------------------------------------------------------------------------------- published configs
 
 
 def _nano(strides: tuple[int, ...], num_groups: int, levels: tuple[int, ...] = (8, 7, 6, 6)) -> NanoCodecConfig:
@@ -169,19 +133,14 @@ PUBLISHED: Mapping[str, NanoCodecConfig] = {
 
 RELEASED: Mapping[str, str] = {
     "lfsc_1.89kbps_21.5fps": "nvidia/low-frame-rate-speech-codec-22khz",
-    **{
-        f"nano_{rates}": f"nvidia/nemo-nano-codec-22khz-{rates.replace('_', '-')}"
-        for rates in ("1.89kbps_21.5fps", "1.78kbps_12.5fps", "0.6kbps_12.5fps")
-    },
+    "nano_1.89kbps_21.5fps": "nvidia/nemo-nano-codec-22khz-1.89kbps-21.5fps",
+    "nano_1.78kbps_12.5fps": "nvidia/nemo-nano-codec-22khz-1.78kbps-12.5fps",
+    "nano_0.6kbps_12.5fps": "nvidia/nemo-nano-codec-22khz-0.6kbps-12.5fps",
 }
 
 
 def published(name: str) -> NanoCodecConfig:
-    """Return a config of the papers.
-
-    Raises:
-        ValueError: There is none of that name, or not enough of it was published.
-    """
+    """Return a config of the papers."""
     check_levels_are_known(name)
     if name not in PUBLISHED:
         raise ValueError(f"there is no published config {name!r}; known: {', '.join(PUBLISHED)}")
@@ -189,30 +148,27 @@ def published(name: str) -> NanoCodecConfig:
 
 
 def check_levels_are_known(name: str) -> None:
-    """Refuse to guess where the name of a config or of weights is that of a model whose levels nobody published.
-
-    Raises:
-        ValueError: It is.
-    """
+    """Refuse the names of the one model of the paper whose FSQ levels were not published."""
     if "nano" in name and "0.8kbps" in name:
         raise ValueError(
             f"{name} cannot be built: the paper gives its 4 codebooks 65536 codes each but not the levels they are the "
-            "product of, and no weights were released; a config of your own may choose levels, and then says so, and a "
-            ".nemo archive that you have names its own: give its path"
+            "product of, and no weights were released; choose levels in a config of your own, or give the path of a "
+            ".nemo archive, which names them"
         )
 
 
 def whereabouts(name: str) -> str:
-    """Say where a published config is, and where its weights are if they were released."""
-    weights = RELEASED.get(name)
-    return f"{name} ({f'weights: {weights}' if weights else f'configs/nanocodec/{name}.yaml, weights not released'})"
+    """Describe where a published config is, and its weights if they were released."""
+    if name in RELEASED:
+        return f"{name} (weights: {RELEASED[name]})"
+    return f"{name} (configs/nanocodec/{name}.yaml, weights not released)"
 
 
 def with_causality(config: NanoCodecConfig, *, encoder: bool, decoder: bool) -> NanoCodecConfig:
     """Make encoder and decoder causal or not, as in the paper's ablation (arXiv 2508.05835, table 1).
 
-    How a part pads that is not causal and was never released is not published; it repeats the clip's ends, as the
-    released encoders do, and a decoder's upsampling is not grouped, as LFSC's is not.
+    The paper does not say how parts that are not causal pad. Here they repeat the clip's ends, as the released encoders
+    do, and a decoder's upsampling is not grouped, as in LFSC.
     """
     ends: dict[bool, PaddingMode] = {True: "zeros", False: "replicate"}
     return replace(
@@ -223,5 +179,5 @@ def with_causality(config: NanoCodecConfig, *, encoder: bool, decoder: bool) -> 
 
 
 def names_at(frame_rate: float, tolerance: float = 0.005) -> list[str]:
-    """Name the published configs of a frame rate in Hz, give or take half a percent (21.533 Hz is called 21.5)."""
+    """Name the published configs of a frame rate in Hz, within half a percent (21.533 Hz is called 21.5)."""
     return [name for name, config in PUBLISHED.items() if abs(config.frame_rate / frame_rate - 1) <= tolerance]

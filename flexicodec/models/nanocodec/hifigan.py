@@ -1,6 +1,6 @@
 """HiFi-GAN encoder (audio to latents) and decoder (latents to audio) of LFSC and NanoCodec.
 
-A causal decoder streams without delay: every frame gives its samples at once, and any chunks equal the whole clip.
+A causal decoder streams without delay: each frame yields its samples at once, and any chunks equal the whole clip.
 """
 
 from math import prod
@@ -19,7 +19,7 @@ LEAKY_SLOPE = 0.01  # HiFi-GAN's own is 0.1
 
 
 def make_conv(config: PartConfig, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> Conv:
-    """Make a convolution that keeps the length; it starts as PyTorch's do."""
+    """Make a convolution that keeps the length, initialised as PyTorch's."""
     conv = Conv(
         in_channels,
         out_channels,
@@ -33,18 +33,21 @@ def make_conv(config: PartConfig, in_channels: int, out_channels: int, kernel_si
 
 
 def make_activation(config: PartConfig, channels: int) -> nn.Module:
-    """Make an activation, with weights of its own where it has any."""
+    """Make the config's activation."""
     if config.activation == "snake":
         return Snake(channels)
-    return HalfSnake(channels, LEAKY_SLOPE) if config.activation == "half_snake" else nn.LeakyReLU(LEAKY_SLOPE)
+    if config.activation == "half_snake":
+        return HalfSnake(channels, LEAKY_SLOPE)
+    return nn.LeakyReLU(LEAKY_SLOPE)
 
 
 def make_residuals(config: PartConfig, channels: int) -> ParallelMean:
-    """Make HiFi-GAN's multi-receptive field fusion: a chain of residual units per kernel size, averaged."""
-    return ParallelMean(
-        Sequential(_residual_unit(config, channels, kernel_size, dilation) for dilation in config.dilations)
-        for kernel_size in config.kernel_sizes
-    )
+    """Make HiFi-GAN's multi-receptive field fusion: the mean of a branch of residual units per kernel size."""
+    branches = []
+    for kernel_size in config.kernel_sizes:
+        units = [_residual_unit(config, channels, kernel_size, dilation) for dilation in config.dilations]
+        branches.append(Sequential(units))
+    return ParallelMean(branches)
 
 
 def _residual_unit(config: PartConfig, channels: int, kernel_size: int, dilation: int) -> Residual:
@@ -59,7 +62,7 @@ def _residual_unit(config: PartConfig, channels: int, kernel_size: int, dilation
 
 
 class EncoderStage(Sequential):
-    """Averaged residuals, then a strided convolution that doubles the channels."""
+    """Residual branches, then a strided convolution that doubles the channels."""
 
     def __init__(self, config: EncoderConfig, channels: int, stride: int) -> None:
         down = Conv(
@@ -77,28 +80,21 @@ class EncoderStage(Sequential):
 
 
 class HiFiGANEncoder(ConvStack):
-    """Audio [B, 1, S] to latents [B, latent_dim, T], S = T * frame_size.
-
-    A causal one gives frame t from the samples up to its own end.
-
-    Args:
-        config: Strides, widths and padding.
-        latent_dim: Channels of the latents.
-    """
+    """Audio [B, 1, S] to latents [B, latent_dim, T], S = T * frame_size; causal: from samples up to a frame's end."""
 
     def __init__(self, config: EncoderConfig, latent_dim: int) -> None:
-        widths = [config.width * 2**i for i in range(len(config.strides) + 1)]
-        layers = [
-            make_conv(config, 1, widths[0], config.in_kernel_size),
-            *(EncoderStage(config, width, stride) for width, stride in zip(widths, config.strides, strict=False)),
-            make_activation(config, widths[-1]),
-            make_conv(config, widths[-1], latent_dim, config.out_kernel_size),
-        ]
+        width = config.width
+        layers: list[nn.Module] = [make_conv(config, 1, width, config.in_kernel_size)]
+        for stride in config.strides:
+            layers.append(EncoderStage(config, width, stride))
+            width *= 2
+        layers.append(make_activation(config, width))
+        layers.append(make_conv(config, width, latent_dim, config.out_kernel_size))
         super().__init__(layers, 1, latent_dim, config.strides, inputs_per_frame=prod(config.strides))
 
 
 class DecoderStage(Sequential):
-    """A transposed convolution that halves the channels, then averaged residuals."""
+    """A transposed convolution that halves the channels, then residual branches."""
 
     def __init__(self, config: DecoderConfig, channels: int, stride: int) -> None:
         half = channels // 2
@@ -109,20 +105,15 @@ class DecoderStage(Sequential):
 
 
 class HiFiGANDecoder(ConvStack):
-    """Latents [B, latent_dim, T] to audio [B, 1, S] in [-1, 1], S = T * frame_size.
-
-    Args:
-        config: Strides, widths and padding.
-        latent_dim: Channels of the latents.
-    """
+    """Latents [B, latent_dim, T] to audio [B, 1, S] in [-1, 1], S = T * frame_size."""
 
     def __init__(self, config: DecoderConfig, latent_dim: int) -> None:
-        widths = [config.width // 2**i for i in range(len(config.strides) + 1)]
-        layers = [
-            make_conv(config, latent_dim, widths[0], config.in_kernel_size),
-            *(DecoderStage(config, width, stride) for width, stride in zip(widths, config.strides, strict=False)),
-            make_activation(config, widths[-1]),
-            make_conv(config, widths[-1], 1, config.out_kernel_size),
-            nn.Tanh() if config.output_activation == "tanh" else nn.Hardtanh(),
-        ]
+        width = config.width
+        layers: list[nn.Module] = [make_conv(config, latent_dim, width, config.in_kernel_size)]
+        for stride in config.strides:
+            layers.append(DecoderStage(config, width, stride))
+            width //= 2
+        layers.append(make_activation(config, width))
+        layers.append(make_conv(config, width, 1, config.out_kernel_size))
+        layers.append(nn.Tanh() if config.output_activation == "tanh" else nn.Hardtanh())
         super().__init__(layers, latent_dim, 1, config.strides, inputs_per_frame=1)
