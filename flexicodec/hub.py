@@ -86,7 +86,7 @@ def load_pretrained(folder: str | Path, name: str | None = None, parts: str = "a
     from flexicodec.models.flexicodec.model import FlexiCodec
     from flexicodec.models.nanocodec.config import NanoCodecConfig
     from flexicodec.models.nanocodec.model import NanoCodec
-    from flexicodec.weights import load_exactly, unloaded_modules
+    from flexicodec.weights import UnloadedModule, load_exactly, meta_device, unloaded_modules
 
     families: dict[str, tuple[type, Any]] = {
         FlexiCodec.model_type: (FlexiCodecConfig, FlexiCodec),
@@ -103,8 +103,11 @@ def load_pretrained(folder: str | Path, name: str | None = None, parts: str = "a
         raise ValueError(f"{folder} has a {CONFIG_NAME} but no {WEIGHTS_NAME}; was the copy interrupted?")
     config_class, codec_class = families[held["model_type"]]
     config: Any = from_dict(config_class, held["config"])
-    with torch.device("meta"):
-        codec: Codec = codec_class(config, name=name)
+    given = {}
+    if codec_class is FlexiCodec and parts == "decode":  # without importing an encoder
+        given["semantic_encoder"] = UnloadedModule("semantic_encoder", parts)
+    with meta_device():
+        codec: Codec = codec_class(config, name=name, **given)
     codec.keep(parts)
     absent = tuple(f"{part}." for part in unloaded_modules(codec))
     state = read_weights(folder / WEIGHTS_NAME, leave=absent)

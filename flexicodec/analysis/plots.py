@@ -17,7 +17,8 @@ from torch.nn.functional import pad
 from flexicodec.analysis.segments import Segment, is_silence
 from flexicodec.analysis.thresholds import boundaries, effective_threshold
 from flexicodec.audio import resample
-from flexicodec.encoders.fbank import FrontEndConfig, KaldiFbank
+from flexicodec.encoders.base import FrontEndConfig
+from flexicodec.encoders.fbank import KaldiFbank
 from flexicodec.tokens import Tokens
 
 if TYPE_CHECKING:

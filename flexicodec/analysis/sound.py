@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 
 from flexicodec.analysis.segments import Segment, in_speech
 from flexicodec.audio import resample
-from flexicodec.encoders.fbank import FrontEndConfig, KaldiFbank
+from flexicodec.encoders.base import FrontEndConfig
+from flexicodec.encoders.fbank import KaldiFbank
 
 FLOOR_DB = -100.0  # of full scale; digital silence is no quieter
 ACTIVE_DB = 30.0  # below the loud frames of a clip, down to which a frame counts as speech

@@ -22,7 +22,7 @@ from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
 from flexicodec.models.streaming.encoder import StreamingEncoder
 from flexicodec.nn.onednn import clear_cache
 from flexicodec.nn.snake import compile_activations
-from flexicodec.nn.stages import Stage
+from flexicodec.nn.streaming import StreamingModule
 from flexicodec.token_format import check_not_empty
 from flexicodec.tokens import TokenFormat, Tokens
 from flexicodec.weights import drop_modules, unloaded_modules
@@ -157,7 +157,7 @@ class Codec(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} does not encode streams")
 
-    def stream_stages(self, settings: DecoderOptions) -> Sequence[Stage]:
+    def stream_stages(self, settings: DecoderOptions) -> Sequence[StreamingModule]:
         """What a streaming decoder sends tokens through: their `stream_inputs` in, samples [B, 1, S] out."""
         raise NotImplementedError(f"{type(self).__name__} does not stream")
 

@@ -1,7 +1,7 @@
 """oneDNN paths for linear layers and convolutions on the CPU, used in inference only.
 
-PyTorch sends matrix products to MKL, which reaches half of oneDNN's speed on CPUs with AVX-512 that are not Intel's, and
-gives oneDNN convolutions in a layout that has to be reordered before and after each call. Here everything goes to
+PyTorch sends matrix products to MKL, which reaches half of oneDNN's speed on CPUs with AVX-512 that are not Intel's,
+and gives oneDNN convolutions in a layout that has to be reordered before and after each call. Here everything goes to
 oneDNN channels last, and weights are cached in the layout oneDNN wants. Measurements: experiments/speed. Results differ
 from PyTorch's by rounding.
 """
@@ -166,13 +166,17 @@ def conv_transpose1d(
 
 
 def cat_time(parts: Sequence[Float[Tensor, "batch channels time"]]) -> Float[Tensor, "batch channels all_time"]:
-    """Put pieces one after the other in time, in the memory layout of the longest."""
-    longest = parts[0]
-    for part in parts[1:]:
-        longest = part if part.shape[-1] > longest.shape[-1] else longest
-    if len(parts) > 1 and longest.stride(1) == 1:
-        return torch.cat([part.mT for part in parts], dim=1).mT
-    return longest if len(parts) == 1 else torch.cat(list(parts), dim=-1)
+    """Concatenate in time, in the memory layout of the longest part; a single part that is not empty is not copied."""
+    filled = [part for part in parts if part.shape[-1]]
+    if len(filled) <= 1:
+        return filled[0] if filled else parts[0]
+    longest = filled[0]
+    for part in filled:
+        if part.shape[-1] > longest.shape[-1]:
+            longest = part
+    if longest.stride(1) == 1:  # channels last
+        return torch.cat([part.mT for part in filled], dim=1).mT
+    return torch.cat(filled, dim=-1)
 
 
 def _as_image(x: Tensor) -> Tensor:
@@ -201,16 +205,3 @@ class Linear(nn.Linear):
     def forward(self, input: Float[Tensor, "*shape in_features"]) -> Float[Tensor, "*shape out_features"]:
         """Map the last axis."""
         return linear(input, self.weight, self.bias)
-
-
-def use_onednn_linears(module: nn.Module) -> None:
-    """Make `Linear`s of the plain linear layers in a module that others wrote; parameters stay the same objects."""
-    for name, child in module.named_children():
-        if type(child) is nn.Linear:
-            with torch.device("meta"):
-                ours = Linear(child.in_features, child.out_features, bias=child.bias is not None)
-            ours.weight, ours.bias = child.weight, child.bias
-            ours.train(child.training)
-            setattr(module, name, ours)
-        else:
-            use_onednn_linears(child)

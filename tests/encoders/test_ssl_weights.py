@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexicodec.encoders.ssl import SSLConfig, ssl_state
+from flexicodec.encoders.base import SSLConfig
+from flexicodec.encoders.ssl import ssl_state
 from tests.encoders.self_supervised import KINDS, name, save_model
 
 

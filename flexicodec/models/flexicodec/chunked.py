@@ -4,13 +4,13 @@ What is carried from piece to piece is what a stream carries; see `Windows` for 
 """
 
 from fractions import Fraction
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from flexicodec.encoders.sanm import SanmEncoder
 from flexicodec.models.flexicodec import streaming_decode
 from flexicodec.models.flexicodec.network import Features, FlexiCodecNetwork
 from flexicodec.models.flexicodec.streaming_encode import StreamedQuantizers, StreamedSemanticEncoder
@@ -19,6 +19,9 @@ from flexicodec.models.streaming.decoder import DecoderOptions
 from flexicodec.models.streaming.state import Windows
 from flexicodec.quantize import Quantized
 from flexicodec.tokens import Tokens
+
+if TYPE_CHECKING:
+    from flexicodec.encoders.sanm import SanmEncoder
 
 PIECE_FRAMES = 256  # about 20 s: what is taken at once
 PADDED_SHARE = 0.1  # of a batch on the CPU, where a batch is no faster than its clips and more than this is a waste
@@ -89,8 +92,8 @@ def _listen(
     """Hear one clip in pieces."""
     ratio, lengths = None, torch.tensor([audio.shape[1]])
     if codec.config.geometry == "released":
-        assert isinstance(codec.semantic_encoder, SanmEncoder)
-        ratio = Fraction(int(codec.semantic_encoder.front_end.num_frames(lengths)), frames)
+        encoder = cast("SanmEncoder", codec.semantic_encoder)
+        ratio = Fraction(int(encoder.front_end.num_frames(lengths)), frames)
     stage = StreamedSemanticEncoder(codec, windows, ratio)
     state, done = stage.initial_state(), 0
     features = audio.new_zeros(1, codec.semantic_encoder.dim, frames)

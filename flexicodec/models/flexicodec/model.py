@@ -14,8 +14,7 @@ from torch import Tensor
 
 from flexicodec.audio import Channels, as_batch, fit_lengths
 from flexicodec.config import non_defaults, to_dict
-from flexicodec.encoders.base import SanmEncoder
-from flexicodec.encoders.ssl import SSLEncoder
+from flexicodec.encoders.base import SanmConfig, SSLConfig
 from flexicodec.merging import CausalPolicy, MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
 from flexicodec.models.codec import UNSET, check_samples, inference_call
@@ -27,7 +26,7 @@ from flexicodec.models.precision import Precision, autocast, check_precision
 from flexicodec.models.streaming.decoder import DecoderOptions
 from flexicodec.models.streaming.encoder import STREAM_WINDOWS, EncoderOptions, StreamingEncoder
 from flexicodec.models.streaming.state import Windows
-from flexicodec.nn.stages import Stage
+from flexicodec.nn.streaming import StreamingModule
 from flexicodec.tokens import TokenFormat, Tokens
 
 __all__ = ["Features", "FlexiCodec"]
@@ -91,7 +90,8 @@ class FlexiCodec(FlexiCodecNetwork):
         Raises:
             ValueError: The semantic encoder came from outside, so no config could build it again.
         """
-        if not isinstance(self.semantic_encoder, SanmEncoder | SSLEncoder):
+        self._check_whole("saved")
+        if not isinstance(getattr(self.semantic_encoder, "config", None), SanmConfig | SSLConfig):
             raise ValueError(
                 f"this model listens with a {type(self.semantic_encoder).__name__} that was passed in, which a config "
                 "cannot describe; save its state_dict() instead"
@@ -339,8 +339,8 @@ class FlexiCodec(FlexiCodecNetwork):
         Args:
             batch_size: Streams side by side, each of one clip; they may begin, pause and end as they like.
             threshold: As for `tokenize`, and the default: the same decision in a stream as on the whole clip.
-            frame_rate: Tokens per second, held by a controller that moves the threshold (`RateController`): a stream has
-                no end whose tokens could be counted. `encode(frame_rate=..., policy="running")` gives the same.
+            frame_rate: Tokens per second, held by a controller that moves the threshold (`RateController`): a stream
+                has no end whose tokens could be counted. `encode(frame_rate=..., policy="running")` gives the same.
             policy: "running" with `frame_rate`, or a policy that decides as frames come (`CausalPolicy`).
             max_duration: Most frames per token; None for no cap.
             num_codebooks: Acoustic codebooks, 0 for semantic tokens only; None for all.
@@ -362,7 +362,7 @@ class FlexiCodec(FlexiCodecNetwork):
         settings = EncoderOptions(rule, cap, count, margins, windows)
         return StreamingEncoder(self, FlexiCodecStreamingTokenizer(self, settings, info), settings, batch_size)
 
-    def stream_stages(self, settings: DecoderOptions) -> list[Stage]:
+    def stream_stages(self, settings: DecoderOptions) -> list[StreamingModule]:
         """See `Codec.stream_stages`."""
         return streaming_decode.stages(self, settings)
 

@@ -5,14 +5,14 @@ these, and so does the public model on top of them.
 """
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from flexicodec.encoders.base import SanmEncoder, SemanticEncoder
-from flexicodec.encoders.ssl import SSLEncoder
+from flexicodec.audio import pad_or_trim
+from flexicodec.encoders.base import SanmConfig, SemanticEncoder, SSLConfig
 from flexicodec.merging import unmerge
 from flexicodec.merging.aggregators import MeanAggregator, QueryAggregator
 from flexicodec.models.codec import Codec
@@ -24,6 +24,10 @@ from flexicodec.nn.convnext import ConvNeXtStack
 from flexicodec.nn.dac import DACDecoder, DACEncoder
 from flexicodec.nn.transformer import Transformer, TransformerConfig
 from flexicodec.quantize import Quantized
+from flexicodec.weights import UnloadedModule
+
+if TYPE_CHECKING:
+    from flexicodec.encoders.sanm import SanmEncoder
 
 _MIN_RELEASED_SAMPLES = 1360  # upstream's resize gives no frame below this
 
@@ -84,7 +88,9 @@ class FlexiCodecNetwork(Codec):
         self.semantic_encoder = semantic_encoder
         if isinstance(semantic_encoder, nn.Module):
             semantic_encoder.requires_grad_(False).eval()
-        semantic_dim = self.semantic_encoder.dim
+        # a model that only decodes is loaded without its encoder
+        unloaded = isinstance(semantic_encoder, UnloadedModule)
+        semantic_dim = config.semantic_encoder.dim if unloaded else self.semantic_encoder.dim
         self.encoder = DACEncoder(acoustic.strides, acoustic.width, dim)
         self.semantic_aggregator = _aggregator(semantic_dim, merging.semantic_aggregator if merging else None)
         self.acoustic_aggregator = _aggregator(dim, merging.acoustic_aggregator if merging else None)
@@ -126,7 +132,7 @@ class FlexiCodecNetwork(Codec):
         """Count frames per item, by the geometry of the config."""
         if self.config.geometry == "whole":
             return -(-audio_lengths // self.frame_size)
-        encoder = cast(SanmEncoder, self.semantic_encoder)  # no other goes with this geometry
+        encoder = cast("SanmEncoder", self.semantic_encoder)  # no other goes with this geometry
         heard = encoder.front_end.num_frames(self.semantic_input_lengths(audio_lengths))
         return (heard.cpu().double() / 1.33333).long().to(heard.device)  # not every device has float64
 
@@ -143,7 +149,7 @@ class FlexiCodecNetwork(Codec):
         audible = self.semantic_input_lengths(audio_lengths)
         with torch.autocast(audio.device.type, enabled=False):
             with autocast(precision, audio.device):
-                heard, heard_lengths = self.semantic_encoder(_pad_to(audio.float(), int(audible.max())), audible)
+                heard, heard_lengths = self.semantic_encoder(pad_or_trim(audio.float(), int(audible.max())), audible)
             ratio = None if released else self.semantic_encoder.frame_rate / self.base_frame_rate
             return resample_frames(heard.float(), heard_lengths, frames, ratio)
 
@@ -152,7 +158,7 @@ class FlexiCodecNetwork(Codec):
     ) -> Float[Tensor, "batch acoustic_dim frames"]:
         """Hear how it sounds: the convolutional encoder on whole frames, the tail padded with zeros."""
         whole = self.acoustic_input_lengths(audio_lengths)
-        padded = _pad_to(audio, int(whole.max()))[:, None]
+        padded = pad_or_trim(audio, int(whole.max()))[:, None]
         encode = self.encoder if torch.is_grad_enabled() else self.encoder.chunked
         features = encode(padded, whole)[..., : int(frames.max())]
         valid = torch.arange(features.shape[-1], device=audio.device) < frames[:, None]
@@ -287,22 +293,20 @@ class FlexiCodecNetwork(Codec):
 
 def _check_encoder(encoder: SemanticEncoder, config: FlexiCodecConfig) -> None:
     """Refuse an encoder that contradicts the config."""
-    if config.geometry == "released" and not isinstance(encoder, SanmEncoder):
+    if isinstance(encoder, UnloadedModule):
+        return
+    built_from = getattr(encoder, "config", None)
+    if config.geometry == "released" and not isinstance(built_from, SanmConfig):
         raise ValueError(
             f"geometry 'released' counts the frames of SAN-M and cannot go with a {type(encoder).__name__}; "
             "choose geometry 'whole'"
         )
-    if isinstance(encoder, SanmEncoder | SSLEncoder) and encoder.config != config.semantic_encoder:
+    if isinstance(built_from, SanmConfig | SSLConfig) and built_from != config.semantic_encoder:
         raise ValueError(
-            f"the encoder was built from {encoder.config}, but the config has semantic_encoder="
+            f"the encoder was built from {built_from}, but the config has semantic_encoder="
             f"{config.semantic_encoder}; make them the same"
         )
 
 
 def _aggregator(dim: int, config: TransformerConfig | None) -> nn.Module:
     return QueryAggregator(dim, config) if config else MeanAggregator()
-
-
-def _pad_to(audio: Float[Tensor, "batch samples"], samples: int) -> Float[Tensor, "batch padded"]:
-    """Cut or zero-pad the last axis to so many samples."""
-    return nn.functional.pad(audio, (0, max(0, samples - audio.shape[-1])))[..., :samples]

@@ -20,7 +20,7 @@ from flexicodec.models.precision import Precision, autocast, check_precision
 from flexicodec.models.streaming.decoder import DecoderOptions
 from flexicodec.models.streaming.encoder import EncoderOptions, StreamingEncoder
 from flexicodec.models.streaming.state import Windows
-from flexicodec.nn.stages import ConvStage, Stage
+from flexicodec.nn.streaming import StreamingModule
 from flexicodec.tokens import TokenFormat, Tokens
 
 
@@ -274,9 +274,9 @@ class NanoCodec(Codec):
         writer = NanoCodecStreamingTokenizer(self.encoder, self.quantizer, settings, self.sample_rate)
         return StreamingEncoder(self, writer, settings, batch_size)
 
-    def stream_stages(self, settings: DecoderOptions) -> list[Stage]:
+    def stream_stages(self, settings: DecoderOptions) -> list[StreamingModule]:
         """See `Codec.stream_stages`: convolutions alone, so every stream can be exact."""
-        return [ConvStage(self.decoder)]
+        return [self.decoder]
 
     def stream_inputs(self, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:
         """See `Codec.stream_inputs`."""

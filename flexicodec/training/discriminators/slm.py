@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flexicodec.encoders.ssl import PREPROCESSOR_NAME, SSLConfig, SSLEncoder, ssl_state
+from flexicodec.encoders.base import PREPROCESSOR_NAME, SSLConfig
+from flexicodec.encoders.ssl import SSLEncoder, ssl_state
 from flexicodec.training.discriminators.shared import Judgement, activations, conv1d
 from flexicodec.training.frozen import FrozenListener
 
