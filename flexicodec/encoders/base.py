@@ -106,7 +106,7 @@ LONGEST_FIRST_FRAME = 1280  # samples; `SemanticEncoder` promises frames for cli
 CONFIG_NAME = "config.json"
 PREPROCESSOR_NAME = "preprocessor_config.json"
 
-# Settings that one family alone knows; elsewhere they would be passed over in silence.
+# Settings of one family alone; the others would ignore them.
 ONE_FAMILY = {
     "feat_proj_layer_norm": "hubert",
     "conv_pos_batch_norm": "hubert",
@@ -117,7 +117,7 @@ ONE_FAMILY = {
 
 @dataclass(frozen=True)
 class SSLSettings:
-    """What shapes such an encoder, under the names it has in a transformers `config.json`.
+    """Sizes of a self-supervised encoder, under their names in a transformers `config.json`.
 
     The defaults are those of transformers, and fit hubert-base-ls960, wavlm-base and wav2vec2-base.
 
@@ -138,8 +138,8 @@ class SSLSettings:
         num_conv_pos_embeddings: Width of the positional convolution, in frames.
         num_conv_pos_embedding_groups: Its groups.
         conv_pos_batch_norm: Batch norm before it instead of weight norm on it; HuBERT only.
-        num_buckets: Relative positions WavLM tells apart.
-        max_bucket_distance: Frames from which it tells them apart no more.
+        num_buckets: Relative positions WavLM distinguishes.
+        max_bucket_distance: Frames beyond which it does not distinguish them.
     """
 
     hidden_size: int = 768
@@ -182,7 +182,7 @@ class SSLSettings:
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one frame sees, before the positional convolution."""
+        """Samples that one frame depends on, before the positional convolution."""
         samples = 1
         for kernel, stride in zip(self.conv_kernel[::-1], self.conv_stride[::-1], strict=True):
             samples = (samples - 1) * stride + kernel
@@ -200,7 +200,7 @@ class SSLConfig:
             post-norm models through a layer norm. The norm that pre-norm models put behind their last block is never
             applied.
         normalise: Bring every clip to zero mean and unit variance first (`do_normalize` in preprocessor_config.json).
-        settings: Sizes and habits.
+        settings: Sizes and options.
     """
 
     model_type: ModelType
@@ -265,7 +265,7 @@ class SSLConfig:
                 )
             preprocessor = _read_json(folder / PREPROCESSOR_NAME)
             if (rate := preprocessor.get("sampling_rate", SAMPLE_RATE)) != SAMPLE_RATE:
-                raise ValueError(f"the model in {folder} hears audio at {rate} Hz, expected {SAMPLE_RATE}")
+                raise ValueError(f"the model in {folder} takes audio at {rate} Hz, expected {SAMPLE_RATE}")
             normalise = bool(preprocessor.get("do_normalize", True))
         names = {each.name for each in fields(SSLSettings)}
         settings = {key: value for key, value in held.items() if key in names}

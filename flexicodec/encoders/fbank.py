@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flexicodec.encoders.base import FrontEndConfig
+from flexicodec.nn.masking import length_mask
 from flexicodec.nn.streaming import register_state
 
 ENERGY_FLOOR = 1.1920928955078125e-07  # float32 epsilon, Kaldi's floor under the logarithm
@@ -98,7 +99,7 @@ class KaldiFbank(nn.Module):
         stacked = stack_frames(self.fbank(audio), fbank_lengths, self.config.stack, self.config.stride)
         features = (stacked + self.shift) * self.scale
         frame_lengths = self.num_frames(lengths)
-        valid = torch.arange(features.shape[1], device=audio.device) < frame_lengths[:, None]
+        valid = length_mask(frame_lengths, features.shape[1])
         return features.masked_fill(~valid[..., None], 0.0), frame_lengths
 
     def inputs_needed(self, frames: int) -> int:
@@ -197,7 +198,7 @@ def stack_frames(
 
 @lru_cache(maxsize=32)
 def _on(device: torch.device, make: Callable[..., np.ndarray], *numbers: int) -> Tensor:
-    """Make a constant once for each device it is used on."""
+    """Compute a constant once per device."""
     with torch.inference_mode(False):
         return torch.from_numpy(make(*numbers)).to(device)
 

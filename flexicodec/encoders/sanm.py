@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from flexicodec.encoders.base import FrontEndConfig, SanmConfig
 from flexicodec.encoders.fbank import KaldiFbank
 from flexicodec.nn.attention import attention, sdpa
-from flexicodec.nn.masking import valid_steps, zero_padding
+from flexicodec.nn.masking import length_mask, valid_steps, zero_padding
 from flexicodec.nn.onednn import Linear
 from flexicodec.nn.streaming import SlidingWindow, SlidingWindowState, append, register_state, run_in_chunks
 from flexicodec.nn.transformer import STREAM_BLOCK, AttentionState
@@ -69,8 +69,7 @@ class SanmEncoder(nn.Module):
         if num_prompts:
             hidden = torch.cat([self.embed_prompt(len(features)), hidden], dim=1)
         hidden = self.run_layers(hidden, lengths + num_prompts)[:, num_prompts:]
-        valid = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
-        return hidden.masked_fill(~valid[..., None], 0.0)
+        return hidden.masked_fill(~length_mask(lengths, hidden.shape[1])[..., None], 0.0)
 
     def embed(
         self, features: Float[Tensor, "batch steps in_dim"], first: Int[Tensor, " #batch"]

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from flexicodec.config import to_dict
 from flexicodec.encoders.base import PREPROCESSOR_NAME, SAMPLE_RATE, SSLConfig
 from flexicodec.nn.attention import attention
-from flexicodec.nn.masking import valid_steps
+from flexicodec.nn.masking import length_mask, valid_steps
 from flexicodec.weights import load_exactly, read_weights
 
 BARE_PARTS = ("feature_extractor", "feature_projection", "encoder")
@@ -30,11 +30,11 @@ WEIGHT_NORMS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", 
 def ssl_state(folder: str | Path, config: SSLConfig) -> dict[str, Tensor]:
     """Read the weights of an `SSLEncoder` from a local transformers folder, float32, under the encoder's names.
 
-    Blocks above `config.layer` and what stands around the bare model (heads, quantisers, masking vectors) are left out.
+    Blocks above `config.layer` and everything around the bare model (heads, quantisers, masking vectors) are left out.
 
     Args:
         folder: Holds config.json and model.safetensors or pytorch_model.bin, sharded or not.
-        config: What is to be filled.
+        config: The encoder to be loaded.
 
     Raises:
         ValueError: The folder's config.json says otherwise than `config`, there are no weights, or a weight is
@@ -56,7 +56,7 @@ def ssl_state(folder: str | Path, config: SSLConfig) -> dict[str, Tensor]:
 
 
 def _bare_weights(held: Mapping[str, Tensor], config: SSLConfig) -> dict[str, Tensor]:
-    """Pick out what the encoder may need, in float32, with the weight norm folded."""
+    """Select what the encoder may need, in float32, with the weight norm folded."""
     held = {key.removeprefix(f"{config.model_type}."): value for key, value in held.items()}
     state = {
         key: value.float() if value.is_floating_point() else value
@@ -71,7 +71,7 @@ def _bare_weights(held: Mapping[str, Tensor], config: SSLConfig) -> dict[str, Te
 
 
 def _is_above(key: str, config: SSLConfig) -> bool:
-    """Tell whether a weight comes into play behind the layer that is taken."""
+    """Return whether a weight belongs to a block above the one whose features are used."""
     parts = key.split(".")
     if parts[:2] == ["encoder", "layers"]:
         return int(parts[2]) >= config.layer
@@ -100,7 +100,7 @@ class SSLEncoder(nn.Module):
     Weights are named as in transformers' bare model; the positional convolution's weight norm is folded.
 
     Args:
-        config: Sizes and habits.
+        config: Sizes and options.
     """
 
     def __init__(self, config: SSLConfig):
@@ -133,7 +133,7 @@ class SSLEncoder(nn.Module):
     def forward(
         self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch dim frames"], Int[Tensor, " batch"]]:
-        """Listen; see `SemanticEncoder`. Clips must be as long as the receptive field, 400 samples by default."""
+        """Encode audio; see `SemanticEncoder`. Clips have at least the receptive field, 400 samples by default."""
         *_, hidden = self.hidden_states(audio, lengths)
         return hidden, self.num_frames(lengths)
 
@@ -143,16 +143,16 @@ class SSLEncoder(nn.Module):
         """Yield what enters the first block and what each block makes of it, zero past each item's frames."""
         long_enough = torch.compiler.is_exporting() or int(lengths.min()) >= self.config.settings.receptive_field
         assert long_enough, "the caller pads clips to a codec frame"
-        heard = _valid(lengths, audio.shape[1])
-        audio = audio.masked_fill(~heard, 0.0)
+        in_clip = length_mask(lengths, audio.shape[1])
+        audio = audio.masked_fill(~in_clip, 0.0)
         if self.config.normalise:
-            audio = _standardise(audio, heard, NORMALISATION_EPS)
+            audio = _standardise(audio, in_clip, NORMALISATION_EPS)
         frames = self.num_frames(lengths)
         hidden = self.place(self.project(self.convolve(audio, lengths)), frames)
         bias = self.position_bias(hidden.shape[1])
-        padding = ~_valid(frames, hidden.shape[1])[..., None]
+        padding = ~length_mask(frames, hidden.shape[1])[..., None]
         yield hidden.masked_fill(padding, 0.0).transpose(1, 2)
-        valid = valid_steps(frames, hidden.shape[1])  # asked once: the answer has to come from the device
+        valid = valid_steps(frames, hidden.shape[1])  # once for all blocks: on a GPU it waits for the device
         for block in self.encoder.layers:
             hidden = _run_block(block, hidden, valid, bias, self.config.settings.do_stable_layer_norm)
             yield hidden.masked_fill(padding, 0.0).transpose(1, 2)
@@ -167,7 +167,7 @@ class SSLEncoder(nn.Module):
             norm = getattr(layer, "layer_norm", None)
             if isinstance(norm, nn.GroupNorm):  # a group per channel: statistics over time, padding included
                 hidden = layer.conv(hidden)
-                hidden = _standardise(hidden, _valid(lengths, hidden.shape[2])[:, None], norm.eps)
+                hidden = _standardise(hidden, length_mask(lengths, hidden.shape[2])[:, None], norm.eps)
                 hidden = layer.activation(hidden * norm.weight[:, None] + norm.bias[:, None])
             else:
                 hidden = layer(hidden)
@@ -183,7 +183,7 @@ class SSLEncoder(nn.Module):
     ) -> Float[Tensor, "batch frames dim"]:
         """Add the positional convolution, for which padding is zero as beyond a clip's ends."""
         positions = self.encoder.pos_conv_embed
-        valid = _valid(lengths, hidden.shape[1])[..., None]
+        valid = length_mask(lengths, hidden.shape[1])[..., None]
         hidden = hidden.masked_fill(~valid, 0.0)
         around = hidden.transpose(1, 2)
         if self.config.settings.conv_pos_batch_norm:
@@ -202,7 +202,7 @@ class SSLEncoder(nn.Module):
 
 
 def _transformers_model(config: SSLConfig) -> Any:
-    """Make transformers' bare model with as many blocks as are run, and nothing that only its training needs."""
+    """Build transformers' bare model with as many blocks as are run, and nothing that only its training needs."""
     import transformers
 
     name = CLASSES[config.model_type]
@@ -251,17 +251,13 @@ def _attend(
 
 
 def _gate(module: Any, hidden: Float[Tensor, "batch heads frames head_dim"]) -> Float[Tensor, "batch heads frames 1"]:
-    """Compute how much each frame heeds distances (WavLM, arXiv 2110.13900, as released)."""
+    """Compute each frame's gate on the position bias (WavLM, arXiv 2110.13900, as released)."""
     outer, inner = module.gru_rel_pos_linear(hidden).unflatten(-1, (2, 4)).sum(-1).sigmoid().split(1, dim=-1)
     return outer * (inner * module.gru_rel_pos_const - 1.0) + 2.0
 
 
 def _conv_steps(steps: Int[Tensor, " batch"], conv: nn.Conv1d) -> Int[Tensor, " batch"]:
     return (steps - conv.kernel_size[0]) // conv.stride[0] + 1
-
-
-def _valid(lengths: Int[Tensor, " batch"], steps: int) -> Bool[Tensor, "batch steps"]:
-    return torch.arange(steps, device=lengths.device) < lengths[:, None]
 
 
 def _standardise(

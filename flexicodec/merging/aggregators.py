@@ -114,11 +114,12 @@ class StreamingAggregator:
         self.lookahead = 0
         self.transformer: StreamingModule | None = None
         if isinstance(aggregator, QueryAggregator):
-            self.transformer = aggregator.transformer
+            transformer: StreamingModule = aggregator.transformer
             if aggregator.transformer.config.window is None:
-                self.transformer = SlidingWindow(aggregator.transformer, dim, context, ahead, stride)
-            self.exact = self.transformer.exact
-            self.lookahead = self.transformer.lookahead
+                transformer = SlidingWindow(aggregator.transformer, dim, context, ahead, stride)
+            self.transformer = transformer
+            self.exact = transformer.exact
+            self.lookahead = transformer.lookahead
 
     def initial_state(self, device: torch.device) -> AggregatorState:
         """Return the state before the first token."""

@@ -22,19 +22,23 @@ CLASS_KEY = "kind"  # key of a dataclass's name among its fields, in plain data
 
 
 class StreamingModule(Protocol):
-    """One module of a stream.
+    """One module of a stream."""
 
-    Attributes:
-        channels: Input channels.
-        lookahead: Input steps that an output depends on after its own.
-        exact: The concatenated outputs equal those for the whole clip.
-        per_item: Items may give different numbers of outputs, so each is computed alone.
-    """
+    @property
+    def channels(self) -> int:
+        """Input channels."""
 
-    channels: int
-    lookahead: int
-    exact: bool
-    per_item: bool
+    @property
+    def lookahead(self) -> int:
+        """Input steps that an output depends on after its own."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the concatenated outputs equal those for the whole clip."""
+
+    @property
+    def per_item(self) -> bool:
+        """Whether items may give different numbers of outputs, so that each is computed alone."""
 
     def initial_state(self) -> Any:
         """Return the state before the first step."""

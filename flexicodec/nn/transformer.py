@@ -200,6 +200,7 @@ class TransformerLayer(nn.Module):
         self, projected: Float[Tensor, "batch steps 3*dim"], first: int, count: int
     ) -> Float[Tensor, "batch heads count head_dim"]:
         """Attend from `count` steps from `first` on; only distances matter, so positions start anywhere."""
+        assert self.window is not None
         steps = torch.arange(projected.shape[1], device=projected.device)
         frequencies = rope_frequencies(steps, projected.shape[-1] // (3 * self.num_heads))
         query, key, value = self._rotated_heads(projected, frequencies)
