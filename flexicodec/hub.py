@@ -85,6 +85,7 @@ def load_pretrained(folder: str | Path, name: str | None = None, parts: str = "a
     from flexicodec.models.flexicodec.model import FlexiCodec
     from flexicodec.models.nanocodec.config import NanoCodecConfig
     from flexicodec.models.nanocodec.model import NanoCodec
+    from flexicodec.weights import UnloadedModule, meta_device
 
     # Checks that name the file, before anything is built.
     families: dict[str, tuple[type, Any]] = {
@@ -102,8 +103,11 @@ def load_pretrained(folder: str | Path, name: str | None = None, parts: str = "a
         raise ValueError(f"{folder} has a {CONFIG_NAME} but no {WEIGHTS_NAME}; was the copy interrupted?")
     config_class, codec_class = families[held["model_type"]]
     config: Any = from_dict(config_class, held["config"])
-    with torch.device("meta"):  # no memory and no random weights until the file is read
-        codec: Codec = codec_class(config, name=name)
+    given = {}
+    if codec_class is FlexiCodec and parts == "decode":  # without importing an encoder
+        given["semantic_encoder"] = UnloadedModule("semantic_encoder", parts)
+    with meta_device():  # no memory and no random weights until the file is read
+        codec: Codec = codec_class(config, name=name, **given)
     codec.keep(parts)
     skipped = tuple(f"{part}." for part in unloaded_modules(codec))
     state = {}

@@ -1,6 +1,7 @@
 """Reading weights, loading them strictly, and models that are loaded in part."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -8,6 +9,7 @@ from typing import Any, NoReturn
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 def read_weights(path: str | Path, skip: tuple[str, ...] = ()) -> Mapping[str, Tensor]:
@@ -113,6 +115,32 @@ class UnloadedModule(nn.Module):
             f"this model was loaded with parts={self._loaded!r}, without its {self._name}; load it with parts='all', "
             "which is the default"
         )
+
+
+@contextmanager
+def meta_device() -> Iterator[None]:
+    """Build modules on the meta device, without initialising their weights.
+
+    Random operators on that device import PyTorch's compiler, which takes as long as importing PyTorch.
+    """
+    with torch.device("meta"), _SkipInitialisation():
+        yield
+
+
+class _SkipInitialisation(TorchFunctionMode):
+    """Leaves weights on the meta device as they are; others, such as constants on the CPU, are initialised."""
+
+    initialisers = ("normal_", "uniform_", "kaiming_uniform_", "trunc_normal_", "erfinv_", "clamp_")
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in self.initialisers:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
 
 
 def drop_modules(model: nn.Module, kept: Iterable[str], loaded: str) -> None:

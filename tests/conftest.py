@@ -12,8 +12,7 @@ import torch
 
 from flexicodec.audio import read_audio
 from flexicodec.corpus import Utterance, write_manifest
-from flexicodec.encoders.base import SanmConfig
-from flexicodec.encoders.fbank import FrontEndConfig
+from flexicodec.encoders.base import FrontEndConfig, SanmConfig
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.nanocodec.config import DecoderConfig, EncoderConfig, NanoCodecConfig, with_causality

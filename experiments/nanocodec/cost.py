@@ -149,9 +149,9 @@ def first(holds: Callable[[int], bool], low: int, high: int) -> int:
 def memory(name: str) -> dict[str, Any]:
     """Stream some frames one by one, and note the most that encoder and decoder remember, in megabytes."""
     codec = random_codec(name)
-    state, most = codec.encoder.stream(), 0
+    state, most = codec.encoder.initial_state(), 0
     for _ in range(STREAMED_FRAMES):
-        _, state = codec.encoder.step(torch.zeros(1, 1, codec.frame_size), state)
+        _, state = codec.encoder.step(torch.zeros(1, 1, codec.frame_size), state, last=False)
         most = max(most, streaming.num_bytes(state))
     stream, heard = codec.streaming_decoder(), 0
     for _ in range(STREAMED_FRAMES):

@@ -21,8 +21,7 @@ from worker import EXAMPLE, batch, commit_and_machine
 
 import flexicodec
 from flexicodec import Tokens
-from flexicodec.encoders.base import SanmConfig
-from flexicodec.encoders.fbank import FrontEndConfig
+from flexicodec.encoders.base import FrontEndConfig, SanmConfig
 from flexicodec.models import batch_encode as bulk_encoding
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
 from flexicodec.models.flexicodec.model import FlexiCodec

@@ -29,7 +29,7 @@ import torch
 
 from flexicodec.asr import Recognizer, RecognizerConfig
 from flexicodec.config import apply_overrides, from_dict, load_yaml
-from flexicodec.encoders.sanm import SanmConfig
+from flexicodec.encoders.base import SanmConfig
 from flexicodec.io_utils import replacing
 from flexicodec.training import trainer as trainer_module
 from flexicodec.training.config import CalibratedRange, DataConfig, InitConfig, TrainingConfig

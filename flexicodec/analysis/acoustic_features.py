@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from flexicodec.audio import resample
 from flexicodec.corpus.alignment import Segment
 from flexicodec.corpus.phones import in_speech
-from flexicodec.encoders.fbank import FrontEndConfig, KaldiFbank
+from flexicodec.encoders.base import FrontEndConfig
+from flexicodec.encoders.fbank import KaldiFbank
 
 FLOOR_DB = -100.0  # of full scale; lower energies, digital silence among them, are raised to it
 ACTIVE_DB = 30.0  # below the loud frames of a clip, down to which a frame counts as speech

@@ -20,7 +20,8 @@ from flexicodec.analysis.token_timeline import boundary_mask, effective_threshol
 from flexicodec.audio import resample
 from flexicodec.corpus.alignment import Segment
 from flexicodec.corpus.phones import CLASSES, is_silence
-from flexicodec.encoders.fbank import FrontEndConfig, KaldiFbank
+from flexicodec.encoders.base import FrontEndConfig
+from flexicodec.encoders.fbank import KaldiFbank
 from flexicodec.statistics import Interval
 from flexicodec.tokens import Tokens
 

@@ -13,7 +13,7 @@ import flexicodec
 from flexicodec.asr.config import RecognizerConfig
 from flexicodec.asr.vocabulary import Vocabulary
 from flexicodec.config import from_dict, to_dict
-from flexicodec.encoders.sanm import SanmConfig
+from flexicodec.encoders.base import SanmConfig
 from flexicodec.io_utils import replacing
 from flexicodec.models.codec import CONFIG_NAME, WEIGHTS_NAME
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from flexicodec.asr.vocabulary import CharacterConfig, VocabularyConfig
-from flexicodec.encoders.sanm import SanmConfig
+from flexicodec.encoders.base import SanmConfig
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Ears for speech encoders: Kaldi log-mel filterbanks, low-frame-rate stacking and mean/variance normalisation.
+"""Front end of speech encoders: Kaldi log-mel filterbanks, low-frame-rate stacking and mean/variance normalisation.
 
-Batched and in plain torch, so that it runs wherever the model runs; each item sees only its own samples.
+Batched and in plain torch, so it runs on the model's device; each item depends only on its own samples.
 """
 
 import math
@@ -13,41 +13,37 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from flexicodec.encoders.base import FrontEndConfig
+from flexicodec.nn.masking import length_mask
+from flexicodec.nn.streaming import register_state
+
 ENERGY_FLOOR = 1.1920928955078125e-07  # float32 epsilon, Kaldi's floor under the logarithm
 FRAMES_PER_BLOCK = 4096  # bounds the memory of the framed signal on long audio
 FRAMES_PER_BATCH = 2**17  # and in large batches, all items together
 DITHER_PERIOD = 1024  # frames after which the dither repeats
 
 
+@register_state
 @dataclass(frozen=True)
-class FrontEndConfig:
-    """How features are taken from audio; the defaults are SenseVoice-Small's.
+class FbankState:
+    """State of a `KaldiFbank`.
 
     Attributes:
-        num_mels: Mel bands between 20 Hz and the Nyquist frequency.
-        stack: Fbank frames stacked into one feature vector (FunASR's `lfr_m`).
-        stride: Fbank frames between two stacked vectors (FunASR's `lfr_n`); 6 means 60 ms.
-        dither: Amplitude, in 16-bit steps, of the noise added to every 25 ms frame. SenseVoice was trained with
-            1.0, and digital silence without it lies far outside what the encoder has seen. The noise is a fixed
-            function of the frame index, so the same audio always gives the same features.
+        position: Index of the next fbank frame, modulo the dither's period.
+        samples: Samples that coming frames need.
+        fbank: Frames that coming outputs need; None before the first.
     """
 
-    num_mels: int = 80
-    stack: int = 7
-    stride: int = 6
-    dither: float = 1.0
-
-    @property
-    def dim(self) -> int:
-        """Size of one stacked feature vector."""
-        return self.num_mels * self.stack
+    position: Int[Tensor, " batch"]
+    samples: Float[Tensor, "batch buffered"]
+    fbank: Float[Tensor, "batch buffered mels"] | None = None
 
 
 class KaldiFbank(nn.Module):
-    """Turn 16 kHz audio into the features SenseVoice reads (specs: Kaldi fbank, LFR 7/6, CMVN).
+    """16 kHz audio to the features SenseVoice was trained on (Kaldi fbank, LFR 7/6, CMVN).
 
     Args:
-        config: What to extract.
+        config: Sizes.
         cmvn: Optional [2, dim]: row 0 is added, row 1 then multiplies (FunASR's `am.mvn`).
     """
 
@@ -55,21 +51,26 @@ class KaldiFbank(nn.Module):
     frame_length = 400  # samples, 25 ms
     frame_shift = 160  # samples, 10 ms
 
+    # As a `StreamingModule`, from samples [B, 1, S] to features [B, dim, frames].
+    exact = True
+    per_item = False
+    channels = 1
+
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, config: FrontEndConfig | None = None, cmvn: Float[Tensor, "2 dim"] | None = None):
+    def __init__(self, config: FrontEndConfig | None = None, cmvn: Float[Tensor, "2 dim"] | None = None) -> None:
         super().__init__()
         self.config = config or FrontEndConfig()
         dim = self.config.dim
-        if cmvn is None:
-            cmvn = torch.stack([torch.zeros(dim), torch.ones(dim)])
-        if cmvn.shape != (2, dim):
+        if cmvn is not None and cmvn.shape != (2, dim):
             raise ValueError(
                 f"cmvn has shape {tuple(cmvn.shape)}, expected (2, {dim}): shifts and scales of stacked features"
             )
-        self.register_buffer("shift", cmvn[0].float().clone())
-        self.register_buffer("scale", cmvn[1].float().clone())
+        self.register_buffer("shift", torch.zeros(dim) if cmvn is None else cmvn[0].float().clone())
+        self.register_buffer("scale", torch.ones(dim) if cmvn is None else cmvn[1].float().clone())
+        self.before = (self.config.stack - 1) // 2  # fbank frames of a stack before its own
+        self.behind = self.config.stack - 1 - self.before
 
     def num_fbank_frames(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Count the whole 25 ms windows in each item (no padding at the ends)."""
@@ -98,8 +99,54 @@ class KaldiFbank(nn.Module):
         stacked = stack_frames(self.fbank(audio), fbank_lengths, self.config.stack, self.config.stride)
         features = (stacked + self.shift) * self.scale
         frame_lengths = self.num_frames(lengths)
-        valid = torch.arange(features.shape[1], device=audio.device) < frame_lengths[:, None]
+        valid = length_mask(frame_lengths, features.shape[1])
         return features.masked_fill(~valid[..., None], 0.0), frame_lengths
+
+    def inputs_needed(self, frames: int) -> int:
+        """Count the samples a stream must have received to have returned so many features."""
+        fbank = (frames - 1) * self.config.stride + self.behind + 1
+        return (fbank - 1) * self.frame_shift + self.frame_length
+
+    @property
+    def lookahead(self) -> int:
+        """Samples after its first that a feature depends on."""
+        return self.inputs_needed(1) - 1
+
+    def initial_state(self) -> FbankState:
+        """Return the state before the first sample."""
+        device = self.shift.device
+        return FbankState(torch.zeros(1, dtype=torch.long, device=device), torch.zeros(1, 0, device=device))
+
+    def step(
+        self, x: Float[Tensor, "batch 1 new"], state: FbankState, last: bool
+    ) -> tuple[Float[Tensor, "batch dim ready"], FbankState]:
+        """Extract the features that the next samples complete."""
+        config = self.config
+        assert config.stack >= config.stride, "streams need every fbank frame to be in some stack"
+
+        # New fbank frames, with the first one repeated before the clip and the last one behind it.
+        samples = torch.cat([state.samples.expand(len(x), -1), x[:, 0]], dim=-1)
+        count = max(0, (samples.shape[-1] - self.frame_length) // self.frame_shift + 1)
+        fbank = state.fbank
+        position = state.position
+        if count:
+            end = (count - 1) * self.frame_shift + self.frame_length
+            new = self.fbank(samples[:, :end], position)
+            before = new[:, :1].expand(-1, self.before, -1) if fbank is None else fbank
+            fbank = torch.cat([before, new], dim=1)
+            position = (position + count) % DITHER_PERIOD
+        samples = samples[:, count * self.frame_shift :].clone()
+        if last and fbank is not None:
+            fbank = torch.cat([fbank, fbank[:, -1:].expand(-1, self.behind, -1)], dim=1)
+
+        # All stacks that are complete.
+        available = 0 if fbank is None else fbank.shape[1]
+        ready = max(0, (available - config.stack) // config.stride + 1)
+        if fbank is None or not ready:
+            return x.new_zeros(len(x), config.dim, 0), FbankState(position, samples, fbank)
+        stacked = fbank.unfold(1, config.stack, config.stride).transpose(2, 3).flatten(2)
+        features = (stacked + self.shift) * self.scale
+        return features.transpose(1, 2), FbankState(position, samples, fbank[:, ready * config.stride :].clone())
 
     def fbank(
         self, audio: Float[Tensor, "batch samples"], first: Int[Tensor, " batch"] | None = None
@@ -151,7 +198,7 @@ def stack_frames(
 
 @lru_cache(maxsize=32)
 def _on(device: torch.device, make: Callable[..., np.ndarray], *numbers: int) -> Tensor:
-    """Make a constant once for each device it is used on."""
+    """Compute a constant once per device."""
     with torch.inference_mode(False):
         return torch.from_numpy(make(*numbers)).to(device)
 

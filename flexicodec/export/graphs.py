@@ -18,7 +18,6 @@ from flexicodec.models.codec import Codec
 from flexicodec.models.flexicodec.network import FlexiCodecNetwork
 from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.nn.conv import PaddedLengths
-from flexicodec.nn.masking import zero_padding
 from flexicodec.quantize import Quantizer
 from flexicodec.quantize.base import project
 from flexicodec.quantize.rvq import ResidualVectorQuantizer
@@ -49,23 +48,6 @@ class Graph:
     has_blocks: bool = False  # whether it has transformer blocks
 
 
-class DynamicLengths(PaddedLengths):
-    """Lengths without a shortest one: padding is masked at every layer, as a graph does not know its inputs."""
-
-    def __init__(self, values: Int[Tensor, " batch"]) -> None:
-        super().__init__(values, shortest=0)
-
-    def map(self, convert: Any) -> "DynamicLengths":
-        """Convert the lengths to another rate."""
-        return DynamicLengths(convert(self.values))
-
-    def masked(self, x: Float[Tensor, "batch dim time"], start: int = 0) -> Float[Tensor, "batch dim time"]:
-        """Zero the padding."""
-        return zero_padding(x, self._valid(x, start))
-
-    mask_ = masked  # a graph has no in-place operations
-
-
 # ----------------------------------------------------------------------------------------------------- traced modules
 
 
@@ -94,7 +76,7 @@ class AcousticEncoderGraph(PartGraph):
         self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch dim frames"]:
         """Return features, zero past each clip's frames."""
-        padded = DynamicLengths(lengths)
+        padded = PaddedLengths(lengths, shortest=0)
         return self.part.layers(padded.masked(audio[:, None]), padded)
 
 
@@ -144,7 +126,7 @@ class DecoderGraph(PartGraph):
         frames = unmerge(latents, durations, longest + 1)
         if codec.bottleneck is not None:
             frames = codec.bottleneck(frames, frame_lengths)
-        padded = DynamicLengths(frame_lengths)
+        padded = PaddedLengths(frame_lengths, shortest=0)
         return codec.decoder.layers(padded.masked(frames[..., :longest]), padded)[:, 0]
 
 
@@ -165,7 +147,7 @@ class NanoCodecDecoderGraph(PartGraph):
         self, codes: Int[Tensor, "batch codebooks frames"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch samples"]:
         """Decode; clips shorter than the decoder's `min_frames` are padded with silence."""
-        padded = DynamicLengths(lengths.clamp(min=self.part.decoder.min_frames))
+        padded = PaddedLengths(lengths.clamp(min=self.part.decoder.min_frames), shortest=0)
         latents = self.part.quantizer.dequantize(codes, lengths)
         return self.part.decoder.layers(latents, padded)[:, 0]
 

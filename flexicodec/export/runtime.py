@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from flexicodec.audio import fit_lengths
 from flexicodec.config import from_dict
+from flexicodec.encoders.base import SanmConfig
 from flexicodec.encoders.fbank import KaldiFbank
-from flexicodec.encoders.sanm import SanmConfig
 from flexicodec.export.graphs import NO_CODE
 from flexicodec.export.onnx import FRONT_END_NAME, LAYOUT, MANIFEST_NAME
 from flexicodec.merging.durations import LONGEST_EXPORTED

@@ -1,13 +1,17 @@
-"""From frames to one vector per token: the plain mean, or a transformer that asks a question after every token.
+"""Aggregators, from frames to one vector per token: the plain mean, or a transformer with a query for every token.
 
-Both take the same call, so that a config may choose between them; the mean alone is the paper's ablation.
+Both have the same interface, so that a config can choose; the mean alone is the paper's ablation.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from flexicodec.merging.durations import merge, token_index
+from flexicodec.nn.streaming import SlidingWindow, StreamingModule, register_state
 from flexicodec.nn.transformer import Transformer, TransformerConfig
 
 
@@ -23,27 +27,27 @@ class MeanAggregator(nn.Module):
         """Return one vector per token, zeros for padding tokens.
 
         Args:
-            durations: frames per token, 0 marks padding.
-            lengths: valid frames per item; `durations` sum to them, so they may be left out.
+            durations: Frames per token, 0 marks padding.
+            lengths: Valid frames per item; `durations` sum to them, so they may be left out.
         """
         assert lengths is None or bool((lengths == durations.sum(dim=1)).all()), (lengths, durations)
         return merge(features, durations)
 
 
 class QueryAggregator(nn.Module):
-    """Append a query to every token's frames, run a transformer over all of it, and read it at the queries.
+    """Append a query to every token's frames, run a transformer over both, and return its outputs at the queries.
 
-    A query starts as the mean of its token plus one learned vector; frames and queries share one axis of positions
-    (arXiv 2510.00981; upstream's `agg_use_mean_pooling_init`).
+    A query is the mean of its token plus a learned vector; frames and queries share one axis of positions (arXiv
+    2510.00981; upstream's `agg_use_mean_pooling_init`).
 
     Args:
-        input_dim: width of the features.
-        config: the transformer; its window counts interleaved positions, so a look of w reaches fewer than w frames.
+        input_dim: Width of the features.
+        config: The transformer; its window counts interleaved positions, so w of them cover fewer than w frames.
     """
 
     def __init__(self, input_dim: int, config: TransformerConfig) -> None:
         super().__init__()
-        self.query_embedding = nn.Parameter(0.02 * torch.randn(1, input_dim, 1))
+        self.query_embedding = nn.Parameter(torch.empty(1, input_dim, 1).normal_().mul_(0.02))
         self.transformer = Transformer(config, input_dim)
 
     def forward(
@@ -55,33 +59,111 @@ class QueryAggregator(nn.Module):
         """Return one vector per token, zeros for padding tokens.
 
         Args:
-            durations: frames per token, 0 marks padding.
-            lengths: valid frames per item; `durations` sum to them, so they may be left out.
+            durations: Frames per token, 0 marks padding.
+            lengths: Valid frames per item; `durations` sum to them, so they may be left out.
         """
         assert lengths is None or bool((lengths == durations.sum(dim=1)).all()), (lengths, durations)
-        queries = merge(features, durations) + self.query_embedding
-        order, query_positions = interleave(durations, features.shape[-1])
-
-        sequence = gather_steps(torch.cat((features, queries), dim=-1), order)
+        sequence, query_positions = self.with_queries(features, durations)
         sequence = self.transformer(sequence, durations.sum(dim=1) + (durations > 0).sum(dim=1))
         return gather_steps(sequence, query_positions)
+
+    def with_queries(
+        self, features: Float[Tensor, "batch dim frames"], durations: Int[Tensor, "batch tokens"]
+    ) -> tuple[Float[Tensor, "batch dim sequence"], Int[Tensor, "batch tokens"]]:
+        """Interleave frames and queries; also return the positions of the queries."""
+        queries = merge(features, durations) + self.query_embedding
+        order, query_positions = interleave(durations, features.shape[-1])
+        return gather_steps(torch.cat((features, queries), dim=-1), order), query_positions
+
+
+@register_state
+@dataclass(frozen=True)
+class AggregatorState:
+    """State of a `StreamingAggregator`.
+
+    Attributes:
+        transformer: State of its transformer; None for a mean.
+        is_query: Which pending steps of the transformer are queries.
+    """
+
+    transformer: Any
+    is_query: Bool[Tensor, "batch pending"]
+
+
+class StreamingAggregator:
+    """An aggregator on a stream of tokens of one clip.
+
+    A step here is a frame, or the query after a token.
+
+    Args:
+        aggregator: Its weights are used.
+        dim: Width of the features.
+        context: For global attention: steps of a window before those it outputs.
+        ahead: For global attention: steps of a window after those it outputs.
+        stride: For global attention: steps a window outputs.
+
+    Attributes:
+        exact: The concatenated outputs equal those for the whole clip.
+        lookahead: Steps after its own that a query depends on.
+    """
+
+    def __init__(self, aggregator: nn.Module, dim: int, context: int, ahead: int, stride: int) -> None:
+        self.aggregator = aggregator
+        self.dim = dim
+        self.exact = True
+        self.lookahead = 0
+        self.transformer: StreamingModule | None = None
+        if isinstance(aggregator, QueryAggregator):
+            transformer: StreamingModule = aggregator.transformer
+            if aggregator.transformer.config.window is None:
+                transformer = SlidingWindow(aggregator.transformer, dim, context, ahead, stride)
+            self.transformer = transformer
+            self.exact = transformer.exact
+            self.lookahead = transformer.lookahead
+
+    def initial_state(self, device: torch.device) -> AggregatorState:
+        """Return the state before the first token."""
+        inner = None if self.transformer is None else self.transformer.initial_state()
+        return AggregatorState(inner, torch.zeros(1, 0, dtype=torch.bool, device=device))
+
+    def step(
+        self,
+        frames: Float[Tensor, "1 dim frames"],
+        durations: Int[Tensor, "1 tokens"],
+        state: AggregatorState,
+        last: bool,
+    ) -> tuple[Float[Tensor, "1 dim ready"], AggregatorState]:
+        """Aggregate the next tokens, any number; `last` ends the stream and returns all remaining vectors."""
+        assert int(durations.sum()) == frames.shape[-1], "tokens come with all of their frames"
+        if self.transformer is None:
+            return merge(frames, durations), state
+        sequence = frames
+        is_query = state.is_query
+        if durations.shape[1]:
+            assert isinstance(self.aggregator, QueryAggregator)
+            sequence, query_positions = self.aggregator.with_queries(frames, durations)
+            new = torch.zeros(1, sequence.shape[-1], dtype=torch.bool, device=frames.device)
+            is_query = torch.cat([is_query, new.scatter_(1, query_positions, True)], dim=1)
+        y, inner = self.transformer.step(sequence, state.transformer, last)
+        ready = y.shape[-1]
+        return y[..., is_query[0, :ready]], AggregatorState(inner, is_query[:, ready:].clone())
 
 
 def interleave(
     durations: Int[Tensor, "batch tokens"], num_frames: int
 ) -> tuple[Int[Tensor, "batch sequence"], Int[Tensor, "batch tokens"]]:
-    """Lay out the frames of token 1, query 1, the frames of token 2, query 2, ..., and after them all padding.
+    """Order the frames of token 1, query 1, the frames of token 2, query 2, ..., and after them all padding.
 
     # durations 2 3      frames a a b b b, queries A B, one padding token C (duration 0) and one padding frame .
     # sequence  a a A b b b B C .
 
     Args:
-        durations: frames per token, 0 marks padding.
-        num_frames: frames per item, padding included.
+        durations: Frames per token, 0 marks padding.
+        num_frames: Frames per item, padding included.
 
     Returns:
-        Where in [frames, queries] each step of the sequence comes from (sequence = frames + tokens), and where in the
-        sequence each query stands.
+        For each step of the sequence (sequence = frames + tokens) its index in [frames, queries], and for each query
+        its position in the sequence.
     """
     frame = torch.arange(num_frames, device=durations.device)
     token = torch.arange(durations.shape[1], device=durations.device)
@@ -95,5 +177,5 @@ def interleave(
 def gather_steps(
     x: Float[Tensor, "batch dim steps"], index: Int[Tensor, "batch picked"]
 ) -> Float[Tensor, "batch dim picked"]:
-    """Pick steps of each item by index."""
+    """Select steps of each item by index."""
     return x.gather(2, index[:, None].expand(-1, x.shape[1], -1))

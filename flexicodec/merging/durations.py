@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from flexicodec.nn.masking import length_mask
+
 
 def cosine_similarities(
     features: Float[Tensor, "batch dim frames"], lengths: Int[Tensor, " batch"] | None = None
@@ -50,7 +52,7 @@ def valid_frames(lengths: Int[Tensor, " batch"] | None, like: Tensor) -> Bool[Te
     batch, num_frames = like.shape[:2]
     if lengths is None:
         return torch.ones(batch, num_frames, dtype=torch.bool, device=like.device)
-    return torch.arange(num_frames, device=like.device) < lengths[:, None]
+    return length_mask(lengths, num_frames)
 
 
 def check_max_duration(max_duration: int | None) -> int | None:

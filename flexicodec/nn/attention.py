@@ -1,7 +1,7 @@
-"""Attention over padded batches, global or within a band, and the rotary positions that go with it.
+"""Attention over padded batches, global or within a window, and rotary position embeddings.
 
-The band is worked through block by block, so memory grows linearly with the sequence; what a clip gets out of either
-form does not depend on its padding or on the clips it is batched with.
+Windows are computed block by block, so memory grows linearly with the sequence. The output for a clip depends neither
+on its padding nor on the clips it is batched with.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flexicodec.nn import onednn
 
-MAX_EXPLICIT_STEPS = 512  # whose scores are written out: with 8 heads 4 MiB a clip in half precision
+MAX_EXPLICIT_STEPS = 512  # longest sequence whose scores are written out: with 8 heads 4 MiB a clip in half precision
 MIN_BLOCK = 16  # steps; narrower query blocks cost more in calls than they save in arithmetic
 
 
@@ -23,42 +23,35 @@ def attention(
     value: Float[Tensor, "batch heads steps head_dim"],
     valid: Bool[Tensor, "batch steps"] | None = None,
     window: int | None = None,
-    scale: float | None = None,
 ) -> Float[Tensor, "batch heads steps head_dim"]:
     """Attend from every valid step to every valid step, or to those at most `window` steps away.
 
     Args:
-        valid: which steps are; all of them when None. The others are neither seen nor answered: the output there is
-            zero. Callers make it once for all their layers, so that a GPU is not asked layer by layer.
-        window: step i attends to j iff |i - j| <= window, in O(steps * window) time and memory; None is global.
-        scale: factor on the scores, head_dim ** -0.5 when None.
+        query: Finite also in the padding, as all callers' are: what they are computed from was zeroed there.
+        key: As `query`.
+        value: As `query`.
+        valid: Mask of the valid steps, None for all. Others get no weight, and their output is zero. Made once for all
+            layers, because on a GPU it waits for the device.
+        window: Step i attends to j iff |i - j| <= window, in O(steps * window) time and memory; None is global.
     """
-    if valid is not None:
-        query, key, value = (x.masked_fill(~valid[:, None, :, None], 0) for x in (query, key, value))
-    return attend(query, key, value, valid, window, scale)
-
-
-def attend(
-    query: Float[Tensor, "batch heads steps head_dim"],
-    key: Float[Tensor, "batch heads steps head_dim"],
-    value: Float[Tensor, "batch heads steps head_dim"],
-    valid: Bool[Tensor, "batch steps"] | None = None,
-    window: int | None = None,
-    scale: float | None = None,
-) -> Float[Tensor, "batch heads steps head_dim"]:
-    """Do the same for callers who keep the padding at moderate values."""
     assert window is None or window >= 0, window
     steps = query.shape[2]
     if window is not None and torch.compiler.is_exporting():  # one form for every length
-        out = _attend_in_blocks(query, key, value, valid, window, scale)
+        out = _attend_in_blocks(query, key, value, valid, window)
     elif window is None or window >= steps - 1:
-        mask = None if valid is None else _key_mask(valid)
-        out = sdpa(query, key, value, mask, scale)
-    elif steps <= max(window, MIN_BLOCK) + 2 * window:  # a single block would see it all
-        mask = _band_mask(valid, steps, window, query.device)
-        out = sdpa(query, key, value, mask, scale)
+        mask = None
+        if valid is not None:  # an item without valid steps attends to its padding: a softmax over nothing is NaN
+            mask = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]
+        out = sdpa(query, key, value, mask)
+    elif steps <= max(window, MIN_BLOCK) + 2 * window:  # a single block would span everything
+        step = torch.arange(steps, device=query.device)
+        distance = (step - step[:, None]).abs()
+        mask = distance <= window
+        if valid is not None:  # every step attends to itself even in the padding, so that no softmax is empty
+            mask = ((mask & valid[:, None]) | (distance == 0))[:, None]
+        out = sdpa(query, key, value, mask)
     else:
-        out = _attend_in_blocks(query, key, value, valid, window, scale)
+        out = _attend_in_blocks(query, key, value, valid, window)
     return out if valid is None else out.masked_fill(~valid[:, None, :, None], 0)
 
 
@@ -67,39 +60,23 @@ def sdpa(
     key: Float[Tensor, "batch heads steps head_dim"],
     value: Float[Tensor, "batch heads steps head_dim"],
     mask: Bool[Tensor, "..."] | None = None,
-    scale: float | None = None,
 ) -> Float[Tensor, "batch heads queries head_dim"]:
-    """Attend to what `mask` shows, to everything when None, however many heads and steps there are.
+    """Run scaled dot-product attention where `mask` is True, everywhere when None.
 
-    In half precision PyTorch's own kernel for the CPU takes up to three times as long as the products in it do by
-    themselves, so the scores of not too many steps are written out; in float32 it is the faster way.
+    In half precision PyTorch's kernel for the CPU takes up to three times as long as its matrix products do by
+    themselves, so the scores of short sequences are written out; in float32 the kernel is faster.
     """
     if (
         query.dtype == torch.float32
         or not onednn.can_use_onednn(query)
         or max(query.shape[2], key.shape[2]) > MAX_EXPLICIT_STEPS
     ):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    query = query * query.shape[-1] ** -0.5
     weights = query @ key.mT
     if mask is not None:
         weights = weights.masked_fill_(~mask, -torch.inf)
     return weights.softmax(-1) @ value
-
-
-def _key_mask(valid: Bool[Tensor, "batch steps"]) -> Bool[Tensor, "batch 1 1 steps"]:
-    """Show every query the valid keys; an empty item sees its padding, because a softmax over nothing is NaN."""
-    return (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]
-
-
-def _band_mask(
-    valid: Bool[Tensor, "batch steps"] | None, steps: int, window: int, device: torch.device
-) -> Bool[Tensor, "*batch steps steps"]:
-    """Show every query the valid keys in its band, and itself even in the padding, so that no softmax is empty."""
-    step = torch.arange(steps, device=device)
-    distance = (step - step[:, None]).abs()
-    band = distance <= window
-    return band if valid is None else ((band & valid[:, None]) | (distance == 0))[:, None]
 
 
 def _attend_in_blocks(
@@ -108,7 +85,6 @@ def _attend_in_blocks(
     value: Float[Tensor, "batch heads steps head_dim"],
     valid: Bool[Tensor, "batch steps"] | None,
     window: int,
-    scale: float | None,
 ) -> Float[Tensor, "batch heads steps head_dim"]:
     """Attend within the band, one batch entry per block of queries.
 
@@ -121,36 +97,38 @@ def _attend_in_blocks(
     blocks = (steps + block - 1) // block
     fill = blocks * block - steps
 
-    queries = F.pad(query, (0, 0, 0, fill)).unflatten(2, (blocks, block))
-    keys, values = (_spans(F.pad(x, (0, 0, block, fill + block)), 2, block, window) for x in (key, value))
-    queries, keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (queries, keys, values))
+    # Queries in blocks, keys and values in overlapping spans, both on the batch axis.
+    queries = F.pad(query, (0, 0, 0, fill)).unflatten(2, (blocks, block)).transpose(1, 2).flatten(0, 1)
+    keys = _spans(F.pad(key, (0, 0, block, fill + block)), 2, block, window).transpose(1, 2).flatten(0, 1)
+    values = _spans(F.pad(value, (0, 0, block, fill + block)), 2, block, window).transpose(1, 2).flatten(0, 1)
 
+    # Valid keys at most `window` away, and every query itself even in the padding, so that no softmax is empty.
     if valid is None:
         valid = torch.ones(1, steps, dtype=torch.bool, device=query.device)
-    in_reach = _spans(F.pad(valid, (block, fill + block)), 1, block, window)
+    valid_keys = _spans(F.pad(valid, (block, fill + block)), 1, block, window)
     offset = torch.arange(span, device=query.device) - window - torch.arange(block, device=query.device)[:, None]
-    # As above: every query sees itself, even in the padding.
-    mask = (in_reach[:, :, None] & (offset.abs() <= window)) | (offset == 0)
+    mask = (valid_keys[:, :, None] & (offset.abs() <= window)) | (offset == 0)
     mask = mask.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
 
-    out = sdpa(queries, keys, values, mask, scale)
+    out = sdpa(queries, keys, values, mask)
     return out.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :steps]
 
 
 def _spans(x: Tensor, axis: int, block: int, window: int) -> Tensor:
-    """Split an axis into blocks, with the `window` steps before and behind each; the first and last block fall away."""
+    """Split an axis into blocks, each with `window` steps before and behind it; drop the first and the last block."""
     blocks = x.unflatten(axis, (-1, block))
     count = blocks.shape[axis] - 2
-    before, own, behind = (blocks.narrow(axis, start, count) for start in range(3))
-    reach = before.narrow(axis + 1, block - window, window), own, behind.narrow(axis + 1, 0, window)
-    return torch.cat(reach, dim=axis + 1)
+    before = blocks.narrow(axis, 0, count).narrow(axis + 1, block - window, window)
+    own = blocks.narrow(axis, 1, count)
+    behind = blocks.narrow(axis, 2, count).narrow(axis + 1, 0, window)
+    return torch.cat([before, own, behind], dim=axis + 1)
 
 
 def rope_frequencies(positions: Int[Tensor, "*batch steps"], head_dim: int) -> Complex[Tensor, "*batch steps half_dim"]:
-    """Tabulate the turns of `rotary` as unit complex numbers: once per forward pass, for all layers.
+    """Compute rotary position factors as unit complex numbers, once per forward pass for all layers.
 
-    The angles are float64 where the device has it: in float32 they would be off by 1e-3 after ten minutes, and the same
-    speech would then look different early and late in a clip.
+    Angles are float64 where the device supports it: in float32 they would be off by 1e-3 after ten minutes, and the
+    same speech would then look different early and late in a clip.
     """
     precise = torch.float32 if positions.device.type == "mps" else torch.float64
     pairs = torch.arange(0, head_dim, 2, dtype=precise, device=positions.device)
@@ -162,12 +140,13 @@ def rope_frequencies(positions: Int[Tensor, "*batch steps"], head_dim: int) -> C
 
 
 def apply_rope(
-    x: Float[Tensor, "*shape dim"], turns: Complex[Tensor, "*#shape half_dim"]
+    x: Float[Tensor, "*shape dim"], frequencies: Complex[Tensor, "*#shape half_dim"]
 ) -> Float[Tensor, "*shape dim"]:
-    """Turn the adjacent pairs of the last axis, read as complex numbers (far faster than slicing them apart)."""
+    """Rotate adjacent pairs of the last axis, as complex numbers (far faster than slicing them apart)."""
     if torch.compiler.is_exporting():
-        (cos, sin), (real, imaginary) = turns.chunk(2, dim=-1), x.unflatten(-1, (-1, 2)).unbind(-1)
-        turned = real * cos - imaginary * sin, real * sin + imaginary * cos
-        return torch.stack(turned, dim=-1).flatten(-2)
+        cos, sin = frequencies.chunk(2, dim=-1)
+        real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
+        rotated = [real * cos - imaginary * sin, real * sin + imaginary * cos]
+        return torch.stack(rotated, dim=-1).flatten(-2)
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * frequencies).flatten(-2).to(x.dtype)

@@ -1,81 +1,68 @@
-"""ConvNeXt blocks over time, which refine the semantic features on either side of their quantiser.
+"""ConvNeXt blocks over time, which refine the semantic features before and after their quantizer.
 
-They follow upstream's (no layer scale, no weight norm inside a block), with padding masked so that a short clip ends
-where it ends.
+They equal upstream's (no layer scale, no weight norm inside a block), with padding masked.
 """
 
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from flexicodec.nn.masking import valid_steps, zero_padding
 from flexicodec.nn.onednn import Linear
+from flexicodec.nn.streaming import append
 
 
 class ConvNeXtBlock(nn.Module):
     """A depthwise convolution, then a two-layer perceptron per step, added to the input (arXiv 2201.03545, in 1-D).
 
     Args:
-        dim: width of the features.
-        hidden_dim: width inside the perceptron.
-        kernel_size: steps the convolution sees, odd; zeros stand in beyond both ends.
+        dim: Width of the features.
+        hidden_dim: Width inside the perceptron.
+        kernel_size: Width of the convolution, odd; it is zero-padded at both ends of a clip.
     """
 
     def __init__(self, dim: int, hidden_dim: int = 2048, kernel_size: int = 7) -> None:
         super().__init__()
         if kernel_size % 2 != 1:
             raise ValueError(f"kernel_size must be odd, to look as far back as ahead, got {kernel_size}")
-        self.depthwise = nn.Conv1d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+        self.reach = kernel_size // 2  # steps to either side that an output depends on
+        self.depthwise = nn.Conv1d(dim, dim, kernel_size, padding=self.reach, groups=dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.linear1 = Linear(dim, hidden_dim)
         self.linear2 = Linear(hidden_dim, dim)
 
     def forward(
-        self, x: Float[Tensor, "batch dim steps"], lengths: Int[Tensor, " batch"] | None = None
+        self, x: Float[Tensor, "batch dim steps"], valid: Bool[Tensor, "batch steps"] | None = None
     ) -> Float[Tensor, "batch dim steps"]:
-        """Refine the valid steps of each item; the rest comes out as zeros."""
-        return self.refine(x, valid_steps(lengths, x.shape[-1]))
-
-    def refine(
-        self, x: Float[Tensor, "batch dim steps"], valid: Bool[Tensor, "batch steps"] | None
-    ) -> Float[Tensor, "batch dim steps"]:
-        """Do the same where the mask is known; None: all steps are valid."""
+        """Refine the valid steps of each item, all for None; the rest of the output is zero."""
         x = zero_padding(x, valid)
-        return zero_padding(x + self.residual(x), valid)
-
-    @property
-    def reach(self) -> int:
-        """Steps it sees to either side."""
-        return self.depthwise.kernel_size[0] // 2
+        return zero_padding(x + self._residual(x, self.reach), valid)
 
     def step(
-        self, x: Float[Tensor, "batch dim new"], buffer: Float[Tensor, "batch dim kept"] | None, last: bool
-    ) -> tuple[Float[Tensor, "batch dim ready"], Float[Tensor, "batch dim kept"]]:
-        """Refine the next steps of a stream, any number; those without their right-hand neighbours wait.
+        self, x: Float[Tensor, "batch dim new"], buffer: Float[Tensor, "batch dim buffered"] | None, last: bool
+    ) -> tuple[Float[Tensor, "batch dim ready"], Float[Tensor, "batch dim buffered"]]:
+        """Refine the next steps of a stream, any number.
 
         Args:
-            x: new steps.
-            buffer: from the call before: those that wait, and the neighbours they need; None at the start.
-            last: nothing follows.
+            x: New steps.
+            buffer: From the call before: pending steps and `reach` steps before them; None at the start.
+            last: The stream ends with `x`.
         """
-        reach = self.reach
-        x = torch.cat([x.new_zeros(*x.shape[:2], reach) if buffer is None else buffer, x], dim=-1)
-        ready = max(0, x.shape[-1] - (reach if last else 2 * reach))
-        seen = F.pad(x, (0, reach)) if last else x
+        # inputs     | reach | ready | pending |      the last `reach` steps are pending
+        if buffer is None:
+            buffer = x.new_zeros(*x.shape[:2], self.reach)
+        x = append(buffer, x)
+        ready = max(0, x.shape[-1] - (self.reach if last else 2 * self.reach))
+        y = x[..., :0]
         if ready:
-            y = x[..., reach : reach + ready] + self._residual(seen[..., : ready + 2 * reach], padding=0)
-        else:
-            y = x[..., :0]
+            visible = F.pad(x, (0, self.reach)) if last else x
+            residual = self._residual(visible[..., : ready + 2 * self.reach], padding=0)
+            y = x[..., self.reach : self.reach + ready] + residual
         return y, x[..., ready:].clone()
 
-    def residual(self, x: Float[Tensor, "batch dim steps"]) -> Float[Tensor, "batch dim steps"]:
-        """Compute what the block adds; the padding of `x` is zero already."""
-        return self._residual(x, self.reach)
-
-    def _residual(self, x: Tensor, padding: int) -> Tensor:
+    def _residual(self, x: Float[Tensor, "batch dim steps"], padding: int) -> Float[Tensor, "batch dim out_steps"]:
         mixed = F.conv1d(x, self.depthwise.weight, self.depthwise.bias, padding=padding, groups=x.shape[1])
         y = self.norm(mixed.transpose(1, 2))
         return self.linear2(F.gelu(self.linear1(y))).transpose(1, 2)
@@ -85,11 +72,11 @@ class ConvNeXtStack(nn.Module):
     """Several blocks, with a convolution of width 1 before or after them where the features have another width.
 
     Args:
-        dim: width of the blocks.
-        num_layers: number of blocks.
-        input_dim: width of the features that come in; adds the leading convolution.
-        output_dim: width of the features that go out; adds the closing convolution.
-        hidden_dim: width inside each block's perceptron.
+        dim: Width of the blocks.
+        num_layers: Number of blocks.
+        input_dim: Width of the input; adds the leading convolution.
+        output_dim: Width of the output; adds the closing convolution.
+        hidden_dim: Width inside each block's perceptron.
     """
 
     def __init__(
@@ -101,7 +88,8 @@ class ConvNeXtStack(nn.Module):
         hidden_dim: int = 2048,
     ) -> None:
         super().__init__()
-        self.dim, self.dim_out = dim, output_dim or dim
+        self.dim = dim
+        self.dim_out = output_dim or dim
         self.conv_in = nn.Identity() if input_dim is None else nn.Conv1d(input_dim, dim, 1)
         self.blocks = nn.ModuleList(ConvNeXtBlock(dim, hidden_dim) for _ in range(num_layers))
         self.conv_out = nn.Identity() if output_dim is None else nn.Conv1d(dim, output_dim, 1)
@@ -109,31 +97,30 @@ class ConvNeXtStack(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch dim_in steps"], lengths: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch dim_out steps"]:
-        """Refine the valid steps of each item; the rest comes out as zeros."""
-        x, valid = self.conv_in(x), valid_steps(lengths, x.shape[-1])
-        for block in self._blocks():
-            x = block.refine(x, valid)
+        """Refine the valid steps of each item; the rest of the output is zero."""
+        valid = valid_steps(lengths, x.shape[-1])
+        x = self.conv_in(x)
+        for block in self.blocks:
+            x = block(x, valid)
         return zero_padding(self.conv_out(x), valid)
 
     @property
     def reach(self) -> int:
-        """Steps it sees to either side."""
-        return sum(block.reach for block in self._blocks())
+        """Steps to either side that an output depends on."""
+        return sum(block.reach for block in cast(list[ConvNeXtBlock], list(self.blocks)))
 
     def initial_state(self) -> tuple[Tensor | None, ...]:
-        """Stand before the first steps of a stream: a buffer for each block."""
+        """Return the state before the first steps of a stream: a buffer for each block."""
         return (None,) * len(self.blocks)
 
     def step(
         self, x: Float[Tensor, "batch dim_in new"], state: tuple[Tensor | None, ...], last: bool
     ) -> tuple[Float[Tensor, "batch dim_out ready"], tuple[Tensor | None, ...]]:
-        """Refine the next steps of a stream, any number; outputs come `reach` late, and `last` brings the rest."""
+        """Refine the next steps of a stream, any number; outputs are `reach` steps late."""
         x = self.conv_in(x) if x.shape[-1] else x.new_zeros(len(x), self.dim, 0)
         buffers = []
-        for block, buffer in zip(self._blocks(), state, strict=True):
+        for block, buffer in zip(cast(list[ConvNeXtBlock], list(self.blocks)), state, strict=True):
             x, buffer = block.step(x, buffer, last)
             buffers.append(buffer)
-        return (self.conv_out(x) if x.shape[-1] else x.new_zeros(len(x), self.dim_out, 0)), tuple(buffers)
-
-    def _blocks(self) -> list[ConvNeXtBlock]:
-        return cast(list[ConvNeXtBlock], list(self.blocks))
+        x = self.conv_out(x) if x.shape[-1] else x.new_zeros(len(x), self.dim_out, 0)
+        return x, tuple(buffers)

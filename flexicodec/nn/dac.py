@@ -1,6 +1,6 @@
 """Convolutional encoder and decoder of DAC (arXiv 2306.06546), and the stack class that every conv codec uses.
 
-A `ConvStack` runs whole clips (`forward`), chunks of a long clip (`chunked`) and streams (`step`). Chunks with carried
+A `ConvStack` runs whole clips (`forward`), long clips in chunks (`chunked`) and streams (`step`). Chunks with carried
 state equal the whole clip to float noise, and memory depends on the chunk and not on the clip.
 """
 
@@ -9,47 +9,50 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from math import prod
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flexicodec.nn.conv import Conv, ConvTranspose, PaddedLengths
 from flexicodec.nn.sequential import TILE_VALUES, Residual, Sequential, SequentialState
 from flexicodec.nn.snake import Snake
+from flexicodec.nn.streaming import append, register_state, run_in_chunks
 
 CHUNK_FRAMES = 128  # on the CPU
-# Samples of a chunk elsewhere, items times time: in float32 the largest buffers, 32 to 48 channels of them, take some
-# 1 to 1.6 GB each, and three or four are there at once. Every launch has enough to do then.
+# Samples of a chunk elsewhere, items times time: in float32 the largest buffers, of 32 to 48 channels, take 1 to 1.6 GB
+# each, and three or four exist at once. Every kernel launch is then large enough.
 CHUNK_SAMPLES = 2**23
 
 
+@register_state
 @dataclass(frozen=True)
 class ConvStackState:
-    """Where an encoder or decoder stands in a stream; nothing in it is ever changed, so an old one may be resumed.
+    """State of a convolutional encoder or decoder in a stream.
 
     Attributes:
-        lengths: of the input, None when no item ends early.
-        position: how many inputs have come (samples or frames).
-        chain: where the layers stand.
+        layers: None until the input is long enough to be reflected at the clip's start.
+        pending: Input received until then.
     """
 
-    lengths: PaddedLengths | None
-    position: int
-    chain: SequentialState
+    layers: SequentialState | None = None
+    pending: Float[Tensor, "batch channels pending"] | None = None
 
 
 class ConvStack(nn.Module):
-    """What encoder and decoder share: lengths in, whole clips, streams and chunks.
+    """Base of convolutional encoders and decoders, for whole clips, chunks and streams.
 
     Args:
-        layers: in order.
-        in_channels: channels that come in.
-        out_channels: channels that go out.
-        strides: samples per frame, as factors.
-        inputs_per_frame: samples per frame for an encoder, 1 for a decoder.
+        layers: In order.
+        in_channels: Input channels.
+        out_channels: Output channels.
+        strides: Samples per frame, as factors.
+        inputs_per_frame: Samples per frame for an encoder, 1 for a decoder.
     """
+
+    exact = True
+    per_item = False
 
     def __init__(
         self,
@@ -60,8 +63,11 @@ class ConvStack(nn.Module):
         inputs_per_frame: int,
     ) -> None:
         super().__init__()
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.frame_size, self.inputs_per_frame = prod(strides), inputs_per_frame
+        self.in_channels = self.channels = in_channels
+        self.out_channels = out_channels
+        self.frame_size = prod(strides)
+        self.inputs_per_frame = inputs_per_frame
+        self.outputs_per_frame = self.frame_size // inputs_per_frame
         self.layers = Sequential(layers)
 
     def output_length(self, length: int) -> int:
@@ -70,7 +76,7 @@ class ConvStack(nn.Module):
 
     @cached_property
     def min_frames(self) -> int:
-        """Frames of the shortest clip: more than 1 where padding reflects the clip and needs enough of it."""
+        """Frames of the shortest clip: more than 1 where padding reflects the clip at its ends."""
         return next(frames for frames in count(1) if self.layers.is_long_enough(frames * self.inputs_per_frame))
 
     def forward(
@@ -79,51 +85,19 @@ class ConvStack(nn.Module):
         lengths: Int[Tensor, " batch"] | None = None,
         pad_at_item_ends: bool = True,
     ) -> Float[Tensor, "batch out_channels out_time"]:
-        """Run whole clips, for training; inference wants `chunked`.
+        """Run whole clips, for training; `chunked` is for inference.
 
         Args:
-            x: a whole number of frames: samples for an encoder, frames for a decoder.
-            lengths: valid samples (or frames) per item; anything may lie behind them, and outputs are zero there.
-                None: all valid. An encoder takes a frame that is partly valid as filled up with zeros.
-            pad_at_item_ends: what padding other than zeros reflects or repeats; see `PaddedLengths`.
+            x: A whole number of frames: samples for an encoder, frames for a decoder.
+            lengths: Valid samples (or frames) per item; None means all. Inputs past them do not matter, and outputs
+                past them are zero. A frame that is partly valid counts as valid, filled up with zeros.
+            pad_at_item_ends: Where padding other than zeros starts; see `PaddedLengths`.
 
         Raises:
-            ValueError: a shape or length does not fit.
+            ValueError: A shape or length does not fit.
         """
-        self._check_clips(x)
-        ragged = self._ragged(lengths, x, pad_at_item_ends)
-        if ragged is None:
-            return self.layers(x)
-        return self.layers(ragged.masked(x), ragged.map(self._fill_frames))
-
-    def stream(self, lengths: Int[Tensor, " batch"] | None = None) -> ConvStackState:
-        """Stand before the first chunk; `lengths` as in `forward`, for batches whose items end at different times."""
-        return self._start(self._ragged(lengths))
-
-    @torch.no_grad()
-    def step(
-        self, x: Float[Tensor, "batch in_channels time"], state: ConvStackState, last: bool = False
-    ) -> tuple[Float[Tensor, "batch out_channels out_time"], ConvStackState]:
-        """Run the next chunk of a stream; all its outputs in a row equal `forward` on all its inputs.
-
-        Outputs come late, as every convolution waits for what it sees ahead; `last` brings the rest.
-
-        Args:
-            x: any number of samples (encoder) or frames (decoder), also 0.
-            state: from `stream` or from the step before; it is not changed.
-            last: whether the stream ends with this chunk.
-
-        Raises:
-            ValueError: the chunk has a wrong shape, or the stream ends inside a frame.
-        """
-        self._check_input(x)
-        position = state.position + x.shape[-1]
-        if last:
-            self._check_whole_frames(position)
-        if state.lengths is not None:
-            x = state.lengths.masked(x, state.position)
-        y, chain = self.layers.step(x, state.chain, last)
-        return y, ConvStackState(state.lengths, position, chain)
+        x, padded_lengths = self._prepare(x, lengths, pad_at_item_ends)
+        return self.layers(x, padded_lengths)
 
     @torch.no_grad()
     def chunked(
@@ -133,94 +107,109 @@ class ConvStack(nn.Module):
         pad_at_item_ends: bool = True,
         chunk_frames: int | None = None,
     ) -> Float[Tensor, "batch out_channels out_time"]:
-        """Run whole clips chunk by chunk, without gradients: what `forward` gives, in little memory that is reused.
+        """Run whole clips as `forward` does, chunk by chunk in bounded memory, without gradients.
 
         Args:
-            x: as in `forward`.
-            lengths: as in `forward`.
-            pad_at_item_ends: as in `forward`.
-            chunk_frames: frames per chunk; changes the result by no more than float noise. None: 128 on the CPU, and
-                elsewhere what makes few and large launches.
+            x: As in `forward`.
+            lengths: As in `forward`.
+            pad_at_item_ends: As in `forward`.
+            chunk_frames: Frames per chunk; changes the result by float noise at most. None: 128 on the CPU; elsewhere
+                as many as make few, large kernel launches.
 
         Raises:
-            ValueError: a shape, a length or `chunk_frames` does not fit.
+            ValueError: A shape, a length or `chunk_frames` does not fit.
         """
+        on_cpu = x.device.type == "cpu"
         if chunk_frames is None:
-            chunk_frames = self._chunk_frames(x)
+            chunk_frames = CHUNK_FRAMES if on_cpu else max(1, CHUNK_SAMPLES // (len(x) * self.frame_size))
         if chunk_frames < 1:
             raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
-        self._check_clips(x)
-        if x.device.type != "cpu" and x.shape[-1] <= chunk_frames * self.inputs_per_frame:
-            return self(x, lengths, pad_at_item_ends)  # without the copies that streams need
-        output = x.new_empty(x.shape[0], self.out_channels, self.output_length(x.shape[-1]))
-        state, done = self._start(self._ragged(lengths, x, pad_at_item_ends)), 0
-        chunks = x.split(chunk_frames * self.inputs_per_frame, dim=-1)
-        for index, chunk in enumerate(chunks):
-            y, state = self.step(chunk, state, last=index == len(chunks) - 1)
-            output[..., done : done + y.shape[-1]] = y
-            done += y.shape[-1]
-        assert done == output.shape[-1]
-        return output
+        x, padded_lengths = self._prepare(x, lengths, pad_at_item_ends)
+        size = chunk_frames * self.inputs_per_frame
+        if not on_cpu and x.shape[-1] <= size:
+            return self.layers(x, padded_lengths)  # without the copies that states need
+        y, _ = run_in_chunks(self.layers.step, x, self.layers.initial_state(padded_lengths), True, size)
+        return y
 
-    def _chunk_frames(self, x: Float[Tensor, "batch in_channels time"]) -> int:
-        return CHUNK_FRAMES if x.device.type == "cpu" else max(1, CHUNK_SAMPLES // (len(x) * self.frame_size))
+    @property
+    def lookahead(self) -> int:
+        """Inputs after its own that a frame depends on."""
+        return self.layers.inputs_needed(self.outputs_per_frame) - self.inputs_per_frame
 
-    def _start(self, ragged: PaddedLengths | None) -> ConvStackState:
-        filled = None if ragged is None else ragged.map(self._fill_frames)
-        return ConvStackState(ragged, 0, self.layers.initial_state(filled))
+    def initial_state(self) -> ConvStackState:
+        """Return the state before the first step of a stream."""
+        return ConvStackState()
 
-    def _fill_frames(self, length: Any) -> Any:
-        return -(-length // self.inputs_per_frame) * self.inputs_per_frame
+    @torch.no_grad()
+    def step(
+        self, x: Float[Tensor, "batch in_channels new"], state: ConvStackState, last: bool
+    ) -> tuple[Float[Tensor, "batch out_channels ready"], ConvStackState]:
+        """Run the next steps of a stream, any number; the stream ends with a whole frame."""
+        layers = state.layers
+        num_outputs = None
+        if layers is None:
+            # The start of the clip can be padded by reflection only when there is enough of it. A clip that ends before
+            # is filled up with zeros, as a whole one is.
+            x = append(state.pending, x)
+            missing = self.min_frames * self.inputs_per_frame - x.shape[-1]
+            if not x.shape[-1] or (missing > 0 and not last):
+                return x.new_zeros(len(x), self.out_channels, 0), ConvStackState(pending=x)
+            if missing > 0:
+                num_outputs = x.shape[-1] // self.inputs_per_frame * self.outputs_per_frame
+                x = F.pad(x, (0, missing))
+            layers = self.layers.initial_state(None)
+        y, layers = self.layers.step(x, layers, last)
+        return y[..., :num_outputs], ConvStackState(layers)
 
-    def _ragged(
-        self, lengths: Tensor | None, x: Tensor | None = None, pad_at_item_ends: bool = True
-    ) -> PaddedLengths | None:
-        if lengths is None:
-            return None
-        if lengths.ndim != 1 or lengths.is_floating_point() or (x is not None and len(lengths) != len(x)):
-            shape = "[batch]" if x is None else f"[{len(x)}]"
-            raise ValueError(f"lengths must be integers {shape}, got {lengths.dtype} {list(lengths.shape)}")
-        values = lengths.tolist()
-        if min(values) < 0 or (x is not None and max(values) > x.shape[-1]):
-            limit = "" if x is None else f" and at most the {x.shape[-1]} steps of the input"
-            raise ValueError(f"lengths must be at least 0{limit}, got {values}; are they in another unit?")
-        least = self.min_frames * self.inputs_per_frame if pad_at_item_ends else 0
-        if self._fill_frames(min(values)) < least and self.min_frames > 1:
-            raise ValueError(
-                f"{type(self).__name__} reflects clips at their ends and takes {self.min_frames} frames or more, which "
-                f"is {least} steps; got lengths {values}"
-            )
-        return PaddedLengths(lengths, min(values), pad_at_item_ends)
-
-    def _check_clips(self, x: Tensor) -> None:
-        self._check_input(x)
-        self._check_whole_frames(x.shape[-1])
-
-    def _check_input(self, x: Tensor) -> None:
+    def _prepare(
+        self, x: Tensor, lengths: Tensor | None, pad_at_item_ends: bool
+    ) -> tuple[Tensor, PaddedLengths | None]:
+        """Check clips, zero their padding, and round their lengths up to whole frames; None if nothing is padding."""
         if x.ndim != 3 or x.shape[1] != self.in_channels or not len(x):
             raise ValueError(
                 f"{type(self).__name__} takes [batch, {self.in_channels}, time], got {list(x.shape)}; "
                 "is an axis missing, or are time and channels swapped?"
             )
-
-    def _check_whole_frames(self, length: int) -> None:
-        if length < 1 or length % self.inputs_per_frame:
+        time = x.shape[-1]
+        if time < 1 or time % self.inputs_per_frame:
             raise ValueError(
                 f"{type(self).__name__} takes a whole number of frames, one or more, of {self.inputs_per_frame} steps "
-                f"each, got {length} steps; was the clip padded?"
+                f"each, got {time} steps; was the clip padded?"
             )
-        if length < self.min_frames * self.inputs_per_frame:
+        shortest = self._shortest(x, lengths)
+        frames = -(-shortest // self.inputs_per_frame)
+        if self.min_frames > 1 and (frames if pad_at_item_ends else time // self.inputs_per_frame) < self.min_frames:
             raise ValueError(
                 f"{type(self).__name__} reflects clips at their ends and takes {self.min_frames} frames or more, got "
-                f"{length // self.inputs_per_frame}"
+                f"{frames}"
             )
+        if lengths is None or shortest == time:
+            return x, None
+        x = PaddedLengths(lengths, shortest).masked(x)
+        whole = -(-lengths // self.inputs_per_frame) * self.inputs_per_frame
+        return x, PaddedLengths(whole, frames * self.inputs_per_frame, pad_at_item_ends)
+
+    @staticmethod
+    def _shortest(x: Tensor, lengths: Tensor | None) -> int:
+        """Return the smallest length, after checking them."""
+        if lengths is None:
+            return x.shape[-1]
+        if lengths.ndim != 1 or lengths.is_floating_point() or len(lengths) != len(x):
+            raise ValueError(f"lengths must be integers [{len(x)}], got {lengths.dtype} {list(lengths.shape)}")
+        values = lengths.tolist()
+        if min(values) < 0 or max(values) > x.shape[-1]:
+            raise ValueError(
+                f"lengths must be at least 0 and at most the {x.shape[-1]} steps of the input, got {values}; are they "
+                "in another unit?"
+            )
+        return min(values)
 
 
 DILATIONS = (1, 3, 9)
 
 
 class ResidualUnit(Residual):
-    """Snake, a dilated convolution over 7 steps, Snake and a convolution over 1, added to the input."""
+    """Snake, a dilated convolution of width 7, Snake and a convolution of width 1, added to the input."""
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__(

@@ -38,13 +38,13 @@ def _triangles(edges: np.ndarray, sample_rate: int, window: int) -> np.ndarray:
 
 
 def hz_to_mel(hertz: float | np.ndarray) -> np.ndarray:
-    """Linear up to 1 kHz, logarithmic above."""
+    """Convert to Slaney's scale: linear up to 1 kHz, logarithmic above."""
     hertz = np.asarray(hertz, dtype=np.float64)
     logarithmic = CORNER / LOW_STEP + np.log(np.maximum(hertz, CORNER) / CORNER) / LOG_STEP
     return np.where(hertz < CORNER, hertz / LOW_STEP, logarithmic)
 
 
 def mel_to_hz(mel: np.ndarray) -> np.ndarray:
-    """Undo `to_mel`."""
+    """Invert `hz_to_mel`."""
     corner = CORNER / LOW_STEP
     return np.where(mel < corner, mel * LOW_STEP, CORNER * np.exp(LOG_STEP * (mel - corner)))

@@ -1,7 +1,7 @@
 """oneDNN paths for linear layers and convolutions on the CPU, used in inference only.
 
-PyTorch sends matrix products to MKL, which reaches half of oneDNN's speed on CPUs with AVX-512 that are not Intel's, and
-gives oneDNN convolutions in a layout that has to be reordered before and after each call. Here everything goes to
+PyTorch sends matrix products to MKL, which reaches half of oneDNN's speed on CPUs with AVX-512 that are not Intel's,
+and gives oneDNN convolutions in a layout that has to be reordered before and after each call. Here everything goes to
 oneDNN channels last, and weights are cached in the layout oneDNN wants. Measurements: experiments/speed. Results differ
 from PyTorch's by rounding.
 """
@@ -18,14 +18,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
-MIN_ROWS = 8  # below, arranging the weights for oneDNN costs more than it brings
-PACKED_ROWS = 128  # that weights are packed for; every other number, from 8 to 16,000, gains as well
+MIN_ROWS = 8  # with fewer rows, reordering the weights for oneDNN costs more than it saves
+PACKED_ROWS = 128  # number of rows weights are packed for; others, from 8 to 16,000, gain as well
 
-_cache = WeakIdKeyDictionary()  # of parameters: what was made of them, with what tells whether they are still the same
+_cache = WeakIdKeyDictionary()  # parameter: form: (state of the parameter, tensor made from it)
 
 
 def can_use_onednn(x: Tensor) -> bool:
-    """Tell whether `x` can go this way: plain values on the CPU, no gradients, and no graph being drawn up."""
+    """Return whether oneDNN can be used for `x`: a plain tensor on the CPU, no gradients, and no tracing."""
     return (
         x.device.type == "cpu"
         and type(x) in (Tensor, nn.Parameter)
@@ -39,24 +39,25 @@ def can_use_onednn(x: Tensor) -> bool:
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
-    """Name the precision that products with `x` are computed in."""
+    """Return the dtype in which products with `x` are computed."""
     autocast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
     return torch.get_autocast_dtype("cpu") if autocast else x.dtype
 
 
 def cached(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return what `make` makes of a parameter, the same tensor as last time while the parameter stays as it is.
+    """Return `make(parameter)`, cached until the parameter changes.
 
-    It notices what changes a parameter as PyTorch sees it (training, loading, moving), not what is written through
-    `parameter.data` into the same memory.
+    Changes that PyTorch counts are noticed (training, loading, moving), writes through `parameter.data` to the same
+    memory are not.
 
     Args:
-        parameter: nothing is kept of other tensors.
-        form: a name for what is made.
-        make: takes the parameter's values.
+        parameter: Other tensors are not cached.
+        form: Name of the result.
+        make: Maps the parameter's values to the result.
     """
     if not _is_cacheable(parameter):
         return make(parameter.detach())
+    # Same memory, not written to since.
     memory = parameter.storage_offset(), parameter.shape, parameter.stride()
     state = StorageWeakRef(parameter.untyped_storage()), parameter._version, memory
     forms = _cache.setdefault(parameter, {})
@@ -66,17 +67,16 @@ def cached(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor]) -> Te
 
 
 def packed_weight(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor]) -> Tensor:
-    """Do the same for the weight of a product, [out_features, in_features], and arrange it as oneDNN takes it.
+    """Do the same for the weight of a product, [out_features, in_features], in oneDNN's layout for `onednn_linear`.
 
-    That is for `linear` alone. Where it could not be kept it is left as it is: arranging costs more than one product
-    saves.
+    A weight that is not cached keeps its layout: packing costs more than one product saves.
     """
-    arrange = _pack if _is_cacheable(parameter) else lambda weight: weight
-    return cached(parameter, f"matrix {form}", lambda values: arrange(make(values)))
+    pack = _pack if _is_cacheable(parameter) else lambda weight: weight
+    return cached(parameter, f"matrix {form}", lambda values: pack(make(values)))
 
 
 def _is_cacheable(parameter: Tensor) -> bool:
-    """Tell a weight from what is computed each time; what is made in inference mode does not count its changes."""
+    """Return whether it is a weight; tensors made in inference mode do not count their changes."""
     return isinstance(parameter, nn.Parameter) and not parameter.is_inference()
 
 
@@ -85,7 +85,7 @@ def _pack(weight: Float[Tensor, "out_features in_features"]) -> Tensor:
 
 
 def clear_cache(parameters: Iterable[Tensor]) -> None:
-    """Let go of what was kept of parameters that are to move."""
+    """Drop the cached tensors of parameters that are about to move."""
     for parameter in parameters:
         _cache.pop(parameter, None)
 
@@ -94,13 +94,13 @@ def _clear_all(*_: Any) -> None:
     _cache.clear()
 
 
-# an optimiser with fused kernels writes to parameters without PyTorch's counting it
+# Optimisers with fused kernels write to parameters without PyTorch counting it.
 register_optimizer_step_post_hook(_clear_all)
 
 
 @cache
 def _supported_dtypes() -> tuple[torch.dtype, ...]:
-    """Name the precisions that oneDNN has on this machine, if it has the operator that this needs."""
+    """Return the dtypes that oneDNN supports on this machine, none if PyTorch lacks an operator needed here."""
     operators = ("_linear_pointwise", "_reorder_linear_weight")
     if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, name) for name in operators):
         return ()
@@ -114,9 +114,9 @@ def onednn_linear(
     """Compute x weight^T + bias.
 
     Args:
-        x: suits.
-        weight: [out_features, in_features], in the working precision of `x`; as it is, or a `matrix`.
-        bias: in the same precision.
+        x: For which `can_use_onednn` holds.
+        weight: [out_features, in_features], in the working dtype of `x`; plain or packed.
+        bias: In the same dtype.
     """
     return torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), weight, bias, "none", [], "")
 
@@ -129,9 +129,10 @@ def conv1d(
     dilation: int = 1,
     groups: int = 1,
 ) -> Float[Tensor, "batch out_channels out_time"]:
-    """Convolve without padding; `x` suits."""
+    """Convolve without padding, where `can_use_onednn(x)`."""
     dtype = working_dtype(x)
     bias = None if bias is None else cached(bias, f"{dtype}", lambda values: values.to(dtype))
+    # A kernel of one step is a matrix product.
     if weight.shape[2] == stride == groups == 1 and x.shape[0] * x.shape[2] >= MIN_ROWS:
         return onednn_linear(x.mT, packed_weight(weight, f"{dtype}", lambda values: values[:, :, 0].to(dtype)), bias).mT
     image = cached(weight, f"image {dtype}", lambda values: _as_image(values.to(dtype)))
@@ -147,9 +148,9 @@ def conv_transpose1d(
     bias: Float[Tensor, " out_channels"],
     stride: int,
 ) -> Float[Tensor, "batch out_channels (time-1)*stride"]:
-    """Convolve transposed with a kernel of two strides, the first and last `stride` outputs left out; `x` suits.
+    """Convolve transposed with a kernel of two strides, without the first and last `stride` outputs.
 
-    The outputs between two inputs depend on these two alone, so that it is one product with both of them.
+    The `stride` outputs between two inputs depend on these two alone, so they are one product with both of them.
     """
     dtype = working_dtype(x)
 
@@ -166,17 +167,21 @@ def conv_transpose1d(
 
 
 def cat_time(parts: Sequence[Float[Tensor, "batch channels time"]]) -> Float[Tensor, "batch channels all_time"]:
-    """Put pieces one after the other in time, in the memory layout of the longest."""
-    longest = parts[0]
-    for part in parts[1:]:
-        longest = part if part.shape[-1] > longest.shape[-1] else longest
-    if len(parts) > 1 and longest.stride(1) == 1:
-        return torch.cat([part.mT for part in parts], dim=1).mT
-    return longest if len(parts) == 1 else torch.cat(list(parts), dim=-1)
+    """Concatenate in time, in the memory layout of the longest part; a single part that is not empty is not copied."""
+    filled = [part for part in parts if part.shape[-1]]
+    if len(filled) <= 1:
+        return filled[0] if filled else parts[0]
+    longest = filled[0]
+    for part in filled:
+        if part.shape[-1] > longest.shape[-1]:
+            longest = part
+    if longest.stride(1) == 1:  # channels last
+        return torch.cat([part.mT for part in filled], dim=1).mT
+    return torch.cat(filled, dim=-1)
 
 
 def _as_image(x: Tensor) -> Tensor:
-    """Make it four-dimensional, channels last in memory."""
+    """Return it four-dimensional, channels last in memory."""
     return x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
 
 
@@ -185,10 +190,10 @@ def linear(
     weight: Float[Tensor, "out_features in_features"],
     bias: Float[Tensor, " out_features"] | None = None,
 ) -> Float[Tensor, "*shape out_features"]:
-    """Compute x weight^T + bias, without gradients on the CPU by way of `quick`."""
+    """Compute x weight^T + bias, by oneDNN where possible."""
     if can_use_onednn(x) and x.numel() >= MIN_ROWS * x.shape[-1]:
         dtype = working_dtype(x)
-        if weight.dtype != dtype:  # else a matrix would be one more copy of every weight
+        if weight.dtype != dtype:  # a packed copy of weights that need no other dtype would double the memory
             weight = packed_weight(weight, f"{dtype}", lambda values: values.to(dtype))
             bias = None if bias is None else cached(bias, f"{dtype}", lambda values: values.to(dtype))
         return onednn_linear(x, weight, bias)
@@ -196,21 +201,8 @@ def linear(
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` by way of `linear`."""
+    """`torch.nn.Linear` computed by `linear`."""
 
     def forward(self, input: Float[Tensor, "*shape in_features"]) -> Float[Tensor, "*shape out_features"]:
         """Map the last axis."""
         return linear(input, self.weight, self.bias)
-
-
-def use_onednn_linears(module: nn.Module) -> None:
-    """Make `Linear`s of the plain linear layers in a module that others wrote; parameters stay the same objects."""
-    for name, child in module.named_children():
-        if type(child) is nn.Linear:
-            with torch.device("meta"):
-                ours = Linear(child.in_features, child.out_features, bias=child.bias is not None)
-            ours.weight, ours.bias = child.weight, child.bias
-            ours.train(child.training)
-            setattr(module, name, ours)
-        else:
-            use_onednn_linears(child)

@@ -16,12 +16,12 @@ from torch.utils.dlpack import from_dlpack
 
 from flexicodec.nn import onednn
 
-FAST_DTYPES = (torch.float32, torch.bfloat16)  # that `quickly` takes
-MIN_COMPILED = 2**14  # values; for fewer calling what is compiled takes longer than the passes
-PIECE_VALUES = 2**18  # that each thread bends at once in half precision: no more memory than stays at hand
+FAST_DTYPES = (torch.float32, torch.bfloat16)  # that `fast_snake` computes
+MIN_COMPILED = 2**14  # values; for fewer, calling a compiled function takes longer than several passes
+PIECE_VALUES = 2**18  # values that a thread computes at once in half precision, so that they stay in the cache
 
-# sin^2(pi sqrt(u)) = u (a + u (b + u c)) to 8e-4 where u <= 1/4, a fifth of what bfloat16 tells apart at 1/2: the least
-# error that a cubic has there, found by Lawson's iteration
+# sin^2(pi sqrt(u)) = u (a + u (b + u c)) to 8e-4 where u <= 1/4, a fifth of the resolution of bfloat16 at 1/2: the
+# least error of a cubic there, found by Lawson's iteration
 SINE_SQUARED = (9.8017673, -30.76688633, 30.29167019)
 
 
@@ -41,16 +41,16 @@ def reciprocal(alpha: Float[Tensor, "1 channels 1"], dtype: torch.dtype) -> Floa
 def fast_snake(
     x: Float[Tensor, "batch channels time"], alpha: Float[Tensor, "1 channels 1"], compiled: bool
 ) -> Float[Tensor, "batch channels time"]:
-    """Bend what suits `quick`, in one of `DTYPES`; `compiled` in one pass, where that pays."""
-    way, make = (_snake_in_place, _factors) if x.dtype == torch.float32 else (_snake_by_polynomial, _coefficients)
-    factors = onednn.cached(alpha, f"bend {x.dtype}", make)
+    """Compute Snake without gradients on the CPU, in one of `FAST_DTYPES`; `compiled`: in one pass, if large enough."""
+    in_float32 = x.dtype == torch.float32
+    factors = onednn.cached(alpha, f"snake {x.dtype}", _factors if in_float32 else _coefficients)
     if compiled and x.numel() >= max(MIN_COMPILED, 2 * x.shape[1]) and x.shape[1] > 1:
         return _compiled_snake(x, factors)
-    return way(x, *factors)
+    return _snake_in_place(x, *factors) if in_float32 else _snake_by_polynomial(x, *factors)
 
 
 def _compile_snake() -> None:
-    """Compile both passes, for as many threads as there are.
+    """Compile both functions, for the current number of threads.
 
     Raises:
         ValueError: PyTorch's compiler does not work here; it needs a C++ compiler.
@@ -76,25 +76,23 @@ def _coefficients(alpha: Float[Tensor, "1 channels 1"]) -> Float[Tensor, "4 1 ch
 
 
 def _snake_in_place(x: Tensor, alpha: Tensor, scale: Tensor) -> Tensor:
-    # addcmul would save a pass, but its fused rounding is not upstream's, and a deep stack with large activations makes
-    # 1e-4 of that
-    return _sine_(alpha * x).square_().mul_(scale).add_(x)
-
-
-def _sine_(x: Tensor) -> Tensor:
-    """Take sines in place. NumPy's are faster than PyTorch's on this CPU, but have one thread alone."""
+    y = alpha * x
+    # NumPy's sine is faster than PyTorch's, but has one thread.
     if torch.get_num_threads() > 1:
-        return x.sin_()
-    values = x.numpy()
-    with np.errstate(invalid="ignore"):  # the sine of infinity is not a number, as in PyTorch
-        np.sin(values, out=values)
-    return x
+        y.sin_()
+    else:
+        values = y.numpy()
+        with np.errstate(invalid="ignore"):  # the sine of infinity is NaN, as in PyTorch
+            np.sin(values, out=values)
+    # addcmul would save a pass, but its fused rounding differs from upstream's, and a deep stack with large activations
+    # amplifies that to 1e-4.
+    return y.square_().mul_(scale).add_(x)
 
 
 def _snake_by_polynomial(x: Tensor, half_turns: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
     """Compute x + u (first + u (second + u third)), u the squared distance to the nearest half turn.
 
-    In float32 up to the last step, where a pass over the values takes half the time.
+    In float32 up to the last step, piece by piece.
     """
     y = torch.empty_like(x)  # in the memory layout of `x`
     steps = max(1, PIECE_VALUES * torch.get_num_threads() // max(1, x.shape[0] * x.shape[1]))
@@ -102,7 +100,7 @@ def _snake_by_polynomial(x: Tensor, half_turns: Tensor, first: Tensor, second: T
         wide = piece.float()
         turns = half_turns * wide
         rounded = turns.round()
-        squares = turns.sub_(rounded).square_()  # sin^2 repeats itself each half turn
+        squares = turns.sub_(rounded).square_()  # sin^2 has a period of half a turn
         factors = torch.addcmul(second, squares, third, out=rounded)
         torch.addcmul(first, factors, squares, out=factors)
         out.copy_(wide.addcmul_(factors, squares))
@@ -110,8 +108,8 @@ def _snake_by_polynomial(x: Tensor, half_turns: Tensor, first: Tensor, second: T
 
 
 def _compiled_snake(x: Float[Tensor, "batch channels time"], factors: Tensor) -> Float[Tensor, "batch channels time"]:
-    """Do either in one pass, channels last."""
-    rows = from_dlpack(x.mT.contiguous().flatten(0, 1))  # a view of nothing: views would be compiled for one by one
+    """Compute either in one pass, channels last."""
+    rows = from_dlpack(x.mT.contiguous().flatten(0, 1))  # not a view: the compiler would compile for every view anew
     y = _compiled_function(x.dtype)(rows, factors.flatten(1).contiguous())
     return y.view(x.shape[0], x.shape[2], x.shape[1]).mT
 
@@ -156,14 +154,14 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
 
     def forward(self, x: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch channels time"]:
-        """Bend every value of `x`, in the precision of `x`."""
+        """Apply it to every value of `x`, in the precision of `x`."""
         if onednn.can_use_onednn(x) and x.dtype in FAST_DTYPES:
             return fast_snake(x, self.alpha, self.compiled)
         return snake(x, self.alpha.to(x.dtype), reciprocal(self.alpha, x.dtype))
 
 
 class HalfSnake(nn.Module):
-    """Snake on the first half of the channels, a leaky ReLU on the rest, of which there is one more if they are odd.
+    """Snake on the first half of the channels, a leaky ReLU on the rest (the larger half of an odd number).
 
     It maps 0 to 0, so padding that is zero stays zero.
 
@@ -178,7 +176,7 @@ class HalfSnake(nn.Module):
         self.slope = slope
 
     def forward(self, x: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch channels time"]:
-        """Bend every value of `x`, in the precision of `x`."""
+        """Apply it to every value of `x`, in the precision of `x`."""
         half = x.shape[1] // 2
         if torch.is_grad_enabled():
             return torch.cat([self.snake(x[:, :half]), F.leaky_relu(x[:, half:], self.slope)], dim=1)
@@ -188,7 +186,7 @@ class HalfSnake(nn.Module):
 
 
 def compile_activations(module: nn.Module) -> None:
-    """Compile the Snakes inside a module for inference on the CPU, now, into one pass over the values each.
+    """Compile the Snakes inside a module for inference on the CPU, into one pass over the values each.
 
     Raises:
         ValueError: PyTorch's compiler does not work here; it needs a C++ compiler.

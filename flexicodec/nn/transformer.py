@@ -1,6 +1,6 @@
-"""The pre-norm transformer that both the aggregators and the bottleneck before the decoder are made of.
+"""The pre-norm transformer of the aggregators and of the bottleneck before the decoder.
 
-It is upstream's layer exactly (rotary positions, layer scale, no biases, no final norm), with padding masked and an
+Its layer equals upstream's (rotary positions, layer scale, no biases, no final norm), with padding masked and an
 optional attention window for models that must not depend on the length of the clip.
 """
 
@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
-from flexicodec.nn.attention import apply_rope, attend, rope_frequencies, sdpa
+from flexicodec.nn.attention import apply_rope, attention, rope_frequencies, sdpa
 from flexicodec.nn.masking import valid_steps, zero_padding
 from flexicodec.nn.onednn import Linear
-from flexicodec.nn.streaming import register_state
+from flexicodec.nn.streaming import append, register_state, run_in_chunks
 
-STREAM_BLOCK = 64  # steps of a stream that are taken at once, for memory that does not grow with the chunk
+STREAM_BLOCK = 64  # steps of a stream that are computed at once, so that memory does not grow with the chunk
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class TransformerConfig:
     """Size of one transformer.
 
     Attributes:
-        num_layers: how many.
-        dim: width of the residual stream.
-        num_heads: attention heads; `dim` divides into them, and each is of even size for the rotary pairs.
-        feedforward_dim: hidden width of the feed-forward halves.
-        window: steps a layer looks to either side; None looks everywhere.
-        layer_scale_init: initial gain of both halves of a layer.
+        num_layers: Number of layers.
+        dim: Width of the residual stream.
+        num_heads: Attention heads; `dim` divides into them, and each is of even size for the rotary pairs.
+        feedforward_dim: Hidden width of the feed-forward networks.
+        window: Steps to either side that attention covers; None covers all.
+        layer_scale_init: Initial gain of both halves of a layer.
     """
 
     num_layers: int
@@ -55,37 +55,40 @@ class TransformerConfig:
 
 @register_state
 @dataclass(frozen=True)
-class LayerState:
-    """Where a layer with a window stands in a stream.
+class AttentionState:
+    """State of an attention layer with a window.
 
     Attributes:
-        seen: queries, keys and values side by side, before rotation, of the last steps that came: those that wait for
-            what they look ahead to, and as many before them as they look back to. None before the first chunk.
-        waiting: the residual stream of the steps that wait.
+        projected: Queries, keys and values side by side, before rotation, of the latest steps: the pending ones, and
+            before them as many as these look back to. None before the first chunk.
+        pending: Residual stream of the steps whose lookahead is not complete.
     """
 
-    seen: Float[Tensor, "batch kept 3*dim"] | None = None
-    waiting: Float[Tensor, "batch waiting dim"] | None = None
+    projected: Float[Tensor, "batch buffered 3*dim"] | None = None
+    pending: Float[Tensor, "batch pending dim"] | None = None
 
 
 class Transformer(nn.Module):
-    """A stack of layers on channel-first features.
+    """A stack of layers on channel-first features; with `config.window` it is a `StreamingModule`.
 
-    Where the features are not `config.dim` wide, bias-free projections lead in and out.
+    Bias-free projections lead in and out where the features are not `config.dim` wide.
 
     Args:
-        config: size of the stack.
-        input_dim: width of the features, `config.dim` when None.
+        config: Size of the stack.
+        input_dim: Width of the features, `config.dim` when None.
     """
+
+    exact = True
+    per_item = False
 
     def __init__(self, config: TransformerConfig, input_dim: int | None = None) -> None:
         super().__init__()
         self.config = config
-        width = config.dim if input_dim is None else input_dim
-        projected = width != config.dim
-        self.input_projection = Linear(width, config.dim, bias=False) if projected else nn.Identity()
+        self.channels = config.dim if input_dim is None else input_dim
+        projected = self.channels != config.dim
+        self.input_projection = Linear(self.channels, config.dim, bias=False) if projected else nn.Identity()
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
-        self.output_projection = Linear(config.dim, width, bias=False) if projected else nn.Identity()
+        self.output_projection = Linear(config.dim, self.channels, bias=False) if projected else nn.Identity()
 
     def forward(
         self,
@@ -93,54 +96,51 @@ class Transformer(nn.Module):
         lengths: Int[Tensor, " batch"] | None = None,
         positions: Int[Tensor, "*batch steps"] | None = None,
     ) -> Float[Tensor, "batch dim steps"]:
-        """Transform the valid steps of each item; the rest comes out as zeros.
+        """Transform the valid steps of each item; the rest of the output is zero.
 
         Args:
-            lengths: valid steps per item, all of them when None.
-            positions: for the rotary embedding, [steps] or [batch, steps]; 0, 1, 2, ... when None. Only their
+            lengths: Valid steps per item, all of them when None.
+            positions: For the rotary embedding, [steps] or [batch, steps]; 0, 1, 2, ... when None. Only their
                 differences matter.
         """
         if positions is None:
             positions = torch.arange(x.shape[-1], device=x.device)
-        turns = rope_frequencies(positions, self.config.dim // self.config.num_heads)
+        frequencies = rope_frequencies(positions, self.config.dim // self.config.num_heads)
         valid = valid_steps(lengths, x.shape[-1])
 
         x = self.input_projection(zero_padding(x, valid).transpose(1, 2).contiguous())
         for layer in self.layers:
-            x = layer(x, turns, valid)
+            x = layer(x, frequencies, valid)
         return zero_padding(self.output_projection(x).transpose(1, 2), valid).contiguous()
 
     @property
     def lookahead(self) -> int:
-        """Steps that an output sees ahead of its own; only with a window is there an end to it."""
+        """Steps after its own that an output depends on; only with a window is it limited."""
         assert self.config.window is not None
         return self.config.num_layers * self.config.window
 
-    def initial_state(self) -> tuple[LayerState, ...]:
-        """Stand before the first steps of a stream."""
-        return (LayerState(),) * self.config.num_layers
+    def initial_state(self) -> tuple[AttentionState, ...]:
+        """Return the state before the first step of a stream."""
+        return (AttentionState(),) * self.config.num_layers
 
     def step(
-        self, x: Float[Tensor, "batch dim new"], state: tuple[LayerState, ...], last: bool
-    ) -> tuple[Float[Tensor, "batch dim ready"], tuple[LayerState, ...]]:
-        """Transform the next steps of a stream, any number; outputs come `lookahead` steps late.
+        self, x: Float[Tensor, "batch dim new"], state: tuple[AttentionState, ...], last: bool
+    ) -> tuple[Float[Tensor, "batch dim ready"], tuple[AttentionState, ...]]:
+        """Transform the next steps of a stream, any number; outputs are `lookahead` steps late.
 
-        All of them in a row equal `forward` on the whole, whose every step is computed once.
+        The outputs concatenated equal `forward` on the whole, and each is computed once.
 
         Args:
-            x: new steps.
-            state: from `initial_state` or the call before; it is not changed.
-            last: nothing follows, so that the rest comes out.
+            x: New steps.
+            state: From `initial_state` or the call before; it is not changed.
+            last: The stream ends with `x`, and all remaining outputs are returned.
         """
-        assert self.config.window is not None, "without a window no step is ready before the last has come"
-        pieces = x.split(max(self.config.window, STREAM_BLOCK), dim=-1)
-        outputs = []
-        for index, piece in enumerate(pieces):
-            y, state = self._step(piece, state, last and index == len(pieces) - 1)
-            outputs.append(y)
-        return torch.cat(outputs, dim=-1), state
+        assert self.config.window is not None, "without a window no step is ready before the last one"
+        return run_in_chunks(self._step, x, state, last, max(self.config.window, STREAM_BLOCK))
 
-    def _step(self, x: Tensor, state: tuple[LayerState, ...], last: bool) -> tuple[Tensor, tuple[LayerState, ...]]:
+    def _step(
+        self, x: Tensor, state: tuple[AttentionState, ...], last: bool
+    ) -> tuple[Tensor, tuple[AttentionState, ...]]:
         x = self.input_projection(x.transpose(1, 2).contiguous())
         states = []
         for layer, layer_state in zip(cast(list[TransformerLayer], list(self.layers)), state, strict=True):
@@ -150,7 +150,7 @@ class Transformer(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention, then a feed-forward half, each normalised before and scaled per channel after."""
+    """Self-attention, then a feed-forward network, each normalised before and scaled per channel after."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -169,56 +169,56 @@ class TransformerLayer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch steps dim"],
-        turns: Complex[Tensor, "*batch steps half_head_dim"],
+        frequencies: Complex[Tensor, "*batch steps half_head_dim"],
         valid: Bool[Tensor, "batch steps"] | None,
     ) -> Float[Tensor, "batch steps dim"]:
-        """Add both halves to the residual stream (channel last here: the one axis order all its parts want)."""
-        x = torch.addcmul(x, self.scale1, self.attend(self.norm1(x), turns, valid))
-        return self._feed_forward(x)
-
-    def _feed_forward(self, x: Float[Tensor, "batch steps dim"]) -> Float[Tensor, "batch steps dim"]:
-        return torch.addcmul(x, self.scale2, self.linear2(F.gelu(self.linear1(self.norm2(x)))))
-
-    def attend(
-        self,
-        x: Float[Tensor, "batch steps dim"],
-        turns: Complex[Tensor, "*batch steps half_head_dim"],
-        valid: Bool[Tensor, "batch steps"] | None,
-    ) -> Float[Tensor, "batch steps dim"]:
-        """Run multi-head self-attention on the normalised stream."""
-        query_key_value = self.in_proj(x).unflatten(-1, (3, self.num_heads, -1))
-        query_key = apply_rope(query_key_value[:, :, :2], turns[..., None, None, :])
-        query, key = query_key.transpose(1, 3).unbind(2)
-        value = query_key_value[:, :, 2].transpose(1, 2)
-        return self.out_proj(attend(query, key, value, valid, self.window).transpose(1, 2).flatten(2))
+        """Run a whole clip, channels last; `valid` None means no padding."""
+        query, key, value = self._rotated_heads(self.in_proj(self.norm1(x)), frequencies)
+        return self._add_both(x, attention(query, key, value, valid, self.window))
 
     def step(
-        self, x: Float[Tensor, "batch new dim"], state: LayerState, last: bool
-    ) -> tuple[Float[Tensor, "batch ready dim"], LayerState]:
-        """Run the next steps of a stream; those whose window is not all there yet wait."""
-        # seen          | answered | waiting | new |         as many answered ones as the first to wait looks back to
-        # ready                    | ready   |window|        what comes out now, and what that looks ahead to
+        self, x: Float[Tensor, "batch new dim"], state: AttentionState, last: bool
+    ) -> tuple[Float[Tensor, "batch ready dim"], AttentionState]:
+        """Run the next steps of a stream; those whose window is not complete become pending."""
+        # projected     | context | pending | new |       as much context as the first pending step looks back to
+        # outputs                 | ready   | window |    ready outputs, and the steps they look ahead to
         assert self.window is not None
-        seen, waiting = self.in_proj(self.norm1(x)), x
-        if state.seen is not None and state.waiting is not None:
-            seen, waiting = torch.cat([state.seen, seen], dim=1), torch.cat([state.waiting, x], dim=1)
-        answered = seen.shape[1] - waiting.shape[1]
-        ready = waiting.shape[1] if last else max(0, waiting.shape[1] - self.window)
-        y = waiting[:, :ready]
-        if ready:
-            attended = self._attend_within(seen[:, : answered + ready + self.window], answered, ready)
-            y = self._feed_forward(torch.addcmul(y, self.scale1, attended))
-        done = max(0, answered + ready - self.window)
-        return y, LayerState(seen[:, done:].clone(), waiting[:, ready:].clone())
+        projected = append(state.projected, self.in_proj(self.norm1(x)), dim=1)
+        pending = append(state.pending, x, dim=1)
+        context = projected.shape[1] - pending.shape[1]
+        ready = pending.shape[1] if last else max(0, pending.shape[1] - self.window)
 
-    def _attend_within(self, seen: Tensor, first: int, count: int) -> Tensor:
-        """Answer `count` steps from `first` on; only distances matter, so places count from where `seen` begins."""
+        y = pending[:, :ready]
+        if ready:
+            visible = projected[:, : context + ready + self.window]
+            y = self._add_both(y, self._attend_within(visible, context, ready))
+
+        done = max(0, context + ready - self.window)
+        return y, AttentionState(projected[:, done:].clone(), pending[:, ready:].clone())
+
+    def _attend_within(
+        self, projected: Float[Tensor, "batch steps 3*dim"], first: int, count: int
+    ) -> Float[Tensor, "batch heads count head_dim"]:
+        """Attend from `count` steps from `first` on; only distances matter, so positions start anywhere."""
         assert self.window is not None
-        steps = torch.arange(seen.shape[1], device=seen.device)
-        split = seen.unflatten(-1, (3, self.num_heads, -1))
-        turns = rope_frequencies(steps, split.shape[-1])
-        query_key = apply_rope(split[:, :, :2], turns[:, None, None, :])
-        query, key = query_key.transpose(1, 3).unbind(2)
+        steps = torch.arange(projected.shape[1], device=projected.device)
+        frequencies = rope_frequencies(steps, projected.shape[-1] // (3 * self.num_heads))
+        query, key, value = self._rotated_heads(projected, frequencies)
         mask = (steps - steps[first : first + count, None]).abs() <= self.window
-        out = sdpa(query[:, :, first : first + count], key, split[:, :, 2].transpose(1, 2), mask)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        return sdpa(query[:, :, first : first + count], key, value, mask)
+
+    def _rotated_heads(
+        self, projected: Float[Tensor, "batch steps 3*dim"], frequencies: Complex[Tensor, "*batch steps half_head_dim"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Split into queries, keys (both rotated) and values, [batch, heads, steps, head_dim] each."""
+        heads = projected.unflatten(-1, (3, self.num_heads, -1))
+        query_key = apply_rope(heads[:, :, :2], frequencies[..., None, None, :])
+        query, key = query_key.transpose(1, 3).unbind(2)
+        return query, key, heads[:, :, 2].transpose(1, 2)
+
+    def _add_both(
+        self, x: Float[Tensor, "batch steps dim"], heads: Float[Tensor, "batch heads steps head_dim"]
+    ) -> Float[Tensor, "batch steps dim"]:
+        """Add the heads' output and then the feed-forward network's to the residual stream."""
+        x = torch.addcmul(x, self.scale1, self.out_proj(heads.transpose(1, 2).flatten(2)))
+        return torch.addcmul(x, self.scale2, self.linear2(F.gelu(self.linear1(self.norm2(x)))))

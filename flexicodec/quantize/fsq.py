@@ -13,11 +13,10 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-import vector_quantize_pytorch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flexicodec.quantize.base import FlatQuantized, Quantizer, project, straight_through
+from flexicodec.quantize.base import FlatQuantized, Quantizer, linear_or_identity, project, straight_through
 
 Bound = Literal["tan", "atanh"]
 
@@ -51,23 +50,21 @@ class FSQConfig:
         return FSQ(dim, self)
 
 
-class FSQ(Quantizer, vector_quantize_pytorch.FSQ):
+class FSQ(Quantizer):
     """FSQ between two linear projections, as one codebook (Mentzer et al., arXiv 2309.15505).
 
-    vector-quantize-pytorch's class with the choice of bound, integer index arithmetic, padding and float32 projections.
+    With bound "atanh" the codes are those of vector-quantize-pytorch's class, which costs a second to import.
     `project_in` and `project_out` are Linear layers, or Identity where `dim` equals the number of levels.
     """
 
     def __init__(self, dim: int, config: FSQConfig) -> None:
-        super().__init__(levels=list(config.levels), dim=dim, return_indices=False)
+        super().__init__()
         self.config = config
+        self.dim = dim
+        self.num_codebooks = 1
         self.codebook_size = config.codebook_size
-
-    def bound(self, z: Tensor, eps: float = 1e-3, hard_clamp: bool = False) -> Tensor:
-        """Bound and round to values in [-1, 1], as the library's own methods expect."""
-        assert eps == 1e-3
-        assert not hard_clamp
-        return fsq_encode(z, self.config.levels, self.config.bound)[0]
+        self.project_in = linear_or_identity(dim, len(config.levels))
+        self.project_out = linear_or_identity(len(config.levels), dim)
 
     def quantize_tokens(
         self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]

@@ -8,7 +8,6 @@ from math import prod
 
 import torch
 import torch.nn.functional as F
-import vector_quantize_pytorch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -84,6 +83,8 @@ class PlainVQ(Quantizer):
     """
 
     def __init__(self, dim: int, config: VQConfig) -> None:
+        import vector_quantize_pytorch  # a second to import
+
         super().__init__()
         self.config = config
         self.dim = dim
@@ -148,6 +149,8 @@ class ResidualFSQ(Quantizer):
     """
 
     def __init__(self, dim: int, config: ResidualFSQConfig) -> None:
+        import vector_quantize_pytorch  # a second to import
+
         super().__init__()
         self.config = config
         self.dim = dim

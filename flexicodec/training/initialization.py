@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from flexicodec.asr import encoder_state, is_recognizer
 from flexicodec.asr.checkpoint import FREE_FIELDS
 from flexicodec.config import from_dict
-from flexicodec.encoders.sanm import SanmConfig
-from flexicodec.encoders.ssl import SSLConfig, ssl_state
+from flexicodec.encoders.base import SanmConfig, SSLConfig
+from flexicodec.encoders.ssl import ssl_state
 from flexicodec.hub import SENSEVOICE_WEIGHTS, SHIPPED, UPSTREAM_WEIGHTS, load, locate, read_weights
 from flexicodec.models.codec import CONFIG_NAME, WEIGHTS_NAME
 from flexicodec.models.flexicodec.config import FlexiCodecConfig

@@ -28,8 +28,8 @@ from flexicodec.asr.ctc import collapse, forced_path
 from flexicodec.asr.vocabulary import read_lexicon
 from flexicodec.audio import collate
 from flexicodec.config import from_dict, to_dict
-from flexicodec.encoders.fbank import FrontEndConfig
-from flexicodec.encoders.sanm import SanmConfig, SanmEncoder
+from flexicodec.encoders.base import FrontEndConfig, SanmConfig
+from flexicodec.encoders.sanm import SanmEncoder
 
 SANM = SanmConfig(
     num_layers=3,

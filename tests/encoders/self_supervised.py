@@ -5,7 +5,8 @@ from dataclasses import asdict, replace
 import torch
 import transformers
 
-from flexicodec.encoders.ssl import CLASSES, SSLConfig, SSLSettings
+from flexicodec.encoders.base import SSLConfig, SSLSettings
+from flexicodec.encoders.ssl import CLASSES
 
 TINY = SSLSettings(
     hidden_size=24,

@@ -8,7 +8,8 @@ import warnings
 
 import torch
 
-from flexicodec.encoders.base import SanmConfig, SanmEncoder
+from flexicodec.encoders.base import SanmConfig
+from flexicodec.encoders.sanm import SanmEncoder
 from flexicodec.models.flexicodec.convert_upstream import convert, load_exactly
 
 FRAMES = 50  # 3 s

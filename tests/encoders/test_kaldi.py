@@ -4,7 +4,8 @@ import kaldi_native_fbank
 import pytest
 import torch
 
-from flexicodec.encoders.fbank import FrontEndConfig, KaldiFbank
+from flexicodec.encoders.base import FrontEndConfig
+from flexicodec.encoders.fbank import KaldiFbank
 
 
 def kaldi_fbank(audio):

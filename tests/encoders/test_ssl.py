@@ -9,8 +9,8 @@ import transformers
 
 import flexicodec
 from flexicodec import collate
-from flexicodec.encoders.base import SemanticEncoder
-from flexicodec.encoders.ssl import SSLConfig, ssl_state
+from flexicodec.encoders.base import SemanticEncoder, SSLConfig
+from flexicodec.encoders.ssl import ssl_state
 from flexicodec.weights import load_exactly
 from tests.encoders.self_supervised import KINDS, model_of, name, save_model
 

@@ -7,8 +7,8 @@ import pytest
 import transformers
 
 from flexicodec.config import from_dict, to_dict
-from flexicodec.encoders.base import SanmConfig
-from flexicodec.encoders.ssl import CLASSES, SSLConfig, SSLSettings
+from flexicodec.encoders.base import SanmConfig, SSLConfig, SSLSettings
+from flexicodec.encoders.ssl import CLASSES
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from tests.encoders.self_supervised import KINDS
 

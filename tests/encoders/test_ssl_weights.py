@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flexicodec.encoders.ssl import SSLConfig, ssl_state
+from flexicodec.encoders.base import SSLConfig
+from flexicodec.encoders.ssl import ssl_state
 from tests.encoders.self_supervised import KINDS, name, save_model
 
 
@@ -54,7 +55,7 @@ def edit(path, **changes):
         ("config.json", {"adapter_attn_dim": 8}, "attention adapters"),
         ("config.json", {"num_attention_heads": 2}, "not the one in the config: num_attention_heads is 2, not 4"),
         ("config.json", {"hidden_size": "24"}, "hidden_size is '24'"),
-        ("preprocessor_config.json", {"sampling_rate": 8000}, "hears audio at 8000 Hz, expected 16000"),
+        ("preprocessor_config.json", {"sampling_rate": 8000}, "takes audio at 8000 Hz, expected 16000"),
         ("preprocessor_config.json", {"do_normalize": True}, "not the one in the config: normalise is True, not False"),
     ],
 )

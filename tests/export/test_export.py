@@ -11,7 +11,7 @@ import torch
 
 import flexicodec
 from flexicodec.cli import main
-from flexicodec.encoders.ssl import SSLConfig, SSLSettings
+from flexicodec.encoders.base import SSLConfig, SSLSettings
 from flexicodec.export.compare import compare
 from flexicodec.export.graphs import DecoderGraph, graphs
 from flexicodec.export.onnx import FRONT_END_NAME, MANIFEST_NAME, block_products, export, write_graph

@@ -11,7 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from flexicodec.encoders import fbank
-from flexicodec.encoders.ssl import SSLConfig
+from flexicodec.encoders.base import SSLConfig
 from flexicodec.nn import dac, sequential
 from flexicodec.nn.dac import DACDecoder, DACEncoder
 from tests.encoders.self_supervised import PLAIN, TINY

@@ -13,7 +13,7 @@ def signal(*shape):
 
 
 def run(stack, x, sizes):
-    state, outputs = stack.stream(), []
+    state, outputs = stack.initial_state(), []
     for index, chunk in enumerate(x.split(sizes, dim=-1)):
         y, state = stack.step(chunk, state, last=index == len(sizes) - 1)
         outputs.append(y)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import flexicodec
-from flexicodec.encoders.base import SanmEncoder
+from flexicodec.encoders.sanm import SanmEncoder
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.quantize import ResidualFSQConfig, RVQConfig
 

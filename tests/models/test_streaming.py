@@ -13,7 +13,7 @@ from flexicodec.models.nanocodec.config import published
 from flexicodec.models.nanocodec.hifigan import HiFiGANDecoder
 from flexicodec.models.streaming.state import StreamState
 from flexicodec.nn import streaming
-from flexicodec.nn.stages import ConvStage
+from flexicodec.nn.dac import ConvStack
 from flexicodec.tokens import Tokens
 
 EXACT = 2e-5
@@ -248,16 +248,16 @@ def test_a_whole_clip_has_tokens(codec):
             call(tokens)
 
 
-def test_items_that_stand_alike_are_computed_side_by_side(codecs, monkeypatch):
+def test_items_in_equal_states_are_computed_as_a_batch(codecs, monkeypatch):
     codec = codecs["nano"]
     decoder, sizes = codec.streaming_decoder(batch_size=4), []
-    stage_step = ConvStage.step
+    stack_step = ConvStack.step
 
     def spy(self, x, state, last):
         sizes.append(len(x))
-        return stage_step(self, x, state, last)
+        return stack_step(self, x, state, last)
 
-    monkeypatch.setattr(ConvStage, "step", spy)
+    monkeypatch.setattr(ConvStack, "step", spy)
     chunk = random_tokens(codec, 2, batch=4)
     decoder.decode(chunk)
     decoder.reset(items=[1, 3])
@@ -434,17 +434,17 @@ def test_the_published_states_are_three_quarters_of_a_megabyte():
     for name, megabytes in (("nano_1.78kbps_12.5fps", 0.731), ("nano_1.89kbps_21.5fps", 0.731)):
         config = published(name)
         with torch.device("meta"), torch.no_grad():
-            stage = ConvStage(HiFiGANDecoder(config.decoder, config.quantizer.dim))
-            _, state = stage.step(torch.zeros(1, stage.channels, 1), stage.initial_state(), last=False)
+            stack = HiFiGANDecoder(config.decoder, config.quantizer.dim)
+            _, state = stack.step(torch.zeros(1, stack.channels, 1), stack.initial_state(), last=False)
         assert streaming.num_bytes(state) / 1e6 == pytest.approx(megabytes, abs=1e-3)
-        assert stage.lookahead == 0
+        assert stack.lookahead == 0
 
 
 def test_the_published_look_ahead_of_lfsc():
     config = published("lfsc_1.89kbps_21.5fps")
     with torch.device("meta"):
-        stage = ConvStage(HiFiGANDecoder(config.decoder, config.quantizer.dim))
-    assert stage.lookahead == 13  # 12720 samples, which is 12.4 frames
+        stack = HiFiGANDecoder(config.decoder, config.quantizer.dim)
+    assert stack.lookahead == 13  # 12720 samples, which is 12.4 frames
 
 
 # -------------------------------------------------------------------------------------------------------------- errors

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from flexicodec.nn.convnext import ConvNeXtBlock, ConvNeXtStack
+from flexicodec.nn.masking import valid_steps
 
 
 def noise(*shape, seed=1):
@@ -44,7 +45,7 @@ def test_a_padded_batch_is_each_clip_alone(dims):
 
 def test_a_lone_block_masks_too():
     block, x = ConvNeXtBlock(12, hidden_dim=20), noise(2, 12, 15)
-    out = block(x, torch.tensor([15, 6]))
+    out = block(x, valid_steps(torch.tensor([15, 6]), 15))
     assert (out[1, :, 6:] == 0).all()
     torch.testing.assert_close(out[1:, :, :6], block(x[1:, :, :6]), atol=2e-6, rtol=1e-5)
 

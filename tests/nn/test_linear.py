@@ -3,10 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from flexicodec.nn import onednn
-from flexicodec.nn.onednn import Linear, linear, use_onednn_linears
+from flexicodec.nn.onednn import Linear, linear
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 200])
@@ -48,17 +47,6 @@ def test_without_the_operator_torch_does_it(monkeypatch):
     x, weight = torch.randn(20, 8), torch.randn(4, 8)
     with torch.no_grad():
         assert torch.equal(linear(x, weight), F.linear(x, weight))
-
-
-def test_quickening_keeps_names_and_parameters():
-    model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.ReLU(), nn.Linear(8, 2, bias=False))).eval()
-    before = dict(model.named_parameters())
-    use_onednn_linears(model)
-    after = dict(model.named_parameters())
-    assert before.keys() == after.keys()
-    assert all(before[name] is after[name] for name in before)
-    assert type(model[0]) is Linear
-    assert not model[1][1].training
 
 
 def test_no_items_give_no_items():

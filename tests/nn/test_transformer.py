@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flexicodec.nn.attention import rotary
+from flexicodec.nn.attention import apply_rope, rope_frequencies
 from flexicodec.nn.transformer import Transformer, TransformerConfig
 
 TINY = TransformerConfig(num_layers=2, dim=16, num_heads=2, feedforward_dim=24, layer_scale_init=0.5)
@@ -31,7 +31,7 @@ def layer_by_the_book(layer, x):
     positions = torch.arange(len(x))
     out = []
     for q, k, v in zip(query.chunk(heads, -1), key.chunk(heads, -1), value.chunk(heads, -1), strict=True):
-        q, k = rotary(q[None, None], positions)[0, 0], rotary(k[None, None], positions)[0, 0]
+        q, k = (apply_rope(part.contiguous(), rope_frequencies(positions, part.shape[-1])) for part in (q, k))
         out.append((q @ k.T / q.shape[-1] ** 0.5).softmax(-1) @ v)
     x = x + layer.scale1 * (torch.cat(out, -1) @ layer.out_proj.weight.T)
     return x + layer.scale2 * (F.gelu(layer.norm2(x) @ layer.linear1.weight.T) @ layer.linear2.weight.T)

@@ -228,7 +228,8 @@ def encoder_stages(case, tag):
     with encoder.encoder.layers[0].final_layernorm.register_forward_pre_hook(
         lambda _, inputs: block0.append(inputs[0])
     ):
-        sv_hidden = encoder.blocks(sv_in, heard + len(prompt))
+        embedded = encoder.embed(sv_in, torch.ones(1, dtype=torch.long))
+        sv_hidden = encoder.run_layers(embedded, heard + len(prompt))
     whole_frames = -(-lengths // codec.frame_size)
     return {
         "fbank": fbank[0],

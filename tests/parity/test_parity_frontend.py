@@ -6,7 +6,8 @@ import pytest
 import torch
 from golden_cases import disagreements
 
-from flexicodec.encoders.fbank import FrontEndConfig, KaldiFbank, stack_frames
+from flexicodec.encoders.base import FrontEndConfig
+from flexicodec.encoders.fbank import KaldiFbank, stack_frames
 from flexicodec.models.flexicodec.convert_upstream import sensevoice_cmvn
 
 

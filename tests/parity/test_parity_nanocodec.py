@@ -108,7 +108,7 @@ def test_a_batch_as_each_clip_alone(nano_case):
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_chunks_of_frames_are_the_whole(nano_case, chunk):
     io, decoder = recorded(nano_case, "dequantized"), nano_case.codec.decoder
-    state, outputs = decoder.stream(), []
+    state, outputs = decoder.initial_state(), []
     chunks = io["dequantized"].split(chunk, dim=-1)
     for index, frames in enumerate(chunks):
         y, state = decoder.step(frames, state, last=index == len(chunks) - 1)

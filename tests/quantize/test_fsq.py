@@ -89,7 +89,7 @@ def test_the_released_bound_is_not_the_librarys() -> None:
     assert 0.005 < differ.float().mean() < 0.03
 
 
-def test_atanh_is_the_librarys_own_and_the_helpers_agree() -> None:
+def test_atanh_is_the_librarys_own() -> None:
     latents = torch.randn(2, 16, 1000, generator=torch.Generator().manual_seed(0))
     for bound in ("tan", "atanh"):
         ours = FSQConfig((8, 7, 5), bound).build(16)
@@ -101,8 +101,6 @@ def test_atanh_is_the_librarys_own_and_the_helpers_agree() -> None:
         if bound == "atanh":
             torch.testing.assert_close(out.latents, expected_latents)
         torch.testing.assert_close(theirs.indices_to_codes(out.codes[:, 0]), out.latents)
-        z = ours.project_in(latents.transpose(1, 2))
-        torch.testing.assert_close(ours.quantize(z), fsq_encode(z, (8, 7, 5), bound)[0])
 
 
 def test_state_dict_holds_the_projections_alone() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from flexicodec.asr import Recognizer, RecognizerConfig
 from flexicodec.config import from_dict, load_yaml
-from flexicodec.encoders.sanm import SanmConfig
+from flexicodec.encoders.base import SanmConfig
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
 from flexicodec.models.nanocodec.config import DecoderConfig, EncoderConfig, NanoCodecConfig
 from flexicodec.nn.transformer import TransformerConfig

@@ -24,8 +24,7 @@ from flexicodec.asr import (
 from flexicodec.cli import main
 from flexicodec.config import load_yaml, to_dict
 from flexicodec.corpus import Utterance
-from flexicodec.encoders.fbank import FrontEndConfig
-from flexicodec.encoders.sanm import SanmConfig
+from flexicodec.encoders.base import FrontEndConfig, SanmConfig
 from flexicodec.training.asr import trainer as asr
 from flexicodec.training.asr.spec_augment import MaskingConfig, mask_features
 from flexicodec.training.config import DataConfig

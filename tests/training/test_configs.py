@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from flexicodec.config import from_dict, load_yaml, to_dict
-from flexicodec.encoders.ssl import SSLConfig
+from flexicodec.encoders.base import SSLConfig
 from flexicodec.quantize import ResidualFSQConfig, VQConfig
 from flexicodec.training.config import TrainingConfig
 from flexicodec.training.trainer import CodecTrainer

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 import flexicodec
 from flexicodec.asr import encoder_state
 from flexicodec.config import from_dict, load_yaml
-from flexicodec.encoders.ssl import SSLConfig, ssl_state
+from flexicodec.encoders.base import SSLConfig
+from flexicodec.encoders.ssl import ssl_state
 from flexicodec.models.flexicodec.convert_upstream import from_upstream, sensevoice_cmvn
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.training.config import InitConfig, LossWeights, TrainingConfig

@@ -6,13 +6,13 @@ What is carried from piece to piece is the state of a stream; see `Windows` for 
 
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flexicodec.encoders.sanm import SanmEncoder
 from flexicodec.models.flexicodec import streaming_decode
 from flexicodec.models.flexicodec.network import Features, FlexiCodecNetwork, QuantizedTokens
 from flexicodec.models.flexicodec.streaming_encode import StreamedQuantizers, StreamedSemanticEncoder
@@ -20,6 +20,9 @@ from flexicodec.models.precision import Precision, autocast
 from flexicodec.models.streaming.decoder import DecoderOptions
 from flexicodec.models.streaming.state import Windows
 from flexicodec.tokens import Tokens
+
+if TYPE_CHECKING:
+    from flexicodec.encoders.sanm import SanmEncoder
 
 PIECE_FRAMES = 256  # about 20 s
 MAX_PADDED_SHARE = 0.1  # of a batch on the CPU, where a batch is no faster than its clips one by one
@@ -54,8 +57,8 @@ def encode_semantic(
     ratio = None
     if codec.config.geometry == "released":
         # Each clip's features are stretched to its frame count.
-        assert isinstance(codec.semantic_encoder, SanmEncoder)
-        ratio = Fraction(int(codec.semantic_encoder.front_end.num_frames(audio_lengths)), count)
+        sanm = cast("SanmEncoder", codec.semantic_encoder)
+        ratio = Fraction(int(sanm.front_end.num_frames(audio_lengths)), count)
     encoder = StreamedSemanticEncoder(codec, windows, ratio)
     state = encoder.initial_state()
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Literal, get_args
 
-from flexicodec.encoders.base import SanmConfig
-from flexicodec.encoders.ssl import SSLConfig
+from flexicodec.encoders.base import SanmConfig, SSLConfig
 from flexicodec.nn.transformer import TransformerConfig
 from flexicodec.quantize import FSQConfig, ResidualFSQConfig, RVQConfig, VQConfig
 

@@ -17,8 +17,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flexicodec.encoders.base import SanmConfig
-from flexicodec.encoders.fbank import FrontEndConfig
+from flexicodec.encoders.base import FrontEndConfig, SanmConfig
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.nn.conv import fold_weight_norm

@@ -17,8 +17,7 @@ from torch import Tensor
 from flexicodec.audio import Channels, as_batch, fit_lengths
 from flexicodec.code_margins import Margins
 from flexicodec.config import from_dict, non_defaults, to_dict
-from flexicodec.encoders.base import SanmEncoder
-from flexicodec.encoders.ssl import SSLEncoder
+from flexicodec.encoders.base import SanmConfig, SSLConfig
 from flexicodec.merging import MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
 from flexicodec.merging.policies import RUNNING, resolve_policy
@@ -36,7 +35,7 @@ from flexicodec.models.precision import Precision, autocast, check_precision
 from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
 from flexicodec.models.streaming.encoder import STREAM_WINDOWS, EncoderOptions, StreamingEncoder
 from flexicodec.models.streaming.state import Windows
-from flexicodec.nn.stages import Stage
+from flexicodec.nn.streaming import StreamingModule
 from flexicodec.tokens import TokenFormat, Tokens
 
 __all__ = ["Features", "FlexiCodec"]
@@ -118,7 +117,8 @@ class FlexiCodec(FlexiCodecNetwork):
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
         """See `Codec.save_pretrained`; a ValueError where the semantic encoder was passed in."""
-        if not isinstance(self.semantic_encoder, SanmEncoder | SSLEncoder):
+        self._check_whole("saved")
+        if not isinstance(getattr(self.semantic_encoder, "config", None), SanmConfig | SSLConfig):
             raise ValueError(
                 f"the semantic encoder of this model is a {type(self.semantic_encoder).__name__} that was passed in, "
                 "which a config cannot describe; save its state_dict() instead"
@@ -377,7 +377,7 @@ class FlexiCodec(FlexiCodecNetwork):
         tokenizer = FlexiCodecStreamingTokenizer(self, settings, choice.info)
         return StreamingEncoder(self, tokenizer, settings, batch_size)
 
-    def stream_stages(self, settings: DecoderOptions) -> list[Stage]:
+    def stream_stages(self, settings: DecoderOptions) -> list[StreamingModule]:
         """Return the modules that a streaming decoder runs: `stream_inputs` in, samples [B, 1, S] out."""
         return streaming_decode.stages(self, settings)
 

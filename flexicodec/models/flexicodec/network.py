@@ -9,15 +9,15 @@ Nothing here validates its input or knows `Tokens`. Training composes these step
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from flexicodec.encoders.base import SanmEncoder, SemanticEncoder
-from flexicodec.encoders.ssl import SSLEncoder
+from flexicodec.audio import pad_or_trim
+from flexicodec.encoders.base import SanmConfig, SemanticEncoder, SSLConfig
 from flexicodec.merging import unmerge
 from flexicodec.merging.aggregators import MeanAggregator, QueryAggregator
 from flexicodec.models.codec import Codec
@@ -30,6 +30,10 @@ from flexicodec.nn.dac import DACDecoder, DACEncoder
 from flexicodec.nn.masking import valid_steps, zero_padding
 from flexicodec.nn.transformer import Transformer, TransformerConfig
 from flexicodec.quantize import Quantized
+from flexicodec.weights import UnloadedModule
+
+if TYPE_CHECKING:
+    from flexicodec.encoders.sanm import SanmEncoder
 
 # Upstream's resampling gives no frame for clips of fewer samples.
 _MIN_RELEASED_SAMPLES = 1360
@@ -149,7 +153,9 @@ class FlexiCodecNetwork(Codec):
         self.semantic_encoder = semantic_encoder
         if isinstance(semantic_encoder, nn.Module):
             semantic_encoder.requires_grad_(False).eval()
-        semantic_dim = self.semantic_encoder.dim
+        # a model that only decodes is loaded without its encoder
+        unloaded = isinstance(semantic_encoder, UnloadedModule)
+        semantic_dim = config.semantic_encoder.dim if unloaded else self.semantic_encoder.dim
         self.encoder = DACEncoder(acoustic.strides, acoustic.width, dim)
 
         # Merging and quantization
@@ -197,7 +203,7 @@ class FlexiCodecNetwork(Codec):
         """Count the frames of clips of so many samples, by the geometry of the config."""
         if self.config.geometry == "whole":
             return -(-audio_lengths // self.frame_size)
-        encoder = cast(SanmEncoder, self.semantic_encoder)  # the only one that goes with this geometry
+        encoder = cast("SanmEncoder", self.semantic_encoder)  # the only one that goes with this geometry
         frames = encoder.front_end.num_frames(self.semantic_input_lengths(audio_lengths))
         return (frames.cpu().double() / 1.33333).long().to(frames.device)  # not every device has float64
 
@@ -224,7 +230,7 @@ class FlexiCodecNetwork(Codec):
     ) -> Float[Tensor, "batch semantic_dim frames"]:
         """Compute features of the frozen encoder, resampled to the frame grid, in float32 and without gradients."""
         lengths = self.semantic_input_lengths(audio_lengths)
-        padded = _pad_to(audio.float(), int(lengths.max()))
+        padded = pad_or_trim(audio.float(), int(lengths.max()))
         with torch.autocast(audio.device.type, enabled=False):
             with autocast(precision, audio.device):
                 features, feature_lengths = self.semantic_encoder(padded, lengths)
@@ -239,7 +245,7 @@ class FlexiCodecNetwork(Codec):
     ) -> Float[Tensor, "batch acoustic_dim frames"]:
         """Compute features of the convolutional encoder; the last frame is filled up with zeros."""
         lengths = self.acoustic_input_lengths(audio_lengths)
-        padded = _pad_to(audio, int(lengths.max()))[:, None]
+        padded = pad_or_trim(audio, int(lengths.max()))[:, None]
         encode = self.encoder if torch.is_grad_enabled() else self.encoder.chunked
         features = encode(padded, lengths)[..., : int(frames.max())]
         return zero_padding(features, valid_steps(frames, features.shape[-1]))
@@ -366,22 +372,20 @@ class FlexiCodecNetwork(Codec):
 
 
 def _check_encoder(encoder: SemanticEncoder, config: FlexiCodecConfig) -> None:
-    if config.geometry == "released" and not isinstance(encoder, SanmEncoder):
+    if isinstance(encoder, UnloadedModule):
+        return
+    built_from = getattr(encoder, "config", None)
+    if config.geometry == "released" and not isinstance(built_from, SanmConfig):
         raise ValueError(
             f"geometry 'released' counts the frames of SAN-M and cannot go with a {type(encoder).__name__}; "
             "choose geometry 'whole'"
         )
-    if isinstance(encoder, SanmEncoder | SSLEncoder) and encoder.config != config.semantic_encoder:
+    if isinstance(built_from, SanmConfig | SSLConfig) and built_from != config.semantic_encoder:
         raise ValueError(
-            f"the encoder was built from {encoder.config}, but the config has semantic_encoder="
+            f"the encoder was built from {built_from}, but the config has semantic_encoder="
             f"{config.semantic_encoder}; make them the same"
         )
 
 
 def _aggregator(dim: int, config: TransformerConfig | None) -> nn.Module:
     return QueryAggregator(dim, config) if config else MeanAggregator()
-
-
-def _pad_to(audio: Float[Tensor, "batch samples"], samples: int) -> Float[Tensor, "batch padded"]:
-    """Cut or zero-pad the last axis to so many samples."""
-    return F.pad(audio, (0, max(0, samples - audio.shape[-1])))[..., :samples]

@@ -15,239 +15,251 @@ from torch import Tensor
 
 from flexicodec.code_margins import Margins
 from flexicodec.encoders.base import SemanticEncoder
-from flexicodec.encoders.sanm import SanmEncoder
-from flexicodec.encoders.sanm_stages import FrontEndStage, SanmStage
 from flexicodec.merging import cosine_similarities
-from flexicodec.merging.aggregate_stages import AggregateStage, AggregateState
-from flexicodec.merging.aggregators import MeanAggregator
+from flexicodec.merging.aggregators import AggregatorState, MeanAggregator, StreamingAggregator
+from flexicodec.models.flexicodec.frame_resampler import FrameResampler
 from flexicodec.models.flexicodec.network import FlexiCodecNetwork, QuantizedTokens
-from flexicodec.models.flexicodec.resize_stage import FrameResampler
 from flexicodec.models.precision import Precision, autocast
 from flexicodec.models.streaming.encoder import EncoderOptions, EndOfClip
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.sequential import SequentialState
-from flexicodec.nn.stages import WindowState
-from flexicodec.nn.streaming import register_state
+from flexicodec.nn.streaming import SlidingWindowState, append, register_state, run_in_chunks
 from flexicodec.quantize import Quantized, Quantizer
 
-CHUNK_FRAMES = 64  # that the convolutions take at once: enough to be fast, little enough to stay in the cache
+CHUNK_FRAMES = 64  # that the convolutions compute at once: enough to be fast, few enough to stay in the cache
 
 
 class WindowedEncoder:
-    """Any encoder, samples [B, 1, S] in and features [B, dim, frames] out, on windows of the samples.
+    """Any semantic encoder, samples [B, 1, S] to features [B, dim, frames], on windows of the samples.
 
     Args:
-        encoder: Hears each window as if it were a clip.
-        context: Its frames before those that come out,
-        ahead: behind them,
-        stride: and that come out at a time.
-        at_least: Samples that windows are a multiple of apart.
+        encoder: Runs on each window as on a clip.
+        context: Frames of a window before those it outputs.
+        ahead: Frames of a window after those it outputs.
+        stride: Frames a window outputs.
+        at_least: Samples of which the distance between windows is a multiple.
     """
 
-    exact, per_item, channels = False, False, 1
+    exact = False
+    per_item = False
+    channels = 1
 
     def __init__(self, encoder: SemanticEncoder, context: int, ahead: int, stride: int, at_least: int) -> None:
-        self.encoder, self.context = encoder, context
+        self.encoder = encoder
+        self.context = context
         hop = Fraction(FlexiCodecNetwork.sample_rate) / Fraction(encoder.frame_rate).limit_denominator(10_000)
         if hop.denominator != 1:
             raise ValueError(
                 f"windows need an encoder whose frames are a whole number of samples apart, and a rate of "
-                f"{encoder.frame_rate:g} Hz at {FlexiCodecNetwork.sample_rate} Hz is not; windows=None takes clips whole"
+                f"{encoder.frame_rate:g} Hz at {FlexiCodecNetwork.sample_rate} Hz is not; windows=None takes clips "
+                "whole"
             )
         self.hop = int(hop)
         unit = max(1, at_least // self.hop)
-        self.stride, self.ahead = -(-stride // unit) * unit, max(1, ahead)
+        self.stride = -(-stride // unit) * unit
+        self.ahead = max(1, ahead)
         self.lookahead = (self.ahead + self.stride) * self.hop - 1
 
-    def initial_state(self) -> WindowState:
-        """See `Stage`."""
-        return WindowState()
+    def initial_state(self) -> SlidingWindowState:
+        """Return the state before the first sample."""
+        return SlidingWindowState()
 
-    def step(self, x: Tensor, state: WindowState, last: bool) -> tuple[Tensor, WindowState]:
-        """See `Stage`."""
-        kept = x if state.kept is None else torch.cat([state.kept, x], dim=-1)
-        context, outputs = state.context, [x.new_zeros(len(x), self.encoder.dim, 0)]
-        while kept.shape[-1] > context * self.hop:
+    def step(self, x: Tensor, state: SlidingWindowState, last: bool) -> tuple[Tensor, SlidingWindowState]:
+        """Encode every window that is complete; at the end, the last window outputs all frames it has."""
+        buffer = append(state.buffer, x)
+        context = state.context
+        outputs = [x.new_zeros(len(x), self.encoder.dim, 0)]
+        while buffer.shape[-1] > context * self.hop:
             span = (context + self.stride + self.ahead) * self.hop
-            ends = last and kept.shape[-1] <= span
-            if not ends and kept.shape[-1] < span:
+            is_last = last and buffer.shape[-1] <= span
+            if not is_last and buffer.shape[-1] < span:
                 break
-            window = kept[:, 0, :span]
-            heard, _ = self.encoder(window, torch.full((len(x),), window.shape[1], device=x.device))
-            outputs.append(heard[..., context : None if ends else context + self.stride])
-            answered = context + self.stride
-            context = min(self.context, answered)
-            kept = kept[..., kept.shape[-1] if ends else (answered - context) * self.hop :]
-            if ends:
+            window = buffer[:, 0, :span]
+            features, _ = self.encoder(window, torch.full((len(x),), window.shape[1], device=x.device))
+            if is_last:
+                outputs.append(features[..., context:])
+                buffer = buffer[..., :0]
+                context = min(self.context, context + self.stride)
                 break
-        return torch.cat(outputs, dim=-1), WindowState(kept.clone(), context)
+
+            # Outputs become context, of which the next window keeps at most `self.context` frames.
+            done = context + self.stride
+            outputs.append(features[..., context:done])
+            context = min(self.context, done)
+            buffer = buffer[..., (done - context) * self.hop :]
+        return torch.cat(outputs, dim=-1), SlidingWindowState(buffer.clone(), context)
 
 
 class StreamedSemanticEncoder:
-    """Samples [B, 1, S] in, the frozen encoder's features on the codec's grid out.
+    """Samples [B, 1, S] to features of the frozen encoder on the codec's frame grid.
 
     Args:
-        codec: Whose encoder.
-        windows: Where attention is global.
-        ratio: Frames of the encoder per frame of the grid; None: their rates'.
+        codec: Its encoder is used.
+        windows: For global attention.
+        ratio: Frames of the encoder per frame of the grid; None means that of their rates.
 
     Attributes:
-        exact: Whether all frames in a row are those of the whole clip.
+        exact: The concatenated outputs equal those for the whole clip.
     """
 
     def __init__(self, codec: FlexiCodecNetwork, windows: Windows | None, ratio: Fraction | None = None) -> None:
+        from flexicodec.encoders.sanm import SanmEncoder, StreamingSanm  # a model that only decodes needs no encoder
+
         encoder = codec.semantic_encoder
-        self.codec, steps = codec, (windows or Windows()).steps(encoder.frame_rate)
+        steps = (windows or Windows()).steps(encoder.frame_rate)
         self.stages: list[Any]
         if isinstance(encoder, SanmEncoder):
-            self.stages = [FrontEndStage(encoder.front_end), SanmStage(encoder, *steps)]
+            self.stages = [encoder.front_end, StreamingSanm(encoder, *steps)]
         else:
             self.stages = [WindowedEncoder(encoder, *steps, codec.frame_size)]
         self.exact = all(stage.exact for stage in self.stages)
         if ratio is None:
             ratio = Fraction(encoder.frame_rate / codec.base_frame_rate).limit_denominator(1000)
-        self.resize = FrameResampler(ratio, encoder.dim)
+        self.resampler = FrameResampler(ratio, encoder.dim)
 
     def inputs_needed(self, frames: int) -> int:
-        """Count the samples that have to be there before so many frames are out."""
-        heard = self.resize.inputs_needed(frames)
+        """Count the samples needed for so many frames."""
+        needed = self.resampler.inputs_needed(frames)
         if len(self.stages) == 2:
-            return self.stages[0].inputs_needed(heard + self.stages[1].lookahead)
-        return (heard - 1) * self.stages[0].hop + self.stages[0].lookahead + 1
+            return self.stages[0].inputs_needed(needed + self.stages[1].lookahead)
+        return (needed - 1) * self.stages[0].hop + self.stages[0].lookahead + 1
 
     def initial_state(self) -> tuple[Any, ...]:
-        """Stand before the first sample."""
-        return (*(stage.initial_state() for stage in self.stages), self.resize.initial_state())
+        """Return the state before the first sample."""
+        return (*(stage.initial_state() for stage in self.stages), self.resampler.initial_state())
 
     def step(
-        self, x: Float[Tensor, "batch 1 samples"], state: tuple[Any, ...], wanted: int | None
+        self, x: Float[Tensor, "batch 1 samples"], state: tuple[Any, ...], remaining: int | None
     ) -> tuple[Float[Tensor, "batch dim ready"], tuple[Any, ...]]:
-        """Hear the next samples, any number; the last are followed by `wanted` more frames."""
+        """Encode the next samples, any number; where `x` ends the clip, `remaining` frames are still to come."""
         after = []
         for stage, before in zip(self.stages, state, strict=False):
-            x, before = stage.step(x, before, wanted is not None)
+            x, before = stage.step(x, before, remaining is not None)
             after.append(before)
-        y, resized = self.resize.step(x, state[-1], wanted)
-        return y, (*after, resized)
+        y, resampled = self.resampler.step(x, state[-1], remaining)
+        return y, (*after, resampled)
 
 
 @register_state
 @dataclass(frozen=True)
 class EncodersState:
-    """Where both encoders stand in a stream.
+    """State of both encoders in a stream.
 
     Attributes:
-        semantic: Of the stages of the semantic one.
-        acoustic: Of the convolutions.
-        meaning: Semantic features of frames whose acoustic ones are not there yet.
-        sound: The reverse.
+        semantic: States of the semantic encoder's modules.
+        acoustic: State of the acoustic encoder.
+        semantic_features: Of frames whose acoustic features are still to come.
+        acoustic_features: Of frames whose semantic features are still to come.
     """
 
     semantic: tuple[Any, ...]
     acoustic: SequentialState
-    meaning: Float[Tensor, "batch semantic_dim waiting"] | None = None
-    sound: Float[Tensor, "batch acoustic_dim waiting"] | None = None
+    semantic_features: Float[Tensor, "batch semantic_dim pending"] | None = None
+    acoustic_features: Float[Tensor, "batch acoustic_dim pending"] | None = None
 
 
 class StreamedEncoders:
-    """Samples [B, 1, S] in; semantic and acoustic features side by side out, [B, both dims, frames].
+    """Samples [B, 1, S] to semantic and acoustic features side by side, [B, both dims, frames].
 
     Args:
-        codec: Whose encoders.
-        windows: Where attention is global.
+        codec: Its encoders are used.
+        windows: For global attention.
     """
 
     def __init__(self, codec: FlexiCodecNetwork, windows: Windows) -> None:
-        self.codec, self.semantic = codec, StreamedSemanticEncoder(codec, windows)
+        self.codec = codec
+        self.semantic = StreamedSemanticEncoder(codec, windows)
         self.exact = self.semantic.exact and codec.config.geometry == "whole"
 
     @property
     def lookahead_samples(self) -> int:
-        """Samples behind a frame that it waits for, at most."""
-        size, count = self.codec.frame_size, 3 * self.semantic.resize.ratio.denominator
-        needed = (
-            max(self.semantic.inputs_needed(t), self.codec.encoder.layers.inputs_needed(t)) - t * size
-            for t in range(1, count)
-        )
-        return max(0, *needed)
+        """Samples behind a frame that its features depend on, at most."""
+        longest = 0
+        for frames in range(1, 3 * self.semantic.resampler.ratio.denominator):
+            semantic = self.semantic.inputs_needed(frames)
+            acoustic = self.codec.encoder.layers.inputs_needed(frames)
+            longest = max(longest, max(semantic, acoustic) - frames * self.codec.frame_size)
+        return longest
 
     def initial_state(self) -> EncodersState:
-        """Stand before the first sample."""
+        """Return the state before the first sample."""
         return EncodersState(self.semantic.initial_state(), self.codec.encoder.layers.initial_state(None))
 
     def step(
         self, x: Float[Tensor, "batch 1 samples"], state: EncodersState, ending: EndOfClip | None
     ) -> tuple[Float[Tensor, "batch both_dims ready"], EncodersState]:
-        """Hear the next samples, any number; `ending` says that nothing follows."""
-        sound, acoustic = self._convolve(x, state.acoustic, ending)
-        sound = _join(state.sound, sound)
-        meaning, semantic = self._listen(x, state, ending)
-        meaning = _join(state.meaning, meaning)
-        ready = min(meaning.shape[-1], sound.shape[-1]) if ending is None else ending.frames
-        assert ready <= min(meaning.shape[-1], sound.shape[-1])
-        both = torch.cat([meaning[..., :ready], sound[..., :ready]], dim=1)
-        return both, EncodersState(semantic, acoustic, meaning[..., ready:].clone(), sound[..., ready:].clone())
+        """Encode the next samples, any number; `ending` says that the clip ends with them."""
+        acoustic, acoustic_state = self._encode_acoustic(x, state.acoustic, ending)
+        acoustic = append(state.acoustic_features, acoustic)
+        semantic, semantic_state = self._encode_semantic(x, state, ending)
+        semantic = append(state.semantic_features, semantic)
 
-    def _convolve(self, x: Tensor, state: SequentialState, ending: EndOfClip | None) -> tuple[Tensor, SequentialState]:
+        ready = min(semantic.shape[-1], acoustic.shape[-1])
+        if ending is not None:
+            assert ending.frames <= ready
+            ready = ending.frames
+        both = torch.cat([semantic[..., :ready], acoustic[..., :ready]], dim=1)
+        pending = semantic[..., ready:].clone(), acoustic[..., ready:].clone()
+        return both, EncodersState(semantic_state, acoustic_state, *pending)
+
+    def _encode_acoustic(
+        self, x: Tensor, state: SequentialState, ending: EndOfClip | None
+    ) -> tuple[Tensor, SequentialState]:
         if ending is not None:
             samples = self.codec.acoustic_input_lengths(torch.tensor([ending.samples]))
             x = F.pad(x, (0, int(samples) - ending.samples))
-        outputs, pieces = [], x.split(CHUNK_FRAMES * self.codec.frame_size, dim=-1)
-        for index, piece in enumerate(pieces):
-            last = ending is not None and index == len(pieces) - 1
-            y, state = self.codec.encoder.layers.step(piece, state, last)
-            outputs.append(y)
-        return torch.cat(outputs, dim=-1), state
+        size = CHUNK_FRAMES * self.codec.frame_size
+        return run_in_chunks(self.codec.encoder.layers.step, x, state, ending is not None, size)
 
-    def _listen(self, x: Tensor, state: EncodersState, ending: EndOfClip | None) -> tuple[Tensor, Any]:
-        wanted = None
+    def _encode_semantic(self, x: Tensor, state: EncodersState, ending: EndOfClip | None) -> tuple[Tensor, Any]:
+        remaining = None
         if ending is not None:
             samples = self.codec.semantic_input_lengths(torch.tensor([ending.samples]))
             x = F.pad(x, (0, int(samples) - ending.samples))
-            wanted = ending.frames - (0 if state.meaning is None else state.meaning.shape[-1])
-        return self.semantic.step(x, state.semantic, wanted)
-
-
-def _join(before: Tensor | None, behind: Tensor) -> Tensor:
-    return behind if before is None else torch.cat([before, behind], dim=-1)
+            remaining = ending.frames
+            if state.semantic_features is not None:
+                remaining -= state.semantic_features.shape[-1]
+        return self.semantic.step(x, state.semantic, remaining)
 
 
 @register_state
 @dataclass(frozen=True)
 class QuantizersState:
-    """Where a clip stands on its way to codes.
+    """State of a clip's tokens between policy and codes.
+
+    The tensors are about the pending tokens, and shorter than these where they depend on later tokens.
 
     Attributes:
-        merging: Of the semantic and the acoustic aggregator.
-        refining: Of the ConvNeXt stacks before and behind the semantic quantiser.
-        durations: Of the tokens that wait.
-        semantic: Semantic codes of the tokens that wait, as far as they are known.
+        aggregators: States of the semantic and of the acoustic aggregator.
+        stacks: States of the ConvNeXt stacks before and after the semantic quantizer.
+        durations: Frames per token.
+        semantic: Semantic codes.
         semantic_inputs: Inputs of the semantic quantizer for these codes.
-        meaning: Semantic latents of the tokens that wait, as far as they are known.
-        sound: Merged acoustic features of the tokens that wait, as far as they are known.
+        semantic_latents: After the second ConvNeXt stack.
+        acoustic_features: Aggregated.
     """
 
-    merging: tuple[AggregateState, AggregateState]
-    refining: tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]
-    durations: Int[Tensor, "1 waiting"]
+    aggregators: tuple[AggregatorState, AggregatorState]
+    stacks: tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]
+    durations: Int[Tensor, "1 pending"]
     semantic: Int[Tensor, "1 ready"]
     semantic_inputs: Float[Tensor, "1 semantic_dim ready"]
-    meaning: Float[Tensor, "1 dim ready"]
-    sound: Float[Tensor, "1 dim ready"]
+    semantic_latents: Float[Tensor, "1 dim ready"]
+    acoustic_features: Float[Tensor, "1 dim ready"]
 
 
 class StreamedQuantizers:
-    """What `FlexiCodecNetwork.quantize` does to whole clips, done to the next tokens of one.
+    """`FlexiCodecNetwork.quantize` on a stream of tokens of one clip.
 
     Args:
-        codec: Whose rooms.
+        codec: Its aggregators, stacks and quantizers are used.
         num_codebooks: Acoustic codebooks, 0 for none.
-        windows: For aggregators with global attention: frames that they see before those that come out, behind them,
-            and that come out at a time.
-        precision: In which aggregators work.
+        windows: For aggregators with global attention: frames of a window before those it outputs, behind them, and
+            output.
+        precision: Of the aggregators.
 
     Attributes:
-        exact: Whether all codes in a row are those of the whole clip.
+        exact: The concatenated codes equal those for the whole clip.
     """
 
     def __init__(
@@ -257,39 +269,40 @@ class StreamedQuantizers:
         windows: tuple[int, int, int],
         precision: Precision = "float32",
     ) -> None:
-        self.codec, self.num_codebooks, self.precision = codec, num_codebooks, precision
-        self.semantic_dim, self.dim = codec.semantic_encoder.dim, codec.config.acoustic.latent_dim
-        steps = [2 * frames for frames in windows]  # of the aggregators: a frame, or the query behind a token
-        for_sound = codec.acoustic_aggregator if num_codebooks else MeanAggregator()  # not run then
-        self.aggregators = (
-            AggregateStage(codec.semantic_aggregator, self.semantic_dim, *steps),
-            AggregateStage(for_sound, self.dim, *steps),
-        )
-        self.exact = all(each.exact for each in self.aggregators[: 2 if num_codebooks else 1])
+        self.codec = codec
+        self.num_codebooks = num_codebooks
+        self.precision = precision
+        self.semantic_dim = codec.semantic_encoder.dim
+        self.dim = codec.config.acoustic.latent_dim
+        steps = [2 * frames for frames in windows]  # an aggregator's step is a frame, or the query behind a token
+        acoustic = codec.acoustic_aggregator if num_codebooks else MeanAggregator()  # not run then
+        self.semantic_aggregator = StreamingAggregator(codec.semantic_aggregator, self.semantic_dim, *steps)
+        self.acoustic_aggregator = StreamingAggregator(acoustic, self.dim, *steps)
+        self.exact = self.semantic_aggregator.exact and self.acoustic_aggregator.exact
 
     def lookahead_tokens(self, frames_per_token: float) -> float:
-        """Count the tokens behind a token that its codes wait for, where tokens last so many frames."""
-        meaning, sound = (-(-each.lookahead // (frames_per_token + 1)) for each in self.aggregators)
-        meaning += self.codec.semantic_encoder_stack.reach
+        """Count the tokens behind a token that its codes depend on, where tokens last so many frames."""
+        steps_per_token = frames_per_token + 1
+        semantic = -(-self.semantic_aggregator.lookahead // steps_per_token) + self.codec.semantic_encoder_stack.reach
         if not self.num_codebooks:
-            return meaning
-        return max(meaning + self.codec.semantic_decoder_stack.reach, sound)
+            return semantic
+        acoustic = -(-self.acoustic_aggregator.lookahead // steps_per_token)
+        return max(semantic + self.codec.semantic_decoder_stack.reach, acoustic)
 
     def initial_state(self) -> QuantizersState:
-        """Stand before the first token."""
-        codec, device = self.codec, self.codec.device
-        nothing, blank = torch.zeros(1, 0, device=device), torch.zeros(1, self.dim, 0, device=device)
+        """Return the state before the first token."""
+        device = self.codec.device
+        empty = torch.zeros(1, 0, device=device)
+        empty_latents = torch.zeros(1, self.dim, 0, device=device)
+        after = self.codec.semantic_decoder_stack.initial_state() if self.num_codebooks else ()
         return QuantizersState(
-            (self.aggregators[0].initial_state(device), self.aggregators[1].initial_state(device)),
-            (
-                codec.semantic_encoder_stack.initial_state(),
-                codec.semantic_decoder_stack.initial_state() if self.num_codebooks else (),
-            ),
-            nothing.long(),
-            nothing.long(),
-            torch.zeros(1, codec.semantic_quantizer.dim, 0, device=device),
-            blank,
-            blank,
+            (self.semantic_aggregator.initial_state(device), self.acoustic_aggregator.initial_state(device)),
+            (self.codec.semantic_encoder_stack.initial_state(), after),
+            durations=empty.long(),
+            semantic=empty.long(),
+            semantic_inputs=torch.zeros(1, self.codec.semantic_quantizer.dim, 0, device=self.codec.device),
+            semantic_latents=empty_latents,
+            acoustic_features=empty_latents,
         )
 
     def step(
@@ -299,37 +312,51 @@ class StreamedQuantizers:
         state: QuantizersState,
         last: bool,
     ) -> tuple[QuantizedTokens, QuantizersState]:
-        """Quantise the next tokens, any number; both features of their frames come side by side."""
-        codec, (for_meaning, for_sound) = self.codec, state.merging
+        """Quantize the next tokens, any number, given semantic and acoustic features of their frames side by side."""
+        codec = self.codec
+        semantic_state, acoustic_state = state.aggregators
+        stack_before, stack_after = state.stacks
+
+        # Semantic codes, as far as the frames behind the tokens are known.
         with autocast(self.precision, frames.device):
-            merged, for_meaning = self.aggregators[0].step(frames[:, : self.semantic_dim], durations, for_meaning, last)
-        refined, before = codec.semantic_encoder_stack.step(merged.float(), state.refining[0], last)
+            merged, semantic_state = self.semantic_aggregator.step(
+                frames[:, : self.semantic_dim], durations, semantic_state, last
+            )
+        refined, stack_before = codec.semantic_encoder_stack.step(merged.float(), stack_before, last)
         coded = self._quantize(codec.semantic_quantizer, refined, 1)
-        semantic = _join(state.semantic, coded.codes[:, 0])
-        semantic_inputs = _join(state.semantic_inputs, refined)
+        semantic = append(state.semantic, coded.codes[:, 0])
+        semantic_inputs = append(state.semantic_inputs, refined)
 
-        behind, meaning, sound, ready = state.refining[1], state.meaning, state.sound, semantic.shape[1]
+        # What is left for the acoustic codes: aggregated acoustic features minus semantic latents.
+        semantic_latents = state.semantic_latents
+        acoustic_features = state.acoustic_features
+        ready = semantic.shape[1]
+        residual = acoustic_features.new_zeros(1, self.dim, ready)
         if self.num_codebooks:
-            new, behind = codec.semantic_decoder_stack.step(coded.latents, behind, last)
-            meaning = _join(meaning, new)
+            latents, stack_after = codec.semantic_decoder_stack.step(coded.latents, stack_after, last)
+            semantic_latents = append(semantic_latents, latents)
             with autocast(self.precision, frames.device):
-                new, for_sound = self.aggregators[1].step(frames[:, self.semantic_dim :], durations, for_sound, last)
-            sound = _join(sound, new.float())
-            ready = min(meaning.shape[-1], sound.shape[-1])
-            rest = sound[..., :ready] - meaning[..., :ready]
-        else:
-            rest = sound.new_zeros(1, self.dim, ready)
-        fine = self._quantize(codec.acoustic_quantizer, rest, self.num_codebooks)
+                merged, acoustic_state = self.acoustic_aggregator.step(
+                    frames[:, self.semantic_dim :], durations, acoustic_state, last
+                )
+            acoustic_features = append(acoustic_features, merged.float())
+            ready = min(semantic_latents.shape[-1], acoustic_features.shape[-1])
+            residual = acoustic_features[..., :ready] - semantic_latents[..., :ready]
+        acoustic = self._quantize(codec.acoustic_quantizer, residual, self.num_codebooks)
 
-        durations = _join(state.durations, durations)
-        queues = (durations, semantic, semantic_inputs, meaning, sound)
+        # The tokens whose codes are all known are returned, the others are pending.
+        durations = append(state.durations, durations)
         state = QuantizersState(
-            (for_meaning, for_sound),
-            (before, behind),
-            *(queue[..., ready:].clone() for queue in queues),
+            (semantic_state, acoustic_state),
+            (stack_before, stack_after),
+            durations=durations[:, ready:].clone(),
+            semantic=semantic[:, ready:].clone(),
+            semantic_inputs=semantic_inputs[..., ready:].clone(),
+            semantic_latents=semantic_latents[..., ready:].clone(),
+            acoustic_features=acoustic_features[..., ready:].clone(),
         )
         tokens = QuantizedTokens(
-            durations[:, :ready], semantic[:, :ready], fine.codes, semantic_inputs[..., :ready], rest
+            durations[:, :ready], semantic[:, :ready], acoustic.codes, semantic_inputs[..., :ready], residual
         )
         return tokens, state
 
@@ -343,78 +370,86 @@ class StreamedQuantizers:
 @register_state
 @dataclass(frozen=True)
 class TokenizerState:
-    """Where the hand stands in a stream.
+    """State of a `FlexiCodecStreamingTokenizer` behind the encoders.
 
     Attributes:
-        policy: Of the policy; None before the first frame.
-        unfinished: Frames of the token that is open.
+        policy: State of the policy; None before the first frame.
+        open_token: Frames of the token that has not ended.
         boundaries: Margins of the frames that are not out yet, as far as they are known.
-        quantizing: Of the tokens that ended.
+        quantizers: State of the quantizers.
     """
 
     policy: Any
-    unfinished: Float[Tensor, "1 dim frames"]
+    open_token: Float[Tensor, "1 dim frames"]
     boundaries: Float[Tensor, "1 frames"]
-    quantizing: QuantizersState
+    quantizers: QuantizersState
 
 
 class FlexiCodecStreamingTokenizer:
-    """Ears and hand of a FlexiCodec's stream; see `StreamingTokenizer`.
+    """Encoders, policy and quantizers of a FlexiCodec on a stream; see `StreamingTokenizer`.
 
-    A token ends when the frame behind it is known to start another: also one that is as long as a token may be, so that
-    the last token of a clip always comes with its end.
+    A token ends when the frame behind it is known to start another. That holds for one of `max_duration` frames too, so
+    that the last token of a clip always comes with the clip's end.
 
     Args:
-        codec: Whose rooms.
+        codec: Its modules are used.
         settings: How to encode; the policy is causal.
-        info: How tokens will have been made.
+        info: For `Tokens.info`.
     """
 
     def __init__(self, codec: FlexiCodecNetwork, settings: EncoderOptions, info: dict[str, Any]) -> None:
-        self.codec, self.settings, self.policy = codec, settings, settings.policy
-        self.hearing = StreamedEncoders(codec, settings.windows)
-        steps = settings.windows.steps(codec.base_frame_rate)
-        self.quantizing = StreamedQuantizers(codec, settings.num_codebooks, steps)
-        self.exact = self.hearing.exact and self.quantizing.exact
+        self.codec = codec
+        self.settings = settings
+        self.policy = settings.policy
         windows = settings.windows
-        said = {} if self.exact else {"window_seconds": windows.seconds, "overlap_seconds": windows.overlap_seconds}
-        self.info = {**info, **said}
+        self.encoders = StreamedEncoders(codec, windows)
+        steps = windows.steps(codec.base_frame_rate)
+        self.quantizers = StreamedQuantizers(codec, settings.num_codebooks, steps)
+        self.exact = self.encoders.exact and self.quantizers.exact
+        self.info = dict(info)
+        if not self.exact:
+            self.info.update(window_seconds=windows.seconds, overlap_seconds=windows.overlap_seconds)
 
     def latency(self, frames_per_token: float) -> float:
-        """See `StreamingTokenizer`: the token, those that its codes wait for, the start of one more, and what these hear."""
-        tokens = 1 + self.quantizing.lookahead_tokens(frames_per_token)
+        """Add up the token, those its codes depend on, the first frame of the next, and the encoders' look-ahead."""
+        tokens = 1 + self.quantizers.lookahead_tokens(frames_per_token)
         frames = tokens * frames_per_token + 1
-        return frames / self.codec.base_frame_rate + self.hearing.lookahead_samples / self.codec.sample_rate
+        return frames / self.codec.base_frame_rate + self.encoders.lookahead_samples / self.codec.sample_rate
 
     def initial_encoders_state(self) -> EncodersState:
-        """See `StreamingTokenizer`."""
-        return self.hearing.initial_state()
+        """Return the encoders' state before the first sample."""
+        return self.encoders.initial_state()
 
     def initial_tokenizer_state(self) -> TokenizerState:
-        """See `StreamingTokenizer`."""
-        blank = torch.zeros(1, self.codec.semantic_encoder.dim + self.quantizing.dim, 0, device=self.codec.device)
-        return TokenizerState(None, blank, blank[:, 0], self.quantizing.initial_state())
+        """Return the state of policy and quantizers before the first frame."""
+        width = self.codec.semantic_encoder.dim + self.quantizers.dim
+        empty = torch.zeros(1, width, 0, device=self.codec.device)
+        return TokenizerState(None, empty, empty[:, 0], self.quantizers.initial_state())
 
-    def hear(
+    def encode_features(
         self, audio: Float[Tensor, "batch 1 samples"], state: EncodersState, ending: EndOfClip | None
     ) -> tuple[Float[Tensor, "batch both_dims frames"], EncodersState]:
-        """See `StreamingTokenizer`."""
-        return self.hearing.step(audio, state, ending)
+        """Run both encoders on the next samples."""
+        return self.encoders.step(audio, state, ending)
 
-    def write(
+    def emit_tokens(
         self, features: Float[Tensor, "1 both_dims frames"], state: TokenizerState, last: bool
     ) -> tuple[dict[str, Any] | None, TokenizerState]:
-        """See `StreamingTokenizer`."""
-        frames = torch.cat([state.unfinished, features], dim=-1)
+        """Merge and quantize the next frames; returns arguments of `Tokens`, None for no token."""
+        frames = torch.cat([state.open_token, features], dim=-1)
         starts, boundaries, policy = self._decide(frames, state)
-        # `unfinished` holds one token at most, so that all starts lie among the new frames
-        edges = [0, *(starts.nonzero()[:, 0] + frames.shape[-1] - len(starts)).tolist(), frames.shape[-1]]
-        edges = edges if last else edges[:-1]
-        durations = torch.tensor([[b - a for a, b in zip(edges, edges[1:], strict=False)]], device=frames.device).long()
+
+        # Tokens that end: from one start to the next. All starts lie among the new frames, as there is one open token.
+        num_frames = frames.shape[-1]
+        edges = [0, *(starts.nonzero()[:, 0] + num_frames - len(starts)).tolist()]
+        if last:
+            edges.append(num_frames)
         end = edges[-1]
-        coded, quantizing = self.quantizing.step(frames[..., :end], durations, state.quantizing, last)
+        durations = torch.tensor([edges], device=frames.device).diff(dim=1)
+
+        coded, quantizers = self.quantizers.step(frames[..., :end], durations, state.quantizers, last)
         ready = int(coded.durations.sum())
-        after = TokenizerState(policy, frames[..., end:].clone(), boundaries[:, ready:].clone(), quantizing)
+        after = TokenizerState(policy, frames[..., end:].clone(), boundaries[:, ready:].clone(), quantizers)
         if not ready:
             return None, after
         return self._tokens(coded, boundaries[:, :ready]), after
@@ -422,10 +457,10 @@ class FlexiCodecStreamingTokenizer:
     def _decide(
         self, frames: Float[Tensor, "1 both_dims frames"], state: TokenizerState
     ) -> tuple[Tensor, Float[Tensor, "1 frames"], Any]:
-        """Compare the new frames with those before them, and say which of them start a token."""
-        old = state.unfinished.shape[-1]
-        meaning = frames[:, : self.codec.semantic_encoder.dim, max(0, old - 1) :]
-        similarities = cosine_similarities(meaning)[0] if meaning.shape[-1] else meaning.new_zeros(0)
+        """Compare the new frames with those before them; returns which of the new ones start a token."""
+        old = state.open_token.shape[-1]
+        semantic = frames[:, : self.codec.semantic_encoder.dim, max(0, old - 1) :]
+        similarities = cosine_similarities(semantic)[0] if semantic.shape[-1] else semantic.new_zeros(0)
         policy = self.policy.initial_state() if state.policy is None and frames.shape[-1] else state.policy
         if not len(similarities):
             return torch.zeros(0, dtype=torch.bool), state.boundaries, policy

@@ -20,7 +20,7 @@ from flexicodec.models.nanocodec.streaming import NanoCodecStreamingTokenizer
 from flexicodec.models.precision import autocast
 from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
 from flexicodec.models.streaming.encoder import EncoderOptions, StreamingEncoder
-from flexicodec.nn.stages import ConvStage, Stage
+from flexicodec.nn.streaming import StreamingModule
 from flexicodec.tokens import TokenFormat, Tokens
 
 
@@ -214,9 +214,9 @@ class NanoCodec(Codec):
         writer = NanoCodecStreamingTokenizer(self.encoder, self.quantizer, settings, self.sample_rate)
         return StreamingEncoder(self, writer, settings, batch_size)
 
-    def stream_stages(self, settings: DecoderOptions) -> list[Stage]:
+    def stream_stages(self, settings: DecoderOptions) -> list[StreamingModule]:
         """Return the modules that a streaming decoder runs; convolutions only, so every stream can be exact."""
-        return [ConvStage(self.decoder)]
+        return [self.decoder]
 
     def stream_inputs(self, tokens: Tokens) -> Float[Tensor, "batch channels tokens"]:
         """Look up the inputs of the first module; `tokens` are checked and on the model's device."""

@@ -1,4 +1,4 @@
-"""How NanoCodec and LFSC encode a stream: the convolutions carry their state, and every frame is a token."""
+"""Streaming encoder of NanoCodec and LFSC: the convolutions carry their state, and every frame is a token."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 from flexicodec.models.margins import fixed_rate_margins
 from flexicodec.models.streaming.encoder import EncoderOptions, EndOfClip
-from flexicodec.nn.dac import ConvStack
-from flexicodec.nn.stages import ConvStage, ConvStageState
+from flexicodec.nn.dac import ConvStack, ConvStackState
+from flexicodec.nn.streaming import run_in_chunks
 from flexicodec.quantize import GroupedFSQ
 
-CHUNK_FRAMES = 64  # that the convolutions take at once
+CHUNK_FRAMES = 64  # that the convolutions compute at once
 
 
 class NanoCodecStreamingTokenizer:
-    """Ears and hand of a stream; see `StreamingTokenizer`.
+    """Encoder and quantizer on a stream; see `StreamingTokenizer`.
 
     Args:
         encoder: The convolutions.
@@ -29,38 +29,36 @@ class NanoCodecStreamingTokenizer:
     exact = True
 
     def __init__(self, encoder: ConvStack, quantizer: GroupedFSQ, settings: EncoderOptions, sample_rate: int) -> None:
-        self.stage, self.quantizer, self.settings = ConvStage(encoder), quantizer, settings
+        self.encoder = encoder
+        self.quantizer = quantizer
+        self.settings = settings
         self.sample_rate = sample_rate
         self.info: dict[str, Any] = {}
 
     def latency(self, frames_per_token: float) -> float:
-        """See `StreamingTokenizer`."""
-        return (self.stage.frame_inputs * frames_per_token + self.stage.lookahead) / self.sample_rate
+        """Return the token's seconds and the look-ahead."""
+        return (self.encoder.inputs_per_frame * frames_per_token + self.encoder.lookahead) / self.sample_rate
 
-    def initial_encoders_state(self) -> ConvStageState:
-        """See `StreamingTokenizer`."""
-        return self.stage.initial_state()
+    def initial_encoders_state(self) -> ConvStackState:
+        """Return the encoder's state before the first sample."""
+        return self.encoder.initial_state()
 
     def initial_tokenizer_state(self) -> None:
-        """See `StreamingTokenizer`: nothing is remembered."""
+        """Return None: nothing is carried from frame to frame."""
 
-    def hear(
-        self, audio: Float[Tensor, "batch 1 samples"], state: ConvStageState, ending: EndOfClip | None
-    ) -> tuple[Float[Tensor, "batch dim frames"], ConvStageState]:
-        """See `StreamingTokenizer`."""
-        size, outputs = self.stage.frame_inputs, []
+    def encode_features(
+        self, audio: Float[Tensor, "batch 1 samples"], state: ConvStackState, ending: EndOfClip | None
+    ) -> tuple[Float[Tensor, "batch dim frames"], ConvStackState]:
+        """Run the convolutions on the next samples."""
+        size = self.encoder.inputs_per_frame
         if ending is not None:
             audio = F.pad(audio, (0, -ending.samples % size))
-        pieces = audio.split(CHUNK_FRAMES * size, dim=-1)
-        for index, piece in enumerate(pieces):
-            y, state = self.stage.step(piece, state, ending is not None and index == len(pieces) - 1)
-            outputs.append(y)
-        return torch.cat(outputs, dim=-1), state
+        return run_in_chunks(self.encoder.step, audio, state, ending is not None, CHUNK_FRAMES * size)
 
-    def write(
+    def emit_tokens(
         self, features: Float[Tensor, "1 dim frames"], state: None, last: bool
     ) -> tuple[dict[str, Any] | None, None]:
-        """See `StreamingTokenizer`."""
+        """Quantize the next frames; returns arguments of `Tokens`, None for no frame."""
         if not features.shape[-1]:
             return None, None
         coded = self.quantizer(features)

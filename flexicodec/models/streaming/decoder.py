@@ -1,13 +1,13 @@
-"""Streams: tokens in as they come, audio out as soon as it is known.
+"""Streaming decoder: tokens in as they arrive, audio out as soon as it is final.
 
     with codec.streaming_decoder() as stream:
         for tokens in source:                    # one token, or as many as there are
             play(stream.decode(tokens))
         play(stream.flush())
 
-What a stream remembers is in its state, which is a value: kept, stored, moved to another device or put into another
-stream. The model knows nothing of it, so that any number of streams may run on one. A batch of streams is a batch of
-such states: items that stand alike are computed side by side, and each may begin, pause and end as it likes.
+A stream's state is a value outside the model: it can be copied, saved, moved to another device or loaded into another
+stream, and any number of streams share one model. A batch of streams is a batch of such states. Items in equal states
+are computed together, and each may begin, pause and end at any time.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from flexicodec.models.streaming.state import ItemState, Progress, StreamBatch
+from flexicodec.audio import pad_or_trim
+from flexicodec.models.streaming.state import ItemState, ModuleProgress, StreamBatch
 from flexicodec.nn import streaming
-from flexicodec.nn.stages import Stage
+from flexicodec.nn.streaming import StreamingModule
 from flexicodec.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -33,16 +33,17 @@ if TYPE_CHECKING:
 @streaming.register_state
 @dataclass(frozen=True)
 class DecoderOptions:
-    """How a decoder streams.
+    """Options of a streaming decoder.
 
     Attributes:
-        lookahead_frames: Frames that a frame waits for before it is given out. None: all that it depends on, where
-            that is known, and the stream is exact. Fewer cost quality, as a frame is then decoded as if the clip ended
-            with those; and time, as layers that are not causal decode what is not sure yet anew for every chunk.
-        chunk_tokens: With fewer, give audio after every so many tokens. The more, the less is decoded anew.
-        context_frames: Where attention is global: how many frames it sees before those that it gives,
-        ahead_frames: how many behind them,
-        stride_frames: and how many it gives at a time.
+        lookahead_frames: Frames that a frame waits for before its audio is returned. None: all it depends on, where
+            that is limited, and the stream is exact. Fewer cost quality, as a frame is then decoded as if the clip
+            ended with those; and time, as layers that are not causal decode frames that are not final again with every
+            chunk.
+        chunk_tokens: With `lookahead_frames`, return audio after every so many tokens. More save computation.
+        context_frames: For global attention: frames of a window before those it outputs.
+        ahead_frames: For global attention: frames of a window after those it outputs.
+        stride_frames: For global attention: frames a window outputs.
     """
 
     lookahead_frames: int | None = None
@@ -62,45 +63,49 @@ class DecoderOptions:
 
 
 class StreamingDecoder(StreamBatch):
-    """A stream of tokens that becomes a stream of audio; made by `Codec.streaming_decoder`.
+    """A stream from tokens to audio; made by `Codec.streaming_decoder`.
 
     Args:
-        codec: Whose tokens they are.
+        codec: The model of the tokens.
         batch_size: Streams side by side.
-        settings: How.
+        settings: Options.
 
     Attributes:
-        codec: Whose tokens they are.
-        settings: How it streams.
-        exact: Whether all audio in a row equals `codec.decode` of all tokens, to float noise, whatever the chunks.
-        lookahead_tokens: Tokens that a token waits for,
-        lookahead_frames: and the frames behind these that it waits for.
+        codec: The model of the tokens.
+        settings: Its options.
+        exact: The concatenated audio equals `codec.decode` of all tokens to float noise, whatever the chunks.
+        lookahead_tokens: Tokens that a token waits for.
+        lookahead_frames: Frames behind these tokens that it waits for.
     """
 
     def __init__(self, codec: "Codec", batch_size: int = 1, settings: DecoderOptions | None = None) -> None:
         settings = settings or DecoderOptions()
-        self._stages: tuple[Stage, ...] = tuple(codec.stream_stages(settings))
+        self._modules: tuple[StreamingModule, ...] = tuple(codec.stream_stages(settings))
         super().__init__(codec, settings, batch_size, codec.decoder_fingerprint)
-        self.lookahead_tokens = sum(stage.lookahead for stage in self._stages if stage.per_item)
-        self.lookahead_frames = sum(stage.lookahead for stage in self._stages if not stage.per_item)
+        self.lookahead_tokens = sum(module.lookahead for module in self._modules if module.per_item)
+        self.lookahead_frames = sum(module.lookahead for module in self._modules if not module.per_item)
+
+        # Early: return audio before all it depends on is known.
         wanted = self.settings.lookahead_frames
-        self._early = wanted is not None and wanted < self._frames(self.lookahead_tokens) + self.lookahead_frames
+        needed = self._frames(self.lookahead_tokens) + self.lookahead_frames
+        self._early = wanted is not None and wanted < needed
         if self._early:
             assert wanted is not None
-            self.lookahead_tokens, self.lookahead_frames = 0, wanted
-        self.exact = not self._early and all(stage.exact for stage in self._stages)
+            self.lookahead_tokens = 0
+            self.lookahead_frames = wanted
+        self.exact = not self._early and all(module.exact for module in self._modules)
 
     @property
     def latency_seconds(self) -> float:
-        """Longest time from the start of a sound to when its samples come out, if computing took none.
+        """Longest time from the start of a token's audio to its output, without computing time.
 
-        That is the look-ahead, and the token that has to be complete. Where tokens may last several frames, it takes
-        all of them to last longest; see `latency_at`.
+        It is the look-ahead and the token, which has to be complete. Where tokens may last several frames, this assumes
+        the longest; see `latency_at`.
         """
         return self._latency(self._frames(1))
 
     def latency_at(self, frame_rate: float) -> float:
-        """Return the latency in seconds where tokens come at this rate in Hz, evenly."""
+        """Return the latency in seconds for evenly spaced tokens at this rate in Hz."""
         return self._latency(self.codec.base_frame_rate / frame_rate)
 
     def _latency(self, frames_per_token: float) -> float:
@@ -108,25 +113,28 @@ class StreamingDecoder(StreamBatch):
         return (tokens * frames_per_token + self.lookahead_frames) / self.codec.base_frame_rate
 
     def _frames(self, tokens: int) -> float:
-        """Return how many frames so many tokens last at most."""
+        """Return the most frames that so many tokens last."""
+        if not tokens:
+            return 0
         longest = self.codec.format.max_duration
-        return tokens * (inf if longest is None else longest) if tokens else 0
+        return inf if longest is None else tokens * longest
 
     # ------------------------------------------------------------------------------------------------------- the stream
 
     def decode(
         self, tokens: Tokens, last: bool = False, items: Sequence[int] | None = None
     ) -> Float[Tensor, "batch samples"]:
-        """Decode the next tokens of each stream, as far as they are ready.
+        """Decode the next tokens of each stream; returns the audio that is final.
 
         Args:
-            tokens: A clip for each stream, of any number of tokens, also of none. How long their audio is
-                (`audio_lengths`) counts where they are the last: the stream then ends with it.
-            last: Nothing follows: give all that is left. A stream that ended has to be reset before it goes on.
-            items: Which streams the clips belong to; None: one for each, in order.
+            tokens: A clip per stream, of any number of tokens, also 0. Their `audio_lengths` matter only with `last`:
+                they are where the audio ends.
+            last: The streams end with these tokens: return all remaining audio. A stream that has ended must be reset
+                before it goes on.
+            items: Streams of the clips; None: all streams, in order.
 
         Returns:
-            What is new, zeros behind where one gives less than another; `decode_each` keeps them apart.
+            New audio, zero-padded where items differ; `decode_each` does not pad.
 
         Raises:
             ValueError: The tokens belong to another model, are not as many as streams, or a stream has ended.
@@ -134,13 +142,13 @@ class StreamingDecoder(StreamBatch):
         return pad_sequence(self.decode_each(tokens, last, items), batch_first=True)
 
     def flush(self, items: Sequence[int] | None = None) -> Float[Tensor, "batch samples"]:
-        """End these streams, or all, and give the audio that is left."""
+        """End these streams, or all, and return their remaining audio."""
         return pad_sequence(self.decode_each(None, True, items), batch_first=True)
 
     def decode_each(
         self, tokens: Tokens | None, last: bool = False, items: Sequence[int] | None = None
     ) -> list[Float[Tensor, " samples"]]:
-        """Do what `decode` does, without padding; no tokens at all: see `flush`.
+        """Do what `decode` does, without padding; None means no tokens, as in `flush`.
 
         Raises:
             ValueError: As for `decode`.
@@ -148,7 +156,7 @@ class StreamingDecoder(StreamBatch):
         chosen = self._choose(items)
         device = self.codec.device
         ends: list[int | None] = [None] * len(chosen)
-        inputs = torch.zeros(len(chosen), self._stages[0].channels, 0, device=device)
+        inputs = torch.zeros(len(chosen), self._modules[0].channels, 0, device=device)
         durations: list[list[int]] = [[] for _ in chosen]
         if tokens is not None:
             self.codec.check_tokens(tokens, may_be_empty=True)
@@ -156,128 +164,159 @@ class StreamingDecoder(StreamBatch):
                 raise ValueError(f"{len(tokens)} clips of tokens for {len(chosen)} streams; say which with items=")
             durations = [[each for each in row if each] for row in tokens.durations.tolist()]
             if last and tokens.audio_lengths is not None:
-                before = [self.state.items[item].frames * self.codec.frame_size for item in chosen]
-                ends = [start + length for start, length in zip(before, tokens.audio_lengths.tolist(), strict=True)]
+                for row, length in enumerate(tokens.audio_lengths.tolist()):
+                    ends[row] = self.state.items[chosen[row]].frames * self.codec.frame_size + length
+
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             if tokens is not None and any(durations):
                 inputs = self.codec.stream_inputs(tokens.to(device))
-            work = [
-                _Work(self.state.items[item], inputs[row : row + 1, :, : len(durations[row])], durations[row])
-                for row, item in enumerate(chosen)
-            ]
+            work = []
+            for row, item in enumerate(chosen):
+                own = inputs[row : row + 1, :, : len(durations[row])]
+                work.append(_ItemWork(self.state.items[item], own, durations[row]))
             while any(each.inputs.shape[-1] for each in work):
                 self._take(work, last)
             if last:
                 for each in work:
-                    each.sure, each.early = None, False
+                    each.final = None
+                    each.early = False
                 self._run(work, last=True)
-        every, audio = list(self.state.items), []
+
+        every = list(self.state.items)
+        audio = []
         for item, each, end in zip(chosen, work, ends, strict=True):
-            audio.append(each.audio if end is None else _fit(each.audio, max(0, end - _samples_given(every[item]))))
+            new = each.audio
+            if end is not None:
+                new = pad_or_trim(new, max(0, end - every[item].modules[-1].passed_on))
+            audio.append(new)
             every[item] = each.item(ended=last)
         self.state = replace(self.state, items=tuple(every))
         return audio
 
     # ---------------------------------------------------------------------------------------------------------- inside
 
-    def _fresh(self) -> ItemState:
-        return ItemState(tuple(Progress(stage.initial_state()) for stage in self._stages))
+    def _initial_item(self) -> ItemState:
+        return ItemState(tuple(ModuleProgress(module.initial_state()) for module in self._modules))
 
-    def _take(self, work: "list[_Work]", last: bool) -> None:
-        """Take tokens: all there are, or as many as there may be until audio has to be given ahead of its time."""
+    def _take(self, work: "list[_ItemWork]", last: bool) -> None:
+        """Decode the next tokens: all there are, or if early as many as until audio is due."""
         grid = self.settings.chunk_tokens if self._early else None
         active = [each for each in work if each.inputs.shape[-1]]
         for each in active:
             each.take(grid)
-            each.early = grid is not None and each.tokens % grid == 0 and not (last and not each.inputs.shape[-1])
+            is_end = last and not each.inputs.shape[-1]
+            each.early = grid is not None and each.tokens % grid == 0 and not is_end
         self._run(active, last=False)
 
-    def _run(self, work: "list[_Work]", last: bool) -> None:
-        """Send what came through all stages; at each, items that stand alike go side by side."""
-        for index, stage in enumerate(self._stages):
-            alike: dict[Any, list[_Work]] = {}
+    def _run(self, work: "list[_ItemWork]", last: bool) -> None:
+        """Run all modules; items in equal states form a batch, for each module anew."""
+        for index, module in enumerate(self._modules):
+            groups: dict[Any, list[_ItemWork]] = {}
             for row, each in enumerate(work):
-                sizes = [None if x is None else x.shape[-1] for x in (each.sure, each.likely)]
-                key = row if stage.per_item else (*sizes, each.early, streaming.signature(each.stages[index].state))
-                alike.setdefault(key, []).append(each)
-            for group in alike.values():
+                key: Any = row
+                if not module.per_item:
+                    sizes = [None if x is None else x.shape[-1] for x in (each.final, each.likely)]
+                    key = (*sizes, each.early, streaming.signature(each.modules[index].state))
+                groups.setdefault(key, []).append(each)
+            for group in groups.values():
                 self._step(index, group, last)
 
-    def _step(self, index: int, work: "list[_Work]", last: bool) -> None:
-        """Run one stage on items that stand alike."""
-        # outputs of a stage    | given before | sure | likely |    where sure ends with the look-ahead; what is likely
-        #                                                           helps the next stage to look ahead, and is dropped
-        stage, first = self._stages[index], work[0]
-        state = streaming.batch([each.stages[index].state for each in work])
+    def _step(self, index: int, work: "list[_ItemWork]", last: bool) -> None:
+        """Run one module on items in equal states."""
+        # outputs    | passed on before | final | likely |    `final` are those whose look-ahead is complete, and if
+        # early                                                     those `lookahead_frames` old; the next module uses
+        # `likely`                                                     as look-ahead only
+        module = self._modules[index]
+        first = work[0]
+        state = streaming.batch([each.modules[index].state for each in work])
+
+        # Final outputs, whose state is kept.
         outputs: list[Tensor] = []
-        if first.sure is not None or last:
-            y, state = stage.step(
-                _batched_inputs([each.sure for each in work], stage.channels, first.inputs), state, last
-            )
+        num_final = 0
+        if first.final is not None or last:
+            x = _batched([each.final for each in work], module.channels, first.inputs)
+            y, state = module.step(x, state, last)
             outputs.append(y)
-        exact = sum(y.shape[-1] for y in outputs)
-        if first.early:  # as if the clip ended here; the state after that is dropped
-            likely = _batched_inputs([each.likely for each in work], stage.channels, first.inputs)
-            outputs.append(stage.step(likely, state, True)[0])
+            num_final = y.shape[-1]
+
+        # Likely outputs: as if the clip ended here. The state after that is dropped.
+        if first.early:
+            x = _batched([each.likely for each in work], module.channels, first.inputs)
+            outputs.append(module.step(x, state, True)[0])
+
         every = torch.cat(outputs, dim=-1) if outputs else None
-        unit = self.codec.frame_size if index == len(self._stages) - 1 else 1
+        outputs_per_frame = self.codec.frame_size if index == len(self._modules) - 1 else 1
         for row, (each, after) in enumerate(zip(work, streaming.unbatch(state, len(work)), strict=True)):
-            early = each.early and not stage.per_item
-            until = (each.frames - self.lookahead_frames) * unit if early else 0
-            each.advance(index, after, None if every is None else every[row : row + 1], exact, until)
+            due = 0
+            if each.early and not module.per_item:
+                due = (each.frames - self.lookahead_frames) * outputs_per_frame
+            each.advance(index, after, None if every is None else every[row : row + 1], num_final, due)
 
 
-def _samples_given(item: ItemState) -> int:
-    """Samples that a stream has given."""
-    return item.stages[-1].given
-
-
-def _batched_inputs(inputs: "Sequence[Tensor | None]", channels: int, like: Tensor) -> Tensor:
-    """Join the inputs of items that stand alike; None stands for no steps."""
+def _batched(inputs: "Sequence[Tensor | None]", channels: int, like: Tensor) -> Tensor:
+    """Concatenate the inputs of items; None means no steps."""
     return torch.cat([like.new_zeros(1, channels, 0) if x is None else x for x in inputs])
 
 
-def _fit(audio: Tensor, samples: int) -> Tensor:
-    """Cut audio, or fill it up with zeros."""
-    return F.pad(audio, (0, max(0, samples - len(audio))))[:samples]
+class _ItemWork:
+    """One item during a call.
 
-
-class _Work:
-    """One item's part of a call: what is still to be taken, where it stands, and what it has given."""
+    Args:
+        item: Its state.
+        inputs: New tokens' inputs to the first module.
+        durations: New tokens' durations.
+    """
 
     def __init__(self, item: ItemState, inputs: Tensor, durations: list[int]) -> None:
-        self.stages, self.tokens, self.frames = list(item.stages), item.tokens, item.frames
-        self.inputs, self.durations = inputs, durations
-        self.early = False  # give what is not sure yet
-        self.sure: Tensor | None = None  # inputs of the stage whose turn it is,
-        self.likely: Tensor | None = None  # and those behind them, as they would be if the clip ended here
+        self.modules = list(item.modules)
+        self.tokens = item.tokens
+        self.frames = item.frames
+        self.inputs = inputs
+        self.durations = durations
+        self.early = False  # return audio that is not final
+        self.final: Tensor | None = None  # inputs of the next module
+        self.likely: Tensor | None = None  # inputs behind these, as they would be if the clip ended here
         self.audio = inputs.new_zeros(0)
 
     def take(self, grid: int | None) -> None:
-        """Take the next tokens: all, or as many as there are until their number is a multiple of `grid`."""
+        """Take the next tokens: all, or until their number is a multiple of `grid`."""
         count = self.inputs.shape[-1]
         if grid is not None:
             count = min(count, grid - self.tokens % grid)
-        self.sure, self.inputs, self.likely = self.inputs[..., :count], self.inputs[..., count:], None
-        frames, self.durations = sum(self.durations[:count]), self.durations[count:]
-        self.tokens, self.frames = self.tokens + count, self.frames + frames
+        self.final = self.inputs[..., :count]
+        self.likely = None
+        self.inputs = self.inputs[..., count:]
+        self.tokens += count
+        self.frames += sum(self.durations[:count])
+        self.durations = self.durations[count:]
 
-    def advance(self, index: int, state: Any, outputs: Tensor | None, exact: int, until: int) -> None:
-        """Hand a stage's outputs, `exact` of which are so, on to the next one, from where that stopped."""
-        before = self.stages[index]
-        ready, given = before.ready + exact, before.given
-        if outputs is None:
-            self.sure = self.likely = None
-        else:
-            end = min(before.ready + outputs.shape[-1], max(ready, until))
-            self.sure = outputs[..., given - before.ready : end - before.ready] if end > given else None
-            given = max(given, end)
-            rest = outputs[..., given - before.ready :]
-            self.likely = rest if rest.shape[-1] else None
-        self.stages[index] = Progress(state, ready, given)
-        if index == len(self.stages) - 1 and self.sure is not None:
-            self.audio = torch.cat([self.audio, self.sure[0, 0]])
+    def advance(self, index: int, state: Any, outputs: Tensor | None, num_final: int, due: int) -> None:
+        """Pass a module's outputs on to the next one, from where the last call stopped.
+
+        Args:
+            index: Which module.
+            state: Its state after the final inputs.
+            outputs: Its outputs, None for none.
+            num_final: How many of them are final.
+            due: Outputs to have been passed on in all, final or not.
+        """
+        before = self.modules[index]
+        computed = before.computed + num_final
+        passed_on = before.passed_on
+        self.final = None
+        self.likely = None
+        if outputs is not None:
+            end = min(before.computed + outputs.shape[-1], max(computed, due))
+            if end > passed_on:
+                self.final = outputs[..., passed_on - before.computed : end - before.computed]
+                passed_on = end
+            rest = outputs[..., passed_on - before.computed :]
+            if rest.shape[-1]:
+                self.likely = rest
+        self.modules[index] = ModuleProgress(state, computed, passed_on)
+        if index == len(self.modules) - 1 and self.final is not None:
+            self.audio = torch.cat([self.audio, self.final[0, 0]])
 
     def item(self, ended: bool) -> ItemState:
-        """Say where the item stands now."""
-        return ItemState(() if ended else tuple(self.stages), self.tokens, self.frames, ended)
+        """Return the item's state after the call."""
+        return ItemState(() if ended else tuple(self.modules), self.tokens, self.frames, ended)

@@ -1,12 +1,12 @@
-"""Streams the other way: audio in as it comes, tokens out as soon as they are decided.
+"""Streaming encoder: audio in chunks of any size, tokens as soon as they are final.
 
     with codec.streaming_encoder(threshold=0.6) as stream:
         for samples in microphone:               # any number of them
-            send(stream.encode(samples))         # the tokens that are decided by now, or None
+            send(stream.encode(samples))         # the tokens that are final by now, or None
         send(stream.flush())
 
-As in `streaming`, what a stream remembers is a value, the model knows nothing of it, and streams of a batch that stand
-alike are heard side by side. `Tokens.concat` puts the pieces together.
+As in `decoder`, a stream's state is a value outside the model, and streams of a batch are computed together where their
+states have equal shapes. `Tokens.concat` joins the pieces.
 """
 
 from collections.abc import Sequence
@@ -25,20 +25,20 @@ from flexicodec.tokens import Tokens
 if TYPE_CHECKING:
     from flexicodec.models.codec import Codec
 
-STREAM_WINDOWS = Windows(10.0, 2.5)  # of models with global attention: twice the work of the whole, half the wait
+STREAM_WINDOWS = Windows(10.0, 2.5)  # for global attention: twice the computation of the whole clip, half the latency
 
 
 @streaming.register_state
 @dataclass(frozen=True)
 class EncoderOptions:
-    """What a stream was opened with.
+    """Options of a streaming encoder.
 
     Attributes:
-        policy: Which neighbours share a token; None where none ever do.
+        policy: Merging policy; None for one frame per token.
         max_duration: Most frames per token; None for no cap.
         num_codebooks: Acoustic codebooks.
         margins: Whether tokens say how far each decision was from another.
-        windows: Where attention is global.
+        windows: For global attention.
     """
 
     policy: Any = None
@@ -50,11 +50,11 @@ class EncoderOptions:
 
 @dataclass(frozen=True)
 class EndOfClip:
-    """What has to be known where a clip ends.
+    """Size of a clip, known at its end.
 
     Attributes:
         samples: Of the clip.
-        frames: Of the clip that are not out yet.
+        frames: Of the clip whose features are still to be returned.
     """
 
     samples: int
@@ -62,10 +62,10 @@ class EndOfClip:
 
 
 class StreamingTokenizer(Protocol):
-    """What a family offers to a streaming encoder: ears that may listen to several clips at once, and a hand for each.
+    """What a codec family implements: encoders on a batch of clips, and policy and quantizers on each clip.
 
     Attributes:
-        exact: Whether all tokens in a row are those of the whole clip, wherever margins are above float noise.
+        exact: The concatenated tokens equal those for the whole clip, wherever margins are above float noise.
         info: For `Tokens.info`.
     """
 
@@ -73,99 +73,100 @@ class StreamingTokenizer(Protocol):
     info: dict[str, Any]
 
     def latency(self, frames_per_token: float) -> float:
-        """Return the seconds from the start of a token of so many frames to when it is out, if computing took none."""
+        """Return the seconds from the start of a token of so many frames to its output, without computing time."""
 
     def initial_encoders_state(self) -> Any:
-        """Stand before the first sample."""
+        """Return the encoders' state before the first sample."""
 
     def initial_tokenizer_state(self) -> Any:
-        """Stand before the first frame."""
+        """Return the state of policy and quantizers before the first frame."""
 
-    def hear(
+    def encode_features(
         self, audio: Float[Tensor, "batch 1 samples"], state: Any, ending: EndOfClip | None
     ) -> tuple[Float[Tensor, "batch dim frames"], Any]:
-        """Take the next samples of clips that stand alike, and give the features of the frames that are ready."""
+        """Encode the next samples of clips in equal states; returns the features of complete frames."""
 
-    def write(
+    def emit_tokens(
         self, features: Float[Tensor, "1 dim frames"], state: Any, last: bool
     ) -> tuple[dict[str, Any] | None, Any]:
-        """Take the next frames of a clip, and give the tokens that are decided, as arguments of `Tokens`."""
+        """Merge and quantize the next frames of a clip; returns arguments of `Tokens`, None for no token."""
 
 
 @streaming.register_state
 @dataclass(frozen=True)
 class StreamingEncoderState:
-    """Where one clip of a stream stands.
+    """State of one clip of a streaming encoder.
 
     Attributes:
-        hearing: Of the ears.
-        writing: Of the hand.
-        samples: That came.
-        frames: That were heard.
-        given: Frames of the tokens that are out.
-        ended: Nothing follows.
+        encoders: State of the encoders.
+        tokenizer: State of policy and quantizers.
+        samples: Samples so far.
+        frames: Frames with features so far.
+        emitted_frames: Frames of the tokens so far.
+        ended: The stream has ended.
     """
 
-    hearing: Any
-    writing: Any
+    encoders: Any
+    tokenizer: Any
     samples: int = 0
     frames: int = 0
-    given: int = 0
+    emitted_frames: int = 0
     ended: bool = False
 
 
 class StreamingEncoder(StreamBatch):
-    """A stream of audio that becomes a stream of tokens; made by `Codec.streaming_encoder`.
+    """A stream from audio to tokens; made by `Codec.streaming_encoder`.
 
     Args:
-        codec: Whose tokens they are.
-        writer: How that family hears and writes.
-        settings: What the writer was made with.
+        codec: The model.
+        tokenizer: The family's implementation.
+        settings: Options the tokenizer was made with.
         batch_size: Streams side by side.
 
     Attributes:
-        codec: Whose tokens they are.
-        settings: What it was opened with.
-        exact: Whether the pieces in a row are `codec.encode` of all the audio, whatever the chunks; codes whose margins
-            are near float noise may differ, as they may between any two machines.
-        state: Where it stands, a value; see `StreamState`.
+        codec: The model.
+        settings: Its options.
+        exact: The concatenated tokens equal `codec.encode` of all the audio, whatever the chunks; codes whose margins
+            are near float noise may differ, as between any two machines.
+        state: A value; see `StreamState`.
     """
 
     def __init__(
-        self, codec: "Codec", writer: StreamingTokenizer, settings: EncoderOptions, batch_size: int = 1
+        self, codec: "Codec", tokenizer: StreamingTokenizer, settings: EncoderOptions, batch_size: int = 1
     ) -> None:
-        self._writer, self.exact = writer, writer.exact
+        self._tokenizer = tokenizer
+        self.exact = tokenizer.exact
         super().__init__(codec, settings, batch_size, codec.fingerprint)
 
     @property
     def latency_seconds(self) -> float:
-        """Longest time from the start of a token's sound to when it comes out, if computing took none.
+        """Longest time from the start of a token's audio to its output, without computing time.
 
-        Tokens wait for other tokens, so it takes all of them to last longest; see `latency_at`.
+        Tokens depend on later tokens, so the longest latency needs all of them to be longest; see `latency_at`.
         """
         longest = self.settings.max_duration
-        return self._writer.latency(float("inf") if longest is None else longest)
+        return self._tokenizer.latency(float("inf") if longest is None else longest)
 
     def latency_at(self, frame_rate: float) -> float:
-        """Return the latency in seconds where tokens come at this rate in Hz, evenly."""
-        return self._writer.latency(self.codec.base_frame_rate / frame_rate)
+        """Return the latency in seconds for evenly spaced tokens at this rate in Hz."""
+        return self._tokenizer.latency(self.codec.base_frame_rate / frame_rate)
 
     # ------------------------------------------------------------------------------------------------------- the stream
 
     def encode(self, audio: Any) -> Tokens | None:
-        """Take the next samples of the one stream, and give the tokens that are decided by now; None for none.
+        """Encode the next samples of the only stream; returns the tokens that are final now, None for none.
 
         Args:
             audio: [S] or [1, S] at the codec's rate, a tensor or array, float in [-1, 1] or int16; S may be 0.
 
         Raises:
-            ValueError: There are several streams, the stream has ended, or what `encode` raises for such audio.
+            ValueError: There are several streams, the stream has ended, or any error of `Codec.encode` for such audio.
         """
         self._check_single("encode")
         return self.encode_each(audio)[0]
 
     def flush(self) -> Tokens | None:
-        """End the one stream, and give the tokens that are left; None where no sample came."""
+        """End the only stream and return its remaining tokens; None where it had no sample."""
         self._check_single("flush")
         return self.flush_each()[0]
 
@@ -173,12 +174,12 @@ class StreamingEncoder(StreamBatch):
         """Do what `encode` does for several streams.
 
         Args:
-            audio: [B, S], a row for each.
+            audio: [B, S], a row per stream.
             lengths: Valid samples of each row; None means all.
-            items: Which streams the rows belong to; None: one for each, in order.
+            items: Streams of the rows; None: all streams, in order.
 
         Raises:
-            ValueError: As for `encode`, or not as many rows as streams.
+            ValueError: As for `encode`, or the number of rows differs from that of the streams.
         """
         chosen = self._choose(items)
         batch, counts = as_batch(
@@ -192,74 +193,86 @@ class StreamingEncoder(StreamBatch):
         if len(batch) != len(chosen):
             raise ValueError(f"{len(batch)} rows of audio for {len(chosen)} streams; say which with items=")
         rows = [row[None, None, :count] for row, count in zip(batch, counts.tolist(), strict=True)]
-        return self._take(chosen, rows, last=False)
+        return self._step(chosen, rows, last=False)
 
     def flush_each(self, items: Sequence[int] | None = None) -> list[Tokens | None]:
-        """End these streams, or all, and give the tokens that are left. To go on they have to be reset."""
+        """End these streams, or all, and return their remaining tokens; `reset` starts them again."""
         chosen = self._choose(items)
-        return self._take(chosen, [torch.zeros(1, 1, 0, device=self.codec.device)] * len(chosen), last=True)
+        empty = torch.zeros(1, 1, 0, device=self.codec.device)
+        return self._step(chosen, [empty] * len(chosen), last=True)
 
     # ---------------------------------------------------------------------------------------------------------- inside
 
-    def _fresh(self) -> StreamingEncoderState:
-        return StreamingEncoderState(self._writer.initial_encoders_state(), self._writer.initial_tokenizer_state())
+    def _initial_item(self) -> StreamingEncoderState:
+        tokenizer = self._tokenizer
+        return StreamingEncoderState(tokenizer.initial_encoders_state(), tokenizer.initial_tokenizer_state())
 
     def _check_single(self, name: str) -> None:
         if self.batch_size != 1:
             raise ValueError(f"{name} is for one stream, and here are {self.batch_size}; use {name}_each")
 
-    def _take(self, chosen: list[int], rows: list[Tensor], last: bool) -> list[Tokens | None]:
-        """Hear what came, those that stand alike side by side, and write it down clip by clip."""
+    def _step(self, chosen: list[int], rows: list[Tensor], last: bool) -> list[Tokens | None]:
+        """Encode new samples, `rows[i]` of stream `chosen[i]`."""
         every: list[StreamingEncoderState] = list(self.state.items)
         results: list[Tokens | None] = [None] * len(chosen)
         with torch.no_grad(), torch.autocast(self.codec.device.type, enabled=False):
-            for group in self._alike(chosen, rows, last):
+            for group in self._groups(chosen, rows, last):
                 items = [chosen[index] for index in group]
-                if last and not every[items[0]].samples:
+                if last and not every[items[0]].samples:  # no clip, no tokens
                     every[items[0]] = replace(every[items[0]], ended=True)
                     continue
+
+                # Features as a batch, tokens clip by clip.
                 audio = torch.cat([rows[index] for index in group])
-                heard, after = self._hear([every[item] for item in items], audio, last)
+                features, after = self._encode_features([every[item] for item in items], audio, last)
                 for row, (index, item) in enumerate(zip(group, items, strict=True)):
-                    results[index], every[item] = self._write(heard[row : row + 1], after[row], last)
+                    results[index], every[item] = self._emit_tokens(features[row : row + 1], after[row], last)
         self.state = replace(self.state, items=tuple(every))
         return results
 
-    def _alike(self, chosen: list[int], rows: list[Tensor], last: bool) -> list[list[int]]:
+    def _groups(self, chosen: list[int], rows: list[Tensor], last: bool) -> list[list[int]]:
+        """Group streams that can be a batch: equal shapes of samples and state, and none at its end."""
         groups: dict[Any, list[int]] = {}
         for index, item in enumerate(chosen):
-            if not last and not rows[index].shape[-1]:
+            samples = rows[index].shape[-1]
+            if not last and not samples:
                 continue
-            key = index if last else (rows[index].shape[-1], streaming.signature(self.state.items[item].hearing))
+            key = index if last else (samples, streaming.signature(self.state.items[item].encoders))
             groups.setdefault(key, []).append(index)
         return list(groups.values())
 
-    def _hear(
+    def _encode_features(
         self, before: list[StreamingEncoderState], audio: Float[Tensor, "batch 1 samples"], last: bool
     ) -> tuple[Float[Tensor, "batch dim frames"], list[StreamingEncoderState]]:
+        """Run the encoders on a batch of streams."""
         ending = None
         if last:
             samples = before[0].samples
             ending = EndOfClip(samples, self.codec.num_frames(samples) - before[0].frames)
-        heard, hearing = self._writer.hear(audio, streaming.batch([each.hearing for each in before]), ending)
-        after = [
-            replace(each, hearing=own, samples=each.samples + audio.shape[-1], frames=each.frames + heard.shape[-1])
-            for each, own in zip(before, streaming.unbatch(hearing, len(before)), strict=True)
-        ]
-        return heard, after
+        state = streaming.batch([each.encoders for each in before])
+        features, state = self._tokenizer.encode_features(audio, state, ending)
+        after = []
+        for each, encoders in zip(before, streaming.unbatch(state, len(before)), strict=True):
+            samples = each.samples + audio.shape[-1]
+            after.append(replace(each, encoders=encoders, samples=samples, frames=each.frames + features.shape[-1]))
+        return features, after
 
-    def _write(
-        self, heard: Float[Tensor, "1 dim frames"], before: StreamingEncoderState, last: bool
+    def _emit_tokens(
+        self, features: Float[Tensor, "1 dim frames"], before: StreamingEncoderState, last: bool
     ) -> tuple[Tokens | None, StreamingEncoderState]:
-        written, writing = self._writer.write(heard, before.writing, last)
+        """Run policy and quantizers on one stream."""
+        arguments, tokenizer = self._tokenizer.emit_tokens(features, before.tokenizer, last)
         if last:
-            after = replace(before, hearing=None, writing=None, ended=True)
+            after = replace(before, encoders=None, tokenizer=None, ended=True)
         else:
-            after = replace(before, writing=writing)
-        if written is None:
+            after = replace(before, tokenizer=tokenizer)
+        if arguments is None:
             return None, after
-        size, frames = self.codec.frame_size, int(written["durations"].sum())
-        samples = before.samples - before.given * size if last else frames * size
-        form = replace(self.codec.format, max_duration=self.settings.max_duration)
-        tokens = Tokens(**written, audio_lengths=[samples], format=form, info=self._writer.info)
-        return tokens, replace(after, given=before.given + frames)
+
+        # The last tokens are as long as the audio that is left, others as long as their frames.
+        size = self.codec.frame_size
+        frames = int(arguments["durations"].sum())
+        samples = before.samples - before.emitted_frames * size if last else frames * size
+        token_format = replace(self.codec.format, max_duration=self.settings.max_duration)
+        tokens = Tokens(**arguments, audio_lengths=[samples], format=token_format, info=self._tokenizer.info)
+        return tokens, replace(after, emitted_frames=before.emitted_frames + frames)

@@ -1,7 +1,7 @@
-"""Stream state as a value, batches of streams, and windows over long recordings.
+"""Windows over long recordings, and states and batches of streams.
 
-A `StreamState` can be kept, copied, moved to another device, saved and loaded. A stream is a batch of items with a state
-per stage each. `Windows` limits how much of a long recording is computed at once where attention spans all of it.
+A `StreamState` is a value: it can be kept, copied, moved to another device, saved and loaded. A stream is a batch of
+items with a state per module each. `Windows` limit what is computed at once where attention spans a whole recording.
 """
 
 import os
@@ -15,29 +15,28 @@ import torch
 
 from flexicodec.io_utils import replacing
 from flexicodec.nn import streaming
-from flexicodec.nn.streaming import register_state
 
 if TYPE_CHECKING:
     from flexicodec.models.codec import Codec
 
 
-@register_state
+@streaming.register_state
 @dataclass(frozen=True)
 class Windows:
-    """How clips longer than `seconds` are encoded and decoded; shorter ones are taken whole.
+    """How clips longer than `seconds` are encoded and decoded; shorter ones are computed whole.
 
-    Global attention sees windows of `seconds`. Neighbouring ones share `overlap_seconds` on either side, of which each
-    gives out what lies farther from its ends:
+    Global attention spans windows of `seconds`. Neighbouring windows share `overlap_seconds` on either side, and each
+    outputs what is farther from its ends:
 
-        window 1     [ given out        | overlap ]
-        window 2            [ overlap | given out | overlap ]
+        window 1     [ output           | overlap ]
+        window 2              [ overlap | output  | overlap ]
 
-    That is near the whole clip, not equal to it, and `Tokens.info` then says so. Where all attention has windows of its
-    own, nothing changes but the memory that it takes.
+    That is close to the whole clip but not equal to it, and `Tokens.info` then says so. Where all attention has windows
+    of its own, only the memory changes.
 
     Attributes:
-        seconds: Of a window, and the longest clip that is taken whole.
-        overlap_seconds: That a window sees beyond what it gives out, on either side.
+        seconds: Length of a window, and of the longest clip that is computed whole.
+        overlap_seconds: Length of the context on either side of what a window outputs.
     """
 
     seconds: float = 120.0
@@ -51,40 +50,41 @@ class Windows:
             )
 
     def steps(self, rate: float) -> tuple[int, int, int]:
-        """Count steps at a rate in Hz: those before what a window gives out, behind it, and given out."""
+        """Return a window's context, look-ahead and output in steps at a rate in Hz."""
         overlap = round(self.overlap_seconds * rate)
         return overlap, overlap, max(1, round(self.seconds * rate) - 2 * overlap)
 
 
 @streaming.register_state
 @dataclass(frozen=True)
-class Progress:
-    """Where one stage of an item stands.
+class ModuleProgress:
+    """Progress of one module on an item.
 
     Attributes:
-        state: What the stage remembers.
-        ready: Outputs that it has given.
-        given: Those that went on to the next stage; with a short look-ahead more, as they would be if the clip ended.
+        state: The module's state.
+        computed: Final outputs so far.
+        passed_on: Outputs that the next module received; with a short look-ahead more than are final, computed as if
+            the clip had ended.
     """
 
     state: Any
-    ready: int = 0
-    given: int = 0
+    computed: int = 0
+    passed_on: int = 0
 
 
 @streaming.register_state
 @dataclass(frozen=True)
 class ItemState:
-    """Where one item of a stream stands.
+    """State of one item of a streaming decoder.
 
     Attributes:
-        stages: Where each of its stages stands; what the last one has given is samples.
-        tokens: That have come.
-        frames: That these last.
-        ended: Nothing follows.
+        modules: Progress of each module; the last one's outputs are samples.
+        tokens: Tokens so far.
+        frames: Frames that they last.
+        ended: The stream has ended.
     """
 
-    stages: tuple[Progress, ...]
+    modules: tuple[ModuleProgress, ...]
     tokens: int = 0
     frames: int = 0
     ended: bool = False
@@ -93,12 +93,12 @@ class ItemState:
 @streaming.register_state
 @dataclass(frozen=True)
 class StreamState:
-    """All that a stream remembers; a value, which nothing changes.
+    """State of a batch of streams; an immutable value.
 
     Attributes:
-        items: One of each item of the batch.
-        model: Fingerprint of what the stream goes through.
-        settings: Of the stream.
+        items: One state per item.
+        model: Fingerprint of the weights the stream uses.
+        settings: Options of the stream.
     """
 
     items: tuple[Any, ...]
@@ -107,7 +107,7 @@ class StreamState:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of its tensors; little or none before the first chunk, as layers make their memory with what comes."""
+        """Bytes of its tensors; few or none before the first chunk, as layers allocate theirs with it."""
         return streaming.num_bytes(self)
 
     def to(self, device: torch.device | str | int) -> "StreamState":
@@ -115,104 +115,108 @@ class StreamState:
         return streaming.map_tensors(lambda tensor: tensor.to(device), self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a file that `load` reads, at once or not at all."""
+        """Write a file that `load` reads, atomically."""
         with replacing(Path(path)) as file:
             torch.save(streaming.to_plain(self), file)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "StreamState":
-        """Read a file that `save` wrote, to the CPU. It may come from anybody: nothing in it is run.
+        """Read a file that `save` wrote, to the CPU. The file need not be trusted: no code in it is run.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It holds something else, or half of it.
+            ValueError: It holds something else, or is damaged.
         """
         try:
             state = streaming.from_plain(torch.load(path, map_location="cpu", weights_only=True), streaming.REGISTERED)
         except FileNotFoundError:
             raise
-        except Exception as error:  # whatever a damaged or a malicious file makes torch raise
-            said = str(error) if isinstance(error, ValueError) else f"no stream state ({type(error).__name__}: {error})"
-            raise ValueError(f"{os.fspath(path)}: {said[:500]}") from error
+        except Exception as error:  # whatever torch raises for a damaged or malicious file
+            message = str(error)
+            if not isinstance(error, ValueError):
+                message = f"no stream state ({type(error).__name__}: {error})"
+            raise ValueError(f"{os.fspath(path)}: {message[:500]}") from error
         if not isinstance(state, cls):
             raise ValueError(f"{os.fspath(path)} holds no state of a stream")
         return state
 
-    def fitting(self, other: "StreamState") -> "StreamState":
-        """Return this state if a stream can go on from it that now stands at another.
+    def check_compatible(self, other: "StreamState") -> None:
+        """Check that a stream now in state `other` can continue from this one.
 
         Raises:
-            ValueError: It is a state of another model, of other settings, or of more or fewer streams.
+            ValueError: It is of another model, of other settings, or of more or fewer streams.
         """
         for name in ("model", "settings"):
-            theirs, ours = getattr(self, name), getattr(other, name)
-            if theirs != ours:
-                raise ValueError(f"the state is one of {name} {theirs}, and this stream's is {ours}")
+            loaded = getattr(self, name)
+            expected = getattr(other, name)
+            if loaded != expected:
+                raise ValueError(f"the state is one of {name} {loaded}, and this stream's is {expected}")
         if len(self.items) != len(other.items):
             raise ValueError(f"the state is one of {len(self.items)} streams, and here are {len(other.items)}")
-        return self
 
 
 Self = TypeVar("Self", bound="StreamBatch")
 
 
 class StreamBatch(ABC):
-    """Streams side by side on one model, which knows nothing of them.
+    """Streams side by side on one model, which holds none of their state.
 
     Args:
         codec: The model.
-        settings: Of all streams.
-        batch_size: How many.
-        model: Fingerprint of what the streams go through; states of another are refused.
+        settings: Options of all streams.
+        batch_size: Number of streams.
+        model: Fingerprint of the weights the streams use; states of another are refused.
 
     Attributes:
         codec: The model.
-        settings: Of all streams.
-        state: Where they stand, a value; see `StreamState`.
+        settings: Options of all streams.
+        state: A value; see `StreamState`.
 
     Raises:
-        ValueError: Not a number of streams.
+        ValueError: `batch_size` is no positive whole number.
     """
 
     def __init__(self, codec: "Codec", settings: Any, batch_size: int, model: str) -> None:
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}, expected a whole number of streams, 1 or more")
-        self.codec, self.settings = codec, settings
-        self.state = StreamState(tuple(self._fresh() for _ in range(batch_size)), model, settings)
+        self.codec = codec
+        self.settings = settings
+        self.state = StreamState(tuple(self._initial_item() for _ in range(batch_size)), model, settings)
 
     def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Forget: every stream is as new."""
+        """Reset every stream."""
         self.reset()
 
     @property
     def batch_size(self) -> int:
-        """Streams side by side."""
+        """Number of streams."""
         return len(self.state.items)
 
     def reset(self, items: Sequence[int] | None = None) -> None:
-        """Begin these streams, or all, anew."""
+        """Start these streams, or all, again."""
         every = list(self.state.items)
         for item in self._choose(items, ended=True):
-            every[item] = self._fresh()
+            every[item] = self._initial_item()
         self.state = replace(self.state, items=tuple(every))
 
     def load_state(self, state: StreamState) -> None:
-        """Go on where another stream of this model stood.
+        """Continue from the state of another stream of this model.
 
         Raises:
-            ValueError: It is a state of another model, of other settings, or of more or fewer streams.
+            ValueError: It is of another model, of other settings, or of more or fewer streams.
         """
-        self.state = state.fitting(self.state).to(self.codec.device)
+        state.check_compatible(self.state)
+        self.state = state.to(self.codec.device)
 
     @abstractmethod
-    def _fresh(self) -> Any:
-        """Make the state of a stream to which nothing has come."""
+    def _initial_item(self) -> Any:
+        """Return the state of one stream before its first input."""
 
     def _choose(self, items: Sequence[int] | None, ended: bool = False) -> list[int]:
-        """Return the streams that a call means, all for None; `ended` tells whether those that ended may be meant."""
+        """Return the streams of a call, all for None; `ended` allows streams that have ended."""
         chosen = list(range(self.batch_size)) if items is None else list(items)
         if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(self.batch_size)):
             raise ValueError(f"items is {chosen}, expected different numbers from 0 to {self.batch_size - 1}")

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from flexicodec.encoders.ssl import PREPROCESSOR_NAME, SSLConfig, SSLEncoder, ssl_state
+from flexicodec.encoders.base import PREPROCESSOR_NAME, SSLConfig
+from flexicodec.encoders.ssl import SSLEncoder, ssl_state
 from flexicodec.training.discriminators.layers import DiscriminatorOutput, hidden_features
 from flexicodec.training.speaker_encoder import FrozenNetwork
 

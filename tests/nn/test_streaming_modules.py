@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flexicodec.nn.convnext import ConvNeXtStack
-from flexicodec.nn.stages import TransformerStage, WindowStage
+from flexicodec.nn.streaming import SlidingWindow
 from flexicodec.nn.transformer import Transformer, TransformerConfig
 
 SIZES = [[150], [1] * 150, [0, 3, 1, 70, 0, 76], [149, 1]]
@@ -37,7 +37,7 @@ def test_a_transformer_with_a_window_streams(sizes, window, width):
     config = TransformerConfig(3, 16, 2, 32, window=window, layer_scale_init=0.7)
     transformer = Transformer(config, width).eval()
     x = signal(2, width, 150)
-    y, before = run(TransformerStage(transformer, width), x, sizes)
+    y, before = run(transformer, x, sizes)
     assert before == max(0, 150 - transformer.lookahead)
     torch.testing.assert_close(y, transformer(x), atol=5e-6, rtol=0)
 
@@ -59,7 +59,7 @@ def test_windows_lie_where_they_lie_whatever_the_chunks(steps):
 
     x = signal(1, 3, steps)
     outputs = [
-        run(WindowStage(soften, 3, context=6, ahead=2, stride=3), x, sizes)[0]
+        run(SlidingWindow(soften, 3, context=6, ahead=2, stride=3), x, sizes)[0]
         for sizes in ([steps], [1] * steps, [0, *[1] * (steps // 2), steps - steps // 2])
     ]
     assert outputs[0].shape == x.shape
@@ -71,6 +71,6 @@ def test_windows_lie_where_they_lie_whatever_the_chunks(steps):
 
 def test_windows_that_see_everything_are_exact_all_the_same():
     x = signal(1, 3, 20)
-    stage = WindowStage(lambda x: x + x.mean(dim=-1, keepdim=True), 3, context=0, ahead=20, stride=20)
+    stage = SlidingWindow(lambda x: x + x.mean(dim=-1, keepdim=True), 3, context=0, ahead=20, stride=20)
     torch.testing.assert_close(run(stage, x, [20])[0], stage.function(x))
     assert not stage.exact  # for a clip that is longer they are not

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexicodec.encoders.fbank import FrontEndConfig, KaldiFbank
-from flexicodec.encoders.sanm import SanmConfig, SanmEncoder
-from flexicodec.encoders.sanm_stages import FrontEndStage, SanmStage
+from flexicodec.encoders.base import FrontEndConfig, SanmConfig
+from flexicodec.encoders.fbank import KaldiFbank
+from flexicodec.encoders.sanm import SanmEncoder, StreamingSanm
 from flexicodec.nn import streaming
 
 laws = settings(max_examples=12, deadline=None, derandomize=True)
@@ -35,11 +35,11 @@ def run(stage, x, sizes):
 @pytest.mark.parametrize("config", [FrontEndConfig(num_mels=8), FrontEndConfig(num_mels=8, stack=3, stride=2)])
 @laws
 @given(sizes=st.lists(st.integers(0, 5000), max_size=8), extra=st.integers(400, 4000))
-def test_the_front_end_hears_chunks_as_it_hears_the_whole(config, sizes, extra):
+def test_the_front_end_on_chunks_equals_the_whole(config, sizes, extra):
     front_end = KaldiFbank(config)
     audio = 0.1 * torch.randn(2, sum(sizes) + extra, generator=torch.Generator().manual_seed(0))
     wanted, _ = front_end(audio)
-    got = run(FrontEndStage(front_end), audio[:, None], sizes)
+    got = run(front_end, audio[:, None], sizes)
     torch.testing.assert_close(got, wanted.transpose(1, 2), atol=1e-4, rtol=1e-4)
 
 
@@ -48,13 +48,13 @@ def test_the_dither_goes_on_past_its_period():
     front_end = KaldiFbank(FrontEndConfig(num_mels=8))
     silence = torch.zeros(1, 160 * 1100 + 400)
     wanted, _ = front_end(silence)
-    got = run(FrontEndStage(front_end), silence[:, None], [160 * 1000 + 7, 160 * 50, 31])
+    got = run(front_end, silence[:, None], [160 * 1000 + 7, 160 * 50, 31])
     torch.testing.assert_close(got, wanted.transpose(1, 2), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_the_front_end_waits_for_as_much_as_it_says():
-    stage = FrontEndStage(KaldiFbank(FrontEndConfig(num_mels=4)))
+    stage = KaldiFbank(FrontEndConfig(num_mels=4))
     for frames in (1, 2, 7):
         needed = stage.inputs_needed(frames)
         for samples, ready in ((needed, frames), (needed - 1, frames - 1)):
@@ -80,7 +80,7 @@ def test_the_front_end_waits_for_as_much_as_it_says():
 @given(sizes=SIZES, extra=st.integers(1, 100))
 def test_any_chunks_give_the_whole(settings_, sizes, extra):
     sanm = encoder(**settings_)
-    stage = SanmStage(sanm, 0, 0, 1)
+    stage = StreamingSanm(sanm, 0, 0, 1)
     assert stage.exact
     x = torch.randn(2, 28, sum(sizes) + extra, generator=torch.Generator().manual_seed(1))
     wanted = sanm.encode(x.transpose(1, 2), torch.full((2,), x.shape[-1])).transpose(1, 2)
@@ -90,7 +90,7 @@ def test_any_chunks_give_the_whole(settings_, sizes, extra):
 @torch.no_grad()
 @pytest.mark.parametrize("window", [0, 4])
 def test_look_ahead_is_as_stated(window):
-    stage = SanmStage(encoder(window), 0, 0, 1)
+    stage = StreamingSanm(encoder(window), 0, 0, 1)
     assert stage.lookahead == 3 * max(window, 2)
     state, ready = stage.initial_state(), 0
     for step in range(1, 30):
@@ -101,7 +101,7 @@ def test_look_ahead_is_as_stated(window):
 
 @torch.no_grad()
 def test_a_state_does_not_grow():
-    stage = SanmStage(encoder(4), 0, 0, 1)
+    stage = StreamingSanm(encoder(4), 0, 0, 1)
     state, sizes = stage.initial_state(), []
     for _ in range(12):
         _, state = stage.step(torch.randn(1, 28, 8), state, False)
@@ -116,10 +116,10 @@ def test_global_attention_in_windows(sizes, extra):
     sanm = encoder(None, (0, 1, 2, 15), positions=True)
     x = torch.randn(1, 28, sum(sizes) + extra, generator=torch.Generator().manual_seed(1))
     whole = sanm.encode(x.transpose(1, 2), torch.tensor([x.shape[-1]])).transpose(1, 2)
-    everything = SanmStage(sanm, 200, 200, 1)
+    everything = StreamingSanm(sanm, 200, 200, 1)
     assert not everything.exact
     torch.testing.assert_close(run(everything, x, []), whole, atol=2e-5, rtol=1e-4)
-    windows = SanmStage(sanm, 4, 3, 5)
+    windows = StreamingSanm(sanm, 4, 3, 5)
     got = run(windows, x, sizes)
     assert got.shape == whole.shape
     torch.testing.assert_close(got, run(windows, x, []), atol=2e-5, rtol=1e-4)  # windows lie where they lie
