@@ -21,7 +21,7 @@ from torch import Tensor
 
 import flexicodec
 from flexicodec.corpus import read_manifest, read_utterance
-from flexicodec.models.flexicodec import chunked
+from flexicodec.models.flexicodec import model
 from flexicodec.models.margins import Decisions, compare_codes
 
 EDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, float("inf"))
@@ -43,11 +43,11 @@ def threads(count: int) -> Iterator[None]:
 @contextmanager
 def side_by_side() -> Iterator[None]:
     """Pad ragged batches as on a GPU; on the CPU their clips are otherwise taken one by one."""
-    before, chunked.MAX_PADDED_SHARE = chunked.MAX_PADDED_SHARE, 1.0
+    before, model.MAX_PADDED_SHARE = model.MAX_PADDED_SHARE, 1.0
     try:
         yield
     finally:
-        chunked.MAX_PADDED_SHARE = before
+        model.MAX_PADDED_SHARE = before
 
 
 def one_by_one(codec: Any, clips: list[Tensor], settings: list[dict[str, Any]], **same: Any) -> list[flexicodec.Tokens]:

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from worker import EXAMPLE
 
 import flexicodec
+from flexicodec.models.codec import autocast
 from flexicodec.models.flexicodec.model import FlexiCodec
-from flexicodec.models.precision import autocast
 from flexicodec.nn import onednn
 
 SECONDS = 10.0

@@ -5,8 +5,9 @@ They are codecs of the same fingerprint as their models. Streams and margins nee
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,7 +22,6 @@ from flexicodec.export.graphs import NO_CODE
 from flexicodec.export.onnx import FRONT_END_NAME, LAYOUT, MANIFEST_NAME
 from flexicodec.merging.durations import LONGEST_EXPORTED
 from flexicodec.models.codec import Codec, EncodeOptions
-from flexicodec.models.flexicodec import chunked
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.flexicodec.network import Features, QuantizedTokens, pad_and_cat
@@ -189,6 +189,7 @@ class OnnxGroupedFSQ(GroupedFSQ):
 class ExportedFlexiCodec(FlexiCodec):
     """A FlexiCodec whose networks are graphs. Clips are always computed whole: `windows` has no effect."""
 
+    fixed_options: ClassVar[Mapping[str, Any]] = {**FlexiCodec.fixed_options, "margins": False, "precision": "float32"}
     device = torch.device("cpu")
 
     def __init__(self, config: FlexiCodecConfig, graphs: Graphs, name: str | None) -> None:
@@ -207,19 +208,13 @@ class ExportedFlexiCodec(FlexiCodec):
         for part, module in parts.items():
             setattr(self, part, module)
 
-    @property
-    def fixed_options(self) -> Mapping[str, Any]:
-        """Options that graphs do not have."""
-        return {**super().fixed_options, "margins": False, "precision": "float32"}
-
     def refusal(self, name: str, value: Any) -> str:
         """Say why an option cannot have this value."""
         return _refusal(name, value) or super().refusal(name, value)
 
-    def features(self, audio: Any, lengths: Any = None, **options: Any) -> Features:
-        """Run both encoders, as `FlexiCodec.features` does, in float32."""
-        _check("precision", options.pop("precision", "float32"), "float32")
-        return super().features(audio, lengths, **{**options, "windows": None})
+    def _batch_features(self, audio: Any, lengths: Any, options: EncodeOptions, acoustic: bool) -> Features:
+        """Encode clips as a whole, whatever `windows` says."""
+        return super()._batch_features(audio, lengths, replace(options, windows=None), acoustic)
 
     def quantize(
         self,
@@ -249,7 +244,7 @@ class ExportedFlexiCodec(FlexiCodec):
         raise ValueError(REFUSALS["margins"])
 
     def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
-        if chunked.runs_clip_by_clip(self, tokens.frame_lengths, None):
+        if self.runs_clip_by_clip(tokens.frame_lengths, None):
             return pad_and_cat([self._run_decoder(tokens[i]) for i in range(len(tokens))])
         return self._run_decoder(tokens)
 

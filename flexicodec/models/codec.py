@@ -4,11 +4,12 @@ import difflib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
-from functools import wraps
+from functools import cached_property, wraps
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -19,13 +20,13 @@ import flexicodec
 from flexicodec.audio import Channels
 from flexicodec.io_utils import replacing
 from flexicodec.models.fingerprint import hash_weights, weight_version
-from flexicodec.models.precision import Precision, check_precision
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.onednn import clear_cache
 from flexicodec.nn.snake import compile_activations
 from flexicodec.tokens import TokenFormat, Tokens
 from flexicodec.weights import drop_modules, unloaded_modules
 
+Precision = Literal["float32", "bfloat16"]
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -63,6 +64,13 @@ class EncodeOptions:
 
 ENCODE_OPTIONS = tuple(field.name for field in fields(EncodeOptions))
 DECODE_OPTIONS = ("windows", "precision", "compatible")
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Compute matrix products and convolutions in a precision; weights stay as they are."""
+    if torch.compiler.is_exporting():  # a graph works in what its weights are
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def inference_call(method: Method) -> Method:
@@ -134,7 +142,7 @@ class Codec(nn.Module, ABC):
         self._fingerprint: tuple[str, int] | None = None
         self._decoder_fingerprint: tuple[str, int] | None = None
 
-    @property
+    @cached_property
     def base_frame_rate(self) -> float:
         """Frames per second of the grid; a token holds one frame or more."""
         return self.sample_rate / self.frame_size
@@ -219,7 +227,9 @@ class Codec(nn.Module, ABC):
                 refused.append(self.refusal(name, value))
         if refused:
             raise ValueError("; ".join(refused))
-        check_precision(given.get("precision", "float32"))
+        precision = given.get("precision", "float32")
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision is {precision!r}; expected {' or '.join(map(repr, get_args(Precision)))}")
         return EncodeOptions(**given)
 
     def refusal(self, name: str, value: Any) -> str:

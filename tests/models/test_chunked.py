@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flexicodec import Tokens, collate
 from flexicodec.code_margins import NOISE
-from flexicodec.models.flexicodec import chunked
+from flexicodec.models.flexicodec import chunked, model
 from flexicodec.models.margins import compare_codes
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.transformer import TransformerConfig
@@ -103,14 +103,14 @@ def test_a_policy_of_ones_own_has_margins_that_nobody_knows(whole, audio):
 @contextmanager
 def on(threads, piece, padded_share):
     """Work on so many threads, in pieces of so many frames, with so much padding before a batch is taken apart."""
-    before = torch.get_num_threads(), chunked.PIECE_FRAMES, chunked.MAX_PADDED_SHARE
+    before = torch.get_num_threads(), chunked.PIECE_FRAMES, model.MAX_PADDED_SHARE
     torch.set_num_threads(threads)
-    chunked.PIECE_FRAMES, chunked.MAX_PADDED_SHARE = piece, padded_share
+    chunked.PIECE_FRAMES, model.MAX_PADDED_SHARE = piece, padded_share
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
-        chunked.PIECE_FRAMES, chunked.MAX_PADDED_SHARE = before[1:]
+        chunked.PIECE_FRAMES, model.MAX_PADDED_SHARE = before[1:]
 
 
 @pytest.mark.parametrize("kind", ["whole", "released"])

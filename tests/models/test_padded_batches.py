@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flexicodec import Tokens, collate
-from flexicodec.models.flexicodec import chunked
+from flexicodec.models.flexicodec import model
 
 # Each line is a batch; every number a length in samples.
 COMPOSITIONS = [
@@ -25,7 +25,7 @@ CHOICES = [{"threshold": 0.7}, {"threshold": 1.0}, {"frame_rate": 4.0, "policy":
 def way(request, monkeypatch):
     """How ragged batches are taken."""
     if request.param == "side by side":
-        monkeypatch.setattr(chunked, "MAX_PADDED_SHARE", 1.0)
+        monkeypatch.setattr(model, "MAX_PADDED_SHARE", 1.0)
 
 
 def clips_of(lengths, speech):

@@ -1,7 +1,7 @@
 """Long clips in pieces, so that memory and time grow with the clip and not with its square.
 
 What is carried from piece to piece is the state of a stream; see `Windows` for what is not exact then.
-`runs_clip_by_clip` and `is_long` decide how a batch is computed; the other functions take one long clip.
+model.py decides which clips are long; the functions here take one of them.
 """
 
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flexicodec.models.codec import Precision, autocast
 from flexicodec.models.flexicodec import streaming_decode
 from flexicodec.models.flexicodec.network import Features, FlexiCodecNetwork, QuantizedTokens
 from flexicodec.models.flexicodec.streaming_encode import StreamedQuantizers, StreamedSemanticEncoder
-from flexicodec.models.precision import Precision, autocast
 from flexicodec.models.streaming.decoder import DecoderOptions
 from flexicodec.models.streaming.state import Windows
 from flexicodec.tokens import Tokens
@@ -25,23 +25,6 @@ if TYPE_CHECKING:
     from flexicodec.encoders.sanm import SanmEncoder
 
 PIECE_FRAMES = 256  # about 20 s
-MAX_PADDED_SHARE = 0.1  # of a batch on the CPU, where a batch is no faster than its clips one by one
-
-
-def runs_clip_by_clip(codec: FlexiCodecNetwork, lengths: Int[Tensor, " batch"], windows: Windows | None) -> bool:
-    """Decide whether clips of so many frames run one by one: long ones do, and ragged batches on the CPU."""
-    if len(lengths) == 1:
-        return False
-    if codec.device.type == "cpu":
-        padded_share = 1 - float(lengths.sum()) / (len(lengths) * int(lengths.max()))
-        if padded_share > MAX_PADDED_SHARE:
-            return True
-    return windows is not None and is_long(codec, lengths, windows)
-
-
-def is_long(codec: FlexiCodecNetwork, lengths: Int[Tensor, " batch"], windows: Windows) -> bool:
-    """Tell whether the longest clip of so many frames is longer than a window, and so runs in pieces."""
-    return int(lengths.max()) > windows.seconds * codec.base_frame_rate
 
 
 def encode_semantic(

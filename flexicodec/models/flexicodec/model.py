@@ -14,16 +14,22 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flexicodec.audio import Channels, as_batch, fit_lengths
+from flexicodec.audio import as_batch, fit_lengths
 from flexicodec.code_margins import Margins
 from flexicodec.config import from_dict, non_defaults, to_dict
 from flexicodec.encoders.base import SanmConfig, SSLConfig
 from flexicodec.merging import MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
 from flexicodec.merging.policies import RUNNING, resolve_policy
-from flexicodec.models.codec import UNSET, WINDOWS, EncodeOptions, check_num_codebooks, check_samples, inference_call
+from flexicodec.models.codec import (
+    UNSET,
+    EncodeOptions,
+    autocast,
+    check_num_codebooks,
+    check_samples,
+    inference_call,
+)
 from flexicodec.models.flexicodec import chunked, streaming_decode
-from flexicodec.models.flexicodec.chunked import is_long, runs_clip_by_clip
 from flexicodec.models.flexicodec.network import Features, FlexiCodecNetwork, QuantizedTokens, pad_and_cat
 from flexicodec.models.flexicodec.streaming_encode import (
     FlexiCodecStreamingTokenizer,
@@ -31,7 +37,6 @@ from flexicodec.models.flexicodec.streaming_encode import (
     StreamedSemanticEncoder,
 )
 from flexicodec.models.margins import boundary_margins
-from flexicodec.models.precision import Precision, autocast, check_precision
 from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
 from flexicodec.models.streaming.encoder import STREAM_WINDOWS, EncoderOptions, StreamingEncoder
 from flexicodec.models.streaming.state import Windows
@@ -40,7 +45,9 @@ from flexicodec.tokens import TokenFormat, Tokens
 
 __all__ = ["Features", "FlexiCodec"]
 
+MAX_PADDED_SHARE = 0.1  # of a batch on the CPU, where a batch is no faster than its clips one by one
 TOKENIZE_OPTIONS = ("threshold", "frame_rate", "durations", "policy", "max_duration", "num_codebooks", "margins")
+FEATURE_OPTIONS = ("sample_rate", "channels", "windows", "precision")
 STREAM_OPTIONS = ("threshold", "frame_rate", "policy", "max_duration", "num_codebooks", "margins", "windows")
 UNRELATED_SETTINGS = {"acoustic": ("decoder_width",), "merging": ("threshold", "threshold_range", "max_duration")}
 
@@ -79,6 +86,7 @@ class FlexiCodec(FlexiCodecNetwork):
     """
 
     model_type = "flexicodec"
+    fixed_options: ClassVar[Mapping[str, Any]] = {"compatible": False}
     load_report: Any = None  # of a model that was converted: what was left out, see checkpoint.LoadReport
     token_modules = (
         "semantic_encoder",
@@ -144,59 +152,41 @@ class FlexiCodec(FlexiCodecNetwork):
 
     # -------------------------------------------------------------------------------------------------------- encoding
 
-    @property
-    def fixed_options(self) -> Mapping[str, Any]:
-        """See `Codec.fixed_options`."""
-        return {"compatible": False}
-
     def _encode(self, audio: Any, lengths: Any, options: EncodeOptions) -> Tokens:
         choice = self._choose(options)  # refuses a wrong rate before any work is done
-        features = self.features(
-            audio,
-            lengths,
-            sample_rate=options.sample_rate,
-            channels=options.channels,
-            acoustic=choice.num_codebooks > 0,
-            windows=options.windows,
-            precision=options.precision,
-        )
+        features = self._batch_features(audio, lengths, options, acoustic=choice.num_codebooks > 0)
         return self._tokenize(features, choice)
 
     @inference_call
-    def features(  # type: ignore[override]
-        self,
-        audio: Any,
-        lengths: Any = None,
-        *,
-        sample_rate: int | None = None,
-        channels: Channels | None = None,
-        acoustic: bool = True,
-        windows: Windows | None = WINDOWS,
-        precision: Precision = "float32",
-    ) -> Features:
+    def features(self, audio: Any, lengths: Any = None, *, acoustic: bool = True, **options: Any) -> Features:
         """Run both encoders once; `tokenize` then makes tokens at any number of rates.
 
         Args:
-            audio: As for `encode`, and so are the others.
+            audio: As for `encode`.
+            lengths: As for `encode`.
             acoustic: Run the convolutional encoder too; semantic tokens alone do not need it.
+            options: Those of `encode` that concern the audio, windows and precision.
         """
-        check_precision(precision)
+        choices = self.read_options(options, of="features", names=FEATURE_OPTIONS)
+        return self._batch_features(audio, lengths, choices, acoustic)
+
+    def _batch_features(self, audio: Any, lengths: Any, options: EncodeOptions, acoustic: bool) -> Features:
+        """Encode a batch, clip by clip where clips are long or it would be mostly padding."""
         batch, audio_lengths = as_batch(
             audio,
             lengths,
-            sample_rate=sample_rate,
+            sample_rate=options.sample_rate,
             target_sample_rate=self.sample_rate,
-            channels=channels,
+            channels=options.channels,
             device=self.device,
         )
         frames = self.frame_counts(audio_lengths)
-        if not runs_clip_by_clip(self, frames, windows):
-            return self._features(batch, audio_lengths, frames, acoustic, windows, precision)
+        if not self.runs_clip_by_clip(frames, options.windows):
+            return self._features(batch, audio_lengths, frames, acoustic, options)
         clips = []
         for i, length in enumerate(audio_lengths.tolist()):
             row = slice(i, i + 1)
-            clip = batch[row, :length]
-            clips.append(self._features(clip, audio_lengths[row], frames[row], acoustic, windows, precision))
+            clips.append(self._features(batch[row, :length], audio_lengths[row], frames[row], acoustic, options))
         return Features.cat(clips)
 
     def _features(
@@ -205,11 +195,12 @@ class FlexiCodec(FlexiCodecNetwork):
         audio_lengths: Int[Tensor, " batch"],
         frames: Int[Tensor, " batch"],
         acoustic: bool,
-        windows: Windows | None,
-        precision: Precision,
+        options: EncodeOptions,
     ) -> Features:
         """Encode one long clip in pieces, or any number of others side by side."""
-        if windows is not None and len(frames) == 1 and is_long(self, frames, windows):
+        windows = options.windows
+        precision = options.precision
+        if windows is not None and self._is_long(frames, windows):
             semantic = chunked.encode_semantic(self, audio, audio_lengths, frames, windows, precision)
         else:
             semantic = self.encode_semantic(audio, audio_lengths, frames, precision)
@@ -251,7 +242,7 @@ class FlexiCodec(FlexiCodecNetwork):
         durations = validate_durations(durations, features.lengths, choice.max_duration)
 
         # Quantize, clip by clip where clips are long or a batch would be mostly padding.
-        if runs_clip_by_clip(self, features.lengths, features.windows):
+        if self.runs_clip_by_clip(features.lengths, features.windows):
             batches = [(features[i], clip[:, clip[0] > 0]) for i, clip in enumerate(durations.split(1))]
         else:
             batches = [(features, durations)]
@@ -286,7 +277,7 @@ class FlexiCodec(FlexiCodecNetwork):
         self, features: Features, durations: Int[Tensor, "batch tokens"], num_codebooks: int
     ) -> Iterator[QuantizedTokens]:
         """Quantize one long clip in pieces, or any number of others side by side as one piece."""
-        if features.windows is not None and len(features) == 1 and is_long(self, features.lengths, features.windows):
+        if features.windows is not None and self._is_long(features.lengths, features.windows):
             yield from chunked.quantize(self, features, durations, num_codebooks)
             return
         semantic, acoustic = self.quantize(features, durations, num_codebooks)
@@ -315,7 +306,7 @@ class FlexiCodec(FlexiCodecNetwork):
     # -------------------------------------------------------------------------------------------------------- decoding
 
     def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
-        if runs_clip_by_clip(self, tokens.frame_lengths, options.windows):
+        if self.runs_clip_by_clip(tokens.frame_lengths, options.windows):
             clips = [self._decode_together(tokens[i], options) for i in range(len(tokens))]
             return pad_and_cat(clips)
         return self._decode_together(tokens, options)
@@ -323,7 +314,7 @@ class FlexiCodec(FlexiCodecNetwork):
     def _decode_together(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
         """Decode one long clip in pieces, or any number of others side by side."""
         windows = options.windows
-        if windows is not None and len(tokens) == 1 and is_long(self, tokens.frame_lengths, windows):
+        if windows is not None and self._is_long(tokens.frame_lengths, windows):
             frames = chunked.smooth(self, tokens, windows, options.precision)
         else:
             latents = self._dequantize(tokens)
@@ -386,6 +377,19 @@ class FlexiCodec(FlexiCodecNetwork):
         return streaming_decode.inputs(self, tokens)
 
     # --------------------------------------------------------------------------------------------------------- choices
+
+    def runs_clip_by_clip(self, lengths: Int[Tensor, " batch"], windows: Windows | None) -> bool:
+        """Decide whether clips of so many frames run one by one: long ones do, and ragged batches on the CPU."""
+        if len(lengths) == 1:
+            return False
+        longest = int(lengths.max())
+        if self.device.type == "cpu" and 1 - float(lengths.sum()) / (len(lengths) * longest) > MAX_PADDED_SHARE:
+            return True
+        return windows is not None and longest > windows.seconds * self.base_frame_rate
+
+    def _is_long(self, lengths: Int[Tensor, " batch"], windows: Windows) -> bool:
+        """Tell whether one clip of so many frames is longer than a window, and so runs in pieces."""
+        return len(lengths) == 1 and int(lengths) > windows.seconds * self.base_frame_rate
 
     def is_windowed(self, num_codebooks: int | None = None) -> bool:
         """Tell whether tokens depend on a limited part of a clip, so that pieces and streams can equal the whole.

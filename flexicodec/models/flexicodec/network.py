@@ -9,6 +9,7 @@ Nothing here validates its input or knows `Tokens`. Training composes these step
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -20,10 +21,9 @@ from flexicodec.audio import pad_or_trim
 from flexicodec.encoders.base import SanmConfig, SemanticEncoder, SSLConfig
 from flexicodec.merging import unmerge
 from flexicodec.merging.aggregators import MeanAggregator, QueryAggregator
-from flexicodec.models.codec import Codec
+from flexicodec.models.codec import Codec, Precision, autocast
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.frame_resampler import resample_frames
-from flexicodec.models.precision import Precision, autocast
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.convnext import ConvNeXtStack
 from flexicodec.nn.dac import DACDecoder, DACEncoder
@@ -113,6 +113,8 @@ class QuantizedTokens:
 
 def pad_and_cat(clips: Sequence[Tensor]) -> Tensor:
     """Join along the batch what differs in the length of its last axis, zeros behind the shorter ones."""
+    if len(clips) == 1:
+        return clips[0]
     longest = max(clip.shape[-1] for clip in clips)
     return torch.cat([F.pad(clip, (0, longest - clip.shape[-1])) for clip in clips])
 
@@ -180,12 +182,12 @@ class FlexiCodecNetwork(Codec):
             acoustic.strides[::-1], acoustic.decoder_width, dim, exact_length=config.geometry == "whole"
         )
 
-    @property
+    @cached_property
     def num_codebooks(self) -> int:
         """Acoustic codebooks; the semantic one is not counted."""
         return self.acoustic_quantizer.num_codebooks
 
-    @property
+    @cached_property
     def max_duration(self) -> int | None:
         """Default limit on the frames of a token; None for no limit."""
         return self.config.merging.max_duration if self.config.merging else 1

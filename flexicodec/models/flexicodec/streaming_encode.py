@@ -17,9 +17,9 @@ from flexicodec.code_margins import Margins
 from flexicodec.encoders.base import SemanticEncoder
 from flexicodec.merging import cosine_similarities
 from flexicodec.merging.aggregators import AggregatorState, MeanAggregator, StreamingAggregator
+from flexicodec.models.codec import Precision, autocast
 from flexicodec.models.flexicodec.frame_resampler import FrameResampler
 from flexicodec.models.flexicodec.network import FlexiCodecNetwork, QuantizedTokens
-from flexicodec.models.precision import Precision, autocast
 from flexicodec.models.streaming.encoder import EncoderOptions, EndOfClip
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.sequential import SequentialState

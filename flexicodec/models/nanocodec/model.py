@@ -12,12 +12,11 @@ from torch import Tensor
 
 from flexicodec.audio import as_batch, fit_lengths
 from flexicodec.config import from_dict, non_defaults, to_dict
-from flexicodec.models.codec import Codec, EncodeOptions, check_samples
+from flexicodec.models.codec import Codec, EncodeOptions, autocast, check_samples
 from flexicodec.models.margins import fixed_rate_margins
 from flexicodec.models.nanocodec.config import PUBLISHED, NanoCodecConfig, names_at, whereabouts
 from flexicodec.models.nanocodec.hifigan import HiFiGANDecoder, HiFiGANEncoder
 from flexicodec.models.nanocodec.streaming import NanoCodecStreamingTokenizer
-from flexicodec.models.precision import autocast
 from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
 from flexicodec.models.streaming.encoder import EncoderOptions, StreamingEncoder
 from flexicodec.nn.streaming import StreamingModule
