@@ -261,7 +261,7 @@ def _read_folder(source: str, model: FlexiCodecNetwork) -> _Source:
             held = json.loads((folder / CONFIG_NAME).read_text())
         except (OSError, ValueError):
             held = None
-        if isinstance(held, dict) and "fingerprint" in held:  # written by `save_pretrained`
+        if isinstance(held, dict) and {"fingerprint", "config"} <= held.keys():  # `save_pretrained` wrote it
             return _Source(read_weights(folder / WEIGHTS_NAME), config=held["config"])
     if (path / CONFIG_NAME).is_file() and isinstance(encoder, SSLConfig):
         return _encoder_source(ssl_state(path, encoder))
