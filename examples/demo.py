@@ -1,6 +1,6 @@
-"""Encode a recording at several frame rates from one pass of the encoders, decode the files, draw and measure.
+"""Encode a recording at several frame rates from one pass of the encoders, decode the files, plot and measure.
 
-`make demo` runs it; results are in demo/. With your own recording: `python examples/demo.py --audio talk.flac`.
+Run by `make demo`; results are in demo/. With your own recording: `python examples/demo.py --audio talk.flac`.
 """
 
 import argparse
@@ -22,16 +22,16 @@ FRAME_RATES = (12.5, 8.33, 6.25, 4.0)
 
 @dataclass(frozen=True)
 class Row:
-    """What one frame rate gave.
+        """Results at one frame rate.
 
     Attributes:
-        asked: Tokens per second asked for.
+        asked: Target in tokens per second.
         realised: Tokens per second of this clip.
-        tokens: How many.
+        tokens: Number of tokens.
         file_bytes: Size of the token file, header included.
         bitrate_kbps: Codes and durations, without header.
-        stoi: Intelligibility of what was decoded, 1 is best.
-        encode_seconds: From audio to the file; both encoders ran once, and count in every row.
+        stoi: Intelligibility of the decoded audio, 1 is best.
+        encode_seconds: From audio to the file. Includes the single pass of both encoders in every row.
         decode_seconds: From the file to audio.
     """
 
@@ -46,7 +46,7 @@ class Row:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write what the options ask for, and print the table."""
+        """Encode and decode one recording at several frame rates, and print a table."""
     args = parse(argv)
     try:
         codec = flexicodec.load(args.model)
@@ -59,15 +59,15 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.model} on {audio.shape[1] / codec.sample_rate:.2f} s of {args.audio}, {threads} CPU threads\n")
     print(table(rows))
     print("\nkbps: codes and durations, without the file's header")
-    print("encode: both encoders, which ran once for all rates, then merging and quantising at this one")
-    print(f"in {args.output}/: original.wav; for each rate the tokens (.flxc), their sound (.wav) and a picture (.png)")
+        print("encode: both encoders (run once for all rates), then merging and quantising at this rate")
+    print(f"in {args.output}/: original.wav; for each rate tokens (.flxc), decoded audio (.wav) and a figure (.png)")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Read the options."""
+        """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="flexicodec-mini", help="name, folder or hub id (default: %(default)s)")
-    parser.add_argument("--audio", type=Path, default=EXAMPLE, help="a recording (default: the one that ships)")
+    parser.add_argument("--audio", type=Path, default=EXAMPLE, help="a recording (default: the packaged example)")
     parser.add_argument("-o", "--output", type=Path, default=Path("demo"), help="folder (default: %(default)s)")
     parser.add_argument(
         "--frame-rates", type=float, nargs="+", default=FRAME_RATES, metavar="HZ", help="tokens per second"
@@ -76,9 +76,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def run(codec: flexicodec.Codec, audio: torch.Tensor, frame_rates: Iterable[float], output: Path) -> list[Row]:
-    """Take audio [1, S] to files and back at each rate, and write everything to the folder."""
+        """Encode audio [1, S] to a file and decode it at each rate; write everything to the folder."""
     flexicodec.write_audio(output / "original.wav", audio, codec.sample_rate)
-    codec.decode(codec.encode(audio[:, : codec.sample_rate]))  # the first call of anything is slower than the rest
+    codec.decode(codec.encode(audio[:, : codec.sample_rate]))    # warm up: first calls are slower
     started = time.perf_counter()
     features = codec.features(audio)
     features_seconds = time.perf_counter() - started
@@ -89,7 +89,7 @@ def run(codec: flexicodec.Codec, audio: torch.Tensor, frame_rates: Iterable[floa
         started = time.perf_counter()
         codec.tokenize(features, frame_rate=rate).save(path)
         encoded = time.perf_counter()
-        tokens = flexicodec.Tokens.load(path)  # from here on, all there is
+        tokens = flexicodec.Tokens.load(path)    # the decoder gets the file only
         decoded_audio = codec.decode(tokens)
         decoded = time.perf_counter()
         flexicodec.write_audio(path.with_suffix(".wav"), decoded_audio, codec.sample_rate)
@@ -110,9 +110,9 @@ def run(codec: flexicodec.Codec, audio: torch.Tensor, frame_rates: Iterable[floa
 
 
 def intelligibility(reference: torch.Tensor, estimate: torch.Tensor, sample_rate: int) -> float:
-    """Measure STOI (Taal et al., 2011); NaN for recordings with too little speech for it."""
+        """Measure STOI (Taal et al., 2011); NaN for recordings with too little speech."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # how pystoi says so
+        warnings.simplefilter("error", RuntimeWarning)    # pystoi's signal for too little speech
         try:
             return float(stoi(reference[0].numpy(), estimate[0].numpy(), sample_rate))
         except RuntimeWarning:
@@ -120,7 +120,7 @@ def intelligibility(reference: torch.Tensor, estimate: torch.Tensor, sample_rate
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Lay the rows out under their headings."""
+        """Format the rows as an aligned text table."""
     lines = [("asked Hz", "realised Hz", "tokens", "file bytes", "kbps", "STOI", "encode s", "decode s")]
     for row in rows:
         numbers = (
