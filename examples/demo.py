@@ -22,7 +22,7 @@ FRAME_RATES = (12.5, 8.33, 6.25, 4.0)
 
 @dataclass(frozen=True)
 class Row:
-        """Results at one frame rate.
+    """Results at one frame rate.
 
     Attributes:
         asked: Target in tokens per second.
@@ -46,7 +46,7 @@ class Row:
 
 
 def main(argv: list[str] | None = None) -> None:
-        """Encode and decode one recording at several frame rates, and print a table."""
+    """Encode and decode one recording at several frame rates, and print a table."""
     args = parse(argv)
     try:
         codec = flexicodec.load(args.model)
@@ -59,12 +59,12 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.model} on {audio.shape[1] / codec.sample_rate:.2f} s of {args.audio}, {threads} CPU threads\n")
     print(table(rows))
     print("\nkbps: codes and durations, without the file's header")
-        print("encode: both encoders (run once for all rates), then merging and quantising at this rate")
+    print("encode: both encoders (run once for all rates), then merging and quantising at this rate")
     print(f"in {args.output}/: original.wav; for each rate tokens (.flxc), decoded audio (.wav) and a figure (.png)")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-        """Parse the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="flexicodec-mini", help="name, folder or hub id (default: %(default)s)")
     parser.add_argument("--audio", type=Path, default=EXAMPLE, help="a recording (default: the packaged example)")
@@ -76,9 +76,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def run(codec: flexicodec.Codec, audio: torch.Tensor, frame_rates: Iterable[float], output: Path) -> list[Row]:
-        """Encode audio [1, S] to a file and decode it at each rate; write everything to the folder."""
+    """Encode audio [1, S] to a file and decode it at each rate; write everything to the folder."""
     flexicodec.write_audio(output / "original.wav", audio, codec.sample_rate)
-    codec.decode(codec.encode(audio[:, : codec.sample_rate]))    # warm up: first calls are slower
+    codec.decode(codec.encode(audio[:, : codec.sample_rate]))  # warm up: first calls are slower
     started = time.perf_counter()
     features = codec.features(audio)
     features_seconds = time.perf_counter() - started
@@ -89,7 +89,7 @@ def run(codec: flexicodec.Codec, audio: torch.Tensor, frame_rates: Iterable[floa
         started = time.perf_counter()
         codec.tokenize(features, frame_rate=rate).save(path)
         encoded = time.perf_counter()
-        tokens = flexicodec.Tokens.load(path)    # the decoder gets the file only
+        tokens = flexicodec.Tokens.load(path)  # the decoder gets the file only
         decoded_audio = codec.decode(tokens)
         decoded = time.perf_counter()
         flexicodec.write_audio(path.with_suffix(".wav"), decoded_audio, codec.sample_rate)
@@ -110,9 +110,9 @@ def run(codec: flexicodec.Codec, audio: torch.Tensor, frame_rates: Iterable[floa
 
 
 def intelligibility(reference: torch.Tensor, estimate: torch.Tensor, sample_rate: int) -> float:
-        """Measure STOI (Taal et al., 2011); NaN for recordings with too little speech."""
+    """Measure STOI (Taal et al., 2011); NaN for recordings with too little speech."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)    # pystoi's signal for too little speech
+        warnings.simplefilter("error", RuntimeWarning)  # pystoi's signal for too little speech
         try:
             return float(stoi(reference[0].numpy(), estimate[0].numpy(), sample_rate))
         except RuntimeWarning:
@@ -120,7 +120,7 @@ def intelligibility(reference: torch.Tensor, estimate: torch.Tensor, sample_rate
 
 
 def table(rows: Iterable[Row]) -> str:
-        """Format the rows as an aligned text table."""
+    """Format the rows as an aligned text table."""
     lines = [("asked Hz", "realised Hz", "tokens", "file bytes", "kbps", "STOI", "encode s", "decode s")]
     for row in rows:
         numbers = (

@@ -1,4 +1,4 @@
-"""Compare settings that cost alike, clip by clip, from the rows that `flexicodec evaluate` left.
+"""Compare settings of similar bitrate, clip by clip, from the rows of `flexicodec evaluate`.
 
 python experiments/evaluation/pairs.py RESULTS --output experiments/evaluation/results/pairs.json
 """
@@ -42,12 +42,12 @@ def main() -> None:
 
 
 def ends(score: Score) -> dict[str, float]:
-    """The difference with its interval over speakers."""
+    """Return the difference with its interval over speakers."""
     return {"difference": score.value, "low": score.speakers.low, "high": score.speakers.high}
 
 
 def cell(score: dict[str, float], metric: str) -> str:
-    """Write a difference with its interval."""
+    """Format a difference with its interval."""
     value, low, high = (f"{score[name]:+.{METRICS[metric]}f}" for name in ("difference", "low", "high"))
     return f"{value} ({low} to {high})"
 

@@ -1,4 +1,4 @@
-"""What an export keeps and what 8 bits cost: flips, STOI, size and speed of flexicodec-mini under onnxruntime.
+"""Accuracy of an ONNX export and cost of 8 bits: flips, STOI, size and speed of flexicodec-mini under onnxruntime.
 
 flexicodec export flexicodec-mini -o FLOAT && flexicodec export flexicodec-mini -o INT8 --int8
 python experiments/export/run.py FLOAT INT8 --manifest eval.jsonl --output experiments/export/results.json
@@ -72,14 +72,14 @@ def main() -> None:
 
 
 def pooled(found: list[Agreement]) -> dict:
-    """Counts added up, largest differences of all."""
+    """Sum counts over clips and take the largest differences."""
     rows = [asdict(each) for each in found]
     pool = {"margin": max, "audio": max}
     return {name: pool.get(name, sum)(row[name] for row in rows) for name in rows[0]}
 
 
 def flips(codec, exported, clips: list[torch.Tensor]) -> dict:
-    """Codes that differ at the same durations: of each codebook, the semantic one first, and tokens with any."""
+    """Count differing codes at the same durations: by codebook, semantic first, and tokens with any difference."""
     counts, tokens, touched = torch.zeros(1 + codec.num_codebooks, dtype=torch.long), 0, 0
     for clip in clips:
         ours = codec.encode(clip, frame_rate=FRAME_RATE)
@@ -92,18 +92,18 @@ def flips(codec, exported, clips: list[torch.Tensor]) -> dict:
 
 
 def score(clip: torch.Tensor, encoder, decoder) -> float:
-    """STOI of a clip that went through both."""
+    """Measure STOI of a clip encoded and decoded by these codecs."""
     tokens = encoder.encode(clip, frame_rate=FRAME_RATE)
     return ClipPair(clip[0].numpy(), decoder.decode(tokens)[0].numpy(), encoder.sample_rate).stoi()
 
 
 def sizes(folder: Path) -> dict[str, float]:
-    """MiB of every file."""
+    """Return the size of every file in MiB."""
     return {path.name: round(path.stat().st_size / 2**20, 2) for path in sorted(folder.iterdir())}
 
 
 def timed(codecs: dict, repeats: int) -> dict:
-    """CPU seconds per second of audio on one thread, turn by turn; medians, lowest and highest."""
+    """Measure CPU seconds per second of audio on one thread, interleaved; median, lowest and highest."""
     example = flexicodec.read_audio(Path(flexicodec.__file__).parent / "assets" / "example.flac")
     audio = example.repeat(1, 2)[:, : TIMED_SECONDS * 16_000]
     tokens = {name: codec.encode(audio, frame_rate=FRAME_RATE) for name, codec in codecs.items()}

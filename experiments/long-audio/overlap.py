@@ -1,11 +1,10 @@
-"""How many tokens of a long clip differ from those of the whole clip, by how long windows are and how far they overlap.
+"""Tokens of a long clip encoded in windows against those of the whole clip, by window length and overlap.
 
     python experiments/long-audio/overlap.py speech/eval.jsonl --model mini --output experiments/long-audio/overlap.json
 
-Three models, none of which is the released one: its architecture with random weights ("full"); flexicodec-mini with the
-windows taken off its attention ("global"), which was not trained to see so much; and flexicodec-mini whose encoder,
-without dither, is heard through windows as if nobody knew how far it sees ("mini"). Codes are compared on the
-boundaries of the whole clip, for where boundaries move there is nothing to compare.
+Three models, none of them the released one: its architecture with random weights ("full"); flexicodec-mini without
+attention windows ("global"), for which it was not trained; and flexicodec-mini with its encoder, without dither,
+treated as a user-supplied encoder of unknown context ("mini"). Codes are compared on the boundaries of the whole clip.
 """
 
 import argparse
@@ -30,14 +29,14 @@ NEAR_SECONDS = 1.0  # of a seam between windows
 
 
 def random_weights() -> FlexiCodec:
-    """The released architecture, with random weights and nothing that decodes."""
+    """Build the released architecture with random weights, without a decoder."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return FlexiCodec(FlexiCodecConfig(bottleneck=None)).eval()
 
 
 def unbounded_mini() -> FlexiCodec:
-    """flexicodec-mini, whose attention sees the whole clip."""
+    """Build flexicodec-mini with global attention."""
     mini = flexicodec.load("flexicodec-mini")
     values = mini.config_dict()
     values["semantic_encoder"]["window"] = None
@@ -51,7 +50,7 @@ def unbounded_mini() -> FlexiCodec:
 
 
 class Unknown:
-    """An encoder of which nothing is known but what it hears."""
+    """Semantic encoder that does not state its context."""
 
     def __init__(self, encoder: Any) -> None:
         self.encoder, self.frame_rate, self.dim = encoder, encoder.frame_rate, encoder.dim
@@ -61,10 +60,11 @@ class Unknown:
 
 
 def unknown_mini() -> FlexiCodec:
-    """flexicodec-mini, to be heard through windows of sound."""
+    """Build flexicodec-mini with its encoder running on windows of audio."""
     mini = flexicodec.load("flexicodec-mini")
     config = mini.config.semantic_encoder
-    encoder = replace(config, front_end=replace(config.front_end, dither=0.0)).build()  # it is counted from the start
+    # Dither depends on the position in the clip.
+    encoder = replace(config, front_end=replace(config.front_end, dither=0.0)).build()
     encoder.load_state_dict(mini.semantic_encoder.state_dict())
     codec = FlexiCodec(mini.config, Unknown(encoder.eval())).eval()
     state = {name: weight for name, weight in mini.state_dict().items() if not name.startswith("semantic_encoder.")}
@@ -76,7 +76,7 @@ MODELS = {"full": random_weights, "global": unbounded_mini, "mini": unknown_mini
 
 
 def speech(manifest: Path, seconds: float, sample_rate: int) -> torch.Tensor:
-    """So many seconds of utterances, one behind the other."""
+    """Concatenate utterances up to this duration in seconds."""
     clips, have = [], 0.0
     for utterance in read_manifest(manifest):
         clips.append(torch.from_numpy(read_utterance(utterance, sample_rate)))
@@ -87,12 +87,12 @@ def speech(manifest: Path, seconds: float, sample_rate: int) -> torch.Tensor:
 
 
 def share(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Share of places that differ."""
+    """Return the share of differing entries."""
     return round(float((ours != theirs).double().mean()), 4)
 
 
 def near_seams(tokens: flexicodec.Tokens, windows: flexicodec.Windows) -> torch.Tensor:
-    """Mark the tokens that lie at the end of what some window gives out."""
+    """Mark the tokens near a seam between windows."""
     seam = windows.seconds - 2 * windows.overlap_seconds
     middle = tokens.times(0).mean(-1)
     nearest = (middle / seam).round().clamp(min=1) * seam
@@ -101,7 +101,7 @@ def near_seams(tokens: flexicodec.Tokens, windows: flexicodec.Windows) -> torch.
 
 @torch.no_grad()
 def compare(codec: FlexiCodec, audio: torch.Tensor, frame_rate: float) -> dict[str, Any]:
-    """Encode whole, and in windows of several lengths with several overlaps."""
+    """Encode the clip whole and in windows of several lengths and overlaps."""
     whole, rows = codec.features(audio, windows=None), []
     tokens = codec.tokenize(whole, frame_rate=frame_rate)
     ends = set(tokens.durations[0].cumsum(0).tolist())
@@ -131,13 +131,13 @@ def compare(codec: FlexiCodec, audio: torch.Tensor, frame_rate: float) -> dict[s
 
 
 def main() -> None:
-    """Compare a model with itself, and add what differs to the results."""
+    """Compare encoding in windows with the whole clip for one model, and add the rows to the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--model", choices=MODELS, default="mini")
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--frame-rate", type=float, default=6.25)
-    parser.add_argument("--output", type=Path, help="what it holds of other models stays")
+    parser.add_argument("--output", type=Path, help="rows of other models in it are kept")
     args = parser.parse_args()
     torch.set_num_threads(1)
     codec = MODELS[args.model]()

@@ -1,4 +1,4 @@
-"""Peak memory and time of encoding or decoding one long clip, in a process of its own.
+"""Peak memory and time of encoding or decoding one long clip, one process per measurement.
 
 python experiments/long-audio/run.py encode --model full --minutes 60 --tokens /tmp/hour.flxc --output full-60.jsonl
 python experiments/long-audio/run.py decode --model full --minutes 60 --tokens /tmp/hour.flxc --output full-60.jsonl
@@ -18,12 +18,12 @@ import flexicodec
 
 
 def peak_gib() -> float:
-    """Peak resident memory of this process so far."""
+    """Return the peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def resident_gib() -> float:
-    """Resident memory of this process now."""
+    """Return the current resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**30
 
 
@@ -39,7 +39,7 @@ def build(model: str):
 
 
 def bursts(samples: int) -> torch.Tensor:
-    """Noise in bursts of 100 ms, made in a place of its own size: what is measured is the codec's memory."""
+    """Generate noise bursts of 100 ms in place: only the codec's memory is to be measured."""
     generator, audio = torch.Generator().manual_seed(0), torch.empty(samples)
     for minute in audio.split(60 * 16_000):
         minute.normal_(std=0.1, generator=generator)
@@ -49,7 +49,7 @@ def bursts(samples: int) -> torch.Tensor:
 
 
 def machine() -> str:
-    """What this ran on."""
+    """Describe the machine and the software."""
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     cpu = names[0].split(": ")[1] if names else "unknown"
     return f"{cpu}, {os.cpu_count()} cores, torch {torch.__version__}"
@@ -63,9 +63,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--window", type=float, default=flexicodec.Windows.seconds, help="seconds of global attention")
     parser.add_argument("--overlap", type=float, default=flexicodec.Windows.overlap_seconds, help="seconds either side")
-    parser.add_argument("--whole", action="store_true", help="no windows, however long the clip")
-    parser.add_argument("--tokens", type=Path, required=True, help="encode writes them here, decode reads them")
-    parser.add_argument("--output", type=Path, help="a line of JSON is added to it")
+    parser.add_argument("--whole", action="store_true", help="no windows for clips of any length")
+    parser.add_argument("--tokens", type=Path, required=True, help="file written by encode and read by decode")
+    parser.add_argument("--output", type=Path, help="file to append a line of JSON to")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     windows = None if arguments.whole else flexicodec.Windows(arguments.window, arguments.overlap)

@@ -1,10 +1,10 @@
-"""How often boundaries and codes flip between precisions, batches, threads, pieces and devices, by their margin.
+"""Flips of boundaries and codes between precisions, batches, threads, pieces and devices, by margin.
 
     python experiments/margins/run.py speech/eval.jsonl --clips 40 --output experiments/margins/results.json
 
-Every clip is encoded in float32, alone and whole, with margins; then again in other ways. A decision is compared only
-where all before it were the same (`flexicodec.models.margins`). The codes are compared on the boundaries of
-the first encoding, for where boundaries flip there is nothing to compare.
+Every clip is encoded in float32, alone and whole, with margins, then again with other settings. A decision is compared
+only if all preceding ones are equal (`flexicodec.models.margins`). Codes are compared on the boundaries of the first
+encoding.
 """
 
 import argparse
@@ -31,7 +31,7 @@ Encode = Callable[..., list[flexicodec.Tokens]]
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Use so many threads."""
+    """Run with this number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -42,7 +42,7 @@ def threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def side_by_side() -> Iterator[None]:
-    """Pad ragged batches as on a GPU; on the CPU their clips are otherwise taken one by one."""
+    """Pad ragged batches as on a GPU; on the CPU their clips are otherwise processed one by one."""
     before, model.MAX_PADDED_SHARE = model.MAX_PADDED_SHARE, 1.0
     try:
         yield
@@ -51,7 +51,7 @@ def side_by_side() -> Iterator[None]:
 
 
 def one_by_one(codec: Any, clips: list[Tensor], settings: list[dict[str, Any]], **same: Any) -> list[flexicodec.Tokens]:
-    """Encode clips alone."""
+    """Encode clips one by one."""
     return [codec.encode(clip, **each, **same).to("cpu") for clip, each in zip(clips, settings, strict=True)]
 
 
@@ -82,7 +82,7 @@ def by_margin(decisions: Decisions) -> list[dict[str, Any]]:
 
 
 def ranking(decisions: Decisions) -> float | None:
-    """Probability that a decision which flipped had a smaller margin than one which did not (area under the ROC)."""
+    """Return the ROC area: the probability that a flipped decision has a smaller margin than an unchanged one."""
     flipped, kept = decisions.margins[decisions.flipped], decisions.margins[~decisions.flipped]
     if not len(flipped) or not len(kept):
         return None
@@ -93,7 +93,7 @@ def ranking(decisions: Decisions) -> float | None:
 
 
 def summary(decisions: Decisions) -> dict[str, Any]:
-    """What is worth knowing about the flips of one kind of decision."""
+    """Summarise the flips of one kind of decision."""
     flipped = decisions.margins[decisions.flipped]
     return {
         "decisions": len(decisions),
@@ -106,7 +106,7 @@ def summary(decisions: Decisions) -> dict[str, Any]:
 
 
 def compare(codec: Any, first: list[flexicodec.Tokens], encode: Encode, choice: dict[str, Any]) -> dict[str, Any]:
-    """Encode anew, freely and on the first boundaries, and count what flipped."""
+    """Encode again, with new boundaries and with those of the reference, and count flips."""
     reach = codec.semantic_decoder_stack.reach
     free = encode([choice] * len(first))
     found = [compare_codes(a, b, reach) for a, b in zip(first, free, strict=True)]
@@ -123,12 +123,12 @@ def compare(codec: Any, first: list[flexicodec.Tokens], encode: Encode, choice: 
 
 
 def main() -> None:
-    """Encode in every way there is, and print what flipped."""
+    """Encode with all settings and print the flips."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--model", default="flexicodec-mini")
     parser.add_argument("--clips", type=int, default=40)
-    parser.add_argument("--frame-rate", type=float, help="Hz, met exactly; the model's threshold if left out")
+    parser.add_argument("--frame-rate", type=float, help="exact rate in Hz (default: the model's threshold)")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,9 +1,8 @@
 """Which block of the recogniser gives token boundaries that follow speech best?
 
-For every block of a recogniser: cut clips with known phone boundaries at an exact rate by the similarity of that
-block's features (normalised without gain, as a codec that ends there would have them), and count how many token
-boundaries lie near a phone boundary, how many phone boundaries are found, and how long tokens last in silence and in
-speech.
+For every block of a recogniser: merge frames of clips with known phone boundaries at an exact rate, by the similarity
+of that block's features (normalised without gain, as in a codec with this last block), and measure precision and recall
+of the token boundaries against phone boundaries, and the token durations in silence and in speech.
 
     python experiments/mini/boundaries.py runs/asr-mini/model DIR/aligned.jsonl --output results/boundaries.json
 """
@@ -31,7 +30,7 @@ INTERVAL = re.compile(r'xmin = ([\d.]+)\s+xmax = ([\d.]+)\s+text = "(.*?)"')
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recogniser", type=Path, help="folder of a recogniser that `flexicodec train-asr` made")
+    parser.add_argument("recogniser", type=Path, help="folder of a recogniser trained by `flexicodec train-asr`")
     parser.add_argument("manifest", type=Path, help="JSONL with `path` and `alignment` (TextGrid with a tier `phones`)")
     parser.add_argument("--frame-rates", type=float, nargs="+", default=[4.0, 6.25, 8.33])
     parser.add_argument("--limit", type=int, default=80)
@@ -62,14 +61,14 @@ def main() -> None:
 
 
 def read_phones(path: Path) -> list[tuple[float, float, str]]:
-    """Start, end and label of the tier `phones` of a TextGrid."""
+    """Read start, end and label of the tier `phones` of a TextGrid."""
     text = path.read_text()
     return [(float(a), float(b), label) for a, b, label in INTERVAL.findall(text[text.index('"phones"') :])]
 
 
 @torch.no_grad()
 def block_similarities(model: Recognizer, audio: torch.Tensor) -> list[torch.Tensor]:
-    """Similarities [1, T-1] on the 12.5 Hz grid, from the features of every block."""
+    """Compute similarities [1, T-1] on the 12.5 Hz grid from the features of every block."""
     frames = torch.tensor([-(-audio.shape[1] // FRAME)])
     padded = F.pad(audio, (0, int(frames) * FRAME - audio.shape[1]))
     outputs: list[torch.Tensor] = []
@@ -88,7 +87,7 @@ def block_similarities(model: Recognizer, audio: torch.Tensor) -> list[torch.Ten
 def score(
     similarities: torch.Tensor, phones: list[tuple[float, float, str]], seconds: float, rate: float
 ) -> tuple[float, ...]:
-    """Boundary precision and recall against phones, and frames per token in silence and in speech."""
+    """Measure boundary precision and recall against phones, and frames per token in silence and in speech."""
     num_frames = similarities.shape[1] + 1
     durations = ExactRate(rate)(similarities, torch.tensor([num_frames]), seconds=[seconds], max_duration=8)[0]
     cuts = durations.cumsum(0)[:-1].numpy() * FRAME / 16_000

@@ -1,9 +1,9 @@
-"""Give a trained codec the thresholds that suit its own frozen encoder, and write it as it ships: in half precision.
+"""Calibrate the thresholds of a trained codec for its frozen encoder, and save it in half precision.
 
     python experiments/mini/calibrate.py runs/mini-v1/dynamic/model DIR/train.jsonl --output runs/mini-v1/model
 
-`threshold`, which is used where a call asks for no rate, gives the asked rate over every 15th training clip;
-`threshold_range` gives the slowest and the fastest.
+`threshold`, the default of `encode`, gives the target rate over every 15th training clip; `threshold_range` gives the
+lowest and the highest rate.
 """
 
 import argparse
@@ -22,10 +22,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of a trained codec")
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--every", type=int, default=15, help="use every so-many-th clip of the manifest")
-    parser.add_argument("--frame-rate", type=float, default=8.33, help="Hz that `threshold` is to give")
+    parser.add_argument("--every", type=int, default=15, help="use every N-th clip of the manifest")
+    parser.add_argument("--frame-rate", type=float, default=8.33, help="target rate of `threshold`, Hz")
     parser.add_argument(
-        "--range", type=float, nargs=2, default=(4.0, 12.0), help="Hz that `threshold_range` is to give"
+        "--range", type=float, nargs=2, default=(4.0, 12.0), help="target rates of `threshold_range`, Hz"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, required=True)

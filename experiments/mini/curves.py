@@ -1,6 +1,6 @@
-"""Draw a run's curves: python experiments/mini/curves.py RUN/curves.jsonl [RUN/curves.jsonl ...] -o docs/curves.png
+"""Plot curves of a run: python experiments/mini/curves.py RUN/curves.jsonl [RUN/curves.jsonl ...] -o docs/curves.png
 
-Several files are drawn one after the other, as stages of one training.
+Several files are plotted in sequence, as parts of one training.
 """
 
 import argparse

@@ -1,11 +1,13 @@
-"""Measure a codec on a manifest as the tables in README.md have it: STOI, PESQ and what a recogniser makes of it, by
-frame rate and by codebooks; token durations in silence and speech; and speed.
+"""Measure a codec on a manifest for the tables in README.md.
+
+Measures STOI, PESQ and character errors by frame rate and number of codebooks; token durations in silence and speech;
+and speed.
 
 python experiments/mini/evaluate.py ../shared/speech/eval.jsonl --output experiments/mini/results/v1.json \\
     --recogniser runs/asr-mini/model
 
-Quality is measured by `flexicodec.evaluation`, whose rows go into a folder beside the output: the same command goes on
-where it stopped.
+Quality is measured by `flexicodec.evaluation`, whose rows are stored in a folder next to the output: the same command
+resumes a stopped run.
 """
 
 import argparse
@@ -60,7 +62,7 @@ def main() -> None:
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
     }
     system = CodecSystem(codec, "model")
-    rows = arguments.output.with_suffix(".rows") / system.identity["weights"]  # those of another model stay apart
+    rows = arguments.output.with_suffix(".rows") / system.identity["weights"]  # one folder per model
     ears = f"ctc:{arguments.recogniser}" if arguments.recogniser else None
     all_codebooks = EvaluationConfig(
         MetricConfig(metrics=("stoi", "pesq_wb"), transcribers=(ears,) if ears else ()), Sweep(frame_rates=FRAME_RATES)
@@ -91,7 +93,7 @@ def main() -> None:
 
 
 def entries(rows: list[Row], ears: str | None, dutch: set[str]) -> list[dict]:
-    """Make an entry of the rows of each setting: over all clips, over the English ones and by corpus.
+    """Summarise the rows of each setting: over all clips, over the English ones and by corpus.
 
     Rates are those of the corpus: all tokens, or bits, over all seconds. `sem` is the standard error.
     """
@@ -128,7 +130,7 @@ def entries(rows: list[Row], ears: str | None, dutch: set[str]) -> list[dict]:
 
 
 def silence_durations(codec, clips, features, frame_rate: float) -> dict:
-    """Mean frames per token in silence and in speech, at the tau that gives `frame_rate` over all clips."""
+    """Return mean frames per token in silence and in speech, at the tau for `frame_rate` over all clips."""
     fit = fit_threshold(
         [f.similarities[0] for f in features],
         [int(f.lengths[0]) for f in features],
@@ -160,7 +162,7 @@ def silence_durations(codec, clips, features, frame_rate: float) -> dict:
 
 
 def speed(codec, clips, seconds: float = 10.0, repeats: int = 5) -> dict:
-    """CPU seconds per second of audio on one thread: the median over repeats of encoding and decoding ten seconds."""
+    """Measure CPU seconds per second of audio on one thread: the median of encoding and decoding ten seconds."""
     samples = int(seconds * codec.sample_rate)
     audio = torch.cat([clip[0] for clip in clips])[:samples]
     threads = torch.get_num_threads()

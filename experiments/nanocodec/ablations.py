@@ -2,10 +2,10 @@
 
     python experiments/nanocodec/ablations.py DIR --output experiments/nanocodec/results/ablations.json
 
-DIR holds `train.jsonl` and `eval.jsonl`; rows that the output has already stay as they are. Every row is a config of
-`toy/`: strides, codebooks, levels, padding and causality are the published model's (this is checked), and everything is
-narrow. All rows hear the same crops, in the same order; the hub of the table is trained with other seeds too, to show
-what a difference has to exceed.
+DIR contains `train.jsonl` and `eval.jsonl`; rows already in the output are kept. Every row is a config of `toy/`:
+strides, codebooks, levels, padding and causality are the published model's (this is checked), with few channels. All
+rows use the same crops in the same order; the base config of the table is also trained with other seeds, to measure the
+variance between runs.
 """
 
 import argparse
@@ -35,8 +35,8 @@ from flexicodec.training.trainer import train
 TOY = Path(__file__).parent / "toy"
 HUB, SEEDS = "nano_1.1kbps_12.5fps", (1, 2)
 SHAPE = ("strides", "causal", "padding_mode", "activation", "kernel_sizes")
-# Numbers of the rows in the paper's table 1; it prints some of them more than once. The model of 0.8 kbps cannot be
-# built: its levels are not published.
+# Row numbers in the paper's table 1; some rows are printed more than once there. The model of 0.8 kbps cannot be built:
+# its levels are not published.
 ROWS = {
     "lfsc_1.89kbps_21.5fps": "1",
     "ablations/noncausal_noncausal_21.5fps": "2",
@@ -56,9 +56,9 @@ METRICS = ("sqmos", "pesq", "mel_dist", "secs", "cer")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("speech", type=Path, help="folder with train.jsonl and eval.jsonl")
-    parser.add_argument("--steps", type=int, help="of every run; the configs' own otherwise")
+    parser.add_argument("--steps", type=int, help="steps of every run (default: the configs')")
     parser.add_argument("--clips", type=int, default=24, help="held-out clips, spread over the manifest")
-    parser.add_argument("--rows", type=int, help="train at most so many rows now; those in the output stay as they are")
+    parser.add_argument("--rows", type=int, help="maximum number of rows to train now; rows in the output are kept")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -79,13 +79,13 @@ def main() -> None:
         rows.append({"config": name, "seed": seed} | run(config, clips))
         print(rows[-1], flush=True)
         rows.sort(key=lambda row: (list(ROWS).index(row["config"]), row.get("seed", 0)))
-        write(arguments.output, {"clips": len(clips), "rows": rows})  # each time: a run that ends early leaves these
+        write(arguments.output, {"clips": len(clips), "rows": rows})  # after each row, for interrupted runs
         left = None if left is None else left - 1
     print_table(rows)
 
 
 def toy_config(name: str, wanted: NanoCodecConfig, manifest: Path) -> TrainingConfig:
-    """Read a toy row's config, and hold it against the published one."""
+    """Read a toy row's config, and compare it with the published one."""
     config = from_dict(TrainingConfig, load_yaml(TOY / f"{Path(name).name}.yaml"))
     assert isinstance(config.model, NanoCodecConfig)
     for part in ("encoder", "decoder"):
@@ -126,7 +126,7 @@ def run(config: TrainingConfig, clips: list[torch.Tensor]) -> dict[str, Any]:
 
 @torch.no_grad()
 def judge(codec: Any, clips: list[torch.Tensor]) -> dict[str, Any]:
-    """Measure held-out clips: mel distance, STOI of what is left at 16 kHz, and how many codes are in use."""
+    """Measure held-out clips: mel distance, STOI at 16 kHz, and the number of codes in use."""
     from pystoi import stoi
 
     distance = LogMelLoss(codec.sample_rate)
@@ -150,13 +150,13 @@ def judge(codec: Any, clips: list[torch.Tensor]) -> dict[str, Any]:
 
 
 def paper() -> dict[tuple[str, str], str]:
-    """Read the paper's table 1: cells of Markdown, by row and test set."""
+    """Read the paper's table 1 as Markdown cells, by row and test set."""
     with (Path(__file__).parent / "paper" / "table1.csv").open(newline="") as file:
         return {(row["row"], row["dataset"]): " | ".join(row[name] for name in METRICS) for row in csv.DictReader(file)}
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Print ours and the paper's as Markdown, one below the other: nothing in them can be compared cell by cell."""
+    """Print our table and the paper's as Markdown, one below the other: their cells are not comparable."""
     print("| config | enc/dec | Hz | codes | kbps | toy: mel distance | toy: STOI | codes in use |")
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:

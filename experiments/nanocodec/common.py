@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: which models, on which machine, and how a time is summed up."""
+"""Shared by the scripts of this folder: list of models, machine description, summary of times."""
 
 import json
 import platform
@@ -19,7 +19,7 @@ from flexicodec.models.nanocodec.model import NanoCodec
 Result = TypeVar("Result")
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "nanocodec"
-MODELS = (  # those of table 1 of the NanoCodec paper, in its order, and one that it leaves out
+MODELS = (  # table 1 of the NanoCodec paper, in its order, and one more
     "lfsc_1.89kbps_21.5fps",
     "ablations/noncausal_noncausal_21.5fps",
     "ablations/causal_causal",
@@ -34,7 +34,7 @@ MODELS = (  # those of table 1 of the NanoCodec paper, in its order, and one tha
 )
 
 DESCRIBE = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
-COMMIT = subprocess.run(DESCRIBE, capture_output=True, text=True, check=False).stdout.strip()  # when the run begins
+COMMIT = subprocess.run(DESCRIBE, capture_output=True, text=True, check=False).stdout.strip()  # at the start of the run
 
 
 def read_config(name: str) -> NanoCodecConfig:
@@ -43,38 +43,38 @@ def read_config(name: str) -> NanoCodecConfig:
 
 
 def random_codec(name: str) -> NanoCodec:
-    """Build a codec of this config with random weights."""
+    """Build a codec from this config with random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return NanoCodec(read_config(name)).eval()
 
 
 def causality(config: NanoCodecConfig) -> str:
-    """Say whether encoder and decoder are causal, as the paper's table does."""
+    """Return the causality of encoder and decoder in the paper's notation."""
     return f"{'C' if config.encoder.causal else 'N'}/{'C' if config.decoder.causal else 'N'}"
 
 
 def kbps(config: NanoCodecConfig) -> float:
-    """Return the bit rate, in bits per second over 1000, codes at log2 of their number."""
+    """Return the bitrate in kbps, with log2 of the codebook size per code."""
     codes = float(np.prod(config.quantizer.levels))
     return config.frame_rate * config.quantizer.num_groups * float(np.log2(codes)) / 1000
 
 
 def timed(function: Callable[..., Result], *arguments: Any) -> tuple[Result, float, float]:
-    """Return what a call gives, and the CPU seconds, of all threads, and the wall seconds that it takes."""
+    """Return the result of a call, its CPU seconds over all threads, and its wall seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = function(*arguments)
     return result, time.process_time() - cpu, time.perf_counter() - wall
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, quartiles and the smallest, to four digits."""
+    """Return median, quartiles and minimum, to four digits."""
     found = [*np.percentile(values, [50, 25, 75]), min(values)]
     return {name: float(f"{value:.4g}") for name, value in zip(("median", "q25", "q75", "best"), found, strict=True)}
 
 
 def write(path: Path | None, results: dict[str, Any]) -> None:
-    """Write results with the machine and the commit they come from."""
+    """Write results with machine and commit."""
     if path is None:
         return
     info = Path("/proc/cpuinfo")

@@ -1,9 +1,9 @@
-"""What LFSC and NanoCodec cost: weights, work, time, latency and memory of every config of the paper's table 1.
+"""Cost of LFSC and NanoCodec: weights, operations, time, latency and memory of every config of the paper's table 1.
 
     python experiments/nanocodec/cost.py --output experiments/nanocodec/results/cost.json [--nemo DIR]
 
-Weights are random: none of this depends on their values. With `--nemo` (see peer.py) NeMo's own code runs in the same
-rounds, on one thread and with the same weights, once it was seen to give the same tokens.
+Weights are random: no result depends on their values. With `--nemo` (see peer.py) NeMo's own code runs in the same
+rounds, on one thread and with the same weights, after a check for equal tokens.
 """
 
 import argparse
@@ -39,14 +39,14 @@ NEMO_RECORDED = {
 }
 STREAMED_FRAMES = 48
 Times = dict[str, dict[str, dict[str, list[list[float]]]]]
-FIELD_FRAMES = 81  # of the clip in which fields are looked for; they are 28 frames long at most
+FIELD_FRAMES = 81  # length of the clip for measuring receptive fields, which have at most 28 frames
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=inf, help="time nothing after so many; another call goes on")
-    parser.add_argument("--nemo", type=Path, help="folder that NeMo was installed into, see peer.py")
+    parser.add_argument("--minutes", type=float, default=inf, help="stop timing after this; another call continues")
+    parser.add_argument("--nemo", type=Path, help="folder with an installed NeMo, see peer.py")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -61,7 +61,7 @@ def main() -> None:
     write(arguments.output, {"sizes": sizes, "times": times, "nemo_recorded": recorded})
 
 
-# --------------------------------------------------------------------------------------------------- weights and work
+# --------------------------------------------------------------------------------------------- weights and operations
 
 
 def size(config: NanoCodecConfig) -> dict[str, Any]:
@@ -89,13 +89,13 @@ def size(config: NanoCodecConfig) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------------ what they see
+# --------------------------------------------------------------------------------------------------- receptive fields
 
 
 def fields(config: NanoCodecConfig) -> dict[str, Any]:
-    """Find how far encoder and decoder see, in seconds, by what a clip's missing parts spoil.
+    """Measure the receptive fields of encoder and decoder by setting parts of the input to NaN.
 
-    Fields do not depend on widths, so a narrow model is asked. What it does not see is filled with NaN.
+    They do not depend on the number of channels, so a narrow model is used.
     """
     narrow = NanoCodec(
         replace(config, encoder=replace(config.encoder, width=1), decoder=replace(config.decoder, width=64))
@@ -112,7 +112,9 @@ def fields(config: NanoCodecConfig) -> dict[str, Any]:
     start, stop = middle * hop, (middle + 1) * hop
     back = start - last(lambda sample: clean(slice(sample)), 0, start)
     ahead = first(lambda sample: clean(slice(sample, None)), stop, end) - stop
-    assert ahead == narrow.encoder.layers.inputs_needed(1) - hop, "the encoder waits for other samples than it sees"
+    assert ahead == narrow.encoder.layers.inputs_needed(1) - hop, (
+        "the encoder's stated look-ahead differs from its receptive field"
+    )
 
     latents = torch.zeros(1, config.quantizer.dim, FIELD_FRAMES)
     latents[..., middle] = torch.nan
@@ -120,7 +122,7 @@ def fields(config: NanoCodecConfig) -> dict[str, Any]:
         reached = narrow.decoder(latents)[0, 0].isnan().nonzero().flatten()
     before, after = start - int(reached.min()), int(reached.max()) + 1 - stop
     waits = narrow.streaming_decoder().lookahead_frames
-    assert waits == -(-before // hop), "the decoder waits for other frames than it sees"
+    assert waits == -(-before // hop), "the decoder's stated look-ahead differs from its receptive field"
     return {
         "encoder_samples": {"back": back, "ahead": ahead},
         "decoder_samples": {"back": after, "ahead": before},
@@ -133,7 +135,7 @@ def fields(config: NanoCodecConfig) -> dict[str, Any]:
 
 
 def last(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """Return the largest number in [low, high) that a property holds for, which it does from `low` on up to there."""
+    """Return the largest number in [low, high) with a property, given that it holds from `low` up to that number."""
     while high - low > 1:
         half = (low + high) // 2
         low, high = (half, high) if holds(half) else (low, half)
@@ -141,13 +143,13 @@ def last(holds: Callable[[int], bool], low: int, high: int) -> int:
 
 
 def first(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """Return the smallest number in [low, high] that a property holds for, which it does from there on."""
+    """Return the smallest number in [low, high] with a property, given that it holds from that number on."""
     return low if holds(low) else last(lambda number: not holds(number), low, high) + 1
 
 
 @torch.no_grad()
 def memory(name: str) -> dict[str, Any]:
-    """Stream some frames one by one, and note the most that encoder and decoder remember, in megabytes."""
+    """Stream some frames one by one, and return the largest state of encoder and decoder in megabytes."""
     codec = random_codec(name)
     state, most = codec.encoder.initial_state(), 0
     for _ in range(STREAMED_FRAMES):
@@ -161,7 +163,7 @@ def memory(name: str) -> dict[str, Any]:
 
 
 def tokens_of(codec: NanoCodec, frames: int) -> flexicodec.Tokens:
-    """Make tokens of any codes."""
+    """Make tokens with random codes."""
     codes = torch.randint(codec.quantizer.codebook_size, (1, codec.num_codebooks, frames))
     return flexicodec.Tokens(acoustic=codes, format=codec.format)
 
@@ -170,13 +172,13 @@ def tokens_of(codec: NanoCodec, frames: int) -> flexicodec.Tokens:
 
 
 def speed(nemo: Path | None, rounds: int, minutes: float, times: Times) -> Times:
-    """Time encoding and decoding of ten seconds of speech, every model once a round, so that all share the weather.
+    """Time encoding and decoding of ten seconds of speech, every model once a round, for comparable load.
 
     Args:
-        nemo: Folder that NeMo was installed into, if it is to run beside ours.
-        rounds: Times that each call is wanted.
-        minutes: After how many of timing to stop.
-        times: Those there are, CPU and wall seconds per second of audio; new ones are added.
+        nemo: Folder with an installed NeMo, to time its code too.
+        rounds: Number of times per call.
+        minutes: Stop timing after this.
+        times: Earlier times, CPU and wall seconds per second of audio; new ones are added.
     """
     example = Path(flexicodec.__file__).parent / "assets" / "example.flac"
     speech = flexicodec.read_audio(example, sample_rate=22_050)[0]
@@ -187,7 +189,7 @@ def speed(nemo: Path | None, rounds: int, minutes: float, times: Times) -> Times
         if nemo is not None and name in NEMO_RECORDED:
             codec = beside_nemo(name, nemo, audio, calls)
         tokens = codec.encode(audio)
-        codec.decode(tokens)  # as encoding has been by now, and NeMo's both: warmed up
+        codec.decode(tokens)  # warm up; encoding and NeMo's code are warm already
         calls[name, "ours", "encode"] = lambda codec=codec: codec.encode(audio)
         calls[name, "ours", "decode"] = lambda codec=codec, tokens=tokens: codec.decode(tokens)
     until = time.monotonic() + 60 * minutes
@@ -203,7 +205,7 @@ def speed(nemo: Path | None, rounds: int, minutes: float, times: Times) -> Times
 
 @torch.no_grad()
 def beside_nemo(name: str, folder: Path, audio: torch.Tensor, calls: dict[Any, Callable[[], Any]]) -> NanoCodec:
-    """Add NeMo's model to what is timed, and return ours with its weights, once both gave the same."""
+    """Add NeMo's model to the timed calls, and return ours with the same weights, after checking equal results."""
     import peer
 
     torch.manual_seed(0)
@@ -225,7 +227,7 @@ def beside_nemo(name: str, folder: Path, audio: torch.Tensor, calls: dict[Any, C
 
 
 def print_sizes(sizes: dict[str, Any]) -> None:
-    """Print weights, work and what is waited for as Markdown."""
+    """Print weights, operations and latencies as Markdown."""
     print("Encoder + decoder, or encoder and decoder: look-ahead / latency\n")
     print("| config | enc/dec | kbps | Hz | weights, M | GMAC a second | encoder | decoder | state, MB |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -257,7 +259,7 @@ def print_speeds(times: Times) -> None:
 
 
 def cell(taken: list[list[float]]) -> str:
-    """Write the median CPU time, and the range."""
+    """Format the median CPU time and the range."""
     values = [cpu for cpu, _ in taken]
     if len(values) < 2:
         return f"{values[0]:.3f}" if values else "-"

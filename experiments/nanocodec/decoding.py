@@ -1,11 +1,11 @@
-"""Fewer tokens a second, fewer steps of a language model: what ten seconds of speech cost by frame rate.
+"""Time of a language model and a codec for ten seconds of speech, by frame rate.
 
     python experiments/nanocodec/decoding.py --output experiments/nanocodec/results/decoding.json
 
-A causal Llama of transformers, of one size and with random weights, writes the tokens of a codec, one a step, all its
-codes at once by a head each (as Koel-TTS does with the parallel codebooks of NanoCodec). It has read a text and five
-seconds of the speaker before; every step samples and writes to its cache. The codec, of the published size, makes audio
-of them: once they are all there, or following them token by token. One thread, CPU time.
+A causal Llama of transformers, of one size and with random weights, generates the tokens of a codec, one per step, with
+one head per code (as Koel-TTS does with the parallel codebooks of NanoCodec). Its prompt is a text and five seconds of
+the speaker; every step samples and extends its cache. The codec, of the published size, decodes the tokens: all at the
+end, or in streaming. One thread, CPU time.
 """
 
 import argparse
@@ -39,7 +39,7 @@ NANO = {
     "nano_1.1kbps_6.25fps": "NanoCodec 1.1 kbps",
 }
 FLEXICODEC_RATES = (12.5, 8.33, 6.25, 4.0, 3.0)
-FOLLOWING = {"each": 1, "fours": 4}  # tokens that a following decoder takes at once, after the first
+FOLLOWING = {"each": 1, "fours": 4}  # tokens per chunk of a streaming decoder, after the first token
 BASELINE = "nano_1.1kbps_12.5fps"  # the paper's normalisation
 # Koel-TTS with these codecs and five seconds of context, rows of the paper's table 3 by codec and bit rate.
 KOEL = {
@@ -53,7 +53,9 @@ KOEL = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=inf, help="begin nothing after so many; another call goes on")
+    parser.add_argument(
+        "--minutes", type=float, default=inf, help="start no measurement after this; another call continues"
+    )
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -77,19 +79,19 @@ def main() -> None:
     write(arguments.output, about | {"rows": rows, "runs": runs})
 
 
-# ----------------------------------------------------------------------------------------------------- what is decoded
+# ----------------------------------------------------------------------------------------------------------------- rows
 
 
 @dataclass(frozen=True)
 class Case:
-    """A codec at a rate, and the language model that writes its tokens.
+    """A codec at a rate, and the language model for its tokens.
 
     Attributes:
-        name: Of the row.
-        label: Of the codec.
-        codec: With random weights.
-        lm: With a head for each of its codes.
-        durations: Frames of each token that it writes.
+        name: Name of the row.
+        label: Name of the codec.
+        codec: Codec with random weights.
+        lm: Language model with one head per code.
+        durations: Frames of each generated token.
     """
 
     name: str
@@ -105,14 +107,14 @@ class Case:
         return len(self.durations) / frames * self.codec.base_frame_rate
 
     def tokens(self, codes: Tensor, durations: Tensor) -> Tokens:
-        """Make tokens of what the model wrote, [heads, N]; a dynamic codec's first head means its semantic code."""
+        """Make tokens of generated codes [heads, N]; the first head of a dynamic codec is its semantic code."""
         semantic = codes[None, 0] if self.codec.format.semantic_codebook_size else None
         acoustic = codes[None, 0 if semantic is None else 1 :]
         return Tokens(semantic, acoustic, durations[None], None, self.codec.format)
 
 
 def make_cases() -> Iterator[Case]:
-    """Build every row's codec and language model; heads of the same size are shared as well."""
+    """Build every row's codec and language model; rows with equal codebook sizes share heads."""
     torch.manual_seed(0)
     body = make_body()
     codecs = {name: random_codec(name) for name in NANO}
@@ -134,7 +136,7 @@ def make_cases() -> Iterator[Case]:
 
 
 def make_body() -> nn.Module:
-    """Build the language model that all codecs share, with random weights."""
+    """Build the language model shared by all codecs, with random weights."""
     from transformers import LlamaConfig, LlamaModel
 
     return LlamaModel(LlamaConfig(vocab_size=256, **LM)).eval()
@@ -146,11 +148,11 @@ def make_heads(sizes: list[int]) -> nn.ModuleList:
 
 
 class SpeechLM:
-    """A Llama that reads the sum of a token's embeddings and writes the next one's codes, tables and heads being one.
+    """A Llama with the sum of a token's code embeddings as input and one head per code (tied weights).
 
     Args:
         body: The Llama.
-        heads: One of each codebook, and of durations where tokens have them.
+        heads: One head per codebook, and one for the durations of dynamic codecs.
     """
 
     def __init__(self, body: nn.Module, heads: nn.ModuleList) -> None:
@@ -158,14 +160,14 @@ class SpeechLM:
 
     @torch.inference_mode()
     def read(self, context: Tensor) -> tuple[Tensor, Any]:
-        """Read a text and the codes of some context [heads, N]: what comes out last, and the cache."""
+        """Process a text and the codes of the context [heads, N]; return the last hidden state and the cache."""
         text = self.body.get_input_embeddings()(torch.arange(TEXT_TOKENS)[None] % 256)
         out = self.body(inputs_embeds=torch.cat([text, self._embed(context)], dim=1), use_cache=True)
         return out.last_hidden_state[:, -1], out.past_key_values
 
     @torch.inference_mode()
     def write(self, hidden: Tensor, cache: Any) -> tuple[Tensor, Tensor, Any]:
-        """Sample the codes of the next token, [heads, 1], and take it in."""
+        """Sample the codes of the next token, [heads, 1], and append it to the cache."""
         codes = torch.stack([sample(head(hidden)) for head in self.heads])
         out = self.body(inputs_embeds=self._embed(codes), past_key_values=cache, use_cache=True)
         return codes, out.last_hidden_state[:, -1], out.past_key_values
@@ -176,16 +178,16 @@ class SpeechLM:
 
 
 def sample(logits: Tensor) -> Tensor:
-    """Draw a code [1] from the most likely ones."""
+    """Sample a code [1] from the most likely ones."""
     values, indices = logits.topk(min(TOP_K, logits.shape[-1]))
     return indices[0].gather(0, torch.multinomial((values[0] / TEMPERATURE).softmax(0), 1))
 
 
-# ------------------------------------------------------------------------------------------------------------ how long
+# -------------------------------------------------------------------------------------------------------------- timing
 
 
 def measure(case: Case, seed: int) -> dict[str, float]:
-    """Write and decode ten seconds, all at once and as they come; CPU seconds."""
+    """Generate and decode ten seconds, all at once and in streaming; CPU seconds."""
     torch.manual_seed(seed)
     lm, codec = case.lm, case.codec
     count = round(CONTEXT_SECONDS * case.frame_rate)
@@ -213,7 +215,7 @@ def measure(case: Case, seed: int) -> dict[str, float]:
 
 
 def follow(case: Case, codes: Tensor, read: float, steps: list[float], size: int) -> tuple[float, float, float]:
-    """Let the decoder follow the tokens: it takes the first one, and then so many at a time.
+    """Decode the tokens in streaming: the first one, then chunks of this many.
 
     Returns:
         When the first audio is there; the codec's time in all; and for how long playback, begun at once, stands still
@@ -239,7 +241,7 @@ def follow(case: Case, codes: Tensor, read: float, steps: list[float], size: int
 
 
 def describe(case: Case) -> dict[str, Any]:
-    """Say what a row is about."""
+    """Describe a row."""
     stream = case.codec.streaming_decoder()
     heads = sum(weight.numel() for weight in case.lm.heads.parameters())
     return {
@@ -256,7 +258,7 @@ def describe(case: Case) -> dict[str, Any]:
 
 
 def summary(runs: list[dict[str, float]]) -> dict[str, Any]:
-    """Sum up some rounds."""
+    """Summarise the rounds of a row."""
     return {name: spread([run[name] for run in runs]) for name in runs[0]}
 
 
@@ -264,7 +266,7 @@ def summary(runs: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def read_koel() -> dict[tuple[str, str], tuple[str, str]]:
-    """Read real-time factors and times to first audio of a batch of 16 on an RTX 6000, the fastest set to 1."""
+    """Read real-time factors and times to first audio of a batch of 16 on an RTX 6000, relative to the fastest."""
     with (Path(__file__).parent / "paper" / "koel_table3.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["context_s"] == "5"]
     return {(row["codec"], row["bitrate_kbps"]): (row["rtf_normalised"], row["ttfa_normalised"]) for row in rows}
@@ -276,7 +278,7 @@ def middle(row: dict[str, Any], name: str) -> float:
 
 
 def print_tables(rows: dict[str, Any]) -> None:
-    """Print what was found as Markdown, and Koel-TTS's relative figures beside ours."""
+    """Print the results as Markdown, with Koel-TTS's relative figures next to ours."""
     print("| codec | Hz | steps | a step, ms | prompt, s | LM, s | codec, s | real-time factor |")
     print("|---|---|---|---|---|---|---|---|")
     for row in rows.values():
@@ -286,7 +288,7 @@ def print_tables(rows: dict[str, Any]) -> None:
             f"| {row['label']} | {row['frame_rate']:.4g} | {row['steps']} | {1000 * middle(row, 'step_seconds'):.1f} "
             f"| {prompt:.2f} | {lm:.2f} | {codec:.2f} | {middle(row, 'total_seconds') / seconds:.2f} |"
         )
-    print("\n| codec | Hz | first audio: whole | each token | real-time factor, waits | by fours |  |")
+    print("\n| codec | Hz | first audio: whole | each token | real-time factor, pause | four tokens |  |")
     print("|---|---|---|---|---|---|---|")
     for row in rows.values():
         cells = [f"{middle(row, 'total_seconds'):.2f}"]

@@ -1,4 +1,4 @@
-"""Draw decoding time and time to first audio against frame rate.
+"""Plot decoding time and time to first audio against frame rate.
 
 python experiments/nanocodec/figure.py experiments/nanocodec/results/decoding.json -o experiments/nanocodec/decoding.png
 """
@@ -84,19 +84,19 @@ def main() -> None:
 
 
 def line(rows: list[dict[str, Any]], label: str) -> list[dict[str, Any]]:
-    """Pick the rows of a curve: FlexiCodec's, or NanoCodec's at 1.1 kbps, by rate."""
+    """Select the rows of a curve: FlexiCodec's, or NanoCodec's at 1.1 kbps, by rate."""
     label = "NanoCodec 1.1 kbps" if label == "NanoCodec" else label
     return sorted((row for row in rows if row["label"] == label), key=lambda row: row["frame_rate"])
 
 
 def points(rows: list[dict[str, Any]], names: list[str], per_second: bool = False) -> tuple[list[float], list[float]]:
-    """Return rates, and medians added up."""
+    """Return rates, and sums of medians."""
     sums = [sum(row[name]["median"] for name in names) / (row["audio_seconds"] if per_second else 1) for row in rows]
     return [row["frame_rate"] for row in rows], sums
 
 
 def name(axis: Any, row: dict[str, Any], names: list[str], per_second: bool = False) -> None:
-    """Write a point's name beside it, out of the way of the line at real time."""
+    """Label a point, without overlapping the real-time line."""
     (x,), (y,) = points([row], names, per_second)
     place = (-5, -10) if per_second and 0.9 < y < 1 else (-5, 5)
     axis.annotate(row["label"], (x, y), place, textcoords="offset points", fontsize=7, ha="right", color=colour_of(row))

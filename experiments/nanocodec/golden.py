@@ -2,8 +2,8 @@
 
     python experiments/nanocodec/golden.py DIR        # DIR: see peer.py
 
-The cases have the layout of the larger ones that `tests/parity --goldens` takes, three stages in place of five and a
-sixth of a second of sound, so that all of them fit into a megabyte.
+The cases have the layout of the larger ones for `tests/parity --goldens`, with three stages instead of five and a sixth
+of a second of audio, a megabyte in total.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from flexicodec.quantize import GroupedFSQConfig
 
 GOLDENS = Path(__file__).parents[2] / "tests" / "data" / "goldens"
 SAMPLES, SHORTER, START = 3601, 1800, 30_000
-MARGIN = 1e-3  # distance of every quantised value from a rounding boundary: tokens can then be asked for exactly
+MARGIN = 1e-3  # distance of every quantised value from a rounding boundary, so that tokens can be compared exactly
 
 NANO = NanoCodecConfig(
     encoder=EncoderConfig((4, 6, 7), 2),
@@ -50,7 +50,7 @@ CASES = {
 
 @torch.no_grad()
 def randomise(model: Any, audio: Tensor, lengths: Tensor, seed: int) -> None:
-    """Give a model weights that keep a signal's size, latents that spread over the levels, and audible output."""
+    """Set weights that preserve the scale of a signal, with latents over all levels and output above silence."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(like: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def randomise(model: Any, audio: Tensor, lengths: Tensor, seed: int) -> None:
 
 
 def centre(conv: Any, deviation: float, run: Callable[[], Any]) -> None:
-    """Change a last layer so that what it gives in a run has no mean, and this deviation, in every channel."""
+    """Rescale a last layer to outputs of zero mean and this standard deviation in every channel of a run."""
     given: list[Tensor] = []
     with conv.register_forward_hook(lambda *call: given.append(call[-1][0])):
         run()
@@ -81,7 +81,7 @@ def centre(conv: Any, deviation: float, run: Callable[[], Any]) -> None:
 
 
 def margin(config: NanoCodecConfig, latents: Tensor) -> float:
-    """Return the smallest distance of a value that is about to be rounded from where rounding turns."""
+    """Return the smallest distance of a value from a rounding boundary."""
     levels = torch.tensor(config.quantizer.levels * config.quantizer.num_groups).double()[:, None]
     bound, offset = (levels - 1) / 2 * (1 - 1e-3), 0.5 * (levels % 2 == 0)
     values = bound * torch.tanh(latents.double() + torch.tan(offset / bound)) - offset
@@ -90,7 +90,7 @@ def margin(config: NanoCodecConfig, latents: Tensor) -> float:
 
 @torch.no_grad()
 def record(model: Any, audio: Tensor, batch: Tensor, batch_lengths: Tensor, seed: int) -> dict[str, Tensor]:
-    """Run every part of a model, as the parity suite wants it."""
+    """Run every part of a model, for the parity tests."""
     found: dict[str, Tensor] = {}
     for prefix, clips, lengths in (
         ("", audio, torch.tensor([audio.shape[1]])),
@@ -118,7 +118,7 @@ def record(model: Any, audio: Tensor, batch: Tensor, batch_lengths: Tensor, seed
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("nemo", type=Path, help="folder that NeMo was installed into")
+    parser.add_argument("nemo", type=Path, help="folder with an installed NeMo")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     speech = flexicodec.read_audio(Path(flexicodec.__file__).parent / "assets" / "example.flac", sample_rate=22_050)
@@ -142,7 +142,7 @@ def main() -> None:
         weights = {key: value.contiguous() for key, value in model.state_dict().items()}
         for tensors, file in ((weights, "weights.safetensors"), (found, "io.safetensors")):
             save_file(tensors, folder / file)
-            (folder / file).chmod(0o644)  # safetensors makes its files readable by the owner alone
+            (folder / file).chmod(0o644)  # safetensors makes its files readable for the owner only
         about = {"recorded": {"nemo_toolkit": "3.0.0", "torch": torch.__version__, "threads": 1, "seed": seed}}
         (folder / "config.json").write_text(json.dumps(about | settings, indent=1) + "\n")
         size = sum(path.stat().st_size for path in folder.iterdir())

@@ -1,8 +1,8 @@
-"""Record a golden case of NeMo's H/ASP for tests/data: names and shapes of its tensors, and what it makes of a sound.
+"""Record a golden case of NeMo's H/ASP for tests/data: names and shapes of its tensors, and a speaker embedding.
 
     python experiments/nanocodec/golden_speaker.py DIR        # DIR: see peer.py
 
-Neither weights nor sound are stored: a formula on their names gives both.
+Neither weights nor audio are stored: a formula on their names gives both.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def wave(name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def value(name: str, shape: tuple[int, ...]) -> Tensor:
-    """Return what a tensor is filled with: of a size that keeps a signal's, and variances above 0."""
+    """Return values for a tensor: scaled to preserve the scale of a signal, and positive for variances."""
     if name.endswith("num_batches_tracked"):
         return torch.zeros(shape, dtype=torch.long)
     if name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
@@ -39,7 +39,7 @@ def value(name: str, shape: tuple[int, ...]) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("nemo", type=Path, help="folder that NeMo was installed into")
+    parser.add_argument("nemo", type=Path, help="folder with an installed NeMo")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     peer.codec_class(arguments.nemo)
@@ -47,7 +47,7 @@ def main() -> None:
     shapes = {name: list(tensor.shape) for name, tensor in encoder.state_dict().items() if CONSTANTS not in name}
     encoder.load_state_dict({name: value(name, tuple(shape)) for name, shape in shapes.items()}, strict=False)
     with torch.no_grad():
-        sound = 43758.5453 * wave("audio", (1, SAMPLES))  # of which the digits behind the point are as good as noise
+        sound = 43758.5453 * wave("audio", (1, SAMPLES))  # its fractional part is noise-like
         embedding = encoder((sound - sound.floor() - 0.5).float())[0]
     about = {"recorded": {"nemo_toolkit": "3.0.0", "class": "ResNetSpeakerEncoder", "torch": torch.__version__}}
     found = {"shapes": shapes, "samples": SAMPLES, "embedding": [float(f"{each:.8g}") for each in embedding.tolist()]}

@@ -1,11 +1,11 @@
-"""NeMo's own codec, out of an unpacked wheel: the code that ours is compared with, without what its package imports.
+"""NeMo's own codec from an unpacked wheel, without the imports of its package: the reference for comparisons.
 
     pip install --no-deps --target DIR nemo_toolkit==3.0.0 lightning==2.6.6 pytorch-lightning==2.6.6 \\
         lightning-utilities==0.15.3 torchmetrics==1.9.0            # and hydra-core, einops and transformers as usual
 
-Every class of the codec runs unmodified. The `__init__` of the packages that it lies in import all of NeMo and stay
-unread; data loaders, callbacks and front ends, which the codec's module names at its top and its generator never
-calls, are empty shells.
+Every class of the codec runs unmodified. The `__init__` modules of its packages, which import all of NeMo, are skipped;
+data loaders, callbacks and front ends, imported by the codec's module but never called by its generator, are empty
+stubs.
 """
 
 import importlib
@@ -36,7 +36,7 @@ LOSSES = "nemo.collections.tts.losses.audio_codec_loss"
 
 
 def codec_class(folder: Path) -> Any:
-    """Import NeMo's AudioCodecModel from the folder that it was installed into."""
+    """Import NeMo's AudioCodecModel from the folder of its installation."""
     sys.path.append(str(folder))
     for name in PACKAGES:
         package = ModuleType(name)
@@ -48,7 +48,7 @@ def codec_class(folder: Path) -> Any:
 
 
 def settings(config: NanoCodecConfig) -> dict[str, Any]:
-    """Write a config of ours as NeMo's."""
+    """Convert one of our configs to NeMo's."""
     described: dict[str, Any] = {"sample_rate": config.sample_rate, "samples_per_frame": config.frame_size}
     for part, kind in (("encoder", "HiFiGANEncoder"), ("decoder", "HiFiGANDecoder")):
         ours = getattr(config, part)
@@ -73,7 +73,7 @@ def settings(config: NanoCodecConfig) -> dict[str, Any]:
 
 
 def build(folder: Path, config: NanoCodecConfig) -> tuple[Any, dict[str, Any]]:
-    """Build NeMo's model of this config with random weights, in eval mode, and the settings it was built from."""
+    """Build NeMo's model of this config with random weights, in eval mode; also return NeMo's settings."""
     from omegaconf import OmegaConf
 
     described = settings(config)

@@ -2,8 +2,8 @@
 
 python experiments/probes/table.py OUT/clips.jsonl --corpus librispeech_test_clean --output table.json
 
-Each representation is compared with the one before it, on the same clips. With several files, one with a policy in its
-name ("6.25 Hz uniform") is compared with the same rate without ("6.25 Hz").
+Each representation is compared with the previous one, on the same clips. With several files, one with a policy in its
+name ("6.25 Hz uniform") is compared with the same rate without a policy ("6.25 Hz").
 """
 
 import argparse
@@ -25,7 +25,7 @@ def namesake(name: str) -> str | None:
 
 
 def main() -> None:
-    """Read rows, print a line for each rate and each pair of neighbours, and write them."""
+    """Read rows, print a line for each rate and each pair of consecutive rates, and write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", type=Path, nargs="+", help="clips.jsonl of `flexicodec probe asr`")
     parser.add_argument("--corpus", required=True, help="second part of the clips' ids")

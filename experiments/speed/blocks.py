@@ -1,6 +1,7 @@
-"""Where the time goes: milliseconds and GFLOP per second of audio of every block, and how near that is to the limit.
+"""Milliseconds and GFLOP per second of audio of every block, and the share of the machine's limit.
 
-The limit is a plain matrix product of 2048. Ten seconds on one thread, the released architecture. Prints a JSON object.
+The limit is a plain matrix product of size 2048. Ten seconds on one thread, the released architecture. Prints a JSON
+object.
 """
 
 import json
@@ -19,11 +20,11 @@ from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.nn import onednn
 
 SECONDS = 10.0
-HALVED = ("semantic encoder", "aggregators", "bottleneck", "decoder")  # in bfloat16 where that is asked for
+HALVED = ("semantic encoder", "aggregators", "bottleneck", "decoder")  # also measured in bfloat16
 
 
 def blocks(codec: FlexiCodec) -> dict:
-    """Name the blocks, each as something to call."""
+    """Return a callable per block, by name."""
     audio = speech(EXAMPLE, SECONDS, codec.sample_rate)
     features = codec.features(audio)
     tokens = codec.tokenize(features, frame_rate=FRAME_RATE, num_codebooks=CODEBOOKS)
@@ -48,7 +49,7 @@ def blocks(codec: FlexiCodec) -> dict:
 
 
 def flops(call) -> float:
-    """Count a call's floating-point operations, without oneDNN's own operators, which the counter does not know."""
+    """Count a call's floating-point operations, without oneDNN's own operators: the counter does not know them."""
     counter = FlopCounterMode(display=False)
     with counter, mock.patch.object(onednn, "_dtypes", return_value=()):
         call()
@@ -80,7 +81,7 @@ def main() -> None:
 
 
 def median(call, repeats: int = 5) -> float:
-    """Median CPU seconds, after one call to warm up."""
+    """Return the median CPU seconds, after one call to warm up."""
     times = []
     for _ in range(repeats + 1):
         started = time.process_time()

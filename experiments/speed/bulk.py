@@ -1,7 +1,7 @@
-"""What reading files beside encoding costs or brings: `python experiments/speed/bulk.py speech/eval.jsonl`.
+"""Cost and gain of reader threads during encoding: `python experiments/speed/bulk.py speech/eval.jsonl`.
 
-Ways take turns, so that whatever else the machine does hits all of them alike; files are in the page cache after the
-first turn, which does not count. Prints a JSON object.
+The variants are interleaved, for the same load of the machine; files are in the page cache after the first round, which
+is not counted. Prints a JSON object.
 """
 
 import argparse

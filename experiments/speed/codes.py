@@ -1,6 +1,6 @@
-"""Are the codes that are timed those of the plain path: every clip at once, with PyTorch's own operators?
+"""Compare the codes of the fast path with those of the plain path: whole clips, with PyTorch's own operators.
 
-The same clips as in the timings, on one thread and on two. Prints a JSON object: decisions that differ, of how many.
+The same clips as in the timings, on one thread and on two. Prints a JSON object: differing decisions, and their total.
 """
 
 import json
@@ -22,7 +22,7 @@ NAMES = ("durations", "semantic", "acoustic")
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Take neither chunks nor oneDNN's products, kept weights and other sines."""
+    """Disable chunks, oneDNN's products, cached weights and the faster sines."""
 
     def at_once(self, x, lengths=None, pad_at_item_ends=True, chunk_frames=None):
         return self(x, lengths, pad_at_item_ends)
@@ -32,7 +32,7 @@ def plainly() -> Iterator[None]:
 
 
 def differing(one: flexicodec.Tokens, other: flexicodec.Tokens) -> dict[str, list[int]]:
-    """Count what differs, of how many; codes where boundaries do not."""
+    """Count differing decisions and their total; codes only at equal boundaries."""
     if not torch.equal(one.durations, other.durations):
         return {"durations": [int((one.durations != other.durations).sum()), one.durations.numel()]}
     pairs = {name: (getattr(one, name), getattr(other, name)) for name in NAMES}

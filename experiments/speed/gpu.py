@@ -1,12 +1,11 @@
-"""All that is asked of a GPU, in one command for a short slot on a bare machine, 8 minutes at most.
+"""All GPU measurements in one command, for at most 8 minutes on a bare machine.
 
     python experiments/speed/gpu.py --output DIR
     python experiments/speed/table.py DIR/results.jsonl
     python experiments/speed/gpu.py --output DIR --device cpu --small      # a dry run of everything, in a minute
 
-Each part is a process of its own, the most wanted first. A line of JSON is written as soon as a figure is known, so
-that whatever ends the run leaves what was done; what fails is a line that says why. README.md lists what has to be
-installed.
+Each part is a separate process, in order of priority. Every result is written at once as a line of JSON, so an
+interrupted run keeps its results; a failure is a line with its reason. README.md lists the packages to install.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
-# Seconds that each part may take, in the order in which they run.
+# Time limit of each part in seconds, in the order of running.
 PARTS = {
     "limits": 25,
     "speed ours": 100,
@@ -32,11 +31,11 @@ PARTS = {
     "compile ours": 90,
     "compile mini": 50,
 }
-SLACK = 12  # seconds to import and to load, beyond a part's own
+SLACK = 12  # seconds to import and load, in addition to the part's limit
 
 
 def run_part(part: str, seconds: float, arguments: argparse.Namespace) -> None:
-    """Run a part in a process, and note how it failed if it did."""
+    """Run a part in a process, and record a failure."""
     command = [sys.executable, __file__, "--part", part, "--seconds", f"{seconds:.0f}", "--device", arguments.device]
     command += ["--output", str(arguments.output)]
     try:
@@ -56,7 +55,7 @@ def write(folder: Path, row: dict) -> None:
 
 
 def measure(part: str, seconds: float, arguments: argparse.Namespace) -> None:
-    """Do a part in this process."""
+    """Run a part in this process."""
     import gpu_parts
 
     kind, _, model = part.partition(" ")

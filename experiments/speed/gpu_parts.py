@@ -1,4 +1,4 @@
-"""What `gpu.py` measures, part by part; each takes a `Bench` and writes a row as soon as it knows one."""
+"""The measurements of `gpu.py`, one function per part; each takes a `Bench` and writes its rows immediately."""
 
 import importlib.util
 import json
@@ -35,11 +35,11 @@ from flexicodec.quantize import FSQConfig, RVQConfig
 ROOT = Path(__file__).parents[2]
 VERBS = ("encode", "decode")
 # tf32: products and convolutions of float32 in TensorFloat-32. bfloat16: transformers (and, decoding, convolutions) in
-# bfloat16, the rest as in tf32, which is what one would use for speed.
+# bfloat16, the rest as in tf32: the fastest usable setting.
 PRECISIONS = ("float32", "tf32", "bfloat16")
 DEFAULT = "PyTorch's default"  # TF32 in convolutions and not in products
-WORST = 0.97  # of the best throughput: twice below, and larger batches are not tried
-PROFILED = {  # words in the names of kernels, for what takes the time
+WORST = 0.97  # share of the best throughput: larger batches are not tried after two results below it
+PROFILED = {  # words in kernel names, by kind of kernel
     "matrix products": ("gemm", "matmul", "addmm", "cutlass", "nvjet", "linear", "::mm", "::bmm"),
     "convolutions": ("conv", "cudnn", "implicit", "winograd", "dgrad", "wgrad"),
     "attention": ("attention", "flash", "fmha", "softmax"),
@@ -50,7 +50,7 @@ PROFILED = {  # words in the names of kernels, for what takes the time
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how long to measure, and where to write what was found."""
+    """Device, time limit and output folder of a measurement."""
 
     device: str
     small: bool
@@ -65,7 +65,7 @@ class Bench:
         return self.deadline - time.monotonic()
 
     def rows(self, part: str) -> list[dict[str, Any]]:
-        """Read back what an earlier part found."""
+        """Read the results of an earlier part."""
         path = self.folder / "results.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [row for row in rows if row["part"] == part and "skipped" not in row]
@@ -79,7 +79,7 @@ class Bench:
         return [1, 2, 4] if self.small else [2**i for i in range(10)]
 
     def system(self, model: str) -> systems.Ours:
-        """Make a model ready to be measured; small ones stand in for both."""
+        """Prepare a model for measurement; with `small`, a tiny one in place of both."""
         if not self.small:
             return systems.Ours(model, self.device, "float32")
         with (
@@ -96,7 +96,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def seconds(self, call: Callable[[], object], least: float = 0.4) -> float:
-        """Median wall seconds of a call: after one to warm up, for so long, and three times where they are short."""
+        """Return the median wall seconds of a call: one to warm up, then repeats up to a time limit."""
         call()
         self.synchronize()
         times: list[float] = []
@@ -118,7 +118,7 @@ class Bench:
 
 
 def tiny() -> FlexiCodec:
-    """A model of all the parts and no size."""
+    """Build a tiny model with all parts."""
     transformer = TransformerConfig(num_layers=2, dim=32, num_heads=2, feedforward_dim=64)
     merging = MergingConfig(semantic_aggregator=replace(transformer, num_layers=1), acoustic_aggregator=transformer)
     encoder = SanmConfig(
@@ -136,7 +136,7 @@ def tiny() -> FlexiCodec:
 
 
 def set_precision(precision: str) -> str:
-    """Choose how products of float32 are computed; also says what to ask the codec for."""
+    """Set the precision of float32 products, and return the codec's precision."""
     assert precision in (*PRECISIONS, DEFAULT), precision
     torch.set_float32_matmul_precision("highest" if precision in ("float32", DEFAULT) else "high")
     torch.backends.cudnn.allow_tf32 = precision != "float32"
@@ -151,7 +151,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def limits(bench: Bench) -> None:
-    """The machine, its largest matrix products and its copies: what shares are of."""
+    """Measure the machine's fastest matrix products and copies, as the reference for shares."""
     gpu = torch.cuda.get_device_properties(bench.device) if bench.device.startswith("cuda") else None
     commit, machine = commit_and_machine()
     about = {"commit": commit, "machine": machine, "torch": torch.__version__, "small": bench.small}
@@ -175,7 +175,7 @@ def limits(bench: Bench) -> None:
 
 
 def speed(bench: Bench, model: str) -> None:
-    """Throughput of encoding and decoding at every precision and batch size."""
+    """Measure throughput of encoding and decoding at every precision and batch size."""
     system = bench.system(model)
     flops = {}
     first = system.encode(bench.clips(1))
@@ -202,7 +202,7 @@ def sweep(
     peak: float | None,
     until: float,
 ) -> None:
-    """Double the batch until memory or time ends, or throughput falls."""
+    """Double the batch until memory or time is exhausted, or throughput falls."""
     about = {"model": model, "verb": verb, "precision": precision}
     best, worse = 0.0, 0
     for count in bench.batches:
@@ -233,7 +233,7 @@ def sweep(
 
 
 def workload(bench: Bench, system: systems.Ours, verb: str, count: int) -> Callable[[], object]:
-    """Prepare a call on so many clips."""
+    """Prepare a call on this many clips."""
     if verb == "encode":
         audio = bench.clips(count)
         return lambda: system.encode(audio)
@@ -243,7 +243,7 @@ def workload(bench: Bench, system: systems.Ours, verb: str, count: int) -> Calla
 
 
 def best_of(bench: Bench, model: str, verb: str, precisions: tuple[str, ...] = PRECISIONS) -> dict[str, Any]:
-    """Find the fastest batch that an earlier part measured; without any, a middling one."""
+    """Return the fastest batch size of an earlier part, or a medium one."""
     rows = [r for r in bench.rows("speed") if (r["model"], r["verb"]) == (model, verb) and r["precision"] in precisions]
     guess = {"precision": precisions[0], "batch": bench.batches[len(bench.batches) // 2]}
     return max(rows, key=lambda row: row["hours_per_hour"], default=guess)
@@ -253,7 +253,7 @@ def best_of(bench: Bench, model: str, verb: str, precisions: tuple[str, ...] = P
 
 
 def profile(bench: Bench, model: str) -> None:
-    """Where the time of the best batch goes, by kernel and by kind, and how long the GPU had nothing to do."""
+    """Profile the best batch: time by kernel and by kind, and idle time of the GPU."""
     system = bench.system(model)
     cuda = bench.device.startswith("cuda")
     activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
@@ -267,7 +267,7 @@ def profile(bench: Bench, model: str) -> None:
             bench.synchronize()
         field = "self_device_time_total" if cuda else "self_cpu_time_total"
         events = [event for event in profiler.key_averages() if getattr(event, field) > 0]
-        if cuda:  # kernels alone: the operators that launched them count the same time again
+        if cuda:  # kernels only: the operators that launched them count the same time again
             events = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
         events.sort(key=lambda event: -getattr(event, field))
         total = sum(getattr(event, field) for event in events) / 1e6
@@ -293,8 +293,7 @@ def profile(bench: Bench, model: str) -> None:
 
 
 def flips(bench: Bench) -> None:
-    """What decides otherwise on the GPU than in float32 on the CPU, by margin: the model that ships, on what speech
-    there is in the repository."""
+    """Count flips on the GPU against float32 on the CPU, by margin: flexicodec-mini on the speech in the repository."""
     margins = _script(ROOT / "experiments" / "margins" / "run.py")
     codec = tiny() if bench.small else flexicodec.load("flexicodec-mini")
     clips = cuts(codec.sample_rate, 2.0 if bench.small else 4.0)[: 3 if bench.small else None]
@@ -331,7 +330,7 @@ def _script(path: Path) -> Any:
 
 
 def bulk(bench: Bench, model: str) -> None:
-    """From files to tokens, with reading beside computing and without, in the precision that encodes fastest."""
+    """Measure from files to tokens, with and without reader threads, in the fastest precision for encoding."""
     system = bench.system(model)
     best = best_of(bench, model, "encode")
     system.precision = set_precision(best["precision"])
@@ -371,7 +370,7 @@ def bulk(bench: Bench, model: str) -> None:
 
 
 def write_files(folder: Path, count: int, seconds: float) -> tuple[list[Path], float]:
-    """Write clips of half to one and a half times so many seconds, as FLAC; also says how long they are together."""
+    """Write clips of half to one and a half times this duration as FLAC; also return their total duration."""
     random, paths, total = np.random.default_rng(0), [], 0
     wave = systems.speech(EXAMPLE, 2 * seconds + 20, 16_000)
     for index in range(count):
@@ -387,7 +386,7 @@ def write_files(folder: Path, count: int, seconds: float) -> tuple[list[Path], f
 
 
 def compile(bench: Bench, model: str) -> None:
-    """What `torch.compile` brings, part by part as long as the time lasts, all that went well left on."""
+    """Measure the gain of `torch.compile` part by part within the time limit; successful parts stay compiled."""
     system = bench.system(model)
     torch._dynamo.config.recompile_limit = 64
     with one_chunk():
@@ -429,7 +428,7 @@ def compile(bench: Bench, model: str) -> None:
 
 
 def heavy(codec: FlexiCodec) -> dict[str, tuple[str, list[torch.nn.Module]]]:
-    """Name what is worth compiling, with the verb that shows it; what compiles fast and often first."""
+    """List the parts worth compiling with the verb to time, those with a short compilation and frequent use first."""
 
     def of(root: torch.nn.Module, *kinds: type) -> list[torch.nn.Module]:
         return [module for module in root.modules() if isinstance(module, kinds)]
@@ -451,6 +450,6 @@ def heavy(codec: FlexiCodec) -> dict[str, tuple[str, list[torch.nn.Module]]]:
 
 @contextmanager
 def one_chunk() -> Iterator[None]:
-    """Take whole batches through the convolutions at once, which is the way that can be compiled."""
+    """Run the convolutions on whole batches without chunks: only this path can be compiled."""
     with mock.patch.object(dac, "CHUNK_SAMPLES", 2**40):
         yield

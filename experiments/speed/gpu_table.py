@@ -1,4 +1,4 @@
-"""The results of gpu.py as Markdown; table.py calls this for a .jsonl file."""
+"""Print the results of gpu.py as Markdown; called by table.py for a .jsonl file."""
 
 import json
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ Row = dict[str, Any]
 
 
 def show(path: Path) -> None:
-    """Print all there is."""
+    """Print all results."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     parts: dict[str, list[Row]] = {}
     for row in rows:
@@ -45,7 +45,7 @@ def limits(rows: list[Row]) -> None:
 
 
 def speed(rows: list[Row]) -> None:
-    """The best batch of each, then all of them."""
+    """Print the best batch of each setting, then all batches."""
     ways = dict.fromkeys((row["model"], row["verb"], row["precision"]) for row in rows)
     groups = {way: [r for r in rows if (r["model"], r["verb"], r["precision"]) == way] for way in ways}
     best = {way: max(group, key=lambda row: row["hours_per_hour"]) for way, group in groups.items()}
@@ -132,7 +132,7 @@ def reading(rows: list[Row]) -> None:
 
 
 def profile(rows: list[Row]) -> None:
-    """Where the time goes, and what that says of the bound."""
+    """Print time by kind of kernel, and the limiting factor."""
     kinds = list(dict.fromkeys(kind for row in rows for kind in row["kinds"]))
     table(
         ["", "", "precision", "batch", "GPU busy", "kernels", *kinds, "bound by"],

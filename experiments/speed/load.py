@@ -1,4 +1,4 @@
-"""Seconds from nothing loaded to the first token: the released architecture in both layouts, and the mini.
+"""Seconds from loading to the first token: the released architecture in both layouts, and the mini.
 
 Imports are done and files are in the page cache. Prints a JSON object.
 """
@@ -18,7 +18,7 @@ SCHEMA = Path(__file__).parents[2] / "tests" / "data" / "state_dict_12hz_v1.json
 
 
 def seconds_to_tokens(model: str | Path) -> dict[str, float]:
-    """Open a model and encode a second of speech; the second time of two counts."""
+    """Load a model and encode a second of speech; returns the times of the second run of two."""
     audio = torch.sin(torch.arange(16_000) / 20)
     for _ in range(2):
         started = time.monotonic()
@@ -33,7 +33,7 @@ def random_release(folder: Path) -> None:
     """Write random half-precision weights in the released layout, SenseVoice's own included, and their yaml."""
     generator = torch.Generator().manual_seed(0)
     state = {}
-    for name, held in json.loads(SCHEMA.read_text()).items():  # a shape, or the shape that each of several layers has
+    for name, held in json.loads(SCHEMA.read_text()).items():  # a shape, or one shape for several layers
         shape, layers = (held["shape"], held["layers"]) if isinstance(held, dict) else (held, 1)
         for layer in range(layers):
             state[name.replace("*", str(layer))] = 0.02 * torch.randn(shape, generator=generator)

@@ -1,6 +1,6 @@
-"""The peer, `flexicodec` 0.1.2 (PyPI), with random weights: its SenseVoice folder has to be made up first.
+"""The peer, `flexicodec` 0.1.2 (PyPI), with random weights and a generated SenseVoice folder.
 
-Runs in the interpreter that has it (`--peer-python`); nothing of ours is imported here.
+Runs in the peer's own environment (`--peer-python`) and imports nothing from this package.
 """
 
 import json
@@ -28,7 +28,7 @@ dataset: SenseVoiceCTCDataset
 
 
 def prepare():
-    """Make the model as its own loader does, from files that hold no weights."""
+    """Build the model by its own loader, from files without weights."""
     import torch
     from flexicodec.infer import prepare_model
 
@@ -43,7 +43,7 @@ def prepare():
         text = SENSEVOICE.replace("TOKENS", str(folder / "tokens.json")).replace("CMVN", str(folder / "am.mvn"))
         (folder / "config.yaml").write_text(text)
         torch.save({}, folder / "model.pt")  # and so is SenseVoice's
-        header = json.dumps({}).encode()  # a safetensors file without tensors: its loader is content with that
+        header = json.dumps({}).encode()  # a safetensors file without tensors: its loader accepts this
         (folder / "none.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
         return prepare_model(
             sensevoice_small_path=name,

@@ -1,9 +1,9 @@
-"""What bfloat16 changes beside speed: signal to noise ratio, PESQ and STOI of the audio, and the tokens that flip.
+"""Effect of bfloat16 on quality: signal-to-noise ratio, PESQ and STOI of the audio, and flipped tokens.
 
     python experiments/speed/precision.py speech/eval.jsonl --clips 40 --output experiments/speed/precision.json
 
-The released architecture has random weights here, so that for it nothing but the ratio means much. Tokens flip where an
-encoding in bfloat16 chose another boundary or code than one in float32; codes are compared on float32's boundaries.
+The released architecture has random weights here, so only its ratio is meaningful. A flip is another boundary or code
+in bfloat16 than in float32; codes are compared on float32's boundaries.
 """
 
 import argparse
@@ -24,14 +24,14 @@ METRICS = {"stoi": ClipPair.stoi, "pesq_wb": ClipPair.pesq}
 
 
 def snr_db(reference: np.ndarray, other: np.ndarray) -> float:
-    """Ratio of the reference's energy to that of the difference."""
+    """Return the ratio of the reference's energy to that of the difference."""
     return float(10 * np.log10(np.square(reference).sum() / np.square(other - reference).sum()))
 
 
 def compare(codec: FlexiCodec, clips: list[np.ndarray], metrics: bool) -> dict:
     """Encode and decode every clip in both precisions."""
     ratios, scores = [], {f"{name} {precision}": [] for name in METRICS for precision in ("float32", "bfloat16")}
-    counts = np.zeros((3, 2), dtype=int)  # boundaries, semantic codes, acoustic codes: flipped, of how many
+    counts = np.zeros((3, 2), dtype=int)  # boundaries, semantic codes, acoustic codes: flips, total
     for clip in clips:
         tokens = codec.encode(clip, frame_rate=FRAME_RATE)
         starts, others = (
@@ -59,7 +59,7 @@ def compare(codec: FlexiCodec, clips: list[np.ndarray], metrics: bool) -> dict:
 
 
 def _starts(tokens: flexicodec.Tokens) -> torch.Tensor:
-    """Mark the frames that tokens start with."""
+    """Mark the first frame of each token."""
     marks = torch.zeros(int(tokens.frame_lengths[0]), dtype=torch.bool)
     marks[tokens.durations[0].cumsum(0)[:-1]] = True
     return marks

@@ -2,9 +2,9 @@
 
     python experiments/speed/run.py --peer-python PEER/bin/python --output experiments/speed/results.json
 
-A process a system and number of threads; what is compared is measured turn by turn, so that whatever else the machine
-does hits all of them alike. On one thread the figures are CPU time, on more wall time. README.md says how the peer's
-interpreter is made; without it the peer is left out.
+One process per system and number of threads; compared systems are interleaved, for the same load of the machine. On one
+thread the figures are CPU time, on more wall time. README.md describes the peer's environment; without it the peer is
+left out.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from worker import commit_and_machine
 HERE = Path(__file__).parent
 CASES = ("10 s", "30 s", "4x10 s")
 BATCHES = ("32 ragged", "32 equal")
-PAUSE = 0.1  # seconds before each measurement: the threads of the system before wait for more work some 0.04 s long
+PAUSE = 0.1  # seconds before each measurement: the threads of the previous system spin for some 0.04 s
 
 
 class Worker:
-    """A system in a process of its own."""
+    """A system in a separate process."""
 
     def __init__(self, system: str, threads: int, python: str, device: str, precision: str = "float32"):
         self.system, self.threads, self.precision = system, threads, precision
@@ -46,7 +46,7 @@ class Worker:
         self.made = self._read()
 
     def measure(self, verb: str, case: str, tokens: str | None = None) -> dict:
-        """Time a verb; `tokens` is a file for them, to "save" to or to decode from."""
+        """Time a verb; `tokens` is a file to save tokens to or to decode from."""
         self.process.stdin.write(json.dumps({"do": verb, "case": case, "tokens": tokens}) + "\n")
         self.process.stdin.flush()
         return self._read()
@@ -65,7 +65,7 @@ class Worker:
 
 
 def compare(workers: list[Worker], cases, repeats: int, device: str) -> list[dict]:
-    """Time every system on every case in turns; seconds per second of audio."""
+    """Time every system on every case, interleaved; seconds per second of audio."""
     rows = []
     for case in cases:
         for verb in ("encode", "decode"):
@@ -87,7 +87,7 @@ def compare(workers: list[Worker], cases, repeats: int, device: str) -> list[dic
 
 
 def memory(system: str, case: str, python: str, device: str) -> dict:
-    """Peak resident memory over the loaded model, of a fresh process for each verb."""
+    """Measure peak resident memory over the loaded model, in a new process for each verb."""
     row: dict = {"system": system, "case": case}
     with tempfile.TemporaryDirectory() as folder:
         tokens = str(Path(folder) / "tokens.pt")
@@ -105,7 +105,7 @@ def memory(system: str, case: str, python: str, device: str) -> dict:
 
 
 def products(threads: int) -> dict[str, float]:
-    """GFLOP/s of a square product of 2048: what MKL and oneDNN reach, the latter in bfloat16 too."""
+    """Measure GFLOP/s of a square matrix product of size 2048 with MKL and oneDNN, the latter in bfloat16 too."""
     code = f"""
 import time, torch
 torch.set_num_threads({threads})
@@ -127,13 +127,13 @@ with torch.no_grad():
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", help="interpreter that has flexicodec 0.1.2")
-    parser.add_argument("--onnx", metavar="FOLDER", help="what `flexicodec export` wrote, timed as one more system")
+    parser.add_argument("--peer-python", help="interpreter with flexicodec 0.1.2")
+    parser.add_argument("--onnx", metavar="FOLDER", help="output of `flexicodec export`, timed as one more system")
     parser.add_argument("--systems", nargs="+", default=["ours", "compiled", "mini", "peer", "mimi", "encodec", "dac"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--long", nargs="*", default=["10 min", "1 h"], help="cases whose memory is measured, for ours")
+    parser.add_argument("--long", nargs="*", default=["10 min", "1 h"], help="cases for memory of our models")
     parts = ["time", "bfloat16", "batch", "memory", "load", "blocks", "codes"]
     parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
     parser.add_argument("--output", type=Path)

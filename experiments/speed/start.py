@@ -1,4 +1,4 @@
-"""CPU time of whole processes of the command line, of two checkouts turn by turn.
+"""CPU time of whole command line processes, for two checkouts, interleaved.
 
 python experiments/speed/start.py OTHER_CHECKOUT THIS_CHECKOUT --output experiments/speed/start.json
 """

@@ -1,7 +1,7 @@
-"""The codecs that are compared: each is loaded by name and answers to `encode` and `decode` of a batch of clips.
+"""The compared codecs: each is loaded by name and has `encode` and `decode` for a batch of clips.
 
-Random weights throughout, but for flexicodec-mini: speed does not depend on their values. The peer's interpreter runs
-this file too, so nothing of ours is imported before it is asked for.
+Random weights except for flexicodec-mini: speed does not depend on their values. The peer's interpreter runs this file
+too, so this package is imported lazily.
 """
 
 import os
@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 NAMES = ("ours", "compiled", "mini", "onnx", "peer", "mimi", "encodec", "dac")
-EXPORTED = "FLEXICODEC_EXPORTED"  # environment variable: the folder that "onnx" opens
-FRAME_RATE = 8.33  # Hz, of those that have a choice
-CODEBOOKS = 7  # acoustic ones, as in the paper
+EXPORTED = "FLEXICODEC_EXPORTED"  # environment variable: folder of the "onnx" system
+FRAME_RATE = 8.33  # Hz, for codecs with a choice
+CODEBOOKS = 7  # acoustic codebooks, as in the paper
 
 
 def load(name: str, device: str = "cpu", precision: str = "float32"):
-    """Make a system; transformers' in their default configs, DAC and EnCodec at 24 kHz like Mimi."""
+    """Build a system; those of transformers in their default configs, DAC and EnCodec at 24 kHz like Mimi."""
     if name in ("ours", "compiled", "mini", "onnx"):
         return Ours(name, device, precision)
     if precision != "float32":
@@ -25,7 +25,7 @@ def load(name: str, device: str = "cpu", precision: str = "float32"):
 
 
 class Ours:
-    """This package's: the released architecture, plain or compiled, the mini, an export under onnxruntime."""
+    """Systems of this package: the released architecture, plain or compiled, the mini, an export under onnxruntime."""
 
     sample_rate = 16_000
 
@@ -59,7 +59,7 @@ class Ours:
 
 
 class Peer:
-    """`flexicodec` 0.1.2, at the threshold that gives the same rate on its random features."""
+    """`flexicodec` 0.1.2, at the threshold for the same rate on its random features."""
 
     sample_rate = 16_000
 
@@ -106,7 +106,7 @@ class Transformers:
 
 
 def speech(path: Path, seconds: float, sample_rate: int) -> torch.Tensor:
-    """Read the example and repeat it for so long, resampled."""
+    """Read the example, resample it and repeat it to this duration."""
     import soundfile
 
     audio, rate = soundfile.read(path, dtype="float32")

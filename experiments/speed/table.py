@@ -1,6 +1,6 @@
 """Print results as Markdown: `python experiments/speed/table.py experiments/speed/results-*.json`.
 
-Of run.py .json files, of gpu.py .jsonl files.
+Takes .json files of run.py and .jsonl files of gpu.py.
 """
 
 import json

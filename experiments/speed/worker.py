@@ -1,4 +1,4 @@
-"""One system in one process: loads it, and times what it is told to on standard input, a JSON object a line."""
+"""One system in one process: loads it, and times the requests on standard input, one JSON object per line."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ EXAMPLE = Path(__file__).parents[2] / "flexicodec" / "assets" / "example.flac"
 
 
 def ragged(count: int = 32, shortest: float = 1.0, longest: float = 20.0) -> list[float]:
-    """Draw lengths in seconds; the same in every process."""
+    """Sample lengths in seconds; the same in every process."""
     chosen = random.Random(0)
     return [round(chosen.uniform(shortest, longest), 2) for _ in range(count)]
 
@@ -39,7 +39,7 @@ CASES = {
 
 
 def batch(seconds: list[float], sample_rate: int, device: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Make a padded batch, each clip from a place of its own in the speech."""
+    """Make a padded batch, each clip from another position in the speech."""
     lengths = [int(each * sample_rate) for each in seconds]
     wave = systems.speech(EXAMPLE, max(seconds) + 0.37 * len(seconds), sample_rate)
     audio = torch.zeros(len(lengths), max(lengths))
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32")
     arguments = parser.parse_args()
-    talk, sys.stdout = sys.stdout, sys.stderr  # whatever libraries print does not get into the answers
+    talk, sys.stdout = sys.stdout, sys.stderr  # output of libraries must not mix with the answers
     torch.set_num_threads(arguments.threads)
     started = time.monotonic()
     with torch.no_grad():
@@ -68,7 +68,7 @@ def main() -> None:
             asked = json.loads(line)
             case, verb = asked["case"], asked["do"]
             if case not in held:
-                path = asked.get("tokens")  # made by another process, where memory is measured
+                path = asked.get("tokens")  # from another process, for memory measurements
                 tokens = torch.load(path, weights_only=False) if path and verb == "decode" else None
                 audio, lengths = (
                     batch(CASES[case], system.sample_rate, arguments.device) if tokens is None else (None,) * 2
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def timed(call, device: str) -> tuple[float, float]:
-    """Wall and CPU seconds of a call."""
+    """Measure wall and CPU seconds of a call."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -99,7 +99,7 @@ def timed(call, device: str) -> tuple[float, float]:
 
 
 def commit_and_machine() -> tuple[str, str]:
-    """Name the commit, if this is a checkout, and the processor."""
+    """Return the commit, if this is a checkout, and the processor."""
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=EXAMPLE.parent)
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     cpu = names[0].split(": ")[1] if names else platform.machine()
@@ -107,18 +107,18 @@ def commit_and_machine() -> tuple[str, str]:
 
 
 def rss() -> float:
-    """Resident memory now, GiB."""
+    """Return the current resident memory, GiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**30
 
 
 def peak() -> float:
-    """Most resident memory so far, GiB."""
+    """Return the peak resident memory, GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def answer(talk, **values) -> None:
-    """Write a line that the driver reads."""
+    """Write a line for the driver."""
     talk.write(json.dumps(values) + "\n")
     talk.flush()
 

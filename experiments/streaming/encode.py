@@ -1,10 +1,10 @@
-"""What encoding a stream costs: real-time factor by chunk, latency, and memory over hours.
+"""Cost of encoding a stream: real-time factor by chunk, latency, and memory over hours.
 
     python experiments/streaming/encode.py --output experiments/streaming/encode.json
 
-flexicodec-mini on one thread. Speech first (its own example, several times over) in chunks of several sizes, against
-encoding it whole; then two hours of noise in bursts, in chunks of a second, with the resident memory of the process and
-the bytes of the stream's state as they go by.
+flexicodec-mini on one thread. First speech (the packaged example, repeated) in chunks of several sizes, against
+encoding it whole; then two hours of noise bursts in chunks of a second, with the resident memory of the process and the
+size of the stream's state over time.
 """
 
 import argparse
@@ -26,13 +26,13 @@ REPEATS = 7  # of the example of 8.5 s
 
 
 def resident_mib() -> float:
-    """Memory of this process that is in use now."""
+    """Return the current resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 2**20
 
 
 def stream(encoder: Any, audio: torch.Tensor, size: int) -> tuple[flexicodec.Tokens, float]:
-    """Encode audio in chunks of so many samples; the tokens, and CPU seconds."""
+    """Encode audio in chunks of this many samples; return tokens and CPU seconds."""
     started = time.process_time()
     pieces = [encoder.encode(chunk) for chunk in audio.split(size, dim=-1)]
     pieces.append(encoder.flush())
@@ -41,7 +41,7 @@ def stream(encoder: Any, audio: torch.Tensor, size: int) -> tuple[flexicodec.Tok
 
 
 def by_chunk(codec: Any) -> list[dict[str, Any]]:
-    """Real-time factors, and what differs from the whole."""
+    """Measure real-time factors, and count differences from the whole clip."""
     example = str(files("flexicodec") / "assets" / "example.flac")
     audio = flexicodec.read_audio(example, sample_rate=codec.sample_rate).repeat(1, REPEATS)
     length, rows = audio.shape[1] / codec.sample_rate, []
@@ -69,7 +69,7 @@ def by_chunk(codec: Any) -> list[dict[str, Any]]:
 
 
 def for_hours(codec: Any, hours: float) -> dict[str, Any]:
-    """Stream noise for so long, and look at the memory every ten minutes."""
+    """Stream noise for this duration, and record memory every ten minutes."""
     generator, second = torch.Generator().manual_seed(0), codec.sample_rate
     encoder, rows, tokens = codec.streaming_encoder(frame_rate=6.25), [], 0
     started = time.process_time()

@@ -1,8 +1,8 @@
-"""Streaming with the clock running: tokens come when their sound is over, audio leaves, and somebody listens to it.
+"""Streaming in real time: tokens arrive at their end times, are decoded, and a simulated player plays the audio.
 
-Nothing here is computed from CPU times. A thread puts chunks of tokens into a queue at the pace of speech; the decoder
-takes them as they come, and each block of audio is stamped when it leaves. The listener plays the first block at once,
-and stands still whenever there is nothing left to play.
+All times are wall times. A thread puts chunks of tokens into a queue in real time; the decoder takes them at once, and
+each block of decoded audio gets a time stamp. The player starts with the first block, and pauses whenever its buffer is
+empty.
 """
 
 import shlex
@@ -30,7 +30,7 @@ TRIES, UNDISTURBED = 4, 1.1
 
 @dataclass(frozen=True)
 class Block:
-    """Audio that has left: when, in seconds after the first sound began, how much, and the decoder's time for it.
+    """A block of decoded audio: its time in seconds after the start of the speech, its duration and decoding time.
 
     Wall time, and CPU time beside it: where the two differ, the machine was busy with something else.
     """
@@ -42,10 +42,10 @@ class Block:
 
 
 def live(play: str | None) -> dict[str, Any]:
-    """Stream every case by the clock.
+    """Stream every case in real time.
 
     Args:
-        play: A command that 16-bit samples at {rate} Hz go to, as `aplay -t raw -f S16_LE -r {rate}`; None for none.
+        play: Command to play 16-bit samples at {rate} Hz, such as `aplay -t raw -f S16_LE -r {rate}`; None for none.
     """
     results: dict[str, Any] = {}
     for name, causal, chunks in (("NanoCodec, causal", True, (1, 2, 5, 12)), ("NanoCodec, not causal", False, (1, 5))):
@@ -65,10 +65,10 @@ def live(play: str | None) -> dict[str, Any]:
 
 
 def run(codec: Any, tokens: Tokens, chunk: int, settings: dict[str, Any], play: str | None) -> dict[str, Any]:
-    """Stream tokens by the clock, so many at a time, and sum up what the listener had of it.
+    """Stream tokens in real time in chunks of this size, and summarise playback.
 
-    Where the decoder's wall time is far above its CPU time, the machine was busy with something else; the stream is run
-    again then, a few times at most, and the run that was disturbed least counts.
+    A wall time of the decoder far above its CPU time means that the machine was busy; the stream is then run again, a
+    few times at most, and the least disturbed run counts.
     """
     pieces = list(cut(tokens, chunk))
     stream = codec.streaming_decoder(**settings)
@@ -83,12 +83,12 @@ def run(codec: Any, tokens: Tokens, chunk: int, settings: dict[str, Any], play: 
 
 
 def disturbance(run: dict[str, float]) -> float:
-    """Return by how much the decoder's wall time is above its CPU time."""
+    """Return the ratio of the decoder's wall time to its CPU time."""
     return run["real_time_factor"] / run["cpu_factor"]
 
 
 def once(stream: Any, pieces: Sequence[Tokens], play: str | None) -> list[Block]:
-    """Stream chunks of tokens by the clock."""
+    """Stream chunks of tokens in real time."""
     codec, queue = stream.codec, SimpleQueue[Tokens | None]()
     begin = time.monotonic()
     sender = threading.Thread(target=send, args=(pieces, frame_seconds(codec), begin, queue), daemon=True)
@@ -101,7 +101,7 @@ def once(stream: Any, pieces: Sequence[Tokens], play: str | None) -> list[Block]
 
 
 def send(pieces: Iterable[Tokens], frame: float, begin: float, queue: "SimpleQueue[Tokens | None]") -> None:
-    """Put each chunk into the queue when the sound of its last token is over."""
+    """Put each chunk into the queue at the end time of its last token."""
     due = begin
     for piece in pieces:
         due += int(piece.durations.sum()) * frame
@@ -113,7 +113,7 @@ def send(pieces: Iterable[Tokens], frame: float, begin: float, queue: "SimpleQue
 def decode(
     stream: Any, queue: "SimpleQueue[Tokens | None]", begin: float, rate: int, write: Callable[[bytes], Any] | None
 ) -> list[Block]:
-    """Decode what comes until nothing more does, and note each block of audio as it leaves."""
+    """Decode chunks until the end of the queue, and record each block of audio."""
     blocks, more = [], True
     while more:
         piece = queue.get()
@@ -128,17 +128,17 @@ def decode(
 
 
 def as_bytes(audio: Tensor) -> bytes:
-    """Write audio [1, S] as 16-bit samples, little-endian."""
+    """Convert audio [1, S] to 16-bit samples, little-endian."""
     return (audio[0] * 32767).round().clamp(-32768, 32767).short().numpy().astype("<i2").tobytes()
 
 
 def listened(blocks: Sequence[Block]) -> dict[str, float]:
-    """Sum up a stream.
+    """Summarise a stream.
 
     Returns:
-        The first audio; the decoder's wall and CPU time per second of audio, and its longest call; how often and for
-        how long in all a listener stands still who plays at once, which is also how much later to begin and never do
-        so; and how often one who begins `CUSHION` later.
+        Time of the first audio; the decoder's wall and CPU time per second of audio, and its longest call; number and
+        total duration of pauses of a player that starts at once (a start delayed by this total has no pauses); and
+        the number of pauses with a start delayed by `CUSHION`.
     """
     heard = [block for block in blocks if block.seconds]
     first, played = heard[0].at, sum(block.seconds for block in heard)
@@ -157,7 +157,7 @@ def listened(blocks: Sequence[Block]) -> dict[str, float]:
 
 
 def gaps(heard: Sequence[Block], cushion: float) -> list[float]:
-    """Let somebody listen who begins so many seconds after the first audio; return the seconds of each standstill."""
+    """Simulate a player that starts this many seconds after the first audio; return the duration of each pause."""
     waits, dry = [], heard[0].at + cushion
     for block in heard:
         if block.at > dry:
@@ -169,7 +169,7 @@ def gaps(heard: Sequence[Block], cushion: float) -> list[float]:
 
 def print_live(results: dict[str, Any]) -> None:
     """Print a table as Markdown."""
-    columns = ("decoder", "tokens a chunk", "first audio, s", "real-time factor (CPU)", "underruns", "still for, s")
+    columns = ("decoder", "tokens a chunk", "first audio, s", "real-time factor (CPU)", "underruns", "total pause, s")
     print(f"| {' | '.join(columns)} | underruns, {CUSHION} s later |\n|{'---|' * (len(columns) + 1)}")
     for name, rows in results.items():
         for row in rows:

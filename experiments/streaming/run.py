@@ -1,15 +1,15 @@
-"""Time to first audio and real-time factor of streaming decoders, by how many tokens come at once.
+"""Time to first audio and real-time factor of streaming decoders, by number of tokens per chunk.
 
-Tokens come at the pace of speech: a chunk is there when its last token's time is over. From then on the decoder works,
-on one thread, for as much CPU time as is measured here; what it gives is heard when it has done so. Run it as
+Tokens arrive in real time: a chunk is available at the end time of its last token. The decoder then needs the CPU time
+measured here, on one thread, and its audio is played afterwards. Run it as
 
     python experiments/streaming/run.py --output experiments/streaming/results.json
-    python experiments/streaming/run.py --live --output experiments/streaming/live.json    # the clock runs, see live.py
+    python experiments/streaming/run.py --live --output experiments/streaming/live.json    # in real time, see live.py
 
-NanoCodec has random weights, on which neither time depends; what a shorter look-ahead costs is measured on the model
-that ships, for which there are weights. The released FlexiCodec has attention over the whole clip in its decoder, which
-streams by windows and is never exact; how far off depends on how much its layers add, and so their gains are set to
-what they start with, to what the mini's have learnt, and to 1.
+NanoCodec has random weights, which do not affect the times; the cost of a shorter look-ahead is measured on
+flexicodec-mini, whose weights are trained. The released FlexiCodec has attention over the whole clip in its decoder, so
+it streams in windows and is never exact; the error depends on the gains of its residual branches, which are set to
+their initial value, to the mean learnt value of the mini, and to 1.
 """
 
 import argparse
@@ -38,7 +38,7 @@ WINDOWS = {  # gain of the layers: windows of context, ahead and stride, in fram
 
 @torch.no_grad()
 def released(audio: torch.Tensor) -> dict[str, Any]:
-    """Stream the released size of FlexiCodec, random weights, by windows; the speech is played there and back."""
+    """Stream the released size of FlexiCodec with random weights in windows, on speech and its reversal."""
     torch.manual_seed(0)
     codec = FlexiCodec().eval()
     tokens = codec.encode(torch.cat([audio, audio.flip(1), audio], dim=1), frame_rate=8.33, num_codebooks=7)
@@ -54,14 +54,14 @@ def released(audio: torch.Tensor) -> dict[str, Any]:
 
 @torch.no_grad()
 def measure(codec: Any, tokens: flexicodec.Tokens, chunk: int, **settings: Any) -> dict[str, Any]:
-    """Stream tokens at the pace of speech; seconds, and dB against decoding them whole."""
+    """Stream tokens in simulated real time; return times in seconds, and SNR in dB against decoding the whole."""
     tokens = flexicodec.Tokens(tokens.semantic, tokens.acoustic, tokens.durations, None, tokens.format)
     frame = frame_seconds(codec)
     stream = codec.streaming_decoder(**settings)
     for piece in list(cut(tokens, chunk))[:2]:
         stream.decode(piece)  # warm up
     stream.reset()
-    now = came = work = 0.0  # clock of the listener, when the chunk was there, CPU time so far
+    now = came = work = 0.0  # time of the player, arrival of the chunk, CPU time so far
     first, audio, state = None, [], 0
     for piece in [*cut(tokens, chunk), None]:
         came += 0.0 if piece is None else int(piece.durations.sum()) * frame
@@ -89,7 +89,7 @@ def measure(codec: Any, tokens: flexicodec.Tokens, chunk: int, **settings: Any) 
 
 
 def offline(codec: Any, tokens: flexicodec.Tokens) -> float:
-    """Real-time factor of decoding all at once."""
+    """Measure the real-time factor of decoding all at once."""
     codec.decode(tokens)
     started = time.process_time()
     audio = codec.decode(tokens)
@@ -97,7 +97,7 @@ def offline(codec: Any, tokens: flexicodec.Tokens) -> float:
 
 
 def counted() -> dict[str, Any]:
-    """Measure every decoder, adding up CPU times."""
+    """Measure every decoder in simulated time, from CPU times."""
     results: dict[str, Any] = {}
     for name, causal, choices in (
         ("NanoCodec 12.5 Hz, causal", True, [{}]),
@@ -154,7 +154,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()  # when the run begins
+    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()  # at the start of the run
     results = live(args.play) if args.live else counted()
     print_live(results) if args.live else print_counted(results)
     if args.output:

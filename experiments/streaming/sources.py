@@ -1,4 +1,4 @@
-"""What is streamed: codecs and their tokens, the same ones whether the clock is counted or runs."""
+"""Codecs and tokens for both streaming measurements, simulated and real time."""
 
 from collections.abc import Iterator
 from importlib.resources import files
@@ -14,26 +14,26 @@ NANO = "nano_1.78kbps_12.5fps"
 
 
 def random_nanocodec(*, causal: bool) -> NanoCodec:
-    """A NanoCodec of the published size at 12.5 Hz, with either decoder and random weights."""
+    """Build a NanoCodec of the published size at 12.5 Hz, with either decoder and random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return NanoCodec(with_causality(published(NANO), encoder=False, decoder=causal)).eval()
 
 
 def random_tokens(codec: NanoCodec, seconds: float) -> flexicodec.Tokens:
-    """Some seconds of tokens."""
+    """Make random tokens for this duration in seconds."""
     frames = round(seconds * codec.base_frame_rate)
     codes = torch.randint(codec.quantizer.codebook_size, (1, codec.num_codebooks, frames))
     return flexicodec.Tokens(acoustic=codes, format=codec.format)
 
 
 def example(sample_rate: int) -> torch.Tensor:
-    """The recording that comes with the package."""
+    """Read the packaged example."""
     return flexicodec.read_audio(str(files("flexicodec") / "assets" / "example.flac"), sample_rate=sample_rate)
 
 
 def cut(tokens: flexicodec.Tokens, size: int) -> Iterator[flexicodec.Tokens]:
-    """Tokens chunk by chunk."""
+    """Split tokens into chunks."""
     for start in range(0, tokens.durations.shape[1], size):
         part = slice(start, start + size)
         semantic = None if tokens.semantic is None else tokens.semantic[:, part]
@@ -41,5 +41,5 @@ def cut(tokens: flexicodec.Tokens, size: int) -> Iterator[flexicodec.Tokens]:
 
 
 def frame_seconds(codec: Any) -> float:
-    """How long a frame lasts."""
+    """Return the duration of a frame in seconds."""
     return codec.frame_size / codec.sample_rate

@@ -1,9 +1,9 @@
-"""How fast the loader delivers: seconds of audio per second, from files, cache and shards, with and without workers.
+"""Throughput of the data loader: seconds of audio per second, from files, cache and shards, with and without workers.
 
     python experiments/training-speed/loader.py train.jsonl --output experiments/training-speed/loader.json
 
-Cache and shards are made in a temporary folder first, which is not counted. Every figure is the best of three stretches
-of batches that follow one another, after some to warm up; nothing is done with the batches.
+Cache and shards are first written to a temporary folder, which is not counted. Every figure is the best of three
+consecutive series of batches, after some to warm up; the batches are discarded.
 """
 
 import argparse
@@ -28,7 +28,7 @@ AUGMENTATION = AugmentationConfig(gain_db=(-6.0, 6.0), loudness_dbfs=-25.0, code
 
 
 def throughput(config: DataConfig, seconds: float) -> float:
-    """Seconds of audio per second of wall time."""
+    """Measure seconds of audio per second of wall time."""
     batches = training_batches(config, sample_rate=SAMPLE_RATE, seed=0)
     sum(len(batch.items) for batch in islice(batches, 2 + 4 * config.workers))  # workers start and fill their queues
     best = 0.0

@@ -1,11 +1,11 @@
-"""How fast a codec trains, by audio seconds a step, and which part of a step takes how long.
+"""Training speed of a codec by seconds of audio per step, and the time of each part of a step.
 
     python experiments/training-speed/run.py MANIFEST --output experiments/training-speed/results.json [key=value ...]
 
-The trainer's own loop runs: some steps to warm up, then steps that are timed, then as many again in which the parts are
-told apart (each boundary then waits for the device, so that the timed steps stay undisturbed). Where the config's
-`init_from` is not at hand, the frozen encoder gets random weights and tau is calibrated to them: speed depends on how
-many tokens there are, and not on what they mean.
+The trainer's own loop runs: some steps to warm up, then timed steps, then as many again with times by part (these
+synchronise with the device at every boundary, so they are separate from the timed steps). Without the weights of the
+config's `init_from`, the frozen encoder gets random weights and tau is calibrated to them: speed depends on the number
+of tokens, not on their content.
 """
 
 import argparse
@@ -45,15 +45,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", help="JSONL manifest of speech")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="such as compile=true; not after an option with a list"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings such as compile=true; not after an option with a list",
     )
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--batch-seconds", type=float, nargs="+", default=[4.8, 9.6, 19.2], help="audio a step")
     parser.add_argument("--adversary", choices=("without", "with", "both"), default="both")
-    parser.add_argument("--threads", type=int, nargs="+", help="threads of torch (default: as many as it takes)")
-    parser.add_argument("--steps", type=int, default=20, help="steps to time, and again to tell parts apart")
-    parser.add_argument("--warmup", type=int, default=3, help="steps before; compiling wants some more")
+    parser.add_argument("--threads", type=int, nargs="+", help="threads of torch (default: torch's own)")
+    parser.add_argument("--steps", type=int, default=20, help="steps to time, and again for times by part")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before timing; compilation needs some more")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_intermixed_args()
     if min(arguments.steps, arguments.warmup) < 1:
@@ -85,7 +88,7 @@ def main() -> None:
                     found = {"threads": threads, "batch_seconds": seconds, "adversary": game is not None} | run
                     result["runs"].append(found)
                     print(json.dumps(found), file=sys.stderr)
-                    if arguments.output:  # every time, so that a run that ends early leaves what it found
+                    if arguments.output:  # after every run, for interrupted measurements
                         with replacing(arguments.output) as part:
                             part.write_text(json.dumps(result, indent=2) + "\n")
     print_tables(result["runs"])
@@ -95,7 +98,7 @@ def main() -> None:
 
 
 def with_encoder(config: TrainingConfig, folder: Path) -> TrainingConfig:
-    """Give the config weights for its frozen encoder: its own, or random ones that lie in `folder`."""
+    """Give the config weights for its frozen encoder: its own, or random ones stored in `folder`."""
     missing = [source.source for source in config.init_from if not Path(source.source).exists()]
     if config.init_from and not missing:
         return config
@@ -110,7 +113,7 @@ def with_encoder(config: TrainingConfig, folder: Path) -> TrainingConfig:
 
 
 def adversaries(config: TrainingConfig, which: str) -> list[AdversarialConfig | None]:
-    """List the adversaries to train against: none, the config's from the first step on, or both."""
+    """List the adversarial configs: none, the config's from the first step on, or both."""
     there = [replace(config.adversarial, start_step=0)] if config.adversarial is not None else []
     if which == "with" and not there:
         raise ValueError("the config has no adversary")
@@ -118,10 +121,10 @@ def adversaries(config: TrainingConfig, which: str) -> list[AdversarialConfig | 
 
 
 def with_batch(config: TrainingConfig, seconds: float) -> DataConfig:
-    """Size a forward pass so that a step takes in so many seconds of audio.
+    """Size a forward pass so that a step uses this many seconds of audio.
 
     Raises:
-        ValueError: They are no whole number of crops.
+        ValueError: The seconds are not a whole number of crops.
     """
     data, share = config.data, seconds / config.optim.accumulation
     if data.crop_seconds is None:
@@ -133,10 +136,10 @@ def with_batch(config: TrainingConfig, seconds: float) -> DataConfig:
 
 
 class Watched(trainer_module.CodecTrainer):
-    """The trainer, with a look at the clock after every step in place of curves, validation and checkpoints."""
+    """The trainer, with a time stamp after every step instead of curves, validation and checkpoints."""
 
     def run(self) -> None:
-        """Train, and note when each step ended, how much CPU time was spent by then, and how much audio it took in."""
+        """Train, and record end time, CPU time and seconds of audio of each step."""
         self.ends: list[float] = []
         self.cpu: list[float] = []
         self.audio: list[float] = []
@@ -154,7 +157,7 @@ class Watched(trainer_module.CodecTrainer):
 
 
 def measure(config: TrainingConfig, folder: Path, warmup: int, steps: int) -> dict[str, Any]:
-    """Train with one config: time the steps, then tell their parts apart."""
+    """Train with one config: time the steps, then their parts."""
     with tempfile.TemporaryDirectory(dir=folder) as output:
         config = replace(config, output=output, trackers=(), steps=warmup + steps)
         torch.compiler.reset()
@@ -188,14 +191,14 @@ def measure(config: TrainingConfig, folder: Path, warmup: int, steps: int) -> di
     return found | {"shares": shares, "step_seconds_while_told_apart": round(total / steps, 4)}
 
 
-# ------------------------------------------------------------------------------------------ where a step's time goes
+# ----------------------------------------------------------------------------------------------- time by part of a step
 
 
 class Stopwatch:
-    """Charges time to the part that is going on. Parts nest, and the innermost one pays.
+    """Measures time by part. Parts nest, and time counts for the innermost one.
 
     Args:
-        device: What to wait for at every boundary.
+        device: Device to synchronise with at every boundary.
     """
 
     def __init__(self, device: torch.device):
@@ -206,17 +209,17 @@ class Stopwatch:
         self._since = time.perf_counter()
 
     def enter(self, part: str) -> None:
-        """Begin a part."""
+        """Start a part."""
         self._charge()
         self._parts.append(part)
 
     def leave(self) -> None:
-        """End it; the one around it goes on."""
+        """End the innermost part and continue the enclosing one."""
         self._charge()
         self._parts.pop()
 
     def turn_into(self, part: str) -> None:
-        """End a part and begin another one in its place."""
+        """End a part and start another one in its place."""
         self._charge()
         self._parts[-1] = part
 
@@ -228,13 +231,13 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Charge what happens inside to a part."""
+        """Count the time inside the context for a part."""
         self.enter(name)
         yield
         self.leave()
 
     def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Charge every call of a function to a part."""
+        """Count every call of a function for a part."""
 
         @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -252,7 +255,7 @@ class Stopwatch:
 
 @contextmanager
 def instrumented(trainer: Watched, watch: Stopwatch) -> Iterator[None]:
-    """Let a stopwatch follow a trainer's steps."""
+    """Attach a stopwatch to a trainer's steps."""
     state, backward, log_and_save = trainer.state, trainer.accelerator.backward, trainer._log_and_save
     training_batches, generator_losses = trainer_module.training_batches, trainer_module.generator_losses
 
@@ -266,7 +269,7 @@ def instrumented(trainer: Watched, watch: Stopwatch) -> Iterator[None]:
     def judged(made: Any, discriminators: Any, game: Any) -> Any:
         if discriminators is None:
             return generator_losses(made, discriminators, game)
-        # The discriminators came last, so the backward pass is through with them once it reaches their input.
+        # The discriminators are last in the forward pass: backward is done with them once it reaches their input.
         heard = made.audio.view_as(made.audio)
         heard.register_hook(lambda _: watch.turn_into(BACKWARD))
         with watch.part("discriminators"):
@@ -300,16 +303,16 @@ def instrumented(trainer: Watched, watch: Stopwatch) -> Iterator[None]:
 
 
 def settle(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
+    """Synchronise with the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-# --------------------------------------------------------------------------------------------------- what comes of it
+# -------------------------------------------------------------------------------------------------------------- results
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
-    """Median and quartiles, to four digits."""
+    """Return median and quartiles, to four digits."""
     quartiles = np.percentile(values, [50, 25, 75])
     return {name: float(f"{value:.4g}") for name, value in zip(("median", "q25", "q75"), quartiles, strict=True)}
 
@@ -331,12 +334,12 @@ def print_tables(runs: list[dict[str, Any]]) -> None:
 
 
 def label(run: dict[str, Any]) -> str:
-    """Name a run in the tables' first columns."""
+    """Return the first columns of a run in the tables."""
     return f"{run['threads']} | {run['batch_seconds']:g} s | {'with' if run['adversary'] else 'without'}"
 
 
 def machine() -> str:
-    """Name the processor and how much of it is ours."""
+    """Return the processor and the number of usable cores."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
