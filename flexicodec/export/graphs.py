@@ -19,7 +19,6 @@ from flexicodec.models.flexicodec.network import FlexiCodecNetwork
 from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.nn.conv import PaddedLengths
 from flexicodec.nn.dac import ConvStack
-from flexicodec.nn.masking import zero_padding
 from flexicodec.quantize import Quantizer
 from flexicodec.quantize.base import project
 from flexicodec.quantize.rvq import ResidualVectorQuantizer
@@ -71,17 +70,13 @@ class DynamicLengths(PaddedLengths):
     def __init__(self, values: Int[Tensor, " batch"]) -> None:
         super().__init__(values, shortest=0)
 
-    def map(self, convert: Any) -> "DynamicLengths":
-        """Carry the lengths to another rate."""
-        return DynamicLengths(convert(self.values))
+    def after(self, layer: Any) -> "DynamicLengths":
+        """Convert input lengths of a layer to output lengths."""
+        return DynamicLengths(layer.output_length(self.values))
 
     def mask_(self, x: Float[Tensor, "batch dim time"], start: int = 0) -> Float[Tensor, "batch dim time"]:
-        """Zero the padding."""
-        return self.masked(x, start)
-
-    def masked(self, x: Float[Tensor, "batch dim time"], start: int = 0) -> Float[Tensor, "batch dim time"]:
-        """Zero the padding."""
-        return zero_padding(x, self._valid(x, start))
+        """Zero the padding, not in place."""
+        return self.masked(x)
 
 
 class SemanticEncoderGraph(nn.Module):

@@ -35,6 +35,11 @@ class PaddedLengths:
     shortest: int
     pad_at_item_ends: bool = True
 
+    def after(self, layer: Any) -> "PaddedLengths":
+        """Convert input lengths of a layer to output lengths."""
+        values = layer.output_length(self.values)
+        return PaddedLengths(values, layer.output_length(self.shortest), self.pad_at_item_ends)
+
     def mask_(self, x: Float[Tensor, "batch dim time"], start: int = 0) -> Float[Tensor, "batch dim time"]:
         """Zero the padding of `x` in place, where it is finite; `x` begins at time `start` of the clip."""
         if start + x.shape[-1] <= self.shortest:
@@ -53,11 +58,8 @@ def lengths_after(layer: Any, lengths: PaddedLengths) -> PaddedLengths: ...
 @overload
 def lengths_after(layer: Any, lengths: PaddedLengths | None) -> PaddedLengths | None: ...
 def lengths_after(layer: Any, lengths: PaddedLengths | None) -> PaddedLengths | None:
-    """Convert input lengths of a layer to output lengths."""
-    if lengths is None:
-        return None
-    values = layer.output_length(lengths.values)
-    return PaddedLengths(values, layer.output_length(lengths.shortest), lengths.pad_at_item_ends)
+    """Convert input lengths of a layer to output lengths; None stays None."""
+    return None if lengths is None else lengths.after(layer)
 
 
 @register_state
