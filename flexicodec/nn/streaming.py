@@ -202,6 +202,7 @@ def unbatch(tree: Tree, count: int) -> list[Tree]:
     """Split a state of `count` items into one state per item."""
     if count == 1:
         return [tree]
+    # Split every tensor once, then rebuild the tree for each item.
     rows = [list(tensor.split(1)) for tensor in tensors(tree)]  # one call for each tensor, not one for each item
     items = []
     for item in range(count):
