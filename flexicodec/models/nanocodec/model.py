@@ -1,6 +1,6 @@
-"""NanoCodec and its forebear LFSC: frames at a fixed rate, each coded by groups of latents that stand side by side.
+"""NanoCodec and its predecessor LFSC: fixed-rate codecs with grouped FSQ (parallel codebooks, not residual).
 
-This is the model as users meet it, and the two steps between audio and latents that training composes as well.
+`encode_latents` and `decode_latents` are the steps that training composes as well.
 """
 
 from collections.abc import Mapping
