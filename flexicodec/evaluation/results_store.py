@@ -248,7 +248,9 @@ def add_entropy_rates(folder: str | Path, rows: Sequence[Row], run: Mapping[str,
             speakers = speaker_clusters([rows[i].get("speaker") for i in indices], [rows[i]["id"] for i in indices])
             if speakers is not None and len(set(speakers)) < bitrate.FOLDS:
                 speakers = None
-            clip_bits = bitrate.cross_validated_bits(map(Tokens.load, paths), run["systems"][system].get("levels"), speakers)
+            clip_bits = bitrate.cross_validated_bits(
+                map(Tokens.load, paths), run["systems"][system].get("levels"), speakers
+            )
             for index, bits in zip(indices, clip_bits, strict=True):
                 kbps = sum(bits.values()) / coded_seconds(rows[index]) / 1000
                 new_rows[index] = {**rows[index], "entropy_kbps": kbps}
