@@ -56,9 +56,7 @@ def resample(audio: Float[Tensor, "*batch samples"], from_rate: int, to_rate: in
     from_rate = check_sample_rate(from_rate, "from_rate")
     to_rate = check_sample_rate(to_rate, "to_rate")
     if not audio.is_floating_point() or audio.ndim == 0:
-        raise ValueError(
-            f"resample takes float audio [..., S]; got {str(audio.dtype).removeprefix('torch.')} of shape {list(audio.shape)}"
-        )
+        raise ValueError(f"resample takes float audio [..., S]; got {audio.dtype} of shape {list(audio.shape)}")
     audio = audio.detach()
     if from_rate == to_rate:
         return audio
@@ -208,9 +206,8 @@ def check_lengths(lengths: Lengths | None, batch: int, samples: int, minimum: in
     if values.ndim != 1 or len(values) != batch:
         raise ValueError(f"lengths has shape {list(values.shape)}; expected [{batch}], one per item of the audio")
     if values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
-        raise ValueError(
-            f"lengths is {str(values.dtype).removeprefix('torch.')}; expected whole samples (not a mask, seconds or a fraction)"
-        )
+        kind = str(values.dtype).removeprefix("torch.")
+        raise ValueError(f"lengths is {kind}; expected whole samples (not a mask, seconds or a fraction)")
     for item, value in enumerate(values.tolist()):
         if value > samples:
             raise ValueError(
