@@ -56,7 +56,7 @@ def resample(audio: Float[Tensor, "*batch samples"], from_rate: int, to_rate: in
     from_rate = check_sample_rate(from_rate, "from_rate")
     to_rate = check_sample_rate(to_rate, "to_rate")
     if not audio.is_floating_point() or audio.ndim == 0:
-        raise ValueError(f"resample takes float audio [..., S]; got {audio.dtype} of shape {list(audio.shape)}")
+        raise ValueError(f"resample takes float audio [..., S]; got {_dtype_name(audio)} of shape {list(audio.shape)}")
     audio = audio.detach()
     if from_rate == to_rate:
         return audio
@@ -91,8 +91,10 @@ def collate(
                 "(mix channels first)"
             )
         if (wave.dtype, wave.device) != (waves[0].dtype, waves[0].device):
-            theirs, ours = (f"{str(each.dtype).removeprefix('torch.')} on {each.device}" for each in (wave, waves[0]))
-            raise ValueError(f"clip {index} is {theirs} but clip 0 is {ours}; were some read as integers?")
+            raise ValueError(
+                f"clip {index} is {_dtype_name(wave)} on {wave.device} but clip 0 is {_dtype_name(waves[0])} on "
+                f"{waves[0].device}; were some read as integers?"
+            )
     waves = [wave.flatten() for wave in waves]
     lengths = torch.tensor([len(wave) for wave in waves], device=waves[0].device)
     return pad_sequence(waves, batch_first=True), lengths
@@ -206,8 +208,9 @@ def check_lengths(lengths: Lengths | None, batch: int, samples: int, minimum: in
     if values.ndim != 1 or len(values) != batch:
         raise ValueError(f"lengths has shape {list(values.shape)}; expected [{batch}], one per item of the audio")
     if values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
-        kind = str(values.dtype).removeprefix("torch.")
-        raise ValueError(f"lengths is {kind}; expected whole samples (not a mask, seconds or a fraction)")
+        raise ValueError(
+            f"lengths is {_dtype_name(values)}; expected whole samples (not a mask, seconds or a fraction)"
+        )
     for item, value in enumerate(values.tolist()):
         if value > samples:
             raise ValueError(
@@ -239,7 +242,7 @@ def as_tensor(audio: Tensor | np.ndarray) -> Tensor:
             f"audio is a {type(audio).__name__}; expected a torch tensor or numpy array "
             "(several clips go through flexicodec.collate, files through flexicodec.read_audio)"
         )
-    name = str(audio.dtype).removeprefix("torch.")
+    name = _dtype_name(audio)
     if name not in FULL_SCALE:
         raise ValueError(f"audio is {name}, which has no agreed full scale; expected one of {', '.join(FULL_SCALE)}")
     if isinstance(audio, Tensor):
@@ -288,7 +291,7 @@ def to_float32(waves: Tensor, axes: str) -> Tensor:
                 f"audio reaches {peak:g} where 1 is full scale; were int16 samples cast to float without dividing "
                 "by 32768? (pass them as int16, or divide)"
             )
-    return waves.to(torch.float32) / FULL_SCALE[str(waves.dtype).removeprefix("torch.")]
+    return waves.to(torch.float32) / FULL_SCALE[_dtype_name(waves)]
 
 
 def check_channels(channels: str) -> None:
@@ -299,6 +302,12 @@ def check_channels(channels: str) -> None:
 def check_channel_count(waves: Tensor) -> None:
     if waves.shape[-2] > MOST_CHANNELS:
         raise ValueError(f"audio has shape {list(waves.shape)}: {waves.shape[-2]} channels? {_TRANSPOSED}")
+
+
+def _dtype_name(array: Tensor | np.ndarray) -> str:
+    if isinstance(array, np.ndarray):
+        return array.dtype.name
+    return str(array.dtype).removeprefix("torch.")
 
 
 # --------------------------------------------------------------------------------------------------------- audio files
