@@ -232,10 +232,7 @@ class Tokens:
         )
 
     def to(self, device: torch.device | str | int) -> "Tokens":
-        """Copy to a device; tokens that are there already are returned as they are."""
-        here = self.durations.device
-        if torch.device(device) == here and (self.margins is None or self.margins.boundaries.device == here):
-            return self
+        """Copy to a device."""
         return replace(
             self,
             semantic=None if self.semantic is None else self.semantic.to(device),
