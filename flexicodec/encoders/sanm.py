@@ -68,7 +68,7 @@ class SanmEncoder(nn.Module):
         first = torch.full((1,), 1 + num_prompts, device=features.device)
         hidden = self.embed(features, first)
         if num_prompts:
-            hidden = torch.cat([self.embed_prompt(len(features)), hidden], dim=1)
+            hidden = torch.cat([self.embed_prompt(features.shape[0]), hidden], dim=1)
         hidden = self.run_layers(hidden, lengths + num_prompts)[:, num_prompts:]
         return hidden.masked_fill(~length_mask(lengths, hidden.shape[1])[..., None], 0.0)
 
