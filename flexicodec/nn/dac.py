@@ -129,8 +129,9 @@ class ConvStack(nn.Module):
         if not on_cpu and x.shape[-1] <= size:
             return self.layers(x, padded_lengths)  # without the copies that states need
         # One stream over the whole batch, whose state carries what chunks share.
-        y, _ = run_in_chunks(self.layers.step, x, self.layers.initial_state(padded_lengths), True, size)
-        return y
+        state = self.layers.initial_state(padded_lengths)
+        output = x.new_empty(len(x), self.out_channels, self.output_length(x.shape[-1]))
+        return run_in_chunks(self.layers.step, x, state, True, size, output)[0]
 
     @property
     def lookahead(self) -> int:
