@@ -1,7 +1,7 @@
-"""How far the decisions behind tokens were from falling otherwise.
+"""`Margins`: how far every token boundary and code was from the next-best outcome.
 
-Float noise differs between machines, batch shapes and precisions; a boundary or a code is at its mercy only where its
-margin is about as small as the noise. Margins are asked for when encoding, follow their tokens, and are not saved.
+Float noise differs between machines, batch shapes and precisions. It can change a decision only where the margin is
+about as small as the noise. Margins are computed when asked for, follow their tokens, and are not saved.
 """
 
 from collections.abc import Sequence

@@ -12,6 +12,7 @@ import flexicodec
 
 PACKAGE = Path(flexicodec.__file__).parent
 UNWANTED = ("torchaudio", "torchcodec", "audiotools")  # each breaks installs beside a current torch
+SLOW = ("transformers", "vector_quantize_pytorch", "sympy", "torch._dynamo")  # each takes a second or more to import
 
 # Which floor of the house a module lives on; modules look at their own floor and those below.
 FLOORS = {
@@ -69,8 +70,26 @@ assert state() == before, "an import changed the path, the logging, the threads 
 print(*sys.modules)
 """
     loaded = set(python("-c", walk).split())
-    assert "transformers" in loaded  # the walk went somewhere
-    assert not {*UNWANTED, "funasr", "kaldi_native_fbank"} & loaded
+    assert "soundfile" in loaded  # the walk went somewhere
+    assert not {*UNWANTED, "funasr", "kaldi_native_fbank", *SLOW} & loaded
+
+
+LOADED = "; print(*sys.modules)"
+
+
+def test_configs_import_no_encoder():
+    loaded = set(python("-c", f"import sys, flexicodec.models.flexicodec.config{LOADED}").split())
+    assert not {*SLOW, "flexicodec.encoders.sanm", "flexicodec.encoders.ssl"} & loaded
+
+
+def test_a_model_that_decodes_has_no_encoder():
+    loaded = set(python("-c", f"import sys, flexicodec; flexicodec.load(parts='decode'){LOADED}").split())
+    assert not {*SLOW, "flexicodec.encoders.sanm", "flexicodec.encoders.ssl"} & loaded
+
+
+def test_encoding_imports_nothing_slow():
+    call = "import sys, torch, flexicodec; flexicodec.load().encode(torch.zeros(16000))"
+    assert not set(SLOW) & set(python("-c", call + LOADED).split())
 
 
 def test_every_public_name_is_there():

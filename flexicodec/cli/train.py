@@ -82,12 +82,12 @@ def manifest(args: argparse.Namespace) -> int:
         if not args.folder.is_dir():
             raise ValueError("say where to write: -o OUT.jsonl for a manifest, --shards DIR for tar shards")
         args.output = args.folder.with_name(f"{args.folder.resolve().name}.jsonl")
-    from flexicodec.corpus import Listing, read_manifest, scan, write_manifest
+    from flexicodec.corpus import ScanResult, read_manifest, scan, write_manifest
     from flexicodec.training.data import write_shards
 
     # What there is: utterances of a manifest or of a folder.
     if args.folder.is_file():
-        listing = Listing("manifest", read_manifest(args.folder), [])
+        listing = ScanResult("manifest", read_manifest(args.folder), [])
     else:
         listing = scan(args.folder, args.layout, args.check)
     skipped = list(listing.unreadable)

@@ -1,12 +1,12 @@
 """Speech corpora on disk: manifests, folder layouts and lhotse cuts that become manifests, and reading their audio."""
 
 from flexicodec.corpus.audio_reading import read_utterance
-from flexicodec.corpus.layouts import Listing, scan
+from flexicodec.corpus.layouts import ScanResult, scan
 from flexicodec.corpus.manifest import Filter, Utterance, check_ids, read_field, read_manifest, write_manifest
 
 __all__ = [
     "Filter",
-    "Listing",
+    "ScanResult",
     "Utterance",
     "check_ids",
     "read_field",

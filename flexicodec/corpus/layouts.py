@@ -20,7 +20,7 @@ KALDI_FILE_END = -1.0  # an end time in Kaldi's segments
 
 
 @dataclass(frozen=True)
-class Listing:
+class ScanResult:
     """What `scan` found; `unreadable` has names of files or utterances that were left out, each with the reason."""
 
     layout: str
@@ -40,7 +40,7 @@ class _Entry:
     speaker: str | None = None
 
 
-def scan(folder: str | Path, layout: str = "auto", check: bool = False) -> Listing:
+def scan(folder: str | Path, layout: str = "auto", check: bool = False) -> ScanResult:
     """List the speech in a folder.
 
     Args:
@@ -56,7 +56,7 @@ def scan(folder: str | Path, layout: str = "auto", check: bool = False) -> Listi
     if layout not in LAYOUTS:
         raise ValueError(f"layout is {layout!r}, expected auto, {', '.join(LAYOUTS)}")
 
-    listing = Listing(layout, [], [])
+    listing = ScanResult(layout, [], [])
     durations: dict[Path, float] = {}  # of files, which may hold many clips
     for entry in tqdm(list(LAYOUTS[layout](folder)), unit="clip", disable=None):
         try:

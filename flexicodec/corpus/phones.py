@@ -64,7 +64,7 @@ def phone_class(label: str) -> str:
     return "other"
 
 
-def fold(label: str) -> str | None:
+def fold_to_39(label: str) -> str | None:
     """Map a phone to one of the 39 classes of Lee and Hon; closures and silences to "sil", the glottal stop to None."""
     kind = phone_class(label)
     if kind == "other":

@@ -96,6 +96,7 @@ class KaldiFbank(nn.Module):
             lengths = torch.full((audio.shape[0],), audio.shape[1], device=audio.device)
         fbank_lengths = self.num_fbank_frames(lengths)
         assert int(fbank_lengths.min()) > 0, "the caller pads clips to at least one 25 ms window"
+        # LFR, then CMVN.
         stacked = stack_frames(self.fbank(audio), fbank_lengths, self.config.stack, self.config.stride)
         features = (stacked + self.shift) * self.scale
         frame_lengths = self.num_frames(lengths)
@@ -165,6 +166,7 @@ class KaldiFbank(nn.Module):
         size = min(FRAMES_PER_BLOCK, max(64, FRAMES_PER_BATCH // len(frames)))
         for start in range(0, frames.shape[1], size):
             block = frames[:, start : start + size] * 32768.0
+            # Dither, then Kaldi's order: remove the mean, pre-emphasis, window, power spectrum, mel energies.
             if self.config.dither:
                 index = torch.arange(start, start + block.shape[1], device=device)
                 index = index if first is None else index + first.to(device)[:, None]
@@ -189,6 +191,7 @@ def stack_frames(
     are repeated. Frames past an item's end hold copies of its last frame.
     """
     num_frames = -(-int(lengths.max()) // stride)
+    # Indices of the stacked frames, clamped to the item: its first and last frames are repeated.
     offsets = torch.arange(stack, device=fbank.device) - (stack - 1) // 2
     source = (torch.arange(num_frames, device=fbank.device) * stride)[:, None] + offsets
     source = torch.minimum(source.clamp(min=0), (lengths - 1)[:, None, None])

@@ -63,11 +63,12 @@ class SanmEncoder(nn.Module):
         self, features: Float[Tensor, "batch frames in_dim"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch frames dim"]:
         """Run the blocks on front-end features; zero past each item's end."""
+        # The prompt's rows take the first positions.
         num_prompts = len(self.config.prompt)
         first = torch.full((1,), 1 + num_prompts, device=features.device)
         hidden = self.embed(features, first)
         if num_prompts:
-            hidden = torch.cat([self.embed_prompt(len(features)), hidden], dim=1)
+            hidden = torch.cat([self.embed_prompt(features.shape[0]), hidden], dim=1)
         hidden = self.run_layers(hidden, lengths + num_prompts)[:, num_prompts:]
         return hidden.masked_fill(~length_mask(lengths, hidden.shape[1])[..., None], 0.0)
 
@@ -184,6 +185,7 @@ class SanmAttention(nn.Module):
         self, x: Float[Tensor, "batch steps in_dim"], valid: Bool[Tensor, "batch steps"] | None
     ) -> Float[Tensor, "batch steps dim"]:
         """Attend over a whole clip."""
+        # The memory uses the values before they are split into heads.
         queries = self._heads(self.q_proj(x))
         keys = self._heads(self.k_proj(x))
         values = self.v_proj(x)
@@ -260,6 +262,7 @@ class SanmFeedForward(nn.Module):
 
 def _initialise(module: nn.Module) -> None:
     """Initialise a layer's weights as transformers does; norms keep their ones and zeros."""
+    # In the order of transformers, so that a seed gives the same weights.
     if isinstance(module, nn.Linear | nn.Conv1d):
         nn.init.normal_(module.weight, std=INITIAL_STD)
         if module.bias is not None:
@@ -327,6 +330,7 @@ class StreamingSanm:
 
     def step(self, x: Tensor, state: SanmState, last: bool) -> tuple[Tensor, SanmState]:
         """Encode the next frames."""
+        # Scaled input with positions, which go on from chunk to chunk.
         first = torch.ones(1, dtype=torch.long, device=x.device) if state.position is None else state.position
         hidden = self.encoder.embed(x.transpose(1, 2), first).transpose(1, 2)
         position = None if state.position is None else state.position + x.shape[-1]

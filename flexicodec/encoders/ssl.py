@@ -46,6 +46,7 @@ def ssl_state(folder: str | Path, config: SSLConfig) -> dict[str, Tensor]:
     if not files:
         raise ValueError(f"{folder} holds no model.safetensors and no pytorch_model.bin")
     held = {key: value for file in files for key, value in read_weights(file).items()}
+    # Loading into an encoder on the meta device checks names and shapes.
     with torch.device("meta"):
         encoder = SSLEncoder(config)
     try:
@@ -108,6 +109,7 @@ class SSLEncoder(nn.Module):
         self.config = config
         self.dim = config.settings.hidden_size
         self.frame_rate = SAMPLE_RATE / config.settings.hop
+        # Only the parts that are run: no masking vector, no heads.
         body = _transformers_model(config)
         self.feature_extractor = body.feature_extractor
         self.feature_projection = body.feature_projection
@@ -143,12 +145,14 @@ class SSLEncoder(nn.Module):
         """Yield what enters the first block and what each block makes of it, zero past each item's frames."""
         long_enough = torch.compiler.is_exporting() or int(lengths.min()) >= self.config.settings.receptive_field
         assert long_enough, "the caller pads clips to a codec frame"
+        # Zero-mean, unit-variance audio, then convolutions, projection and positions.
         in_clip = length_mask(lengths, audio.shape[1])
         audio = audio.masked_fill(~in_clip, 0.0)
         if self.config.normalise:
             audio = _standardise(audio, in_clip, NORMALISATION_EPS)
         frames = self.num_frames(lengths)
         hidden = self.place(self.project(self.convolve(audio, lengths)), frames)
+        # The blocks; what each returns is zero past the item's frames.
         bias = self.position_bias(hidden.shape[1])
         padding = ~length_mask(frames, hidden.shape[1])[..., None]
         yield hidden.masked_fill(padding, 0.0).transpose(1, 2)

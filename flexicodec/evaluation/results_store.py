@@ -225,7 +225,7 @@ def add_entropy_rates(folder: str | Path, rows: Sequence[Row], run: Mapping[str,
     """Add `entropy_kbps` to the rows of every system and setting whose tokens were all kept.
 
     The model of an entropy coder is fitted to other speakers, or to other clips where there are fewer than
-    `bitrate.FOLDS` of them: fitted to the same clips it would give too low a rate (see `bitrate.held_out_bits`).
+    `bitrate.FOLDS` of them: fitted to the same clips it would give too low a rate (see `bitrate.cross_validated_bits`).
 
     Returns:
         All rows in their order, and remarks: why some settings have no such rate (tokens are missing, or there are too
@@ -248,7 +248,9 @@ def add_entropy_rates(folder: str | Path, rows: Sequence[Row], run: Mapping[str,
             speakers = speaker_clusters([rows[i].get("speaker") for i in indices], [rows[i]["id"] for i in indices])
             if speakers is not None and len(set(speakers)) < bitrate.FOLDS:
                 speakers = None
-            clip_bits = bitrate.held_out_bits(map(Tokens.load, paths), run["systems"][system].get("levels"), speakers)
+            clip_bits = bitrate.cross_validated_bits(
+                map(Tokens.load, paths), run["systems"][system].get("levels"), speakers
+            )
             for index, bits in zip(indices, clip_bits, strict=True):
                 kbps = sum(bits.values()) / coded_seconds(rows[index]) / 1000
                 new_rows[index] = {**rows[index], "entropy_kbps": kbps}

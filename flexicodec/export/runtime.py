@@ -208,9 +208,9 @@ class ExportedFlexiCodec(FlexiCodec):
         for part, module in parts.items():
             setattr(self, part, module)
 
-    def refusal(self, name: str, value: Any) -> str:
+    def why_unsupported(self, name: str, value: Any) -> str:
         """Say why an option cannot have this value."""
-        return _refusal(name, value) or super().refusal(name, value)
+        return _refusal(name, value) or super().why_unsupported(name, value)
 
     def _batch_features(self, audio: Any, lengths: Any, options: EncodeOptions, acoustic: bool) -> Features:
         """Encode clips as a whole, whatever `windows` says."""
@@ -276,9 +276,9 @@ class ExportedNanoCodec(NanoCodec):
         """Options that graphs do not have."""
         return {**super().fixed_options, "precision": "float32", "compatible": False}
 
-    def refusal(self, name: str, value: Any) -> str:
+    def why_unsupported(self, name: str, value: Any) -> str:
         """Say why an option cannot have this value."""
-        return _refusal(name, value) or super().refusal(name, value)
+        return _refusal(name, value) or super().why_unsupported(name, value)
 
     def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
         # The decoder may pad by reflection, which needs some frames.

@@ -1,6 +1,7 @@
-"""Which neighbouring frames share a token, and the way from frames to tokens and back.
+"""Merging: which neighbouring frames share a token, and the way from frames to tokens and back.
 
-`similarity` and `durations` are pure functions, `policies` the replaceable rules that choose the durations.
+`durations` has similarities, merging and unmerging as pure functions, `policies` and `rate_control` the rules that
+choose durations, and `aggregators` what makes one vector of a token's frames.
 """
 
 from flexicodec.merging.durations import (

@@ -141,9 +141,11 @@ class StreamingAggregator:
         is_query = state.is_query
         if durations.shape[1]:
             assert isinstance(self.aggregator, QueryAggregator)
+            # Every token's query behind its frames, and a mask that finds the queries again.
             sequence, query_positions = self.aggregator.with_queries(frames, durations)
             new = torch.zeros(1, sequence.shape[-1], dtype=torch.bool, device=frames.device)
             is_query = torch.cat([is_query, new.scatter_(1, query_positions, True)], dim=1)
+        # Of the outputs that are ready, those at queries.
         y, inner = self.transformer.step(sequence, state.transformer, last)
         ready = y.shape[-1]
         return y[..., is_query[0, :ready]], AggregatorState(inner, is_query[:, ready:].clone())

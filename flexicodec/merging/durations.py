@@ -129,15 +129,18 @@ def merge(
     exporting = torch.compiler.is_exporting()
     assert exporting or int(ends[:, -1].max()) <= num_frames, "durations exceed the frames"
 
+    # Index of each frame inside its token.
     first = F.pad(ends - durations, (0, 1)).gather(1, token_index(durations, num_frames))
     offset = (torch.arange(num_frames, device=features.device) - first)[:, None]  # of a frame inside its token
     sums = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
+    # Doubling steps: after round k a sum covers 2^k frames of its token.
     step, longest = 1, LONGEST_EXPORTED if exporting else int(durations.max())
     while step < longest:
         earlier = F.pad(sums, (step, 0))[..., :num_frames]
         sums = sums + torch.where(offset >= step, earlier, 0.0)
         step *= 2
 
+    # The sum at a token's last frame covers all of it.
     last = (ends - 1).clamp(min=0)[:, None].expand(-1, dim, -1)
     means = sums.gather(2, last) / durations.clamp(min=1)[:, None]
     return torch.where(durations[:, None] > 0, means, 0.0).to(features.dtype)

@@ -1,6 +1,7 @@
-"""The best segmentation at a given count: a dynamic programme over token boundaries.
+"""Minimum-variance segmentation by dynamic programming.
 
-It bounds what any cheaper policy can reach, and is what experiments compare thresholds with.
+For a given number of tokens it finds the boundaries with the least squared distance of frames from their token's mean:
+a bound on what any cheaper policy can reach.
 """
 
 import torch

@@ -1,7 +1,7 @@
-"""Decisions as frames come, and a rate held so: the threshold follows how many tokens there were of late.
+"""Causal merging for streams: `CausalPolicy`, and `RateController`, which moves the threshold to hold a frame rate.
 
-A stream cannot rank the similarities of a clip that has not ended. A controller looks at its own output instead: more
-tokens than asked for lower the threshold, fewer raise it.
+A stream cannot rank the similarities of a clip that has not ended. The controller looks at its own recent output
+instead: more tokens than asked for lower the threshold, fewer raise it.
 """
 
 from dataclasses import dataclass, replace

@@ -1,0 +1,1 @@
+"""The codecs, their common interface, streaming, and encoding of many files."""

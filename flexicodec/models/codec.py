@@ -223,8 +223,8 @@ class Codec(nn.Module, ABC):
                 raise ValueError(_unknown_option(self, of, name, [each for each in names if each not in fixed]))
             if name not in fixed:
                 given[name] = value
-            elif not _asks_for_nothing(value, fixed[name]):
-                refused.append(self.refusal(name, value))
+            elif not _is_default(value, fixed[name]):
+                refused.append(self.why_unsupported(name, value))
         if refused:
             raise ValueError("; ".join(refused))
         precision = given.get("precision", "float32")
@@ -232,7 +232,7 @@ class Codec(nn.Module, ABC):
             raise ValueError(f"precision is {precision!r}; expected {' or '.join(map(repr, get_args(Precision)))}")
         return EncodeOptions(**given)
 
-    def refusal(self, name: str, value: Any) -> str:
+    def why_unsupported(self, name: str, value: Any) -> str:
         """Say why an option of `fixed_options` cannot have this value."""
         return f"{name} is {value!r}, which {type(self).__name__} does not have; leave it out"
 
@@ -252,7 +252,11 @@ class Codec(nn.Module, ABC):
             ValueError: The tokens belong to another model, or hold codes this one lacks.
         """
         self.check_tokens(tokens)
-        return self._dequantize(tokens.to(self.device))
+        return self._dequantize(self._on_device(tokens))
+
+    def _on_device(self, tokens: Tokens) -> Tokens:
+        """Return tokens on the model's device, without a copy of those that are there."""
+        return tokens if tokens.durations.device == self.device else tokens.to(self.device)
 
     def _dequantize(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
         """Look up the vectors of checked tokens."""
@@ -280,7 +284,7 @@ class Codec(nn.Module, ABC):
         """
         choices = self.read_options(options, of="decode", names=DECODE_OPTIONS)
         self.check_tokens(tokens)
-        return self._decode(tokens.to(self.device), choices)
+        return self._decode(self._on_device(tokens), choices)
 
     def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
         """Decode checked tokens."""
@@ -457,7 +461,7 @@ def _unknown_option(codec: Codec, of: str, name: str, names: Sequence[str]) -> s
     return f"{of} has no option {name!r}{slip} a {type(codec).__name__} takes {', '.join(names)}"
 
 
-def _asks_for_nothing(value: Any, fixed: Any) -> bool:
+def _is_default(value: Any, fixed: Any) -> bool:
     """Tell whether an option is not set, or set to the one value a family has (within the rounding of a rate)."""
     if value is None or value is UNSET:
         return True

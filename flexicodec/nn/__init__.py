@@ -1,1 +1,1 @@
-"""Network parts that know no codec; each mixes time only over the valid steps of an item."""
+"""Layers shared by the codecs; padding never changes the valid steps of an item."""

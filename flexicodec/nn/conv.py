@@ -312,6 +312,7 @@ class ConvTranspose(nn.ConvTranspose1d):
             y = onednn.conv_transpose1d(x, self.weight, self.bias, self.stride[0])
         else:
             y = F.conv_transpose1d(x, self.weight, self.bias, self.stride, padding=self.stride, groups=self.groups)
+        # Drop what belongs to no sample of the clip, and keep the last input for the next block.
         begin = self.margin if state.buffer is None else 0
         end = y.shape[-1] - (self.margin - self.output_padding[0] if last else 0)
         return state.advance(y[..., begin:end], x[..., -1:])

@@ -128,8 +128,10 @@ class ConvStack(nn.Module):
         size = chunk_frames * self.inputs_per_frame
         if not on_cpu and x.shape[-1] <= size:
             return self.layers(x, padded_lengths)  # without the copies that states need
-        y, _ = run_in_chunks(self.layers.step, x, self.layers.initial_state(padded_lengths), True, size)
-        return y
+        # One stream over the whole batch, whose state carries what chunks share.
+        state = self.layers.initial_state(padded_lengths)
+        output = x.new_empty(len(x), self.out_channels, self.output_length(x.shape[-1]))
+        return run_in_chunks(self.layers.step, x, state, True, size, output)[0]
 
     @property
     def lookahead(self) -> int:
@@ -165,6 +167,7 @@ class ConvStack(nn.Module):
         self, x: Tensor, lengths: Tensor | None, pad_at_item_ends: bool
     ) -> tuple[Tensor, PaddedLengths | None]:
         """Check clips, zero their padding, and round their lengths up to whole frames; None if nothing is padding."""
+        # Shape, and a whole number of frames.
         if x.ndim != 3 or x.shape[1] != self.in_channels or not len(x):
             raise ValueError(
                 f"{type(self).__name__} takes [batch, {self.in_channels}, time], got {list(x.shape)}; "
@@ -176,6 +179,7 @@ class ConvStack(nn.Module):
                 f"{type(self).__name__} takes a whole number of frames, one or more, of {self.inputs_per_frame} steps "
                 f"each, got {time} steps; was the clip padded?"
             )
+        # Every clip is long enough to be reflected at its ends.
         shortest = self._shortest(x, lengths)
         frames = -(-shortest // self.inputs_per_frame)
         if self.min_frames > 1 and (frames if pad_at_item_ends else time // self.inputs_per_frame) < self.min_frames:
@@ -183,6 +187,7 @@ class ConvStack(nn.Module):
                 f"{type(self).__name__} reflects clips at their ends and takes {self.min_frames} frames or more, got "
                 f"{frames}"
             )
+        # Without padding the layers need no masks.
         if lengths is None or shortest == time:
             return x, None
         x = PaddedLengths(lengths, shortest).masked(x)

@@ -1,4 +1,4 @@
-"""Masks of padded batches and what replaces the padding, so that a clip in a batch gives what it gives alone."""
+"""Length masks of padded batches, zeroing, and reflection padding at each item's own end."""
 
 import torch
 from jaxtyping import Bool, Float, Int

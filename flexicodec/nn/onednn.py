@@ -135,11 +135,14 @@ def conv1d(
     # A kernel of one step is a matrix product.
     if weight.shape[2] == stride == groups == 1 and x.shape[0] * x.shape[2] >= MIN_ROWS:
         return onednn_linear(x.mT, packed_weight(weight, f"{dtype}", lambda values: values[:, :, 0].to(dtype)), bias).mT
-    image = cached(weight, f"image {dtype}", lambda values: _as_image(values.to(dtype)))
+    # Others are images of height 1, channels last in memory.
+    layout = torch.channels_last
+    image = cached(
+        weight, f"image {dtype}", lambda values: values.to(dtype).unsqueeze(2).contiguous(memory_format=layout)
+    )
+    x = x.to(dtype).unsqueeze(2).contiguous(memory_format=layout)
     with torch.autocast("cpu", enabled=False):
-        return torch.mkldnn_convolution(
-            _as_image(x.to(dtype)), image, bias, (0, 0), (1, stride), (1, dilation), groups
-        ).squeeze(2)
+        return torch.mkldnn_convolution(x, image, bias, (0, 0), (1, stride), (1, dilation), groups).squeeze(2)
 
 
 def conv_transpose1d(
@@ -178,11 +181,6 @@ def cat_time(parts: Sequence[Float[Tensor, "batch channels time"]]) -> Float[Ten
     if longest.stride(1) == 1:  # channels last
         return torch.cat([part.mT for part in filled], dim=1).mT
     return torch.cat(filled, dim=-1)
-
-
-def _as_image(x: Tensor) -> Tensor:
-    """Return it four-dimensional, channels last in memory."""
-    return x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
 
 
 def linear(

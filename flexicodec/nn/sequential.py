@@ -106,6 +106,7 @@ class Sequential(nn.ModuleList):
         size = x.numel()
         if self.tile and x.device.type == "cpu":
             size = self.tile * torch.get_num_threads()
+        # `last` belongs to the last tile alone.
         tiles = x.split(max(1, size // x.shape[0]), dim=-1)
         outputs = []
         for index, tile in enumerate(tiles):

@@ -55,6 +55,7 @@ def run_in_chunks(
     state: Any,
     last: bool,
     size: int,
+    output: Float[Tensor, "batch out_channels out_time"] | None = None,
 ) -> tuple[Float[Tensor, "batch out_channels out_time"], Any]:
     """Call a module's `step` on pieces of at most `size` steps, so that memory does not grow with `x`.
 
@@ -64,13 +65,22 @@ def run_in_chunks(
         state: State before `x`; it is not changed.
         last: The stream ends with `x`; passed on with the final piece only.
         size: Steps per piece.
+        output: Where to write the outputs, if their number is known: half the memory of concatenating them.
     """
     pieces = x.split(size, dim=-1)
     outputs = []
+    done = 0
     for index, piece in enumerate(pieces):
         y, state = step(piece, state, last and index == len(pieces) - 1)
-        outputs.append(y)
-    return torch.cat(outputs, dim=-1), state
+        if output is None:
+            outputs.append(y)
+        else:
+            output[..., done : done + y.shape[-1]] = y
+            done += y.shape[-1]
+    if output is None:
+        return torch.cat(outputs, dim=-1), state
+    assert done == output.shape[-1]
+    return output, state
 
 
 def append(buffer: Tensor | None, x: Tensor, dim: int = -1) -> Tensor:
@@ -202,6 +212,7 @@ def unbatch(tree: Tree, count: int) -> list[Tree]:
     """Split a state of `count` items into one state per item."""
     if count == 1:
         return [tree]
+    # Split every tensor once, then rebuild the tree for each item.
     rows = [list(tensor.split(1)) for tensor in tensors(tree)]  # one call for each tensor, not one for each item
     items = []
     for item in range(count):

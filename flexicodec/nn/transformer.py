@@ -201,6 +201,7 @@ class TransformerLayer(nn.Module):
     ) -> Float[Tensor, "batch heads count head_dim"]:
         """Attend from `count` steps from `first` on; only distances matter, so positions start anywhere."""
         assert self.window is not None
+        # Outputs at `first`..`first + count`, keys and values wherever they are within the window.
         steps = torch.arange(projected.shape[1], device=projected.device)
         frequencies = rope_frequencies(steps, projected.shape[-1] // (3 * self.num_heads))
         query, key, value = self._rotated_heads(projected, frequencies)
@@ -211,6 +212,7 @@ class TransformerLayer(nn.Module):
         self, projected: Float[Tensor, "batch steps 3*dim"], frequencies: Complex[Tensor, "*batch steps half_head_dim"]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Split into queries, keys (both rotated) and values, [batch, heads, steps, head_dim] each."""
+        # [batch, steps, 3, heads, head_dim]; rotate queries and keys in one go.
         heads = projected.unflatten(-1, (3, self.num_heads, -1))
         query_key = apply_rope(heads[:, :, :2], frequencies[..., None, None, :])
         query, key = query_key.transpose(1, 3).unbind(2)

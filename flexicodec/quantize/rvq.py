@@ -99,8 +99,8 @@ class ResidualVectorQuantizer(Quantizer):
         commitment = [nothing]
         codebook = [nothing]
         # Stages that an item does not use still run (and add nothing): every parameter has a gradient, if a zero one.
-        for k, quantizer in enumerate(self.stages[: active.shape[1]]):
-            stage = quantizer.quantize_tokens(residual, active[:, k : k + 1])
+        for k, quantizer in enumerate(list(self.quantizers)[: active.shape[1]]):
+            stage = cast(VectorQuantizer, quantizer).quantize_tokens(residual, active[:, k : k + 1])
             residual = residual - stage.latents
             latents = latents + stage.latents
             codes.append(stage.codes)
@@ -121,8 +121,8 @@ class ResidualVectorQuantizer(Quantizer):
 
     def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
         latents = torch.zeros(codes.shape[0], self.dim, device=codes.device)
-        for k, quantizer in enumerate(self.stages[: codes.shape[1]]):
-            latents = latents + quantizer.dequantize_tokens(codes[:, k : k + 1])
+        for k, quantizer in enumerate(list(self.quantizers)[: codes.shape[1]]):
+            latents = latents + cast(VectorQuantizer, quantizer).dequantize_tokens(codes[:, k : k + 1])
         return latents
 
     @property

@@ -74,7 +74,7 @@ def bootstrap(
     if method not in ("percentile", "bca"):
         raise ValueError(f"method is {method!r}; expected 'percentile' or 'bca'")
     # Percentile: quantiles of the resamples. BCa: other quantiles of the same resamples.
-    quantiles = tails(level)
+    quantiles = interval_quantiles(level)
     units = cluster_rows(clusters, items)
     value = float(statistic(*data))
     estimates = resampled(statistic, data, units, resamples, seed)
@@ -126,7 +126,7 @@ class Resamples:
         """Resample items as `bootstrap` does: equal seeds give equal resamples."""
         if items < 1 or (clusters is not None and len(clusters) != items):
             raise ValueError(f"{items} items and {clusters and len(clusters)} clusters; expected a cluster per item")
-        tails(level)  # refuses percent
+        interval_quantiles(level)  # refuses percent
         units = cluster_rows(clusters, items)
         check_resamples(resamples)
         counts = np.zeros((resamples if len(units) > 1 else 0, items), np.float32)
@@ -137,7 +137,7 @@ class Resamples:
     def ratio(self, numerator: Float[np.ndarray, " items"], denominator: Float[np.ndarray, " items"]) -> Interval:
         """Estimate sum(numerator) / sum(denominator), NaN where the latter is 0."""
         value, estimates, items = self._ratios(numerator, denominator)
-        return _interval(value, estimates, tails(self.level), self.level, items, self.units)
+        return _interval(value, estimates, interval_quantiles(self.level), self.level, items, self.units)
 
     def difference(
         self, numerators: Float[np.ndarray, "2 items"], denominators: Float[np.ndarray, "2 items"]
@@ -149,7 +149,7 @@ class Resamples:
         first, first_estimates, items = self._ratios(numerators[0], denominators[0])
         second, second_estimates, _ = self._ratios(numerators[1], denominators[1])
         estimates = first_estimates - second_estimates
-        return _interval(first - second, estimates, tails(self.level), self.level, items, self.units)
+        return _interval(first - second, estimates, interval_quantiles(self.level), self.level, items, self.units)
 
     def _ratios(self, numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, np.ndarray, int]:
         """Return the ratio, its value on each resample, and the number of items present."""
@@ -192,7 +192,7 @@ def check_resamples(resamples: int) -> None:
         raise ValueError(f"resamples is {resamples}; expected 1 or more")
 
 
-def tails(level: float) -> Float[np.ndarray, "2"]:
+def interval_quantiles(level: float) -> Float[np.ndarray, "2"]:
     """Return the two quantiles between which a share `level` lies."""
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; expected a share between 0 and 1 (not percent)")

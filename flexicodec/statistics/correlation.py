@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float
 
-from flexicodec.statistics.bootstrap import NORMAL, Interval, Sampling, cluster_rows, resampled, tails
+from flexicodec.statistics.bootstrap import NORMAL, Interval, Sampling, cluster_rows, interval_quantiles, resampled
 
 Values = Float[np.ndarray, " items"]
 Controls = Float[np.ndarray, "items controls"]
@@ -89,7 +89,7 @@ def fisher_interval(
     """
     if abs(correlation) > 1 + 1e-9:
         raise ValueError(f"correlation is {correlation}; expected -1 to 1")
-    quantile = NORMAL.inv_cdf(tails(level)[1])
+    quantile = NORMAL.inv_cdf(interval_quantiles(level)[1])
     free = items - 3 - controls
     if math.isnan(correlation) or free < 1:
         return Interval(correlation, math.nan, math.nan, level, items, items)
@@ -192,7 +192,7 @@ def line_band(fit: Fit, x: Values, y: Values, sampling: Sampling, clusters: Sequ
     if not len(slopes):
         nothing = np.full(BAND_PLACES, math.nan)
         return Band(places, nothing, nothing)
-    low, high = np.quantile(intercepts + slopes * places, tails(sampling.level), axis=0)
+    low, high = np.quantile(intercepts + slopes * places, interval_quantiles(sampling.level), axis=0)
     return Band(places, low, high)
 
 

@@ -20,11 +20,11 @@ from flexicodec.training.discriminators.config import AdversarialConfig
 from flexicodec.training.gan_losses import generator_losses
 from flexicodec.training.generator import Generated
 from flexicodec.training.logging import Progress, TrainingMetrics, end_run, log_histogram, make_accelerator
+from flexicodec.training.logging.validation import save_samples, validate
 from flexicodec.training.losses import weighted_sum
 from flexicodec.training.optim import update_average
 from flexicodec.training.rate_sampling import SampledRates, calibrate_threshold_range, rate_config_for, sample_rates
 from flexicodec.training.training_state import TrainingState
-from flexicodec.training.validation import save_samples, validate
 
 log = logging.getLogger(__name__)
 

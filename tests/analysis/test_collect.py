@@ -167,7 +167,7 @@ def test_what_cannot_be_done_is_refused_before_the_work(listening_codec, nanocod
         collect(listening_codec, utterances, thresholds=(2,))
     with pytest.raises(ValueError, match="expected one of alignment, counts, recogniser"):
         collect(listening_codec, utterances, thresholds=(0.9,), source="mfa")
-    with pytest.raises(ValueError, match="1 ids are there more than once"):
+    with pytest.raises(ValueError, match="1 ids occur more than once"):
         collect(listening_codec, [*utterances, utterances[0]], thresholds=(0.9,))
     with pytest.raises(ValueError, match="fixed rate of"):
         collect(nanocodecs["nano"], utterances, thresholds=(0.9,))

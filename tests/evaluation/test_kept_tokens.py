@@ -33,7 +33,7 @@ def test_bits_are_those_of_models_of_other_clips(evaluated, whole):
     for setting in ("6.25 Hz, 0 codebooks", "6.25 Hz, 2 codebooks"):
         mine = [row for row in rows if row["setting"] == setting]
         tokens = [whole_tokens(results.folder, row) for row in mine]
-        wanted = bitrate.held_out_bits(tokens, whole.config.semantic.quantizer.levels)
+        wanted = bitrate.cross_validated_bits(tokens, whole.config.semantic.quantizer.levels)
         for row, bits in zip(mine, wanted, strict=True):
             assert row["entropy_kbps"] * row["coded_seconds"] * 1000 == pytest.approx(sum(bits.values()))
     assert [{**row, "entropy_kbps": 0} for row in rows[6:]] == [{**row, "entropy_kbps": 0} for row in results.rows[6:]]

@@ -75,7 +75,7 @@ def test_any_chunks_give_the_whole(ratio, sizes, rest, short):
         at, done = at + size, done + y.shape[-1]
         assert done <= outputs + (short < 0) + 1
         got.append(y)
-        assert state.kept.shape[-1] <= max(2, ratio.numerator) + 7
+        assert state.buffer.shape[-1] <= max(2, ratio.numerator) + 7
     if done <= outputs:
         got.append(stage.step(x[..., at:], state, outputs - done)[0])
         torch.testing.assert_close(torch.cat(got, dim=-1), wanted, atol=1e-5, rtol=0)

@@ -16,8 +16,8 @@ from flexicodec.models.nanocodec.config import (
     DecoderConfig,
     EncoderConfig,
     NanoCodecConfig,
-    names_at,
     published,
+    published_at_rate,
     with_causality,
 )
 from flexicodec.models.nanocodec.model import NanoCodec
@@ -139,9 +139,9 @@ def test_weights_that_were_released_are_where_the_table_says():
 
 
 def test_rates_have_names():
-    assert names_at(21.5) == ["lfsc_1.89kbps_21.5fps", "nano_1.89kbps_21.5fps"]
-    assert names_at(6.25) == ["nano_1.1kbps_6.25fps"]
-    assert not names_at(8.0)
+    assert published_at_rate(21.5) == ["lfsc_1.89kbps_21.5fps", "nano_1.89kbps_21.5fps"]
+    assert published_at_rate(6.25) == ["nano_1.1kbps_6.25fps"]
+    assert not published_at_rate(8.0)
 
 
 @pytest.mark.parametrize(

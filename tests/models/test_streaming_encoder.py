@@ -206,15 +206,15 @@ def test_every_stream_of_a_batch_begins_pauses_and_ends_by_itself(codecs, kind):
         assert same_but_for_noise(codec.encode(audio, margins=True), Tokens.concat(heard[name]))
 
 
-def test_streams_that_stand_alike_are_heard_side_by_side(whole, monkeypatch):
+def test_streams_in_equal_states_are_encoded_as_a_batch(whole, monkeypatch):
     stream, sizes = whole.streaming_encoder(batch_size=3), []
-    hear = stream._writer.hear
+    encode_features = stream._tokenizer.encode_features
 
     def spy(audio, state, ending):
         sizes.append(len(audio))
-        return hear(audio, state, ending)
+        return encode_features(audio, state, ending)
 
-    monkeypatch.setattr(stream._writer, "hear", spy)
+    monkeypatch.setattr(stream._tokenizer, "encode_features", spy)
     audio = noise(19_200, batch=3)
     for chunk in audio.split(6400, dim=1):
         stream.encode_each(chunk)

@@ -67,5 +67,5 @@ def test_where_the_compiler_fails_nothing_changes(monkeypatch, whole):
 
 def test_other_devices_are_refused():
     codec = flexicodec.load("flexicodec-mini").to("meta")
-    with pytest.raises(ValueError, match="the model is on meta; compiling makes it faster on the CPU alone"):
+    with pytest.raises(ValueError, match="the model is on meta; compiling makes it faster on the CPU only"):
         codec.compile()

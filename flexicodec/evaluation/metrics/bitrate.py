@@ -48,7 +48,7 @@ def clip_rates(tokens: Tokens) -> list[dict[str, float]]:
     return rates
 
 
-def held_out_bits(
+def cross_validated_bits(
     parts: Iterable[Tokens],
     levels: Sequence[int] | None = None,
     groups: Sequence[Hashable] | None = None,
@@ -92,7 +92,7 @@ class TokenEntropyModel:
     codes given the codebook before. The shortest is then counted on all clips, so nothing is chosen on the clips that
     it is evaluated on. A single clip leaves the first way, fixed widths.
 
-    `parts` and `levels` are those of `held_out_bits`; `ways` is the way chosen for each stream.
+    `parts` and `levels` are those of `cross_validated_bits`; `ways` is the way chosen for each stream.
     """
 
     def __init__(self, parts: Iterable[Tokens], levels: Sequence[int] | None = None):

@@ -41,7 +41,7 @@ class ClassifyProbeConfig:
 
 
 @dataclass(frozen=True)
-class Guess:
+class Prediction:
     """Label and predicted label of a test clip."""
 
     id: str
@@ -75,7 +75,7 @@ class ClassifyProbeResult:
     fitted: int
     unlabelled: tuple[int, int]
     unseen: int
-    guesses: tuple[Guess, ...]
+    guesses: tuple[Prediction, ...]
 
 
 def probe_classify(
@@ -127,7 +127,7 @@ def probe_classify(
         predicted = classifier.predict(_means(held_out, config)).tolist()
         guesses = []
         for clip, label, guess in zip(tested, truth, predicted, strict=True):
-            guesses.append(Guess(clip.id, clip.speaker, label, guess))
+            guesses.append(Prediction(clip.id, clip.speaker, label, guess))
         accuracy, balanced = _accuracies(guesses, config)
         results.append(
             ClassifyProbeResult(
@@ -217,7 +217,7 @@ def _means(features: ClipFeatures, config: ClassifyProbeConfig) -> Float[np.ndar
     return np.stack(means)
 
 
-def _accuracies(guesses: Sequence[Guess], config: ClassifyProbeConfig) -> tuple[Interval, Interval]:
+def _accuracies(guesses: Sequence[Prediction], config: ClassifyProbeConfig) -> tuple[Interval, Interval]:
     """Estimate the accuracy over clips, and its mean over labels."""
     # Both statistics on the same resamples of speakers, or of clips where fewer than two speakers are known.
     right = np.array([row.guess == row.label for row in guesses], dtype=float)

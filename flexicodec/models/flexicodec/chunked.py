@@ -1,7 +1,7 @@
-"""Long clips in pieces, so that memory and time grow with the clip and not with its square.
+"""Long clips encoded and decoded in pieces with carried state, so that memory is linear in their length.
 
-What is carried from piece to piece is the state of a stream; see `Windows` for what is not exact then.
-model.py decides which clips are long; the functions here take one of them.
+The state is that of a stream; see `Windows` for what is not exact then. model.py decides which clips are long; the
+functions here take one of them.
 """
 
 from collections.abc import Iterator

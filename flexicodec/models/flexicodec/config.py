@@ -1,6 +1,8 @@
-"""What a FlexiCodec is made of; the defaults are the released `12hz_v1` model.
+"""Config of FlexiCodec: frozen encoder, convolutional autoencoder, merging, quantizers, bottleneck.
 
-A part that is None is absent: `merging=None` is the fixed-rate model of the first training stage.
+The defaults are the released `12hz_v1` checkpoint's values. A part that is None is absent: `merging=None` is the
+fixed-rate model of the first training stage. `geometry` says how frames cover a clip: "whole" by
+ceil(samples / 1280), "released" as upstream counts them.
 """
 
 from dataclasses import dataclass, field

@@ -47,6 +47,7 @@ def _interpolate(
     device = features.device
     source_lengths = source_lengths.cpu()  # not every device has float64
     target_lengths = target_lengths.cpu()
+    # Positions in the source, in float64.
     if ratio is None:
         scale = source_lengths.double() / target_lengths.clamp(min=1).double()
     else:
@@ -54,6 +55,7 @@ def _interpolate(
     centre = torch.arange(num_frames, dtype=torch.float64) + 0.5
     position = (scale[:, None] * centre - 0.5).clamp(min=0)
     last = (source_lengths - 1)[:, None]
+    # Both neighbours and the weight of the right one.
     left = torch.minimum(position.floor().long(), last)
     right = torch.minimum(left + 1, last)
     weight = (position - left).clamp(0, 1).to(device, features.dtype)

@@ -53,7 +53,7 @@ UNRELATED_SETTINGS = {"acoustic": ("decoder_width",), "merging": ("threshold", "
 
 
 @dataclass(frozen=True)
-class Choice:
+class ResolvedOptions:
     """What one call says about its tokens, checked.
 
     Attributes:
@@ -227,7 +227,7 @@ class FlexiCodec(FlexiCodecNetwork):
         """
         return self._tokenize(features, self._choose(self.read_options(options, of="tokenize", names=TOKENIZE_OPTIONS)))
 
-    def _tokenize(self, features: Features, choice: Choice) -> Tokens:
+    def _tokenize(self, features: Features, choice: ResolvedOptions) -> Tokens:
         """Merge by the policy, or by given durations, and quantize."""
         seconds = features.audio_lengths.cpu().double() / self.sample_rate
         durations = choice.durations
@@ -269,7 +269,7 @@ class FlexiCodec(FlexiCodecNetwork):
             durations=durations,
             audio_lengths=features.audio_lengths,
             format=replace(self.format, max_duration=choice.max_duration),
-            info={**choice.info, **self._how_made(features, choice.num_codebooks)},
+            info={**choice.info, **self._provenance(features, choice.num_codebooks)},
             margins=margins,
         )
 
@@ -402,7 +402,7 @@ class FlexiCodec(FlexiCodecNetwork):
         quantizers = StreamedQuantizers(self, count, Windows().steps(self.base_frame_rate))
         return encoder.exact and quantizers.exact
 
-    def _how_made(self, features: Features, num_codebooks: int) -> dict[str, Any]:
+    def _provenance(self, features: Features, num_codebooks: int) -> dict[str, Any]:
         """Note for `Tokens.info` windows, per clip, where they made a difference, and the precision."""
         info: dict[str, Any] = {}
         windows = features.windows
@@ -416,7 +416,7 @@ class FlexiCodec(FlexiCodecNetwork):
             info["precision"] = features.precision
         return info
 
-    def _choose(self, options: EncodeOptions) -> Choice:
+    def _choose(self, options: EncodeOptions) -> ResolvedOptions:
         """Check what a call says about its tokens, with the model's own values where it says nothing."""
         merging = self.config.merging
         max_duration = self.max_duration if options.max_duration is UNSET else options.max_duration
@@ -431,4 +431,4 @@ class FlexiCodec(FlexiCodecNetwork):
             durations=options.durations,
             policy=options.policy,
         )
-        return Choice(policy, options.durations, max_duration, num_codebooks, options.margins, info)
+        return ResolvedOptions(policy, options.durations, max_duration, num_codebooks, options.margins, info)

@@ -55,6 +55,7 @@ class WindowedEncoder:
                 "whole"
             )
         self.hop = int(hop)
+        # A stride of whole codec frames, and at least one frame of look-ahead.
         unit = max(1, at_least // self.hop)
         self.stride = -(-stride // unit) * unit
         self.ahead = max(1, ahead)
@@ -119,6 +120,7 @@ class StreamedSemanticEncoder:
 
     def inputs_needed(self, frames: int) -> int:
         """Count the samples needed for so many frames."""
+        # From frames of the grid to the encoder's frames, and from these to samples.
         needed = self.resampler.inputs_needed(frames)
         if len(self.stages) == 2:
             return self.stages[0].inputs_needed(needed + self.stages[1].lookahead)
@@ -274,6 +276,7 @@ class StreamedQuantizers:
         self.precision = precision
         self.semantic_dim = codec.semantic_encoder.dim
         self.dim = codec.config.acoustic.latent_dim
+        # Windows in steps of the aggregators.
         steps = [2 * frames for frames in windows]  # an aggregator's step is a frame, or the query behind a token
         acoustic = codec.acoustic_aggregator if num_codebooks else MeanAggregator()  # not run then
         self.semantic_aggregator = StreamingAggregator(codec.semantic_aggregator, self.semantic_dim, *steps)
@@ -292,6 +295,7 @@ class StreamedQuantizers:
     def initial_state(self) -> QuantizersState:
         """Return the state before the first token."""
         device = self.codec.device
+        # Nothing is pending.
         empty = torch.zeros(1, 0, device=device)
         empty_latents = torch.zeros(1, self.dim, 0, device=device)
         after = self.codec.semantic_decoder_stack.initial_state() if self.num_codebooks else ()
@@ -447,6 +451,7 @@ class FlexiCodecStreamingTokenizer:
         end = edges[-1]
         durations = torch.tensor([edges], device=frames.device).diff(dim=1)
 
+        # Quantize these; tokens whose codes depend on later ones are returned by a later call.
         coded, quantizers = self.quantizers.step(frames[..., :end], durations, state.quantizers, last)
         ready = int(coded.durations.sum())
         after = TokenizerState(policy, frames[..., end:].clone(), boundaries[:, ready:].clone(), quantizers)
@@ -461,6 +466,7 @@ class FlexiCodecStreamingTokenizer:
         old = state.open_token.shape[-1]
         semantic = frames[:, : self.codec.semantic_encoder.dim, max(0, old - 1) :]
         similarities = cosine_similarities(semantic)[0] if semantic.shape[-1] else semantic.new_zeros(0)
+        # The policy's state is made with the first frame.
         policy = self.policy.initial_state() if state.policy is None and frames.shape[-1] else state.policy
         if not len(similarities):
             return torch.zeros(0, dtype=torch.bool), state.boundaries, policy

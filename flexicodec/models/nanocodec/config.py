@@ -157,7 +157,7 @@ def check_levels_are_known(name: str) -> None:
         )
 
 
-def whereabouts(name: str) -> str:
+def describe_release(name: str) -> str:
     """Describe where a published config is, and its weights if they were released."""
     if name in RELEASED:
         return f"{name} (weights: {RELEASED[name]})"
@@ -178,6 +178,6 @@ def with_causality(config: NanoCodecConfig, *, encoder: bool, decoder: bool) -> 
     )
 
 
-def names_at(frame_rate: float, tolerance: float = 0.005) -> list[str]:
+def published_at_rate(frame_rate: float, tolerance: float = 0.005) -> list[str]:
     """Name the published configs of a frame rate in Hz, within half a percent (21.533 Hz is called 21.5)."""
     return [name for name, config in PUBLISHED.items() if abs(config.frame_rate / frame_rate - 1) <= tolerance]

@@ -1,6 +1,6 @@
-"""NanoCodec and its forebear LFSC: frames at a fixed rate, each coded by groups of latents that stand side by side.
+"""NanoCodec and its predecessor LFSC: fixed-rate codecs with grouped FSQ (parallel codebooks, not residual).
 
-This is the model as users meet it, and the two steps between audio and latents that training composes as well.
+`encode_latents` and `decode_latents` are the steps that training composes as well.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from flexicodec.audio import as_batch, fit_lengths
 from flexicodec.config import from_dict, non_defaults, to_dict
 from flexicodec.models.codec import Codec, EncodeOptions, autocast, check_samples
 from flexicodec.models.margins import fixed_rate_margins
-from flexicodec.models.nanocodec.config import PUBLISHED, NanoCodecConfig, names_at, whereabouts
+from flexicodec.models.nanocodec.config import PUBLISHED, NanoCodecConfig, describe_release, published_at_rate
 from flexicodec.models.nanocodec.hifigan import HiFiGANDecoder, HiFiGANEncoder
 from flexicodec.models.nanocodec.streaming import NanoCodecStreamingTokenizer
 from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
@@ -134,8 +134,8 @@ class NanoCodec(Codec):
             "num_codebooks": self.num_codebooks,
         }
 
-    def refusal(self, name: str, value: Any) -> str:
-        """See `Codec.refusal`; a frame rate comes with the configs that have it."""
+    def why_unsupported(self, name: str, value: Any) -> str:
+        """See `Codec.why_unsupported`; a frame rate comes with the configs that have it."""
         fixed = f"this model has a fixed rate of {self.base_frame_rate:g} Hz"
         if name == "num_codebooks":
             return (
@@ -145,9 +145,9 @@ class NanoCodec(Codec):
         if name == "threshold":
             return f"threshold is {value!r}, but {fixed} and never merges frames: threshold=1 or none"
         if name == "frame_rate":
-            names = names_at(float(value)) if isinstance(value, int | float) and value > 0 else []
+            names = published_at_rate(float(value)) if isinstance(value, int | float) and value > 0 else []
             if names:
-                known = f"configs that have it: {'; '.join(map(whereabouts, names))}"
+                known = f"configs that have it: {'; '.join(map(describe_release, names))}"
             else:
                 known = f"published are {_rates()}"
             return f"frame_rate is {value} Hz, but {fixed}; {known}"
@@ -238,4 +238,4 @@ class NanoCodec(Codec):
 def _rates() -> str:
     """List the published configs by rate."""
     rates = sorted({config.frame_rate for config in PUBLISHED.values()})
-    return "; ".join(f"{rate:.5g} Hz: {', '.join(names_at(rate))}" for rate in rates)
+    return "; ".join(f"{rate:.5g} Hz: {', '.join(published_at_rate(rate))}" for rate in rates)

@@ -153,6 +153,7 @@ class StreamingDecoder(StreamBatch):
         Raises:
             ValueError: As for `decode`.
         """
+        # Check the tokens; their durations without padding, and the sample at which each stream ends.
         chosen = self._choose(items)
         device = self.codec.device
         ends: list[int | None] = [None] * len(chosen)
@@ -168,6 +169,7 @@ class StreamingDecoder(StreamBatch):
                     ends[row] = self.state.items[chosen[row]].frames * self.codec.frame_size + length
 
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            # All tokens through all modules, then what is left in them.
             if tokens is not None and any(durations):
                 inputs = self.codec.stream_inputs(tokens.to(device))
             work = []
@@ -182,6 +184,7 @@ class StreamingDecoder(StreamBatch):
                     each.early = False
                 self._run(work, last=True)
 
+        # Cut to the clips' lengths, and store the new states.
         every = list(self.state.items)
         audio = []
         for item, each, end in zip(chosen, work, ends, strict=True):
@@ -305,6 +308,8 @@ class _ItemWork:
         passed_on = before.passed_on
         self.final = None
         self.likely = None
+        # computed      | before.computed | num_final |            outputs begin at before.computed
+        # passed on     | passed_on           | final | likely |    end is due, or where final outputs end
         if outputs is not None:
             end = min(before.computed + outputs.shape[-1], max(computed, due))
             if end > passed_on:

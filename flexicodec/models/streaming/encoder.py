@@ -192,6 +192,7 @@ class StreamingEncoder(StreamBatch):
         )
         if len(batch) != len(chosen):
             raise ValueError(f"{len(batch)} rows of audio for {len(chosen)} streams; say which with items=")
+        # Every stream's own samples, [1, 1, samples].
         rows = [row[None, None, :count] for row, count in zip(batch, counts.tolist(), strict=True)]
         return self._step(chosen, rows, last=False)
 
@@ -249,6 +250,7 @@ class StreamingEncoder(StreamBatch):
         if last:
             samples = before[0].samples
             ending = EndOfClip(samples, self.codec.num_frames(samples) - before[0].frames)
+        # One call for the batch, then a state for each stream again.
         state = streaming.batch([each.encoders for each in before])
         features, state = self._tokenizer.encode_features(audio, state, ending)
         after = []

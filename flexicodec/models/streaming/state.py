@@ -146,6 +146,7 @@ class StreamState:
         Raises:
             ValueError: It is of another model, of other settings, or of more or fewer streams.
         """
+        # States of other weights or options would continue, but with other results.
         for name in ("model", "settings"):
             loaded = getattr(self, name)
             expected = getattr(other, name)

@@ -20,7 +20,7 @@ from flexicodec.audio import WRITE_BLOCK, resample
 from flexicodec.corpus.audio_reading import UNREADABLE, read_utterance
 from flexicodec.corpus.manifest import Utterance, read_manifest
 from flexicodec.training.config import AugmentationConfig
-from flexicodec.training.data.sampler import Purpose, SamplePlace, crop_start, rng_for
+from flexicodec.training.data.sampler import ExampleSpan, Purpose, crop_start, rng_for
 
 Wave = Float[np.ndarray, " samples"]
 
@@ -73,7 +73,7 @@ class ExampleReader:
     speeds: tuple[float, ...]
     augment: "Augmentation"
 
-    def __call__(self, place: SamplePlace) -> Example:
+    def __call__(self, place: ExampleSpan) -> Example:
         """Read an example; if its clip cannot be read, another clip takes its place."""
         tried = place
         for skipped in range(MOST_ATTEMPTS):
@@ -93,7 +93,7 @@ class ExampleReader:
         audio, unreadable_noise = self.augment(audio, rng_for(Purpose.AUGMENTATION, self.seed, place.item))
         return Example(place.item, audio, text, skipped + unreadable_noise)
 
-    def _read(self, place: SamplePlace) -> Wave:
+    def _read(self, place: ExampleSpan) -> Wave:
         if self.crop is not None:
             # The place follows from the duration in the manifest, without opening the file.
             samples = int(place.clips.seconds[place.clip] * self.sample_rate)
@@ -107,12 +107,12 @@ class ExampleReader:
                 audio = soxr.resample(audio, self.sample_rate * speed, self.sample_rate, quality="LQ")
         return audio
 
-    def _replacement(self, place: SamplePlace, attempt: int) -> SamplePlace:
+    def _replacement(self, place: ExampleSpan, attempt: int) -> ExampleSpan:
         """Sample another clip: for a crop any, by duration; else a slightly shorter one, to keep the batch's limit."""
         random = rng_for(Purpose.REPLACEMENT, self.seed, place.item, attempt)
         seconds = place.clips.seconds
         if self.crop is not None:
-            return SamplePlace(place.item, place.clips, _sample_by_duration(np.cumsum(seconds), random))
+            return ExampleSpan(place.item, place.clips, _sample_by_duration(np.cumsum(seconds), random))
 
         # Clips by duration, and the 40 before this one.
         order = np.argsort(seconds, kind="stable")
@@ -121,8 +121,8 @@ class ExampleReader:
         if rank == 0:  # the shortest clip
             nearest = order[1 : 1 + 2 * MOST_ATTEMPTS]
         if len(nearest) == 0:  # the only clip
-            return SamplePlace(place.item, place.clips, place.clip)
-        return SamplePlace(place.item, place.clips, int(random.choice(nearest)))
+            return ExampleSpan(place.item, place.clips, place.clip)
+        return ExampleSpan(place.item, place.clips, int(random.choice(nearest)))
 
 
 class Augmentation:

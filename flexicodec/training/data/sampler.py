@@ -60,7 +60,7 @@ class ClipSource(Protocol):
 
 
 @dataclass(frozen=True)
-class SamplePlace:
+class ExampleSpan:
     """The place of an example in an epoch: one of `parts` equal parts of a clip, or the whole clip."""
 
     item: int
@@ -70,7 +70,7 @@ class SamplePlace:
     parts: int = 1
 
 
-BatchPlan = list[SamplePlace]
+BatchPlan = list[ExampleSpan]
 
 
 def plan_crop_batches(
@@ -98,12 +98,12 @@ def plan_utterance_batches(
         for position in random.permutation(len(batches)):
             batch = batches[position]
             if plan >= start:
-                yield [SamplePlace(item + offset, clips, clip) for offset, clip in enumerate(batch)]
+                yield [ExampleSpan(item + offset, clips, clip) for offset, clip in enumerate(batch)]
             item += len(batch)
             plan += 1
 
 
-def _crop_places(source: ClipSource, seed: int, crop_seconds: float, skip: int) -> Iterator[SamplePlace]:
+def _crop_places(source: ClipSource, seed: int, crop_seconds: float, skip: int) -> Iterator[ExampleSpan]:
     block_start = 0  # number of the block's first example
     for clips, random in _blocks(source, seed):
         # Crops of a block are numbered clip by clip; those of clip c are bounds[c] .. bounds[c + 1] - 1.
@@ -116,7 +116,7 @@ def _crop_places(source: ClipSource, seed: int, crop_seconds: float, skip: int) 
                 clip = int(np.searchsorted(bounds, order[offset], side="right")) - 1
                 part = int(order[offset] - bounds[clip])
                 parts = int(bounds[clip + 1] - bounds[clip])
-                yield SamplePlace(block_start + offset, clips, clip, part, parts)
+                yield ExampleSpan(block_start + offset, clips, clip, part, parts)
         block_start += total
 
 

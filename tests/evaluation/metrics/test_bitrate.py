@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from flexicodec.evaluation.metrics.bitrate import FIXED_WIDTH, TokenEntropyModel, clip_rates, held_out_bits
+from flexicodec.evaluation.metrics.bitrate import FIXED_WIDTH, TokenEntropyModel, clip_rates, cross_validated_bits
 from flexicodec.token_format import TokenFormat
 from flexicodec.tokens import Tokens
 
@@ -71,7 +71,7 @@ def test_a_batch_is_measured_clip_by_clip(clips):
 
 def test_streams_cost_their_entropy(clips):
     """Each way of coding is chosen where it pays: digits that repeat each other cost three bits, not nine."""
-    found = per_token(held_out_bits(clips, LEVELS))
+    found = per_token(cross_validated_bits(clips, LEVELS))
     assert list(found) == ["durations", "semantic", "acoustic_1", "acoustic_2"]
     assert found["durations"] == pytest.approx(entropy(SHARES), abs=0.02)
     assert found["semantic"] == pytest.approx(3.0, abs=0.02)
@@ -81,8 +81,8 @@ def test_streams_cost_their_entropy(clips):
 
 
 def test_batches_cost_what_their_clips_do(clips):
-    bits = held_out_bits(clips, LEVELS)
-    assert held_out_bits(Tokens.cat(clips), LEVELS) == bits
+    bits = cross_validated_bits(clips, LEVELS)
+    assert cross_validated_bits(Tokens.cat(clips), LEVELS) == bits
     seconds = sum(float(clip.seconds[0]) for clip in clips)
     kbps = sum(sum(each.values()) for each in bits) / seconds / 1000
     nominal = sum(float(clip.bitrates_kbps[0] * clip.seconds[0]) for clip in clips) / seconds
@@ -96,7 +96,7 @@ def test_noise_costs_its_full_width():
         Tokens(random.integers(0, 512, 40), random.integers(0, 64, (2, 40)), random.integers(1, 9, 40), format=FORMAT)
         for _ in range(12)
     ]
-    bits = held_out_bits(noise, LEVELS)
+    bits = cross_validated_bits(noise, LEVELS)
     total = sum(sum(each.values()) for each in bits) / (12 * 40)
     assert 23.9 < total < 24.3  # 9 + 3 + 2 * 6
 
@@ -104,7 +104,7 @@ def test_noise_costs_its_full_width():
 def test_what_is_tested_is_never_counted(clips):
     """A clip that differs from all others in everything costs what it costs, however the rest is coded."""
     odd = Tokens(np.full(COUNT, 77), np.full((2, COUNT), 63), np.full(COUNT, 8), format=FORMAT)
-    bits = held_out_bits([*clips, odd], LEVELS)[-1]
+    bits = cross_validated_bits([*clips, odd], LEVELS)[-1]
     assert bits["semantic"] > 9 * COUNT
     assert bits["acoustic_1"] >= 6 * COUNT  # all clips together cost less at fixed width here
 
@@ -116,7 +116,7 @@ def test_a_model_codes_clips_it_has_not_seen(clips):
 
 
 def test_codes_without_levels_are_coded_whole(clips):
-    found = per_token(held_out_bits(clips))
+    found = per_token(cross_validated_bits(clips))
     assert found["semantic"] == pytest.approx(3.0, abs=0.05)  # 8 of 512 codes occur
     assert "digits" not in TokenEntropyModel(clips).ways["semantic"]
 
@@ -127,7 +127,7 @@ def test_fixed_rate_codecs_have_no_durations():
     )
     random = np.random.default_rng(2)
     clips = [Tokens(None, random.integers(0, 16, (2, 50)), format=format) for _ in range(6)]
-    bits = held_out_bits(clips)
+    bits = cross_validated_bits(clips)
     assert list(bits[0]) == ["acoustic_1", "acoustic_2"]
 
 
@@ -137,7 +137,7 @@ def test_uncapped_durations_are_coded_as_flags():
     clips = [Tokens(np.zeros(60, int), None, random.geometric(0.3, 60), format=format) for _ in range(8)]
     model = TokenEntropyModel(clips)
     assert model.ways["durations"].startswith("flags")
-    bits = sum(each["durations"] for each in held_out_bits(clips))
+    bits = sum(each["durations"] for each in cross_validated_bits(clips))
     frames = sum(int(clip.frame_lengths) for clip in clips)
     assert bits / frames == pytest.approx(entropy([0.3, 0.7]), abs=0.06)
 
@@ -145,7 +145,7 @@ def test_uncapped_durations_are_coded_as_flags():
 def test_one_token_is_a_clip():
     clips = [Tokens(np.array([3]), None, np.array([2]), format=FORMAT) for _ in range(6)]
     assert len(clip_rates(clips[0])) == 1
-    assert all(np.isfinite(list(each.values())).all() for each in held_out_bits(clips, LEVELS))
+    assert all(np.isfinite(list(each.values())).all() for each in cross_validated_bits(clips, LEVELS))
 
 
 def test_other_devices_and_batches_do_not_matter(codec, speech):
@@ -153,7 +153,7 @@ def test_other_devices_and_batches_do_not_matter(codec, speech):
     tokens = [
         codec.encode(clip[:, start : start + 16_000], threshold=0.7) for clip in speech for start in (0, 16_000, 32_000)
     ]
-    bits = held_out_bits(tokens, codec.config.semantic.quantizer.levels)
+    bits = cross_validated_bits(tokens, codec.config.semantic.quantizer.levels)
     assert all(sum(each.values()) > 0 for each in bits)
     assert all(isinstance(value, float) for value in clip_rates(tokens[0])[0].values())
 
@@ -163,18 +163,18 @@ def test_other_devices_and_batches_do_not_matter(codec, speech):
 
 def test_speakers_stay_together(clips):
     groups = [index // 2 for index in range(20)]
-    assert held_out_bits(clips, LEVELS, groups) != held_out_bits(clips, LEVELS)
+    assert cross_validated_bits(clips, LEVELS, groups) != cross_validated_bits(clips, LEVELS)
     with pytest.raises(ValueError, match="2 to 2, the clips or groups"):
-        held_out_bits(clips, LEVELS, ["a", "b"] * 10)
+        cross_validated_bits(clips, LEVELS, ["a", "b"] * 10)
 
 
 def test_what_does_not_go_together_is_refused(clips):
     with pytest.raises(ValueError, match="no clips to measure"):
-        held_out_bits([])
+        cross_validated_bits([])
     with pytest.raises(ValueError, match="a rate belongs to one codec"):
-        held_out_bits([clips[0], Tokens(np.zeros(3, int), None, np.ones(3, int))])
+        cross_validated_bits([clips[0], Tokens(np.zeros(3, int), None, np.ones(3, int))])
     with pytest.raises(ValueError, match="1 acoustic codebooks beside 2"):
-        held_out_bits([clips[0], clips[1].keep(acoustic=1)])
+        cross_validated_bits([clips[0], clips[1].keep(acoustic=1)])
     with pytest.raises(ValueError, match="0 acoustic codebooks beside 2"):
         TokenEntropyModel(clips[:5], LEVELS).bits(clips[0].keep(acoustic=0))
     with pytest.raises(ValueError, match=r"outside levels \(4, 4, 4\)"):
@@ -196,7 +196,7 @@ def test_no_stream_costs_more_than_a_code_without_a_model():
         durations = np.full(40, pace)
         durations[::7] = 8
         made.append(Tokens(np.full(40, 100 * pace), np.full((1, 40), 9 * pace), durations, format=FORMAT))
-    bits = held_out_bits(made)
+    bits = cross_validated_bits(made)
     frames = sum(int(clip.frame_lengths[0]) - 1 for clip in made)
     for stream, most in (("durations", min(frames, 3 * 200)), ("semantic", 9 * 200), ("acoustic_1", 6 * 200)):
         assert sum(each[stream] for each in bits) <= most

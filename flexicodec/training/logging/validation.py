@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flexicodec.models.codec import Codec
 from flexicodec.models.flexicodec.model import FlexiCodec
-from flexicodec.training.logging import log_samples
+from flexicodec.training.logging.media import log_samples
 from flexicodec.training.losses import MultiScaleMelLoss
 
 MERGED_RATE = 6.25  # Hz; in addition to the unmerged rate
