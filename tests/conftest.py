@@ -1,4 +1,4 @@
-"""What tests share: the --goldens option of the parity suite, tiny codecs with random weights, and a little speech."""
+"""Shared by tests: the --goldens option of the parity suite, tiny codecs with random weights, and a little speech."""
 
 import json
 import math
@@ -49,7 +49,7 @@ def goldens(pytestconfig):
 class FakeSemanticEncoder:
     """Stands in for a frozen encoder at any frame rate: log energies of a few bands, seen through a fixed mixture.
 
-    It has no weights and no memory, so neighbours are alike exactly where the sound is.
+    It has no weights and no context, so neighbouring features are equal exactly where the audio is.
     """
 
     def __init__(self, frame_rate=50.0, dim=12):
@@ -99,7 +99,7 @@ def tiny_config(geometry, dither):
 
 @torch.no_grad()
 def enliven(codec, seed):
-    """Give every part weights at which it matters what comes in; freshly made, stacks of convolutions fade to zero."""
+    """Give every part weights that make its output depend on its input; new convolutions fade to zero."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(like, std):

@@ -146,7 +146,7 @@ def test_split_without_lengths_keeps_everything_and_may_give_nothing():
         split(audio, [5, 6])
 
 
-# The door: what comes in
+# Validation: audio
 
 
 def test_one_clip_is_a_batch_of_one():
@@ -246,7 +246,7 @@ def test_int16_values_cast_to_float_are_noticed(dtype):
     assert batch(audio / 32768)[0].abs().max() < 1
 
 
-# The door: lengths, padding, rates
+# Validation: lengths, padding, rates
 
 
 @pytest.mark.parametrize("lengths", [[100, 33], (100, 33), np.array([100, 33], np.int32), torch.tensor([100, 33])])

@@ -121,7 +121,7 @@ class StandIn:
         return [f"heard {len(clip)}" for clip in clips]
 
 
-def test_transcripts_stand_beside_tokens(folder, tmp_path, monkeypatch):
+def test_transcripts_are_beside_the_tokens(folder, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(asr, "open_transcriber", lambda *choice: asked.append(choice) or StandIn())
     arguments = ("--transcriber", "sensevoice:DIR", "--limit", "2", "--textgrids", "--phones", "recogniser")

@@ -1,4 +1,4 @@
-"""`flexicodec encode --stream`: tokens come out of the pipe while samples still go in."""
+"""`flexicodec encode --stream`: tokens are written while samples are still being read."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""`flexicodec manifest`: folders become manifests and shards that training reads."""
+"""`flexicodec manifest`: from folders to manifests and shards for training."""
 
 from itertools import islice
 

@@ -1,4 +1,4 @@
-"""`flexicodec decode --stream`: audio comes out of the pipe while tokens still go in."""
+"""`flexicodec decode --stream`: audio is written while tokens are still being read."""
 
 import io
 import json

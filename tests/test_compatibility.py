@@ -1,4 +1,4 @@
-"""What commit 3eceaf6 wrote (tests/data/made-by-3eceaf6) still opens and gives the same tokens."""
+"""Files of commit 3eceaf6 (tests/data/made-by-3eceaf6) still load and give the same tokens."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def clip(codec, tokens):
         ("flexicodec-mini", {"frame_rate": 6.25, "num_codebooks": 6}),
     ],
 )
-def test_a_codec_still_gives_the_tokens_it_gave(model, choices):
+def test_a_codec_gives_the_same_tokens_as_before(model, choices):
     stored = Tokens.load(FILES / f"{model}.flxc")
     folder = FILES / model
     codec = flexicodec.load(folder if folder.is_dir() else model)

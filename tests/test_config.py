@@ -1,4 +1,4 @@
-"""Laws of flexicodec.config: configs survive plain data, and every slip in them is named with its path."""
+"""Laws of flexicodec.config: configs survive conversion to plain data, and every error names the path."""
 
 import json
 from dataclasses import dataclass, field, replace

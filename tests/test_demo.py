@@ -1,4 +1,4 @@
-"""The demo, with a tiny model in place of the one that ships: files, pictures and table."""
+"""The demo, with a tiny model instead of the packaged one: files, figures and table."""
 
 import runpy
 from pathlib import Path
@@ -47,10 +47,10 @@ def test_files_pictures_and_table(demo, model, talk, tmp_path, capsys):
     codec = flexicodec.load(model)
     original = flexicodec.read_audio(output / "original.wav")
     tokens = flexicodec.Tokens.load(output / "4hz.flxc")
-    heard = flexicodec.read_audio(output / "4hz.wav")
-    assert original.shape == heard.shape == (1, 40002)
+    decoded = flexicodec.read_audio(output / "4hz.wav")
+    assert original.shape == decoded.shape == (1, 40002)
     assert tokens == codec.encode(flexicodec.read_audio(talk, 16000), frame_rate=4.0)
-    torch.testing.assert_close(heard, codec.decode(tokens).clamp(-1, 1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(decoded, codec.decode(tokens).clamp(-1, 1), atol=1e-4, rtol=0)
 
     _, _, heading, fast, slow, *_ = capsys.readouterr().out.splitlines()
     assert heading.split("  ")[:3] == ["asked Hz", "realised Hz", "tokens"]

@@ -1,4 +1,4 @@
-"""The dry run of the GPU benchmark: every part does its work on a tiny model and leaves its lines."""
+"""The dry run of the GPU benchmark: every part runs on a tiny model and writes its rows."""
 
 import json
 import os

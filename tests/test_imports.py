@@ -14,8 +14,8 @@ PACKAGE = Path(flexicodec.__file__).parent
 UNWANTED = ("torchaudio", "torchcodec", "audiotools")  # each breaks installs beside a current torch
 SLOW = ("transformers", "vector_quantize_pytorch", "sympy", "torch._dynamo")  # each takes a second or more to import
 
-# Which floor of the house a module lives on; modules look at their own floor and those below.
-FLOORS = {
+# Layer of each module; modules import from their own layer and those below.
+LAYERS = {
     **dict.fromkeys(("tokens", "code_margins", "token_format", "token_file", "audio", "config"), 0),
     **dict.fromkeys(("weights", "io_utils", "corpus", "statistics", "parallel"), 0),
     **dict.fromkeys(("encoders", "merging", "nn", "quantize"), 1),
@@ -24,9 +24,9 @@ FLOORS = {
     **dict.fromkeys(("cli", "__main__"), 4),
 }
 SHARED = ("batch_encode", "codec", "fingerprint", "margins", "precision", "streaming")  # of models, beside the families
-USES = [name for name, floor in FLOORS.items() if floor == 3]  # never look at one another, but for:
+USES = [name for name, layer in LAYERS.items() if layer == 3]  # these never import one another, except for:
 ALLOWED = {
-    *(("training", other) for other in ("evaluation", "analysis", "calibration")),  # a run measures and draws
+    *(("training", other) for other in ("evaluation", "analysis", "calibration")),  # a run measures and plots
     ("analysis", "calibration"),  # thresholds are fitted to a corpus in one place
 }
 
@@ -39,7 +39,7 @@ def python(*arguments):
     return done.stdout
 
 
-def test_the_front_door_is_light():
+def test_importing_the_package_is_light():
     loaded = python("-c", "import flexicodec, sys; print(*sys.modules)").split()
     assert not {"torch", "numpy", "transformers", *UNWANTED} & set(loaded)
 
@@ -132,7 +132,7 @@ def home(*parts):
 def is_upward(name, imported):
     """Tell whether module `name` may not look at module `imported`; both as parts, and in the package."""
     here, there = name[1], imported[1]
-    if FLOORS[there] > FLOORS[here]:
+    if LAYERS[there] > LAYERS[here]:
         return True
     if here == there == "models":
         families = [parts[2] for parts in (name, imported) if len(parts) > 2 and parts[2] not in SHARED]
@@ -144,11 +144,11 @@ def test_imports_run_downhill():
     uphill = set()
     for name, path, tree in modules():
         if len(name) == 1:
-            continue  # the front door lists what lies behind it
-        assert name[1] in FLOORS, f"{path.name} has no floor: say in FLOORS where it lives"
+            continue  # the package's __init__ lists all public names
+        assert name[1] in LAYERS, f"{path.name} has no layer: add it to LAYERS"
         inside = (parts for parts in imports(name, path, tree) if parts[0] == "flexicodec" and len(parts) > 1)
         for imported in inside:
-            if imported[1] in FLOORS and is_upward(name, imported):
+            if imported[1] in LAYERS and is_upward(name, imported):
                 uphill.add(f"{'.'.join(name)} imports {'.'.join(imported)}")
     assert not uphill
 

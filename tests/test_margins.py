@@ -1,4 +1,4 @@
-"""Margins follow their tokens through every selection, and mark the fragile ones as a search by hand does."""
+"""Margins follow their tokens through every selection, and mark the same fragile ones as a direct search."""
 
 import pytest
 import torch
@@ -82,7 +82,7 @@ def test_pieces_that_make_no_clip():
         Tokens.concat([one, unknown])
 
 
-def test_what_one_part_does_not_know_the_whole_does_not():
+def test_margins_unknown_in_one_part_are_unknown_in_the_whole():
     one, other = random_tokens([4]), random_tokens([2])
     blind = Tokens(other.semantic, other.acoustic, other.durations, other.audio_lengths, FORM)
     assert Tokens.cat([one, blind]).margins is None

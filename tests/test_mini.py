@@ -1,4 +1,4 @@
-"""The model that ships keeps its promises; what it measures on all held-out speech is in experiments/mini."""
+"""The packaged model meets its requirements; its results on all held-out speech are in experiments/mini."""
 
 from pathlib import Path
 
@@ -22,15 +22,15 @@ def mini():
 
 
 @pytest.fixture(scope="module")
-def heard(mini):
+def clips_and_features(mini):
     """Every clip with its features."""
     clips = [flexicodec.read_audio(path, sample_rate=mini.sample_rate) for path in SPEECH]
     return [(clip, mini.features(clip)) for clip in clips]
 
 
-def mean_stoi(mini, heard, **choice):
+def mean_stoi(mini, clips_and_features, **choice):
     scores = []
-    for clip, features in heard:
+    for clip, features in clips_and_features:
         decoded = mini.decode(mini.tokenize(features, **choice))
         scores.append(stoi(clip[0].numpy(), decoded[0].numpy(), mini.sample_rate))
     return sum(scores) / len(scores)
@@ -47,28 +47,30 @@ def test_its_fingerprint_is_that_of_its_weights(mini):
     assert mini.fingerprint == mini.compute_fingerprint()
 
 
-def test_it_covers_clips_whole_and_looks_no_further_than_its_window(mini):
+def test_it_covers_whole_clips_and_depends_on_no_more_than_its_window(mini):
     assert mini.config.geometry == "whole"
     assert mini.config.semantic_encoder.window is not None
     assert not mini.config.semantic_encoder.positions
     assert mini.config.bottleneck.window is not None
 
 
-def test_speech_stays_intelligible_and_less_so_at_lower_rates(mini, heard):
-    scores = [mean_stoi(mini, heard, frame_rate=rate) for rate in (12.5, 6.25, 3.5)]
+def test_speech_stays_intelligible_and_less_so_at_lower_rates(mini, clips_and_features):
+    scores = [mean_stoi(mini, clips_and_features, frame_rate=rate) for rate in (12.5, 6.25, 3.5)]
     assert scores[0] >= 0.70
     assert scores == sorted(scores, reverse=True)
 
 
-def test_acoustic_codes_help(mini, heard):
-    none, some, all_ = (mean_stoi(mini, heard, frame_rate=12.5, num_codebooks=n) for n in (0, 4, mini.num_codebooks))
+def test_acoustic_codes_help(mini, clips_and_features):
+    none, some, all_ = (
+        mean_stoi(mini, clips_and_features, frame_rate=12.5, num_codebooks=n) for n in (0, 4, mini.num_codebooks)
+    )
     assert none < some
     assert all_ > some - 0.01
 
 
-def test_silence_gets_longer_tokens_than_speech(mini, heard):
+def test_silence_gets_longer_tokens_than_speech(mini, clips_and_features):
     silent, spoken = [], []
-    for clip, features in heard:
+    for clip, features in clips_and_features:
         durations = mini.tokenize(features, frame_rate=6.25, num_codebooks=0).durations[0]
         frames = torch.nn.functional.pad(clip[0], (0, -clip.shape[1] % mini.frame_size)).view(-1, mini.frame_size)
         level = 10 * torch.log10(frames.square().mean(1) + 1e-10)
@@ -79,8 +81,8 @@ def test_silence_gets_longer_tokens_than_speech(mini, heard):
     assert sum(silent) / len(silent) > 1.5 * sum(spoken) / len(spoken)
 
 
-def test_thirty_seconds_in_a_batch_are_the_same_as_alone(mini, heard):
-    clips = [clip for clip, _ in heard]
+def test_thirty_seconds_in_a_batch_are_the_same_as_alone(mini, clips_and_features):
+    clips = [clip for clip, _ in clips_and_features]
     audio, lengths = flexicodec.collate(clips)
     together = mini.encode(audio, lengths, frame_rate=6.25)
     for index, clip in enumerate(clips):
@@ -90,9 +92,9 @@ def test_thirty_seconds_in_a_batch_are_the_same_as_alone(mini, heard):
         assert (together[index].acoustic == alone.acoustic).float().mean() >= 0.995
 
 
-def test_chunks_and_fast_operators_flip_nothing_that_is_not_close(mini, heard, monkeypatch):
+def test_chunks_and_fast_operators_flip_nothing_that_is_not_close(mini, clips_and_features, monkeypatch):
     """Against clips at once by PyTorch's own operators; on two threads, whose sines are others than one thread's."""
-    clip, reach = heard[0][0], mini.semantic_decoder_stack.reach
+    clip, reach = clips_and_features[0][0], mini.semantic_decoder_stack.reach
     with monkeypatch.context() as patch:
         patch.setattr(onednn, "_supported_dtypes", lambda: ())
         patch.setattr(ConvStack, "chunked", lambda self, x, *rest: self(x, *rest))
@@ -109,15 +111,15 @@ def test_chunks_and_fast_operators_flip_nothing_that_is_not_close(mini, heard, m
             assert decisions.flips(above=1e-4) == 0
 
 
-def test_half_precision_is_thirty_decibels_away(mini, heard):
-    for clip, features in heard:
+def test_half_precision_is_thirty_decibels_away(mini, clips_and_features):
+    for clip, features in clips_and_features:
         tokens = mini.tokenize(features, frame_rate=8.33)
         exact, near = mini.decode(tokens), mini.decode(tokens, precision="bfloat16")
         ratio = 10 * torch.log10(exact.square().sum() / (exact - near).square().sum())
         assert 30 < ratio < 100, len(clip)
 
 
-def test_the_recogniser_that_ships_is_the_one_inside(mini, heard):
+def test_the_recogniser_that_ships_is_the_one_inside(mini, clips_and_features):
     from flexicodec.asr import Recognizer
 
     recognizer = Recognizer.load("recognizer-mini")
@@ -126,7 +128,7 @@ def test_the_recogniser_that_ships_is_the_one_inside(mini, heard):
     assert len(shared) > 50
     for name in shared:
         assert torch.equal(codec[name].half(), ours[name].half()), name
-    clip = heard[0][0]
+    clip = clips_and_features[0][0]
     text = recognizer.transcribe(clip)[0]
     (aligned,) = recognizer.align(clip, None, [text])
     assert "".join(each.symbol for each in aligned).split() == text.split()

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom on the model that ships, in a kernel, and shows its pictures."""
+"""Every notebook runs from top to bottom on the packaged model, in a kernel, and shows its figures."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The README's code runs as it is written, with tiny models in place of those it names."""
+"""The README's code runs as written, with tiny models in place of the named ones."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ def tiny(make_codec):
 
 @pytest.fixture
 def page(tiny, released, nanocodecs, speech, tmp_path, monkeypatch):
-    """What the README takes for given, in a folder with a recording."""
+    """Names that the README assumes, in a folder with a recording."""
     models, load = {"flexicodec-mini": tiny, "weights/flexicodec": released}, flexicodec.load
 
     def stand_in(model="flexicodec-mini", **choices):
@@ -67,7 +67,7 @@ def test_a_block_runs(page, block):
 
 
 def test_streams_end_alike():
-    """What the README promises of both."""
+    """Both streams end in the way described in the README."""
     assert "streaming_encoder" in README
     for stream, verb in ((StreamingEncoder, "encode"), (StreamingDecoder, "decode")):
         assert {verb, f"{verb}_each", "flush", "reset", "load_state"} <= set(dir(stream))

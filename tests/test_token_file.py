@@ -144,7 +144,7 @@ def test_layers_of_another_place_or_file_do_not_fit():
         (b'{"tokens": ' + b"9" * 5000 + b"}", "not JSON|tokens"),
     ],
 )
-def test_a_lying_header_is_refused(header, message):
+def test_a_false_header_is_refused(header, message):
     with pytest.raises(ValueError, match=message):
         unpack(forged(header))
 

@@ -1,4 +1,4 @@
-"""Laws of `Tokens`: what is refused, what slicing and joining keep, and what the rates add up to."""
+"""Laws of `Tokens`: validation, slicing and joining, and rates."""
 
 import copy
 import pickle
@@ -350,7 +350,7 @@ def test_parallel_codebooks_stay_together(tmp_path):
         Tokens.load(tmp_path / "clip.flxc", acoustic=4)
 
 
-def test_equality_looks_at_all_but_idle_padding_and_notes():
+def test_equality_compares_all_but_unused_padding_and_notes():
     tokens = one_clip()
     padded = Tokens(
         *(torch.nn.functional.pad(x, (0, 3)) for x in (tokens.semantic, tokens.acoustic, tokens.durations)),

@@ -76,12 +76,15 @@ def block_similarities(model: Recognizer, audio: torch.Tensor) -> list[torch.Ten
         block.register_forward_hook(lambda module, inputs, output: outputs.append(output))
         for block in model.encoder.encoder.layers
     ]
-    _, heard = model.encoder(padded, frames * FRAME)
+    _, encoder_lengths = model.encoder(padded, frames * FRAME)
     for hook in hooks:
         hook.remove()
     last = len(outputs) - 1
     features = [x if i == last else F.layer_norm(x, x.shape[-1:]) for i, x in enumerate(outputs)]
-    return [cosine_similarities(resample_frames(x.transpose(1, 2), heard, frames, 4 / 3), frames) for x in features]
+    return [
+        cosine_similarities(resample_frames(x.transpose(1, 2), encoder_lengths, frames, 4 / 3), frames)
+        for x in features
+    ]
 
 
 def score(

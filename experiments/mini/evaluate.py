@@ -63,9 +63,10 @@ def main() -> None:
     }
     system = CodecSystem(codec, "model")
     rows = arguments.output.with_suffix(".rows") / system.identity["weights"]  # one folder per model
-    ears = f"ctc:{arguments.recogniser}" if arguments.recogniser else None
+    transcriber = f"ctc:{arguments.recogniser}" if arguments.recogniser else None
     all_codebooks = EvaluationConfig(
-        MetricConfig(metrics=("stoi", "pesq_wb"), transcribers=(ears,) if ears else ()), Sweep(frame_rates=FRAME_RATES)
+        MetricConfig(metrics=("stoi", "pesq_wb"), transcribers=(transcriber,) if transcriber else ()),
+        Sweep(frame_rates=FRAME_RATES),
     )
     by_rate = evaluate_corpus(utterances, [system], rows / "by_frame_rate", all_codebooks, progress=True).rows
     counts = sorted({count for count in CODEBOOKS if count <= codec.num_codebooks} | {codec.num_codebooks})
@@ -74,12 +75,12 @@ def main() -> None:
     )
     by_count = evaluate_corpus(utterances, [system], rows / "by_codebooks", each_count, progress=True).rows
     dutch = {utterance.id for utterance in utterances if utterance.language == "nl"}
-    if ears:
+    if transcriber:
         original = [row for row in by_rate if row["system"] == GROUND_TRUTH]
         results["recogniser"] = {
-            "original_cer": round(MetricTable(original).score((GROUND_TRUTH, ""), f"cer.{ears}").value, 4)
+            "original_cer": round(MetricTable(original).score((GROUND_TRUTH, ""), f"cer.{transcriber}").value, 4)
         }
-    results["by_frame_rate"] = entries(by_rate, ears, dutch)
+    results["by_frame_rate"] = entries(by_rate, transcriber, dutch)
     results["by_codebooks"] = entries(by_count, None, dutch)
 
     clips = [torch.from_numpy(read_utterance(utterance, codec.sample_rate))[None] for utterance in utterances]
@@ -92,7 +93,7 @@ def main() -> None:
     print_tables(results)
 
 
-def entries(rows: list[Row], ears: str | None, dutch: set[str]) -> list[dict]:
+def entries(rows: list[Row], transcriber: str | None, dutch: set[str]) -> list[dict]:
     """Summarise the rows of each setting: over all clips, over the English ones and by corpus.
 
     Rates are those of the corpus: all tokens, or bits, over all seconds. `sem` is the standard error.
@@ -123,8 +124,8 @@ def entries(rows: list[Row], ears: str | None, dutch: set[str]) -> list[dict]:
         if "pesq_wb" in clips[0]:
             entry["pesq_wb"], entry["pesq_wb_english"] = mean("pesq_wb", table), mean("pesq_wb", english)
             entry["pesq_failed"] = sum(row["pesq_wb"] is None for row in clips)
-        if ears:
-            entry["cer"] = mean(f"cer.{ears}", table)
+        if transcriber:
+            entry["cer"] = mean(f"cer.{transcriber}", table)
         found.append(entry)
     return found
 

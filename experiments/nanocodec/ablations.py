@@ -121,11 +121,11 @@ def run(config: TrainingConfig, clips: list[torch.Tensor]) -> dict[str, Any]:
         "parameters": {part: counts[part] for part in ("encoder", "decoder")},
         "steps": config.steps,
         "cpu_seconds": round(seconds, 1),
-    } | judge(codec, clips)
+    } | evaluate(codec, clips)
 
 
 @torch.no_grad()
-def judge(codec: Any, clips: list[torch.Tensor]) -> dict[str, Any]:
+def evaluate(codec: Any, clips: list[torch.Tensor]) -> dict[str, Any]:
     """Measure held-out clips: mel distance, STOI at 16 kHz, and the number of codes in use."""
     from pystoi import stoi
 

@@ -155,11 +155,11 @@ def memory(name: str) -> dict[str, Any]:
     for _ in range(STREAMED_FRAMES):
         _, state = codec.encoder.step(torch.zeros(1, 1, codec.frame_size), state, last=False)
         most = max(most, streaming.num_bytes(state))
-    stream, heard = codec.streaming_decoder(), 0
+    stream, largest = codec.streaming_decoder(), 0
     for _ in range(STREAMED_FRAMES):
         stream.decode(tokens_of(codec, 1))
-        heard = max(heard, stream.state.num_bytes)
-    return {"encoder_state_mb": round(most / 1e6, 3), "decoder_state_mb": round(heard / 1e6, 3)}
+        largest = max(largest, stream.state.num_bytes)
+    return {"encoder_state_mb": round(most / 1e6, 3), "decoder_state_mb": round(largest / 1e6, 3)}
 
 
 def tokens_of(codec: NanoCodec, frames: int) -> flexicodec.Tokens:
@@ -213,10 +213,12 @@ def beside_nemo(name: str, folder: Path, audio: torch.Tensor, calls: dict[Any, C
     codec = from_nemo(settings, model.state_dict())
     length = torch.tensor([audio.shape[1]])
     tokens, frames = model.encode(audio=audio, audio_len=length)
-    sound, _ = model.decode(tokens=tokens, tokens_len=frames)
+    nemo_audio, _ = model.decode(tokens=tokens, tokens_len=frames)
     ours = codec.encode(audio)
     assert torch.equal(ours.acoustic, tokens.long()), f"{name}: NeMo gives other tokens"
-    assert float((codec.decode(ours) - sound[:, : audio.shape[1]]).abs().max()) < 2e-5, f"{name}: NeMo sounds different"
+    assert float((codec.decode(ours) - nemo_audio[:, : audio.shape[1]]).abs().max()) < 2e-5, (
+        f"{name}: NeMo sounds different"
+    )
     inference = torch.inference_mode()
     calls[name, "NeMo", "encode"] = inference(lambda: model.encode(audio=audio, audio_len=length))
     calls[name, "NeMo", "decode"] = inference(lambda: model.decode(tokens=tokens, tokens_len=frames))

@@ -222,7 +222,7 @@ def follow(case: Case, codes: Tensor, read: float, steps: list[float], size: int
         for want of audio.
     """
     stream = case.codec.streaming_decoder()
-    now, spent, heard, first, gap = read, 0.0, 0.0, None, 0.0
+    now, spent, played, first, gap = read, 0.0, 0.0, None, 0.0
     bounds = [0, 1, *range(1 + size, len(steps), size), len(steps)]
     for start, stop in zip(bounds, [*bounds[1:], None], strict=True):
         if stop is None:
@@ -234,8 +234,8 @@ def follow(case: Case, codes: Tensor, read: float, steps: list[float], size: int
         now, spent = now + took, spent + took
         if audio.shape[1]:
             first = now if first is None else first
-            gap += max(0.0, now - (first + heard + gap))
-            heard += audio.shape[1] / case.codec.sample_rate
+            gap += max(0.0, now - (first + played + gap))
+            played += audio.shape[1] / case.codec.sample_rate
     assert first is not None
     return first, spent, gap
 

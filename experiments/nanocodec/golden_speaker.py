@@ -47,8 +47,8 @@ def main() -> None:
     shapes = {name: list(tensor.shape) for name, tensor in encoder.state_dict().items() if CONSTANTS not in name}
     encoder.load_state_dict({name: value(name, tuple(shape)) for name, shape in shapes.items()}, strict=False)
     with torch.no_grad():
-        sound = 43758.5453 * wave("audio", (1, SAMPLES))  # its fractional part is noise-like
-        embedding = encoder((sound - sound.floor() - 0.5).float())[0]
+        signal = 43758.5453 * wave("audio", (1, SAMPLES))  # its fractional part is noise-like
+        embedding = encoder((signal - signal.floor() - 0.5).float())[0]
     about = {"recorded": {"nemo_toolkit": "3.0.0", "class": "ResNetSpeakerEncoder", "torch": torch.__version__}}
     found = {"shapes": shapes, "samples": SAMPLES, "embedding": [float(f"{each:.8g}") for each in embedding.tolist()]}
     GOLDEN.write_text(json.dumps(about | found) + "\n")

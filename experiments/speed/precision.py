@@ -45,8 +45,8 @@ def compare(codec: FlexiCodec, clips: list[np.ndarray], metrics: bool) -> dict:
         sounds = {"float32": audio, "bfloat16": codec.decode(tokens, precision="bfloat16")[0].numpy()}
         ratios.append(snr_db(audio, sounds["bfloat16"]))
         for name, metric in METRICS.items() if metrics else ():
-            for precision, sound in sounds.items():
-                scores[f"{name} {precision}"].append(metric(ClipPair(clip, sound, codec.sample_rate)))
+            for precision, decoded in sounds.items():
+                scores[f"{name} {precision}"].append(metric(ClipPair(clip, decoded, codec.sample_rate)))
     found = {"decode_snr_db": {"median": float(np.median(ratios)), "lowest": min(ratios)}}
     names = ("boundaries", "semantic codes", "acoustic codes")
     found["flipped_in_encode"] = {

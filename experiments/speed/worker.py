@@ -56,13 +56,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32")
     arguments = parser.parse_args()
-    talk, sys.stdout = sys.stdout, sys.stderr  # output of libraries must not mix with the answers
+    pipe, sys.stdout = sys.stdout, sys.stderr  # output of libraries must not mix with the answers
     torch.set_num_threads(arguments.threads)
     started = time.monotonic()
     with torch.no_grad():
         system = systems.load(arguments.system, arguments.device, arguments.precision)
         torch.set_num_threads(arguments.threads)  # loading the peer sets it to 4
-        answer(talk, made_seconds=time.monotonic() - started, rss_gib=rss())
+        answer(pipe, made_seconds=time.monotonic() - started, rss_gib=rss())
         held: dict[str, tuple] = {}
         for line in sys.stdin:
             asked = json.loads(line)
@@ -80,11 +80,11 @@ def main() -> None:
                 held[case] = (audio, lengths, tokens)
             if verb == "save":
                 torch.save(tokens, asked["tokens"])
-                answer(talk)
+                answer(pipe)
                 continue
             call = partial(system.encode, audio, lengths) if verb == "encode" else partial(system.decode, tokens)
             wall, cpu = timed(call, arguments.device)
-            answer(talk, wall=wall, cpu=cpu, seconds=sum(CASES[case]), peak_gib=peak())
+            answer(pipe, wall=wall, cpu=cpu, seconds=sum(CASES[case]), peak_gib=peak())
 
 
 def timed(call, device: str) -> tuple[float, float]:
@@ -117,10 +117,10 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def answer(talk, **values) -> None:
+def answer(pipe, **values) -> None:
     """Write a line for the driver."""
-    talk.write(json.dumps(values) + "\n")
-    talk.flush()
+    pipe.write(json.dumps(values) + "\n")
+    pipe.flush()
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def run(codec: Any, tokens: Tokens, chunk: int, settings: dict[str, Any], play: 
     runs: list[dict[str, float]] = []
     while len(runs) < TRIES and not any(disturbance(each) < UNDISTURBED for each in runs):
         stream.reset()
-        runs.append(listened(once(stream, pieces, play)))
+        runs.append(summarise_playback(once(stream, pieces, play)))
     about = {"chunk_tokens": chunk, "settings": settings, "exact": stream.exact, "runs": len(runs)}
     return about | min(runs, key=disturbance)
 
@@ -132,7 +132,7 @@ def as_bytes(audio: Tensor) -> bytes:
     return (audio[0] * 32767).round().clamp(-32768, 32767).short().numpy().astype("<i2").tobytes()
 
 
-def listened(blocks: Sequence[Block]) -> dict[str, float]:
+def summarise_playback(blocks: Sequence[Block]) -> dict[str, float]:
     """Summarise a stream.
 
     Returns:
@@ -140,9 +140,9 @@ def listened(blocks: Sequence[Block]) -> dict[str, float]:
         total duration of pauses of a player that starts at once (a start delayed by this total has no pauses); and
         the number of pauses with a start delayed by `CUSHION`.
     """
-    heard = [block for block in blocks if block.seconds]
-    first, played = heard[0].at, sum(block.seconds for block in heard)
-    waits, waits_later = gaps(heard, 0.0), gaps(heard, CUSHION)
+    audible = [block for block in blocks if block.seconds]
+    first, played = audible[0].at, sum(block.seconds for block in audible)
+    waits, waits_later = gaps(audible, 0.0), gaps(audible, CUSHION)
     found = {
         "first_audio_seconds": first,
         "real_time_factor": sum(block.took for block in blocks) / played,
@@ -156,10 +156,10 @@ def listened(blocks: Sequence[Block]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in found.items()}
 
 
-def gaps(heard: Sequence[Block], cushion: float) -> list[float]:
+def gaps(audible: Sequence[Block], cushion: float) -> list[float]:
     """Simulate a player that starts this many seconds after the first audio; return the duration of each pause."""
-    waits, dry = [], heard[0].at + cushion
-    for block in heard:
+    waits, dry = [], audible[0].at + cushion
+    for block in audible:
         if block.at > dry:
             waits.append(block.at - dry)
             dry = block.at

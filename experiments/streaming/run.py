@@ -72,8 +72,8 @@ def measure(codec: Any, tokens: flexicodec.Tokens, chunk: int, **settings: Any) 
         state = max(state, stream.state.num_bytes)
         if first is None and audio[-1].shape[1]:
             first = now
-    heard, whole = torch.cat(audio, dim=1), codec.decode(tokens)
-    noise = (heard - whole).square().sum()
+    decoded, whole = torch.cat(audio, dim=1), codec.decode(tokens)
+    noise = (decoded - whole).square().sum()
     return {
         "chunk_tokens": chunk,
         "settings": settings,
@@ -81,9 +81,9 @@ def measure(codec: Any, tokens: flexicodec.Tokens, chunk: int, **settings: Any) 
         "latency_seconds": round(stream.latency_seconds, 3),
         "latency_at_this_rate": round(stream.latency_at(float(tokens.frame_rates[0])), 3),
         "first_audio_seconds": round(first or 0.0, 3),
-        "real_time_factor": round(work / (heard.shape[1] / codec.sample_rate), 3),
+        "real_time_factor": round(work / (decoded.shape[1] / codec.sample_rate), 3),
         "state_mb": round(state / 1e6, 3),
-        "largest_difference": float((heard - whole).abs().max()),
+        "largest_difference": float((decoded - whole).abs().max()),
         "snr_db": round(float(10 * torch.log10(whole.square().sum() / noise)), 1) if noise else None,
     }
 

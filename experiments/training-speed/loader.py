@@ -33,10 +33,10 @@ def throughput(config: DataConfig, seconds: float) -> float:
     sum(len(batch.items) for batch in islice(batches, 2 + 4 * config.workers))  # workers start and fill their queues
     best = 0.0
     for _ in range(3):
-        heard, started = 0.0, time.perf_counter()
+        seconds_read, started = 0.0, time.perf_counter()
         while time.perf_counter() - started < seconds / 3:
-            heard += float(next(batches).lengths.sum()) / SAMPLE_RATE
-        best = max(best, heard / (time.perf_counter() - started))
+            seconds_read += float(next(batches).lengths.sum()) / SAMPLE_RATE
+        best = max(best, seconds_read / (time.perf_counter() - started))
     return round(best, 1)
 
 

@@ -270,10 +270,10 @@ def instrumented(trainer: Watched, watch: Stopwatch) -> Iterator[None]:
         if discriminators is None:
             return generator_losses(made, discriminators, game)
         # The discriminators are last in the forward pass: backward is done with them once it reaches their input.
-        heard = made.audio.view_as(made.audio)
-        heard.register_hook(lambda _: watch.turn_into(BACKWARD))
+        decoded = made.audio.view_as(made.audio)
+        decoded.register_hook(lambda _: watch.turn_into(BACKWARD))
         with watch.part("discriminators"):
-            return generator_losses(replace(made, audio=heard), discriminators, game)
+            return generator_losses(replace(made, audio=decoded), discriminators, game)
 
     def through(loss: Any) -> None:
         with watch.part(BACKWARD if trainer.adversarial_config is None else "discriminators"):

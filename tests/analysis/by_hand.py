@@ -1,4 +1,4 @@
-"""Clips small enough to count by hand."""
+"""Clips small enough to count manually."""
 
 import numpy as np
 

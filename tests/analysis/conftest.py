@@ -1,4 +1,4 @@
-"""A little made-up speech whose phones are known to the sample, in files as a manifest names them."""
+"""Synthetic speech with phones known to the sample, as files and a manifest."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ QUICK = StudyOptions(resamples=40, draws=2)
 SOUNDS = {"AA1": (220, 880), "IY0": (200, 2400), "S": (), "N": (180, 300), "T": (), "sil": None}
 
 
-def sound(label, samples, random):
+def synthesize_phone(label, samples, random):
     """Two partials for what is voiced, noise for what is not, next to nothing for silence."""
     partials = SOUNDS[label]
     if partials is None:
@@ -30,16 +30,16 @@ def sound(label, samples, random):
 def utter(random, pace):
     """Words of two to four phones of 60 to 200 ms, a pause after some of them; samples, phones and words."""
     wave, phones, words = [], [Segment(0.0, 0.1, "sil")], []
-    wave.append(sound("sil", RATE // 10, random))
+    wave.append(synthesize_phone("sil", RATE // 10, random))
     for number in range(random.integers(3, 6)):
         start = phones[-1].end
         for label in random.choice(["AA1", "S", "IY0", "N", "T"], size=random.integers(2, 5)):
             samples = int(random.uniform(0.06, 0.2) / pace * RATE)
-            wave.append(sound(str(label), samples, random))
+            wave.append(synthesize_phone(str(label), samples, random))
             phones.append(Segment(phones[-1].end, phones[-1].end + samples / RATE, str(label)))
         words.append(Segment(start, phones[-1].end, f"word{number}"))
         if number % 2:
-            wave.append(sound("sil", RATE // 5, random))
+            wave.append(synthesize_phone("sil", RATE // 5, random))
             phones.append(Segment(phones[-1].end, phones[-1].end + 0.2, "sil"))
     return np.concatenate(wave), phones, words
 
@@ -72,7 +72,7 @@ def utterances(spoken_folder):
 
 @pytest.fixture(scope="session")
 def listening_codec(make_codec, fake_encoder):
-    """A tiny codec that hears loudness and colour of sound, and merges by them."""
+    """A tiny codec with loudness and spectral shape as semantic features."""
     return make_codec(semantic_encoder=fake_encoder())
 
 

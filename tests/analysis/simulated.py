@@ -35,7 +35,7 @@ def frames_of(seconds):
 
 
 def following(random, phones, seconds, noise=0.0):
-    """Start a token at the frame nearest to every phone, but for a share `noise` of frames that is drawn anew."""
+    """Start a token at the frame nearest to every phone, except for a share `noise` of frames, which is sampled."""
     starts = {round(phone.start / FRAME) for phone in phones}
     frames = frames_of(seconds)
     redrawn = random.random(frames) < noise

@@ -16,7 +16,7 @@ RATE = 16_000
 
 
 def tone(hertz, seconds=1.0, size=0.1, rate=RATE):
-    """A voice-like tone: ten harmonics."""
+    """A speech-like tone: ten harmonics."""
     time = np.arange(round(seconds * rate)) / rate
     return (size * sum(np.cos(2 * np.pi * hertz * k * time) / k for k in range(1, 11))).astype(np.float32)
 
@@ -51,7 +51,7 @@ def test_tones_are_voiced_and_noise_is_not(hertz, rate):
     assert len(voiced(np.zeros(10), RATE)) == 1
 
 
-def test_quiet_hum_under_speech_is_not_voice():
+def test_quiet_hum_under_speech_is_not_voiced():
     audio = np.concatenate([tone(150), tone(150, size=1e-4)])
     found = voiced(audio, RATE)
     assert found[:90].all()

@@ -1,4 +1,4 @@
-"""Hits are as many as can be, scores are exact where boundaries are known, and chance is what it should be."""
+"""The number of hits is maximal, scores are exact for known boundaries, and chance agrees with theory."""
 
 import itertools
 import math
@@ -183,13 +183,13 @@ def test_even_and_random_tokens_score_less(corpus):
 def test_random_tokens_gain_nothing_over_random_tokens(corpus):
     references, clips = corpus
     random = np.random.default_rng(0)
-    drawn = [clip.with_durations(random.permutation(clip.durations)) for clip in clips]
-    scores = score_clips(references, drawn, 0.04)
-    gain = score_interval(scores, nulls=score_null("shuffled", references, drawn, 0.04))
+    shuffled_clips = [clip.with_durations(random.permutation(clip.durations)) for clip in clips]
+    scores = score_clips(references, shuffled_clips, 0.04)
+    gain = score_interval(scores, nulls=score_null("shuffled", references, shuffled_clips, 0.04))
     assert gain.covers_zero
 
 
-def test_chance_is_what_density_says():
+def test_chance_follows_from_density():
     """A boundary at each of 99 inner frames with chance 1/2 hits half of the references, and these a half of them."""
     random = np.random.default_rng(1)
     references = [np.flatnonzero(random.random(99) < 0.5) * 0.08 + 0.08 for _ in range(60)]

@@ -67,7 +67,7 @@ def test_flags_and_lengths_without_memory_cost_the_same(study):
     assert flags["lengths, coded"] < flags["flags at their entropy"]
 
 
-def test_what_repeats_is_cheap_once_the_last_token_is_known():
+def test_repeated_codes_cost_little_given_the_previous_token():
     walk = clips(
         lambda random: np.cumsum(random.integers(0, 2, size=400)) % 64,
         lambda random: np.cumsum(random.integers(0, 2, size=(1, 400)), axis=1) % 16,

@@ -104,10 +104,10 @@ def test_phones_by_count_or_by_recogniser(listening_codec, utterances):
 
     texts = [replace(u, num_phones=None) for u in plain]
     texts[2] = replace(texts[2], text=None)
-    heard = collect(listening_codec, texts, thresholds=(0.9,))
-    assert (heard.source, heard.unit) == ("recogniser", "letters")
-    assert ["".join(s.label for s in clip.symbols) for clip in heard.with_phones] == ["soitis"] * 2
-    assert heard.reasons == {"no text": 1}
+    collected = collect(listening_codec, texts, thresholds=(0.9,))
+    assert (collected.source, collected.unit) == ("recogniser", "letters")
+    assert ["".join(s.label for s in clip.symbols) for clip in collected.with_phones] == ["soitis"] * 2
+    assert collected.reasons == {"no text": 1}
 
 
 def test_a_text_that_cannot_be_spelt(listening_codec, utterances):

@@ -1,4 +1,4 @@
-"""Null codecs keep the number of tokens and the cap, and use no other information than they should."""
+"""Null codecs keep the number of tokens and the cap, and use only the information they are meant to."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ CAPS = st.sampled_from([1, 2, 8, None])
 
 @st.composite
 def coded_clips(draw, cap=CAPS):
-    """A clip with tokens of any durations and sound of any loudness, some of it silent."""
+    """A clip with tokens of any durations and audio of any loudness, some of it silent."""
     limit = draw(cap)
     durations = draw(st.lists(st.integers(1, limit or 12), min_size=1, max_size=12))
     frames, random = sum(durations), np.random.default_rng(draw(st.integers(0, 99)))

@@ -95,8 +95,8 @@ def test_null_tokens_keep_all_else():
     clips = [with_audio(clip, random) for clip in spoken_clips(random, 5, following, noise=0.2)]
     own = [count_rates(clip) for clip in clips]
     for name in ("uniform", "shuffled", "energy"):
-        drawn = [count_rates(clip) for clip in null_clips(clips, name, per_clip=True)]
-        assert [(c.id, c.phones, c.tokens, c.speech_seconds) for c in drawn] == [
+        null_rates = [count_rates(clip) for clip in null_clips(clips, name, per_clip=True)]
+        assert [(c.id, c.phones, c.tokens, c.speech_seconds) for c in null_rates] == [
             (c.id, c.phones, c.tokens, c.speech_seconds) for c in own
         ]
         corpus = [count_rates(clip) for clip in null_clips(clips, name, per_clip=False)]
@@ -201,7 +201,7 @@ def test_units_are_told_apart(result):
     assert result.units["words"].given_others.covers_zero
 
 
-def test_a_shared_cause_is_taken_out():
+def test_a_shared_cause_is_partialled_out():
     """Silence makes rates over whole clips small together; speech alone knows of no connection."""
     random = np.random.default_rng(3)
     clips = made_of(random, clips=80, follows=False)
@@ -223,13 +223,13 @@ def test_a_codec_that_ignores_phones_covers_zero_as_often_as_it_says():
         kept = made_of(np.random.default_rng(seed), clips=40, follows=False)
         x = np.array([clip.phones / clip.speech_seconds for clip in kept])
         y = np.array([clip.speech_tokens / clip.speech_seconds for clip in kept])
-        drawn = QUICK.interval(pearson, x, y)
-        covered += [fisher_interval(drawn.value, 40).covers_zero, drawn.covers_zero]
+        null_rates = QUICK.interval(pearson, x, y)
+        covered += [fisher_interval(null_rates.value, 40).covers_zero, null_rates.covers_zero]
     assert (0.9 <= covered / 150).all()
     assert (covered / 150 <= 0.995).all()
 
 
-def test_speakers_are_why_clusters_are_drawn():
+def test_speakers_are_the_resampled_clusters():
     """Speakers differ in both rates, for reasons of their own: 20 of them are 20 points, not 160."""
     covered = np.zeros(2)
     for seed in range(40):
@@ -256,7 +256,7 @@ def test_tokens_that_follow_phones_do_so_inside_clips():
     assert found.within.given_speech.low > 0.5
     assert found.within.slope.high < 1.05  # phones that share a frame share a token
     assert found.phones_per_token.value == pytest.approx(1.15, abs=0.1)
-    assert found.controlled == {}  # no sound, no controls
+    assert found.controlled == {}  # no audio, no controls
     assert len(found.without_controls) == 40
 
 
@@ -435,7 +435,7 @@ def test_a_codec_that_ignores_phones_exceeds_no_null():
         assert each.excess.covers_zero
 
 
-def test_a_null_has_no_excess_over_itself():
+def test_a_null_codec_has_no_excess_over_itself():
     random = np.random.default_rng(0)
     clips = [with_audio(clip, random) for clip in spoken_clips(random, 12, following, pauses=2)]
     for null in ("voice_activity", "energy", "mel_cosine"):
@@ -445,7 +445,7 @@ def test_a_null_has_no_excess_over_itself():
         assert found.value != 0
 
 
-def test_pauses_are_what_voice_activity_explains():
+def test_pauses_are_explained_by_voice_activity():
     """A codec of speech and silence only follows the phone rate of whole clips no more than that null does."""
     random = np.random.default_rng(1)
     clips = [

@@ -1,4 +1,4 @@
-"""Plots show what they are given: tokens, similarities and thresholds of a clip, and the numbers of a study."""
+"""Plots show their data: tokens, similarities and thresholds of a clip, and the numbers of a study."""
 
 import struct
 from dataclasses import replace
@@ -34,7 +34,7 @@ def labels(axes):
     return axes.get_legend_handles_labels()[1]
 
 
-def test_everything_stands_where_the_tokens_say():
+def test_plot_positions_follow_the_tokens():
     audio, tokens, similarities = example(frame_rate=3.25)
     figure = plot_tokens(audio, tokens, similarities)
     spectrogram, blocks, curve = figure.axes
@@ -45,7 +45,7 @@ def test_everything_stands_where_the_tokens_say():
     (lines,) = spectrogram.collections
     starts = [segment[0, 0] for segment in lines.get_segments()]
     assert starts == pytest.approx(tokens.times(0)[1:, 0].tolist())
-    left, right, _, _ = spectrogram.images[0].get_extent()  # windows of 25 ms, each drawn over its middle 10 ms
+    left, right, _, _ = spectrogram.images[0].get_extent()  # windows of 25 ms, each plotted over its middle 10 ms
     assert left == pytest.approx(0.0075)
     assert right == pytest.approx(audio.shape[1] / 16000 - 0.0075, abs=0.01)
 
@@ -71,7 +71,7 @@ def test_tokens_that_no_threshold_gives_have_no_line():
     assert labels(plot_tokens(audio, tokens, similarities).axes[-1]) == ["merged", "token boundary"]
 
 
-def test_phones_and_words_stand_below_the_tokens():
+def test_phones_and_words_are_below_the_tokens():
     phones = [Segment(0, 0.4, "sil"), Segment(0.4, 0.7, "AA1"), Segment(0.7, 0.701, "T"), Segment(0.9, 1.2, "S")]
     tiers = {"phones": phones, "words": [Segment(0.4, 0.701, "hot")]}
     axes = plot_tokens(*example(), tiers=tiers).axes
@@ -159,7 +159,7 @@ def test_durations_in_speech_and_in_silence(studied):
 
 def test_segments_per_token(studied):
     (axes,) = plots.plot_segments_per_token(studied.fixed, "syllables").axes
-    for bars, each in zip(axes.containers[1::2], studied.fixed, strict=True):  # error bars stand between
+    for bars, each in zip(axes.containers[1::2], studied.fixed, strict=True):  # error bars are between
         assert heights(bars) == [share.value for share in each.per_token["syllables"].shares]
     assert ticks(axes.xaxis)[-1] == f"{MANY} or more"
     assert axes.get_xlabel() == "syllables in a token"

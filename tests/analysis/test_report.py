@@ -1,4 +1,4 @@
-"""The report holds every number of a study, in a page that loads nothing and in numbers.json."""
+"""The report has every number of a study, in a self-contained page and in numbers.json."""
 
 import json
 import math

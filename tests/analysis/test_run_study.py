@@ -1,4 +1,4 @@
-"""A study runs every analysis that its clips allow, and notes those that they do not."""
+"""A study runs every analysis possible with its clips, and lists the others."""
 
 from dataclasses import replace
 

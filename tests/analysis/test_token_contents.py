@@ -1,4 +1,4 @@
-"""What tokens hold, on clips small enough to count by hand, and laws for any clips."""
+"""Contents of tokens, on clips small enough to count manually, and laws for any clips."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_segments_belong_to_the_token_with_their_middle():
     assert count_per_token(clip(2, 3, 1, 2), SAID, offset=-0.06).tolist() == [0, 2, 1, 1]
 
 
-def test_phones_per_token_by_hand():
+def test_phones_per_token_of_a_small_example():
     found = segments_per_token([clip(2, 3, 1, 2)], [SAID])
     assert found.mean.value == 1.0
     assert [share.value for share in found.shares] == [0.5, 0.0, 0.5, 0.0, 0.0]
@@ -59,7 +59,7 @@ def test_entropy_of_few_outcomes():
     assert np.isnan(counts_entropy(np.zeros(3, int)))
 
 
-def test_durations_by_hand():
+def test_durations_of_a_small_example():
     rows = {row.name: row for row in durations_by_class([clip(2, 3, 1, 2, cap=3)], [SAID])}
     assert rows[ALL].histogram == (1, 2, 1)
     assert rows[ALL].mean.value == 2.0
@@ -90,7 +90,7 @@ def test_one_tier_for_each_clip(function):
 SAMPLES = round(FRAME * 16_000)
 
 
-def test_merging_by_hand():
+def test_merging_of_a_small_example():
     # frames        0   1   2   3   4   5   6   7
     # sounds        sil sil B   AH  AH  S   -   -     T is too short for a middle of a frame
     # tokens        --- --- ----------- --- -------
@@ -135,7 +135,7 @@ def test_a_codec_that_cuts_at_phones_merges_inside_and_never_across():
     assert found["across", ALL].high == 0.0
 
 
-def test_neighbours_by_hand():
+def test_neighbours_in_a_small_example():
     # frames        0   1   2   3   4   5   6   7
     # sounds        sil sil B   AH1 AH1 S   -   -     T is too short for a middle of a frame
     said = [segment if segment.label != "AH0" else type(segment)(segment.start, segment.end, "AH1") for segment in SAID]
@@ -148,7 +148,7 @@ def test_neighbours_by_hand():
     assert neighbours(clip(2, 3, 1, 2), said, offset=0.1).first[:3] == ["silence", "stop", "vowel"]
 
 
-def drawn(random, across, change):
+def simulated_clip(random, across, change):
     """Make a clip whose frames are merged with known log odds: of phone boundaries, and of a change by 10 dB."""
     frames = 120
     phones = phones_at(random, frames * FRAME, 6.0)
@@ -164,7 +164,7 @@ def drawn(random, across, change):
 @pytest.mark.parametrize(("across", "change"), [(-1.0, -1.5), (0.0, -1.5), (-1.0, 0.0)])
 def test_odds_are_found_again(across, change):
     random = np.random.default_rng(3)
-    clips, tiers = zip(*(drawn(random, across, change) for _ in range(40)), strict=True)
+    clips, tiers = zip(*(simulated_clip(random, across, change) for _ in range(40)), strict=True)
     found = merge_odds(clips, tiers)
     assert found.converged
     for name, known in (("across", across), ("energy_change", change), ("beyond", 0.0), ("energy", 0.0)):
@@ -176,7 +176,7 @@ def test_odds_are_found_again(across, change):
 
 def test_what_never_differs_has_no_odds():
     random = np.random.default_rng(0)
-    clips, tiers = zip(*(drawn(random, -1.0, 0.0) for _ in range(4)), strict=True)
+    clips, tiers = zip(*(simulated_clip(random, -1.0, 0.0) for _ in range(4)), strict=True)
     assert "silence" not in merge_odds(clips, tiers).effects
     assert merge_odds(clips, tiers, clusters=["a", "a", "b", "b"]).effects["across"].clusters == 2
     whole = [each.with_durations(np.ones(each.num_frames, int)) for each in clips]

@@ -1,4 +1,4 @@
-"""Tokens in time agree with `Tokens.times`, and what cannot be is refused."""
+"""Times of tokens agree with `Tokens.times`, and invalid input is refused."""
 
 import numpy as np
 import pytest

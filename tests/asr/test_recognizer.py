@@ -1,4 +1,4 @@
-"""The recogniser: what CTC paths mean, vocabularies there and back, batches, alignments, and folders."""
+"""The recogniser: CTC decoding, vocabularies, batches, alignments, and saved folders."""
 
 import json
 import math
@@ -57,7 +57,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["character", "sentencepiece", "phone"])
 def recognizer(request, files):
-    """A tiny recogniser with weights at which it matters what comes in."""
+    """A tiny recogniser with weights that make the output depend on the input."""
     vocabulary = {
         "character": CharacterConfig(),
         "sentencepiece": SentencePieceConfig(model="pieces.model"),
@@ -263,7 +263,7 @@ def test_nothing_is_left_behind(recognizer, speech):
     recognizer.eval()
 
 
-def test_other_rates_are_heard(recognizer, speech):
+def test_other_sample_rates_are_accepted(recognizer, speech):
     (slow,), _ = recognizer.log_probs(speech[0], sample_rate=32_000)
     (fast,), _ = recognizer.log_probs(speech[0])
     assert abs(2 * len(slow) - len(fast)) <= 2

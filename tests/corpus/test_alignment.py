@@ -1,4 +1,4 @@
-"""What is written is read again, in seconds, and files of every kind say the same."""
+"""Alignments survive writing and reading, in seconds, and all formats agree."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Parts of files: a part is that part of the whole, at any rate, in any format; bad files say what is wrong."""
+"""Parts of files: a part equals that part of the whole, at any rate, in any format; errors name bad files."""
 
 from pathlib import Path
 

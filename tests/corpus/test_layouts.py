@@ -1,4 +1,4 @@
-"""Folders as Kaldi, LibriSpeech and people lay them out."""
+"""Folder layouts: Kaldi, LibriSpeech and plain folders of audio."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Self-supervised encoders in small, one of every kind: their configs, transformers' models of them, and folders."""
+"""Small self-supervised encoders, one of every kind: their configs, transformers' models of them, and folders."""
 
 from dataclasses import asdict, replace
 

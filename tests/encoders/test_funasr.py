@@ -1,4 +1,4 @@
-"""Our SAN-M blocks against funasr's own SenseVoice encoder, which the released weights were made with."""
+"""Our SAN-M blocks against funasr's own SenseVoice encoder, the one used to train the released weights."""
 
 import contextlib
 import io
@@ -74,12 +74,12 @@ def compare(config, tp_blocks):
     load_exactly(ours, {key.removeprefix("semantic_encoder."): value for key, value in converted.items()} | nothing)
     ours.eval()
 
-    heard = []
-    hook = theirs.after_norm.register_forward_hook(lambda module, inputs, output: heard.append(output))
+    outputs = []
+    hook = theirs.after_norm.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     sequence = torch.cat([prompt[list(config.prompt)][None], features], dim=1)
     with hook, torch.no_grad():
         theirs(sequence.clone(), torch.tensor([sequence.shape[1]]))
-        expected = heard[0][:, len(config.prompt) :]
+        expected = outputs[0][:, len(config.prompt) :]
         result = ours.encode(features, torch.tensor([FRAMES]))
     return float((result - expected).abs().max() / expected.abs().max())
 

@@ -1,4 +1,4 @@
-"""Our filterbank against kaldi-native-fbank, the C++ that FunASR falls back on."""
+"""Our filterbank against kaldi-native-fbank, the fallback of FunASR."""
 
 import kaldi_native_fbank
 import pytest
@@ -46,6 +46,6 @@ def test_fbank_is_kaldis(speech, name):
     assert float((ours - expected).abs().max() / expected.abs().max()) < 1e-4
 
 
-def test_digital_silence_is_kaldis_floor():
+def test_digital_silence_has_kaldis_minimum_energy():
     ours = KaldiFbank(FrontEndConfig(dither=0.0)).fbank(torch.zeros(1, 1000))[0]
     assert torch.equal(ours, kaldi_fbank(torch.zeros(1000)))

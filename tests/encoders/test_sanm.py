@@ -1,4 +1,4 @@
-"""SAN-M as a stream: any chunks give the whole, and windows that see everything do so too."""
+"""SAN-M in streaming: any chunks give the features of the whole clip, and so do windows as long as the clip."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def test_the_dither_goes_on_past_its_period():
 
 
 @torch.no_grad()
-def test_the_front_end_waits_for_as_much_as_it_says():
+def test_the_stated_look_ahead_of_the_front_end_is_exact():
     stage = KaldiFbank(FrontEndConfig(num_mels=4))
     for frames in (1, 2, 7):
         needed = stage.inputs_needed(frames)

@@ -1,4 +1,4 @@
-"""Self-supervised encoders with random weights: what transformers hears, in batches as alone, and codecs on top."""
+"""Self-supervised encoders with random weights: the features of transformers, batches, and codecs with them."""
 
 from dataclasses import replace
 from functools import partial
@@ -41,7 +41,7 @@ def close(ours, theirs):
 
 
 @every_kind
-def test_it_hears_what_transformers_hears(config, saved):
+def test_features_equal_those_of_transformers(config, saved):
     folder, model = saved(config)
     assert SSLConfig.from_folder(folder, config.layer) == config
     encoder = encoder_of(folder, config)
@@ -72,8 +72,8 @@ def test_a_padded_batch_is_each_clip_alone(config, saved):
     close(padded_more[..., : features.shape[2]], features)
 
 
-def test_without_the_masks_padding_would_be_heard():
-    """The guard of the test above: transformers itself, given the mask, hears padding through the norm over time."""
+def test_without_the_masks_padding_changes_the_features():
+    """Check of the test above: transformers itself depends on padding through the norm over time, given the mask."""
     config = KINDS[0]
     model = model_of(config)
     audio, lengths = collate(noisy(16001, 5000))
@@ -111,7 +111,7 @@ def codec(request, make_codec, speech):
     return codec
 
 
-def test_a_codec_listens_with_it(codec, speech):
+def test_a_codec_encodes_with_it(codec, speech):
     tokens = codec.encode(speech[0], frame_rate=5.0)
     assert float(tokens.frame_rates[0]) == pytest.approx(5.0, abs=0.3)
     assert len(tokens.semantic.unique()) > 4
@@ -123,11 +123,11 @@ def test_a_codec_listens_with_it(codec, speech):
 
 def test_frames_are_means_of_four(codec, speech):
     audio = speech[0][:, : 1280 * 20]
-    heard, _ = codec.semantic_encoder(audio, torch.tensor([audio.shape[1]]))
-    assert heard.shape[2] == 79  # the last of 80 would need samples behind the end
+    encoder_features, _ = codec.semantic_encoder(audio, torch.tensor([audio.shape[1]]))
+    assert encoder_features.shape[2] == 79  # the last of 80 would need samples behind the end
     semantic = codec.features(audio).semantic
-    close(semantic[..., :19], heard[..., :76].unflatten(-1, (19, 4)).mean(-1))
-    close(semantic[..., 19], (heard[..., 76:].sum(-1) + heard[..., -1]) / 4)
+    close(semantic[..., :19], encoder_features[..., :76].unflatten(-1, (19, 4)).mean(-1))
+    close(semantic[..., 19], (encoder_features[..., 76:].sum(-1) + encoder_features[..., -1]) / 4)
 
 
 def test_tokens_of_a_padded_batch_are_those_of_each_clip(codec, speech):

@@ -1,4 +1,4 @@
-"""Configs of self-supervised encoders: transformers' defaults, and slips that are named."""
+"""Configs of self-supervised encoders: transformers' defaults, and errors that name the mistake."""
 
 import json
 from dataclasses import fields

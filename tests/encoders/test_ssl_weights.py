@@ -1,4 +1,4 @@
-"""Folders in transformers' layout: what they hold, what they may hold besides, and what they lack."""
+"""Folders in transformers' layout: required, optional and missing weights."""
 
 import json
 from functools import partial

@@ -1,4 +1,4 @@
-"""Tiny models of transformers and funasr with random weights, saved as the real ones are: folders to be opened."""
+"""Tiny models of transformers and funasr with random weights, saved in folders like the real ones."""
 
 import json
 
@@ -127,7 +127,7 @@ def save_whisper(folder):
 
 
 def save_sensevoice(folder):
-    """Save a SenseVoice as funasr reads it: config.yaml, model.pt, a SentencePiece model and normalising statistics."""
+    """Save a SenseVoice in funasr's layout: config.yaml, model.pt, a SentencePiece model and normalising statistics."""
     import sentencepiece
     from funasr.models.sense_voice.model import SenseVoiceSmall
 

@@ -1,4 +1,4 @@
-"""`flexicodec evaluate` from what is typed to what lies in the folder."""
+"""`flexicodec evaluate` from the command line to the output folder."""
 
 import itertools
 import json

@@ -53,11 +53,11 @@ def test_files_are_written_and_hold_the_numbers(rows, tmp_path):
 def test_points_lie_where_they_were_measured(summary):
     figure = plot_quality(summary, shown=["stoi", "wer.ctc:x"])
     first, second = figure.axes[:2]
-    drawn = {bar.get_label(): bar.lines[0].get_xydata() for bar in first.containers}
-    assert set(drawn) == {"one, 2 codebooks", "two, 6 Hz"}  # the second has one rate
+    plotted = {bar.get_label(): bar.lines[0].get_xydata() for bar in first.containers}
+    assert set(plotted) == {"one, 2 codebooks", "two, 6 Hz"}  # the second has one rate
     scores = [summary.find(name).scores for name in ("one, 6 Hz", "one, 12 Hz")]
     np.testing.assert_allclose(
-        drawn["one, 2 codebooks"], [[each["bitrate_kbps"].value, each["stoi"].value] for each in scores]
+        plotted["one, 2 codebooks"], [[each["bitrate_kbps"].value, each["stoi"].value] for each in scores]
     )
     assert first.get_title() == "STOI, higher is better"
     assert second.get_title() == "WER, % (ctc:x), lower is better"
@@ -66,13 +66,13 @@ def test_points_lie_where_they_were_measured(summary):
     assert not [line for line in first.lines if line.get_label() == "recordings"]
 
 
-def test_settings_of_one_rate_stand_side_by_side(summary):
+def test_points_of_equal_rate_are_shifted_apart(summary):
     figure = plot_quality(summary, "frame_rate_hz", ["stoi"])
     places = [bar.lines[0].get_xdata()[0] for bar in figure.axes[0].containers]
     assert places[0] < summary.find("one, 6 Hz").scores["frame_rate_hz"].value < places[1]
 
 
-def test_only_what_is_there_can_be_drawn(summary, rows):
+def test_only_existing_metrics_can_be_plotted(summary, rows):
     with pytest.raises(ValueError, match="nothing to draw of pesq_wb against"):
         plot_quality(summary, shown=["pesq_wb"])
     with pytest.raises(ValueError, match="against loudness"):
@@ -81,12 +81,12 @@ def test_only_what_is_there_can_be_drawn(summary, rows):
         plot_quality(summarise(rows[:CLIPS], RUN, resamples=5))
 
 
-def test_metrics_that_are_drawn_are_one_of_each_kind():
+def test_plotted_metrics_are_one_of_each_kind():
     names = ["si_sdr_db", "stoi", "wer.a", "wer.b", "cer.a", "utmos.x", "pesq_wb", "mcd_db", "mel_distance"]
     assert panel_metrics(names) == ["stoi", "pesq_wb", "mel_distance", "wer.a", "utmos.x", "cer.a"]
 
 
-def test_error_rates_of_chance_are_not_drawn_and_that_is_said(rows, tmp_path):
+def test_error_rates_at_chance_are_not_plotted_and_a_note_states_it(rows, tmp_path):
     changed = [dict(row) for row in rows]
     for row in changed[CLIPS:]:
         spec = row["transcripts"]["ctc:x"]

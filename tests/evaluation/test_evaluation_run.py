@@ -1,4 +1,4 @@
-"""A corpus through systems: nothing lost, nothing measured twice, the same rows however the work is shared."""
+"""A corpus through systems: nothing lost, nothing measured twice, the same rows for any number of processes."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Tokens an evaluation keeps, and what an entropy coder would make of them."""
+"""Tokens stored by an evaluation, and their entropy-coded size."""
 
 from dataclasses import replace
 

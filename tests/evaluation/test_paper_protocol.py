@@ -140,7 +140,7 @@ def test_similarity_by_another_encoder_is_labelled_and_not_compared():
     assert "other encoder" not in measured({"pesq_nb": 3.11})
 
 
-def test_the_model_that_ships_is_not_judged():
+def test_the_packaged_model_gets_no_parity_table():
     page = measured({"pesq_nb": 3.11}, flexicodec.load("flexicodec-mini").fingerprint)
     assert "Parity is not judged: the model that ships" in page
     assert "### Parity" not in page

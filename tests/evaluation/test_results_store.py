@@ -1,4 +1,4 @@
-"""Rows on disk: appended, found again, and not mixed with rows that were measured otherwise."""
+"""Rows on disk: appended, read back, and never mixed with rows of another configuration."""
 
 import json
 

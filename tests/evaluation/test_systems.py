@@ -1,4 +1,4 @@
-"""Systems: which settings they have, and that going through one is encoding and decoding."""
+"""Systems: their settings, and reconstruction as encoding and decoding."""
 
 import numpy as np
 import pytest

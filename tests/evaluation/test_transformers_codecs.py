@@ -1,4 +1,4 @@
-"""Codecs of transformers, tiny and with random weights: what they give here is what they give there."""
+"""Codecs of transformers, tiny and with random weights: their results equal those of transformers itself."""
 
 import numpy as np
 import pytest

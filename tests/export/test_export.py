@@ -1,4 +1,4 @@
-"""Exported codecs are the codecs they came from: any batch, any length, the same codes, the same audio."""
+"""Exported codecs equal their originals: any batch, any length, the same codes, the same audio."""
 
 import io
 import json

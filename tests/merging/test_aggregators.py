@@ -27,8 +27,8 @@ def pad(durations):
     return torch.tensor([d + [0] * (longest - len(d)) for d in durations])
 
 
-def aggregate_by_hand(model, features, durations):
-    """features [dim, frames], durations a list: write the sequence down token by token."""
+def aggregate_manually(model, features, durations):
+    """features [dim, frames], durations a list: build the sequence token by token."""
     sequence, query_positions, start = [], [], 0
     for duration in durations:
         frames = features[:, start : start + duration]
@@ -48,7 +48,7 @@ duration_lists = st.lists(st.lists(st.integers(1, 8), min_size=1, max_size=20), 
 @pytest.mark.parametrize("window", [None, 4])
 @settings(derandomize=True, deadline=None, max_examples=25)
 @given(durations=duration_lists, extra_frames=st.integers(0, 3), extra_tokens=st.integers(0, 3))
-def test_a_padded_batch_is_each_clip_by_hand(window, durations, extra_frames, extra_tokens):
+def test_a_padded_batch_equals_each_clip_computed_manually(window, durations, extra_frames, extra_tokens):
     model = tiny(window)
     lengths = [sum(d) for d in durations]
     features = noise(len(durations), DIM, max(lengths) + extra_frames)
@@ -60,7 +60,7 @@ def test_a_padded_batch_is_each_clip_by_hand(window, durations, extra_frames, ex
     assert torch.equal(out, model(features, padded))
     for i, (d, length) in enumerate(zip(durations, lengths, strict=True)):
         assert (out[i, :, len(d) :] == 0).all()
-        close(out[i, :, : len(d)], aggregate_by_hand(model, features[i, :, :length], d))
+        close(out[i, :, : len(d)], aggregate_manually(model, features[i, :, :length], d))
 
 
 @settings(derandomize=True, deadline=None, max_examples=50)
@@ -77,7 +77,7 @@ def test_interleaving_uses_every_frame_and_query_once(durations, extra_frames):
         assert [x for x in valid if x < num_frames] == list(range(sum(d)))
 
 
-def test_interleaving_looks_as_drawn():
+def test_interleaving_matches_the_diagram():
     order, query_positions = interleave(torch.tensor([[2, 3, 0]]), 6)
     assert order.tolist() == [[0, 1, 6, 2, 3, 4, 7, 8, 5]]
     assert query_positions.tolist() == [[2, 6, 7]]
@@ -88,11 +88,11 @@ def test_as_many_tokens_as_features_is_no_special_case():
     for durations in ([1] * DIM, [2] * DIM, [1, 1]):
         features = noise(1, DIM, sum(durations))
         out = model(features, torch.tensor([durations]))
-        close(out[0], aggregate_by_hand(model, features[0], durations))
+        close(out[0], aggregate_manually(model, features[0], durations))
     assert tiny(input_dim=8)(noise(1, 8, 8), torch.ones(1, 8, dtype=torch.int64)).shape == (1, 8, 8)
 
 
-def test_a_windowed_aggregator_does_not_know_where_the_clip_ends():
+def test_a_windowed_aggregator_does_not_depend_on_the_end_of_the_clip():
     model = tiny(window=4)  # two layers of 4 interleaved positions reach 8
     durations = torch.tensor([[2, 3, 1, 4] * 20])
     features = noise(1, DIM, 200)

@@ -1,4 +1,4 @@
-"""Every policy against brute force on short clips, and the laws they share."""
+"""Every policy against brute force on short clips, and their common laws."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Policies that decide as frames come, and the margins of boundaries."""
+"""Online policies, and the margins of boundaries."""
 
 import pytest
 import torch
@@ -135,7 +135,7 @@ def test_pairs_that_change_places_change_the_cut():
     assert ExactRate(0.5)(values, lengths, seconds=lengths.double()).tolist() == [[2, 2, 2]]
 
 
-def test_what_nothing_can_flip_and_what_nobody_knows():
+def test_infinite_and_unknown_margins():
     values, lengths = similarities(10).expand(2, -1), torch.tensor([11, 4])
     for policy in (Threshold(1.0), Uniform(0.5)):
         assert torch.isinf(boundary_margins(policy, values, lengths, seconds=lengths.double())).all()

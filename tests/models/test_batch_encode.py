@@ -1,4 +1,4 @@
-"""Many files at once: what each gives alone, in order, failures by name, and no more in memory than was promised."""
+"""Encoding many files: the tokens of each file alone, in order, failures by name, within the memory limit."""
 
 import threading
 import time
@@ -98,7 +98,7 @@ def test_where_a_batch_does_not_fit_its_clips_are_tried_alone(whole, files, monk
 
     def short_of_memory(self, audio, lengths=None, **choices):
         if len(audio) > 1:
-            raise torch.OutOfMemoryError("no room for a batch")
+            raise torch.OutOfMemoryError("out of memory for a batch")
         return encode(self, audio, lengths, **choices)
 
     monkeypatch.setattr(type(whole), "encode", short_of_memory)

@@ -1,4 +1,4 @@
-"""Long clips: pieces give what the whole gives where attention has windows, and say so where it has none."""
+"""Long clips: pieces equal the whole with windowed attention; with global attention the tokens record the windows."""
 
 from contextlib import contextmanager
 
@@ -69,14 +69,14 @@ def test_clips_of_a_batch_are_long_or_not_each_by_itself(whole, audio):
     clips = [audio[:, :30_001], audio[:, :7000], audio]
     batch, lengths = collate(clips)
     tokens = whole.encode(batch, lengths, threshold=0.7, windows=SMALL, margins=True)
-    sound = whole.decode(tokens, windows=SMALL)
+    whole_audio = whole.decode(tokens, windows=SMALL)
     for i, clip in enumerate(clips):
         alone = whole.encode(clip, threshold=0.7, windows=None, margins=True)
         check(alone, tokens[i])
         if alone == tokens[i]:
-            heard = whole.decode(alone)
-            torch.testing.assert_close(sound[i : i + 1, : heard.shape[1]], heard, atol=2e-5, rtol=0)
-    assert not sound[1, 7000:].any()
+            decoded = whole.decode(alone)
+            torch.testing.assert_close(whole_audio[i : i + 1, : decoded.shape[1]], decoded, atol=2e-5, rtol=0)
+    assert not whole_audio[1, 7000:].any()
 
 
 def test_what_was_given_from_outside_is_kept(whole, audio):
@@ -87,7 +87,7 @@ def test_what_was_given_from_outside_is_kept(whole, audio):
     assert tokens.info == {"policy": "durations"}
 
 
-def test_a_policy_of_ones_own_has_margins_that_nobody_knows(whole, audio):
+def test_the_margins_of_a_user_supplied_policy_are_unknown(whole, audio):
     def every_other(similarities, lengths, **_):
         return torch.full((len(lengths), int(lengths.max()) // 2), 2)
 
@@ -124,7 +124,7 @@ def on(threads, piece, padded_share):
     in_pieces=st.booleans(),
     choice=st.sampled_from(CHOICES),
 )
-def test_margins_tell_what_batches_pieces_and_threads_cannot_change(
+def test_margins_bound_the_effect_of_batches_pieces_and_threads(
     whole, released, audio, kind, others, place, threads, piece, padded_share, in_pieces, choice
 ):
     codec, clip, place = {"whole": whole, "released": released}[kind], audio[:, :50_000], min(place, len(others))
@@ -158,14 +158,14 @@ def test_up_to_one_window_nothing_changes(released, audio):
 def test_more_overlap_is_nearer_to_the_whole(released, audio):
     whole, errors = released.features(audio, windows=None), []
     tokens = released.tokenize(whole, threshold=0.7)
-    sound, noises = released.decode(tokens, windows=None), []
+    whole_audio, noises = released.decode(tokens, windows=None), []
     for overlap in (0.0, 0.6, 1.5):
         windows = Windows(1.0 + 2 * overlap, overlap)
         features = released.features(audio, windows=windows)
         assert torch.equal(features.lengths, whole.lengths)
         assert torch.equal(features.acoustic, whole.acoustic)
         errors.append(difference(features.semantic, whole.semantic))
-        noises.append(difference(released.decode(tokens, windows=windows), sound))
+        noises.append(difference(released.decode(tokens, windows=windows), whole_audio))
     assert errors[0] > errors[1] > errors[2] > 0
     assert noises[0] > noises[2] > 0
 

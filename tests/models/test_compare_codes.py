@@ -1,4 +1,4 @@
-"""Flips are counted once each: what follows from a flip is no decision of its own."""
+"""Each flip is counted once: its consequences are not counted as decisions."""
 
 import pytest
 import torch

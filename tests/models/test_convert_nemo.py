@@ -1,4 +1,4 @@
-"""NeMo's archives become our model: both namings of weight norms, every weight asked for by name, nothing unpickled."""
+"""Conversion of NeMo's archives: both namings of weight norms, every weight by name, nothing unpickled."""
 
 import io
 import pickle
@@ -25,7 +25,7 @@ SOUND = 0.1 * torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
 
 
 def nemo_config(codec):
-    """What NeMo would write for one of our models."""
+    """Return NeMo's config for one of our models."""
     sections = {}
     for part, rates, dim in (
         ("encoder", "down_sample_rates", "encoded_dim"),
@@ -317,24 +317,24 @@ def test_arguments_that_cannot_apply_are_refused(nanocodecs, tmp_path):
 def test_the_command_line_takes_archives(nanocodecs, speech_folder, tmp_path, capsys):
     codec = nanocodecs["nano"]
     model = ["--model", str(archive_of(codec, tmp_path / "nano.nemo"))]
-    sound = tmp_path / "a.wav"
-    flexicodec.write_audio(sound, 0.1 * SOUND, codec.sample_rate)
+    audio_file = tmp_path / "a.wav"
+    flexicodec.write_audio(audio_file, 0.1 * SOUND, codec.sample_rate)
 
     def run(*arguments):
         code = main([str(argument) for argument in arguments])
         return code, capsys.readouterr()
 
-    assert run("encode", sound, "-o", tmp_path / "a.flxc", *model)[0] == 0
+    assert run("encode", audio_file, "-o", tmp_path / "a.flxc", *model)[0] == 0
     assert run("decode", tmp_path / "a.flxc", "-o", tmp_path / "back.wav", *model)[0] == 0
     assert flexicodec.read_audio(tmp_path / "back.wav").shape == (1, 1000)
-    assert run("reconstruct", sound, "-o", tmp_path / "again.wav", *model)[0] == 0
+    assert run("reconstruct", audio_file, "-o", tmp_path / "again.wav", *model)[0] == 0
     code, printed = run("info", model[1])
     assert code == 0
     assert "6 (discriminator.x, mel_loss_fn.fb" in printed.out
     assert "num_groups: 4" in printed.out
     code, printed = run("info", tmp_path / "a.flxc")
     assert "34, of one frame each" in printed.out
-    code, printed = run("encode", sound, "-o", tmp_path / "b.flxc", "--frame-rate", 6.25, *model)
+    code, printed = run("encode", audio_file, "-o", tmp_path / "b.flxc", "--frame-rate", 6.25, *model)
     assert code == 2
     assert "fixed rate of 735 Hz; configs that have it: nano_1.1kbps_6.25fps" in printed.err
     assert run("decode", tmp_path / "a.flxc", "-o", tmp_path / "b.wav", "--codebooks", 2, *model)[0] == 1

@@ -1,4 +1,4 @@
-"""Upstream's files become our model: every weight is asked for by name, and nothing is left out in silence."""
+"""Conversion of upstream's files: every weight is loaded by name, and nothing is skipped silently."""
 
 import json
 import re
@@ -190,7 +190,7 @@ def test_every_shape_is_checked(wanted, weights, golden):
             convert(wanted, weights | {key: wider}, golden["codec_config"]["convnext_layers"])
 
 
-def test_the_front_door_checks_as_well(build, weights):
+def test_load_checks_as_well(build, weights):
     for key in sorted(weights.keys() - set(UNREAD))[::17]:
         with pytest.raises(ValueError, match=rf"{re.escape(key)} is missing"):
             build({name: value for name, value in weights.items() if name != key})
@@ -341,7 +341,7 @@ def test_the_fixed_rate_file_has_one_frame_per_token(build, weights):
         codec.encode(SOUND, threshold=0.9)
 
 
-def test_parts_that_a_fixed_rate_leaves_idle_are_known(build, weights):
+def test_parts_unused_at_a_fixed_rate_are_known(build, weights):
     codec = build(settings=FIXED)
     report = codec.load_report
     assert report.unexpected_extras == ()

@@ -1,4 +1,4 @@
-"""What comes in wrong is named, with the likely slip; what comes in another guise is the same clip."""
+"""Errors name wrong input and the likely mistake; other input types give the same tokens."""
 
 from dataclasses import replace
 
@@ -58,7 +58,7 @@ def test_audio_that_cannot_be_encoded(whole, audio, options, message):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_what_is_no_number_may_stand_behind_the_end(codec, value):
+def test_padding_may_be_nan_or_infinite(codec, value):
     assert codec.encode(with_value(value), [7000]) == codec.encode(SECOND[:, :7000])
 
 

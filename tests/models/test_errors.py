@@ -1,4 +1,4 @@
-"""What the doors refuse, and names that follow the weights they name."""
+"""Errors of public functions, and fingerprints that follow the weights."""
 
 import copy
 import json

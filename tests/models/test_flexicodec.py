@@ -1,4 +1,4 @@
-"""The model as a whole: lengths, rates, codebooks, and the road there and back."""
+"""The model as a whole: lengths, rates, codebooks, encoding and decoding."""
 
 from dataclasses import replace
 
@@ -180,7 +180,7 @@ def test_codes_of_fewer_codebooks_are_the_first_of_more(codec, speech):
         assert codec.tokenize(features, num_codebooks=count) == full.keep(acoustic=count)
 
 
-def test_every_codebook_is_heard(codec, speech):
+def test_every_codebook_affects_the_audio(codec, speech):
     tokens = codec.encode(speech[0])
     decoded = [codec.decode(tokens.keep(acoustic=count)) for count in range(5)]
     for fewer, more in zip(decoded, decoded[1:], strict=False):
@@ -188,7 +188,7 @@ def test_every_codebook_is_heard(codec, speech):
         assert (fewer - more).abs().max() > 1e-3
 
 
-def test_embeddings_are_what_the_decoder_hears(codec, speech):
+def test_embeddings_are_the_input_of_the_decoder(codec, speech):
     tokens = Tokens.cat([codec.encode(audio) for audio in speech])
     vectors = codec.embed(tokens)
     assert vectors.shape == (2, codec.config.acoustic.latent_dim, tokens.durations.shape[1])
@@ -200,8 +200,8 @@ def test_embeddings_are_what_the_decoder_hears(codec, speech):
     assert torch.equal(audio[0, :covered], codec.decode(tokens)[0, :covered])
     # The two streams add: what the acoustic codebooks say does not depend on the semantic code.
     other = replace(tokens, semantic=torch.zeros_like(tokens.semantic))
-    sound = codec.embed(other) - codec.embed(other.keep(acoustic=0))
-    torch.testing.assert_close(vectors - codec.embed(tokens.keep(acoustic=0)), sound, atol=1e-5, rtol=1e-5)
+    acoustic_part = codec.embed(other) - codec.embed(other.keep(acoustic=0))
+    torch.testing.assert_close(vectors - codec.embed(tokens.keep(acoustic=0)), acoustic_part, atol=1e-5, rtol=1e-5)
 
 
 def test_embeddings_are_what_quantising_gave(codec, speech):

@@ -46,7 +46,7 @@ def test_a_ramp_stays_a_ramp(ratio):
 
 
 @pytest.mark.parametrize("ratio", [4 / 3, 4.0])
-def test_where_the_encoder_stops_short_its_last_frame_stands_in(ratio):
+def test_missing_encoder_frames_repeat_the_last_one(ratio):
     features = noise(1, 4, 60)
     resized = resample_frames(features[..., :50], torch.tensor([50]), torch.tensor([int(60 / ratio)]), ratio)
     torch.testing.assert_close(resized[..., -1], features[..., 49])
@@ -82,7 +82,7 @@ def test_any_chunks_give_the_whole(ratio, sizes, rest, short):
 
 
 @pytest.mark.parametrize("ratio", RATIOS, ids=str)
-def test_it_waits_for_as_much_as_it_says(ratio):
+def test_the_stated_look_ahead_is_exact(ratio):
     stage = FrameResampler(ratio, 1)
     for outputs in (1, 2, 3, 10):
         needed = stage.inputs_needed(outputs)

@@ -1,6 +1,6 @@
-"""What a GPU would be waited for: encoding asks it for numbers a fixed number of times, however deep and large it is.
+"""Synchronisations with a GPU: their number is fixed for any depth and size of the model.
 
-Counted on the CPU, where the same questions are asked; each costs a GPU the work that it could have queued meanwhile.
+Counted on the CPU, with the same code path; on a GPU each one stalls the queue.
 """
 
 from collections import Counter
@@ -66,22 +66,22 @@ def deeper(make_codec, codec):
     )
 
 
-def test_no_layer_asks(codec, deeper):
+def test_the_number_of_layers_adds_no_synchronisation(codec, deeper):
     assert waits(deeper) == waits(codec)
 
 
 @pytest.mark.parametrize("kind", ["hubert", "wavlm"])
-def test_no_layer_of_a_self_supervised_encoder_asks(kind):
+def test_layers_of_a_self_supervised_encoder_do_not_synchronise(kind):
     counts = []
     for layers in (1, 3):
         encoder = SSLConfig(kind, layers, False, TINY if kind == "wavlm" else PLAIN).build().eval()
-        with torch.no_grad(), Waits() as listening:
+        with torch.no_grad(), Waits() as counter:
             encoder(0.1 * torch.randn(2, 16_000), torch.tensor([16_000, 12_800]))
-        counts.append(listening.counts)
+        counts.append(counter.counts)
     assert counts[0] == counts[1]
 
 
-def test_no_clip_asks(codec):
+def test_the_number_of_clips_adds_no_synchronisation(codec):
     assert waits(codec, batch=9) == waits(codec, batch=2)
 
 

@@ -1,4 +1,4 @@
-"""LFSC and NanoCodec as users meet them: lengths, files, batches, one rate, and what is refused."""
+"""LFSC and NanoCodec through the public interface: lengths, files, batches, the fixed rate, errors."""
 
 import copy
 from dataclasses import replace
@@ -22,7 +22,7 @@ def noise(samples, seed=0):
 
 
 @pytest.mark.parametrize("samples", LENGTHS)
-def test_what_went_in_comes_out_as_long(nanocodec, samples):
+def test_decoded_audio_has_the_length_of_the_input(nanocodec, samples):
     """Also clips too short for a reflection at their ends, which are padded and trimmed."""
     tokens = nanocodec.encode(noise(samples))
     frames = -(-samples // FRAME)
@@ -51,7 +51,7 @@ def test_tokens_are_charged_for_codes_alone(nanocodec):
     assert f"0+{groups} codebooks" in repr(tokens)
 
 
-def test_a_file_gives_back_the_tokens_and_their_sound(nanocodec, tmp_path):
+def test_a_file_keeps_the_tokens_and_their_audio(nanocodec, tmp_path):
     tokens = nanocodec.encode(noise(1000))
     tokens.save(tmp_path / "a.flxc")
     loaded = Tokens.load(tmp_path / "a.flxc")
@@ -69,7 +69,7 @@ def test_a_saved_model_is_the_same_model(nanocodec, tmp_path):
     assert torch.equal(loaded.decode(tokens), nanocodec.decode(tokens))
 
 
-def test_groups_stand_side_by_side(nanocodec, tmp_path):
+def test_groups_are_parallel_codebooks(nanocodec, tmp_path):
     tokens = nanocodec.encode(noise(500))
     groups = nanocodec.num_codebooks
     assert tokens.keep(acoustic=groups) == tokens
@@ -107,13 +107,13 @@ def padded(lengths, filling=0.0):
 def test_a_padded_batch_is_each_clip_alone(nanocodec, lengths):
     clips, audio, counts = padded(lengths, torch.nan)
     tokens = nanocodec.encode(audio, counts)
-    heard = nanocodec.decode(tokens)
+    decoded = nanocodec.decode(tokens)
     for i, clip in enumerate(clips):
         alone = nanocodec.encode(clip)
         assert tokens[i] == alone
         assert torch.equal(nanocodec.embed(tokens)[i, :, : len(alone.durations[0])], nanocodec.embed(alone)[0])
-        torch.testing.assert_close(heard[i, : len(clip)], nanocodec.decode(alone)[0], atol=2e-6, rtol=0)
-        assert not heard[i, len(clip) :].any()
+        torch.testing.assert_close(decoded[i, : len(clip)], nanocodec.decode(alone)[0], atol=2e-6, rtol=0)
+        assert not decoded[i, len(clip) :].any()
 
 
 def test_latents_of_a_padded_batch_are_each_clips_alone(nanocodec):
@@ -144,9 +144,9 @@ def test_long_clips_in_chunks_are_what_they_are_at_once(nanocodec):
             chunks = precise.encoder.chunked(audio[:, None], lengths, pad_at_item_ends, chunk_frames=7)
             torch.testing.assert_close(chunks, whole.detach())
             lengths = None if lengths is None else lengths // 30
-            sound = precise.decoder(whole, lengths, pad_at_item_ends)
+            decoded_audio = precise.decoder(whole, lengths, pad_at_item_ends)
             chunks = precise.decoder.chunked(whole.detach(), lengths, pad_at_item_ends, chunk_frames=7)
-            torch.testing.assert_close(chunks, sound.detach())
+            torch.testing.assert_close(chunks, decoded_audio.detach())
             lengths = None if lengths is None else counts
 
 
@@ -213,10 +213,10 @@ def test_half_the_precision_is_near_and_says_so(nanocodec):
     assert near.info == {"precision": "bfloat16"}
     assert exact.info == {}
     assert 0.4 < (exact.acoustic == near.acoustic).float().mean() < 1
-    heard, rough = nanocodec.decode(exact), nanocodec.decode(exact, precision="bfloat16")
+    decoded, rough = nanocodec.decode(exact), nanocodec.decode(exact, precision="bfloat16")
     assert rough.dtype == torch.float32
-    assert rough.shape == heard.shape
-    assert 15 < snr_db(heard, rough) < 100
+    assert rough.shape == decoded.shape
+    assert 15 < snr_db(decoded, rough) < 100
     for call, argument in ((nanocodec.encode, audio), (nanocodec.decode, exact)):
         with pytest.raises(ValueError, match="precision is 'half'; expected 'float32' or 'bfloat16'"):
             call(argument, precision="half")

@@ -1,4 +1,4 @@
-"""What streaming stands on: any chunks equal the whole clip, and a causal part gives each frame as it comes."""
+"""Basis of streaming: any chunks equal the whole clip, and causal parts output each frame immediately."""
 
 from dataclasses import fields, is_dataclass
 

@@ -1,4 +1,4 @@
-"""Options of `encode`: one table for all families, and one error for what a family does not have."""
+"""Options of `encode`: one table for all families, and one error for options of another family."""
 
 import inspect
 

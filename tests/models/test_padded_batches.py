@@ -1,4 +1,4 @@
-"""A padded batch gives every clip what it gets alone, whatever lies in the padding.
+"""A padded batch gives every clip its results alone, for any content of the padding.
 
 Kernels see other shapes in a batch, so float noise near 1e-6 remains, and now and then a code whose margin is smaller
 flips: flips are counted and printed. On the CPU ragged batches are taken clip by clip, so that all of this would hold
@@ -75,7 +75,7 @@ def test_a_padded_batch_is_each_clip_alone(any_codec, speech):
 
 
 @pytest.mark.parametrize("lengths", COMPOSITIONS)
-def test_equal_tokens_sound_the_same_in_a_batch(codec, speech, lengths):
+def test_equal_tokens_decode_to_the_same_audio_in_a_batch(codec, speech, lengths):
     alone = [codec.encode(clip) for clip in clips_of(lengths, speech)]
     audio = codec.decode(Tokens.cat(alone))
     assert audio.shape == (len(lengths), max(lengths))

@@ -1,4 +1,4 @@
-"""Models loaded in part do what they were loaded for, as the whole model does, and refuse the rest."""
+"""Partially loaded models work like the whole model for their purpose, and refuse the rest."""
 
 import pytest
 import torch
@@ -76,7 +76,7 @@ def test_a_part_moves_and_keeps_its_name(saved):
     assert decoder.fingerprint == whole.fingerprint
 
 
-def test_nanocodec_comes_in_halves(nanocodec, tmp_path, audio):
+def test_nanocodec_can_be_loaded_in_part(nanocodec, tmp_path, audio):
     folder = nanocodec.save_pretrained(tmp_path / "nano")
     tokens = nanocodec.encode(audio)
     assert isinstance(tokens, Tokens)

@@ -1,6 +1,6 @@
-"""Where a frame stands, and how long its clip is, means nothing to a windowed model; and chunks are the whole.
+"""Windowed models do not depend on the position of a frame and the length of the clip; and chunks equal the whole.
 
-What later work stands on when it encodes long recordings in pieces: frames that cannot see the cut are the same.
+Encoding long recordings in pieces relies on this: frames out of reach of the cut are the same.
 """
 
 import pytest
@@ -21,7 +21,7 @@ def same(actual, expected):
 
 
 @pytest.mark.parametrize("cut", [40 * GRID, 41 * GRID, 50 * GRID - 700])
-def test_frames_do_not_know_what_lies_far_ahead(whole, talk, cut):
+def test_frames_do_not_depend_on_distant_future_audio(whole, talk, cut):
     long, short = whole.features(talk), whole.features(talk[:, :cut])
     inner = cut // 1280 - REACH
     assert inner > 80
@@ -32,7 +32,7 @@ def test_frames_do_not_know_what_lies_far_ahead(whole, talk, cut):
 
 
 @pytest.mark.parametrize("start", [10 * GRID, 27 * GRID])
-def test_frames_do_not_know_how_long_the_clip_has_run(make_codec, talk, start):
+def test_frames_do_not_depend_on_their_position_in_the_clip(make_codec, talk, start):
     codec = make_codec(dither=0.0)  # the dither counts frames from the start of the clip
     long, late = codec.features(talk), codec.features(talk[:, start:])
     first = start // 1280
@@ -46,7 +46,7 @@ def test_the_dither_moves_frames_by_little_speech(make_codec, whole, speech):
     assert 0 < (dithered - plain).abs().mean() < 0.2 * plain.abs().mean()
 
 
-def test_tokens_do_not_know_what_lies_far_ahead(whole, talk):
+def test_tokens_do_not_depend_on_distant_future_audio(whole, talk):
     long, short = whole.encode(talk, threshold=0.7), whole.encode(talk[:, : 48 * GRID], threshold=0.7)
     frames_seen = 48 * GRID // 1280 - REACH
     tokens_seen = int((short.durations[0].cumsum(0) < frames_seen).sum())
@@ -58,7 +58,7 @@ def test_tokens_do_not_know_what_lies_far_ahead(whole, talk):
     assert torch.equal(short.acoustic[..., :inner], long.acoustic[..., :inner])
 
 
-def test_sound_does_not_know_what_lies_far_ahead(whole, talk):
+def test_decoded_audio_does_not_depend_on_distant_future_tokens(whole, talk):
     tokens = whole.encode(talk, threshold=0.7)
     half = tokens.durations.shape[1] // 2
     short = type(tokens)(
@@ -72,7 +72,7 @@ def test_sound_does_not_know_what_lies_far_ahead(whole, talk):
     same(latents[..., :-6], whole.embed(tokens)[..., : half - 6])
 
 
-def test_the_released_model_hears_the_whole_clip(released, talk):
+def test_the_released_model_attends_to_the_whole_clip(released, talk):
     long, short = released.features(talk), released.features(talk[:, : 40 * GRID])
     assert (long.semantic[..., :60] - short.semantic[..., :60]).abs().max() > 1e-2
 

@@ -1,4 +1,4 @@
-"""Half the precision: faster layers, the same kind of result, and never by itself."""
+"""Half precision: faster layers, similar results, and only on request."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def test_decoding_is_near_and_not_the_same(codec, audio, windows):
 
 
 @pytest.mark.parametrize("windows", [None, Windows(1.0, 0.2)], ids=["whole", "in pieces"])
-def test_encoding_says_so(codec, audio, windows):
+def test_encoding_records_its_precision(codec, audio, windows):
     exact = codec.encode(audio, frame_rate=6.25, windows=windows)
     near = codec.encode(audio, frame_rate=6.25, windows=windows, precision="bfloat16")
     assert near.info["precision"] == "bfloat16"
@@ -41,7 +41,7 @@ def test_encoding_says_so(codec, audio, windows):
     assert features[1].dtype == torch.float32
 
 
-def test_convolutions_that_hear_stay_exact(codec, audio):
+def test_convolutions_of_the_encoder_stay_in_float32(codec, audio):
     exact, near = (codec.features(audio, precision=p).acoustic for p in ("float32", "bfloat16"))
     assert torch.equal(exact, near)
 

@@ -114,7 +114,7 @@ def test_results_carry_no_graph_and_may_enter_one(codec, speech):
         assert gain.grad > 0
 
 
-def test_audio_that_carries_a_graph_is_heard_without_it(codec, speech):
+def test_audio_with_a_graph_is_encoded_without_it(codec, speech):
     audio = speech[0].clone().requires_grad_()
     assert not codec.features(audio).acoustic.requires_grad
     assert codec.encode(audio) == codec.encode(speech[0])
@@ -183,7 +183,7 @@ def test_the_fingerprint_follows_weights_and_settings(make_codec, whole):
     trained = make_codec()
     assert trained.fingerprint == whole.fingerprint
     with torch.no_grad():
-        trained.decoder.layers[0].weight.add_(1.0)  # the decoder gives tokens no other meaning
+        trained.decoder.layers[0].weight.add_(1.0)  # the fingerprint does not include the decoder
     assert trained.compute_fingerprint() == whole.fingerprint
     with torch.no_grad():
         trained.encoder.layers[0].weight.add_(1.0)

@@ -1,4 +1,4 @@
-"""Streams: any chunks give what the whole gives, batches what each stream gives alone, and states are values."""
+"""Streams: any chunks equal the whole, batches equal each stream alone, and states are values."""
 
 import copy
 import math
@@ -199,35 +199,35 @@ def test_a_stream_ends_with_its_audio(codecs):
 def test_every_stream_of_a_batch_begins_pauses_and_ends_by_itself(codecs, kind):
     codec = codecs[kind]
     a, b, c, d = (random_tokens(codec, count, seed) for seed, count in enumerate((12, 9, 5, 7)))
-    decoder, heard = codec.streaming_decoder(batch_size=3), {name: [] for name in "abcd"}
+    decoder, audio_of = codec.streaming_decoder(batch_size=3), {name: [] for name in "abcd"}
 
     def step(names, items, *chunks, last=False):
         given = decoder.decode_each(Tokens.cat(chunks), last, items)
         for name, audio in zip(names, given, strict=True):
-            heard[name].append(audio)
+            audio_of[name].append(audio)
 
     a, b, c, d = (list(cut(*each)) for each in ((a, [3, 4, 5]), (b, [3, 3, 3]), (c, [3, 2]), (d, [4, 3])))
     step("abc", None, a[0], b[0], c[0])
     step("ac", [0, 2], a[1], c[1])  # one pauses; chunks differ in size
-    heard["c"].append(decoder.decode_each(None, True, [2])[0])
+    audio_of["c"].append(decoder.decode_each(None, True, [2])[0])
     decoder.reset(items=[2])
     step("db", [2, 1], d[0], b[1])  # and another takes the free place
     step("adb", [0, 2, 1], a[2], d[1], b[2], last=True)
     for name, tokens in zip("abcd", (12, 9, 5, 7), strict=True):
         wanted = codec.decode(random_tokens(codec, tokens, "abcd".index(name)))
-        close(torch.cat(heard[name])[None], wanted)
+        close(torch.cat(audio_of[name])[None], wanted)
 
 
 @pytest.mark.parametrize("kind", ["nano", "whole", "released"])
 def test_a_stream_of_a_batch_may_have_nothing_yet(codecs, kind):
     codec = codecs[kind]
     a, b = random_tokens(codec, 7, 0), random_tokens(codec, 4, 1)
-    decoder, heard = codec.streaming_decoder(batch_size=2), [[], []]
+    decoder, audio_of = codec.streaming_decoder(batch_size=2), [[], []]
     pieces = zip(cut(a, [0, 2, 3, 2]), cut(b, [0, 0, 4, 0]), strict=True)
     for ours, theirs in pieces:
-        for audio, new in zip(heard, decoder.decode_each(Tokens.cat([ours, theirs])), strict=True):
+        for audio, new in zip(audio_of, decoder.decode_each(Tokens.cat([ours, theirs])), strict=True):
             audio.append(new)
-    for row, (tokens, audio) in enumerate(zip((a, b), heard, strict=True)):
+    for row, (tokens, audio) in enumerate(zip((a, b), audio_of, strict=True)):
         alone = codec.streaming_decoder()
         got = torch.cat([*audio, decoder.flush([row])[0]])
         close(got[None], torch.cat([alone.decode(tokens), alone.flush()], dim=1))
@@ -329,13 +329,13 @@ def test_a_stream_moves_to_another_device_and_back(codecs, kind, precise):
     tokens = random_tokens(here, 60)
     first, second, third = cut(tokens, [20, 25, 15])
     one, two = here.streaming_decoder(), there.streaming_decoder()
-    heard = [one.decode(first)]
+    audio_of = [one.decode(first)]
     two.load_state(one.state)
     assert {tensor.device.type for tensor in streaming.tensors(two.state)} == {"cuda"}
-    heard.append(two.decode(second).cpu())
+    audio_of.append(two.decode(second).cpu())
     one.load_state(two.state.to("cpu"))
-    heard += [one.decode(third), one.flush()]
-    close(torch.cat(heard, dim=1), here.decode(tokens), atol=1e-3)
+    audio_of += [one.decode(third), one.flush()]
+    close(torch.cat(audio_of, dim=1), here.decode(tokens), atol=1e-3)
 
 
 @pytest.mark.gpu
@@ -345,13 +345,13 @@ def test_a_saved_state_goes_on_wherever_the_model_is(codecs, kind, precise, tmp_
     tokens = random_tokens(here, 60)
     first, second = cut(tokens, [40, 20])
     one, two = there.streaming_decoder(), there.streaming_decoder()
-    heard = one.decode(first)
+    audio_of = one.decode(first)
     one.state.save(tmp_path / "state.pt")
     two.load_state(StreamState.load(tmp_path / "state.pt"))
     close(two.decode(second, last=True), one.decode(second, last=True))
     other = here.streaming_decoder()
     other.load_state(StreamState.load(tmp_path / "state.pt"))
-    close(torch.cat([heard.cpu(), other.decode(second, last=True)], dim=1), here.decode(tokens), atol=1e-3)
+    close(torch.cat([audio_of.cpu(), other.decode(second, last=True)], dim=1), here.decode(tokens), atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["nano", "lfsc", "whole"])
@@ -407,12 +407,12 @@ def test_streams_on_one_model_do_not_meet(codecs):
     a, b = random_tokens(codec, 9, 0), random_tokens(codec, 9, 1)
     before = {name: tensor.clone() for name, tensor in codec.state_dict().items()}
     one, two = codec.streaming_decoder(), codec.streaming_decoder()
-    heard = [[], []]
+    audio_of = [[], []]
     for pair in zip(cut(a, [3] * 3), cut(b, [3] * 3), strict=True):
-        for decoder, chunk, audio in zip((one, two), pair, heard, strict=True):
+        for decoder, chunk, audio in zip((one, two), pair, audio_of, strict=True):
             audio.append(decoder.decode(chunk))
-    close(torch.cat([*heard[0], one.flush()], dim=1), codec.decode(a))
-    close(torch.cat([*heard[1], two.flush()], dim=1), codec.decode(b))
+    close(torch.cat([*audio_of[0], one.flush()], dim=1), codec.decode(a))
+    close(torch.cat([*audio_of[1], two.flush()], dim=1), codec.decode(b))
     assert all(torch.equal(before[name], tensor) for name, tensor in codec.state_dict().items())
 
 

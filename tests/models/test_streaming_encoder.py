@@ -1,4 +1,4 @@
-"""Streams of audio: any chunks give the tokens of the whole clip, in memory that does not grow."""
+"""Streams of audio: any chunks give the tokens of the whole clip, in constant memory."""
 
 import gc
 import math
@@ -116,7 +116,7 @@ def test_margins_come_with_their_tokens(codecs):
 
 
 @pytest.mark.parametrize("kind", ["released", "another"])
-def test_global_attention_listens_through_windows(codecs, kind):
+def test_global_attention_runs_in_windows(codecs, kind):
     codec, audio = codecs[kind], noise(48_000)
     everything = codec.streaming_encoder(threshold=0.7, windows=Windows(60.0, 20.0))
     assert not everything.exact
@@ -147,7 +147,7 @@ def test_one_global_part_is_enough_to_be_inexact(make_codec):
 
 
 @pytest.mark.parametrize("kind", ["whole", "means", "fixed"])
-def test_no_token_comes_later_than_is_said(codecs, kind):
+def test_no_token_is_later_than_the_stated_latency(codecs, kind):
     codec, hop = codecs[kind], 800
     stream = codec.streaming_encoder(threshold=1.0)
     audio = noise(int(16_000 * (stream.latency_at(12.5) + 1)))
@@ -183,11 +183,11 @@ def test_every_stream_of_a_batch_begins_pauses_and_ends_by_itself(codecs, kind):
     codec = codecs[kind]
     unit = 4000 if kind == "whole" else 300
     a, b, c, d = (noise(count * unit + seed, seed) for seed, count in enumerate((6, 4, 3, 3)))
-    stream, heard = codec.streaming_encoder(batch_size=3), {name: [] for name in "abcd"}
+    stream, pieces_of = codec.streaming_encoder(batch_size=3), {name: [] for name in "abcd"}
 
     def keep(names, pieces):
         for name, piece in zip(names, pieces, strict=True):
-            heard[name] += [] if piece is None else [piece]
+            pieces_of[name] += [] if piece is None else [piece]
 
     def send(names, items, rows):
         lengths = [row.shape[1] for row in rows]
@@ -203,7 +203,7 @@ def test_every_stream_of_a_batch_begins_pauses_and_ends_by_itself(codecs, kind):
     send("ad", [0, 2], [a[:, 3 * unit :], d[:, unit:]])
     keep("adb", stream.flush_each([0, 2, 1]))
     for name, audio in zip("abcd", (a, b, c, d), strict=True):
-        assert same_but_for_noise(codec.encode(audio, margins=True), Tokens.concat(heard[name]))
+        assert same_but_for_noise(codec.encode(audio, margins=True), Tokens.concat(pieces_of[name]))
 
 
 def test_streams_in_equal_states_are_encoded_as_a_batch(whole, monkeypatch):
@@ -268,14 +268,14 @@ def test_the_model_remembers_nothing(whole):
     for left, right in zip(a.split(8000, dim=1), b.split(8000, dim=1), strict=True):
         pieces[0].append(one.encode(left))
         pieces[1].append(two.encode(right))
-    for stream, heard, audio in ((one, pieces[0], a), (two, pieces[1], b)):
-        heard.append(stream.flush())
-        tokens = Tokens.concat([piece for piece in heard if piece is not None])
+    for stream, pieces_of, audio in ((one, pieces[0], a), (two, pieces[1], b)):
+        pieces_of.append(stream.flush())
+        tokens = Tokens.concat([piece for piece in pieces_of if piece is not None])
         assert same_but_for_noise(whole.encode(audio, margins=True), tokens)
     assert all(torch.equal(before[name], tensor) for name, tensor in whole.state_dict().items())
 
 
-# ---------------------------------------------------------------------------------------------------------------- doors
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 def test_chunks_come_in_any_usual_type(whole):
@@ -309,15 +309,15 @@ def test_short_and_empty_streams(codecs):
 @pytest.mark.parametrize("kind", ["whole", "lfsc"])
 def test_a_stream_of_a_batch_may_have_nothing_yet(codecs, kind):
     codec, size = codecs[kind], 8000 if kind == "whole" else 300
-    audio, heard = noise(2 * size, batch=2), ([], [])
+    audio, pieces_of = noise(2 * size, batch=2), ([], [])
     stream = codec.streaming_encoder(batch_size=2)
     for lengths in ([0, 0], [size, 0], [0, size], [size, size]):
         at = [stream.state.items[row].samples for row in range(2)]
         batch = torch.stack([audio[row, at[row] : at[row] + size] for row in range(2)])
         for row, piece in enumerate(stream.encode_each(batch, lengths)):
-            heard[row].append(piece)
+            pieces_of[row].append(piece)
     for row, piece in enumerate(stream.flush_each()):
-        got = Tokens.concat([each for each in (*heard[row], piece) if each is not None])
+        got = Tokens.concat([each for each in (*pieces_of[row], piece) if each is not None])
         assert same_but_for_noise(codec.encode(audio[row], margins=True), got)
 
 

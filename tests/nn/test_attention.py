@@ -23,7 +23,7 @@ def query_key_value(steps, batch=1, heads=2, head_dim=4, seed=0):
     return torch.randn(3, batch, heads, steps, head_dim, generator=torch.Generator().manual_seed(seed)).unbind(0)
 
 
-def attend_by_hand(query, key, value, lengths, window):
+def attend_manually(query, key, value, lengths, window):
     """Softmax row by row over exactly the steps a row may see."""
     out = torch.zeros_like(value)
     for b, length in enumerate(lengths):
@@ -43,7 +43,7 @@ def attend_by_hand(query, key, value, lengths, window):
 def test_every_step_attends_to_the_valid_steps_within_the_window(steps, window, fractions):
     qkv = query_key_value(steps, batch=3)
     lengths = [round(fraction * steps) for fraction in fractions]
-    expected = attend_by_hand(*qkv, lengths, window)
+    expected = attend_manually(*qkv, lengths, window)
     torch.testing.assert_close(attention(*qkv, torch.tensor(lengths), window), expected, atol=1e-6, rtol=1e-5)
 
 
@@ -59,7 +59,7 @@ def test_half_precision_differs_by_its_rounding_alone(window, most, monkeypatch)
     with torch.no_grad():
         found = attention(*(x.bfloat16() for x in qkv), lengths, window)
     assert bool(written_out) is (most > 0 and torch.bfloat16 in onednn._supported_dtypes())
-    expected = attend_by_hand(*qkv, lengths.tolist(), window)
+    expected = attend_manually(*qkv, lengths.tolist(), window)
     torch.testing.assert_close(found.float(), expected, atol=4e-2, rtol=0)
     assert (found.float() - expected).square().mean() < 1e-4 * expected.square().mean()
     assert not found[1].any()
@@ -73,7 +73,7 @@ def test_nothing_happens_at_block_boundaries(window, extra):
     for steps in (block + extra, block + 2 * window + extra, 4 * block + extra):
         qkv = query_key_value(steps)
         torch.testing.assert_close(
-            attention(*qkv, window=window), attend_by_hand(*qkv, [steps], window), atol=1e-6, rtol=1e-5
+            attention(*qkv, window=window), attend_manually(*qkv, [steps], window), atol=1e-6, rtol=1e-5
         )
 
 

@@ -1,4 +1,4 @@
-"""Compiled activations: the same values, faster, and only where PyTorch's compiler works."""
+"""Compiled activations: the same values, faster, and only if PyTorch's compiler works."""
 
 import pytest
 import torch

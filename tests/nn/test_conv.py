@@ -1,4 +1,4 @@
-"""Convolutions in chunks equal those of the whole clip, and weight norm folds to the weight it stands for."""
+"""Convolutions in chunks equal those of the whole clip, and weight norm folds to the effective weight."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The linear layer is torch's, whichever way it goes."""
+"""The linear layer equals torch's on all paths."""
 
 import pytest
 import torch

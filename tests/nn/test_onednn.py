@@ -1,4 +1,4 @@
-"""The fast ways compute what PyTorch's do, and notice when weights change."""
+"""The fast paths equal PyTorch's, and notice changed weights."""
 
 import gc
 
@@ -171,7 +171,7 @@ def test_another_place_in_the_same_memory_is_noticed():
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
-def test_graphs_are_drawn_of_plain_operations():
+def test_snake_can_be_traced_and_vmapped():
     snake, x, other = Snake(4), torch.randn(1, 4, 9), torch.randn(1, 4, 9)
     traced = torch.jit.trace(snake, x)
     torch.testing.assert_close(traced(other), snake(other))

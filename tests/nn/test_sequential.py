@@ -1,4 +1,4 @@
-"""Chains around one another and side by side: chunks equal the whole, items of a padded batch equal the item alone."""
+"""Nested and parallel containers: chunks equal the whole, items of a padded batch equal the item alone."""
 
 import pytest
 import torch

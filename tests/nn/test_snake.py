@@ -1,4 +1,4 @@
-"""Snake gives its formula in every precision, with and without gradients."""
+"""Snake matches its formula in every precision, with and without gradients."""
 
 import pytest
 import torch

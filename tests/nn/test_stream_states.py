@@ -1,4 +1,4 @@
-"""States as trees: side by side and apart again, to plain data and back."""
+"""Nested states: batching and unbatching, to plain data and back."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_side_by_side_and_apart():
     assert streaming.batch(items[:1]) is items[0]
 
 
-def test_alike_is_what_can_stand_side_by_side():
+def test_states_with_equal_signatures_can_be_batched():
     assert streaming.signature(a_state(0)) == streaming.signature(a_state(1))
     assert streaming.signature(a_state(0)) == streaming.signature(streaming.batch([a_state(0), a_state(1)]))
     assert streaming.signature(a_state(0)) != streaming.signature(a_state(0, width=4))

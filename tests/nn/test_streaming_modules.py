@@ -1,4 +1,4 @@
-"""Layers that stream: any chunks give the whole, after the look-ahead that is stated and not before."""
+"""Streaming layers: any chunks equal the whole, with exactly the stated look-ahead."""
 
 import pytest
 import torch

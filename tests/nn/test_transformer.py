@@ -63,7 +63,7 @@ def test_a_padded_batch_is_each_clip_alone(window, input_dim):
             close(out[i : i + 1, :, :length], model(x[i : i + 1, :, :length]))
 
 
-def test_a_windowed_stack_does_not_know_where_the_clip_ends():
+def test_a_windowed_stack_does_not_depend_on_the_end_of_the_clip():
     window, start, length = 3, 111, 150
     model, x = tiny(window), noise(1, 16, 300)
     reach = window * len(model.layers)

@@ -1,6 +1,6 @@
-"""Golden cases, found by walking a folder: what upstream's own code put out, recorded with small random weights.
+"""Golden cases, found in a folder: outputs of upstream's own code, recorded with small random weights.
 
-A case says itself what was recorded: utterances, thresholds and stages are read from its files, so that cases with
+Each case describes itself: utterances, thresholds and stages are read from its files, so that cases with
 other seeds and sizes run without a change here.
 """
 
@@ -221,7 +221,7 @@ def encoder_stages(case, tag):
     front_end = encoder.front_end
     fbank = front_end.fbank(audio)
     stacked = stack_frames(fbank, torch.tensor([fbank.shape[1]]), front_end.config.stack, front_end.config.stride)
-    normalised, heard = front_end(audio, lengths)
+    normalised, encoder_lengths = front_end(audio, lengths)
     prompt = encoder.prompt.weight[list(encoder.config.prompt)]
     sv_in = torch.cat([prompt[None], normalised], dim=1)
     block0 = []
@@ -229,7 +229,7 @@ def encoder_stages(case, tag):
         lambda _, inputs: block0.append(inputs[0])
     ):
         embedded = encoder.embed(sv_in, torch.ones(1, dtype=torch.long))
-        sv_hidden = encoder.run_layers(embedded, heard + len(prompt))
+        sv_hidden = encoder.run_layers(embedded, encoder_lengths + len(prompt))
     whole_frames = -(-lengths // codec.frame_size)
     return {
         "fbank": fbank[0],

@@ -1,4 +1,4 @@
-"""The front end on awkward signals, against FunASR's; and the families nobody compares yet."""
+"""The front end on awkward signals, against FunASR's; and the families without a comparison so far."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Losses and discriminators of LFSC and NanoCodec against NeMo's own numbers, wherever a losses.json lies.
+"""Losses and discriminators of LFSC and NanoCodec against NeMo's own numbers, for every losses.json.
 
 All of them are built from the recipes that ship, as the trainer builds them. Weights of discriminators are not stored:
 a formula on NeMo's names fills them (see the README of the goldens).
@@ -120,7 +120,7 @@ def fill_all(discriminators):
         for ours, weight in part.named_parameters():
             fill(weight, prefix + nemo_name(part, ours))
         if isinstance(part, SlmDiscriminator):
-            # What the stub hears of real and decoded audio is so alike that their distance in float32 is 2e-4 off.
+            # The stub's features of real and decoded audio are so similar that their distance in float32 is 2e-4 off.
             part.double()
     return discriminators
 
@@ -130,17 +130,17 @@ def build(recipe, *parts):
     """The adversary of a recipe, or some parts of it, with its config."""
     config = read(recipe)
     left_out = {name: None for name in ("period", "spectrogram", "slm") if parts and name not in parts}
-    game = replace(config.adversarial, **left_out)
+    adversarial_config = replace(config.adversarial, **left_out)
     with patch.object(multi_discriminator, "load_hidden_states", lambda source: StubSpeechModel()):
-        return fill_all(Discriminators(game, config.model.sample_rate)), game
+        return fill_all(Discriminators(adversarial_config, config.model.sample_rate)), adversarial_config
 
 
 @torch.no_grad()
-def losses_of(discriminators, game, real, fake):
+def losses_of(discriminators, adversarial_config, real, fake):
     """What the trainer would make of a batch, by NeMo's names."""
-    made = generator_losses(Generated(fake, real, {}, None, None, None), discriminators, game)
-    loss, _ = DiscriminatorLoss(discriminators, game)(real, fake)
-    kind = {"lsgan": "squared", "hinge": "hinge"}[game.loss]
+    made = generator_losses(Generated(fake, real, {}, None, None, None), discriminators, adversarial_config)
+    loss, _ = DiscriminatorLoss(discriminators, adversarial_config)(real, fake)
+    kind = {"lsgan": "squared", "hinge": "hinge"}[adversarial_config.loss]
     found = {f"gen_{kind}": made["adversarial"], f"disc_{kind}": loss, "fm_absolute": made["feature_matching"]}
     return {name: float(value.mean()) for name, value in found.items()}
 
@@ -153,22 +153,24 @@ def as_nemo(kind, scores):
 @pytest.mark.parametrize("kind", KINDS)
 def test_discriminator(cases, kind):
     held = holding(cases, kind)
-    discriminators, game = build(*KINDS[kind])
+    discriminators, adversarial_config = build(*KINDS[kind])
     for tensors, numbers in held:
         expected = numbers[kind]
         assert sum(weight.numel() for weight in discriminators.parameters()) == expected["params"]
         with torch.no_grad():
             real, fake = (discriminators(tensors[name]) for name in ("disc_real", "disc_gen"))
         assert len(real) == expected["n_scores"]
-        for index, judgement in enumerate(real):
+        for index, output in enumerate(real):
             recorded = tensors[f"{kind}.score_real.{index}"]
-            error = (as_nemo(kind, judgement.scores) - recorded).abs().max() / recorded.abs().max()
+            error = (as_nemo(kind, output.scores) - recorded).abs().max() / recorded.abs().max()
             assert error < SCORE_TOLERANCE
         assert [[list(f.shape) for f in j.features] for j in real] == expected["fmap_shapes"]
         sizes = [[float(f.abs().mean()) for f in j.features] for j in real]
         assert sizes == [pytest.approx(row, rel=1e-3) for row in expected["fmap_absmean_real"]]
         for loss in ("lsgan", "hinge"):
-            ours = losses_of(discriminators, replace(game, loss=loss), tensors["disc_real"], tensors["disc_gen"])
+            ours = losses_of(
+                discriminators, replace(adversarial_config, loss=loss), tensors["disc_real"], tensors["disc_gen"]
+            )
             assert ours == pytest.approx({name: expected[name] for name in ours}, rel=LOSS_TOLERANCE)
         relative = feature_matching_loss(real, fake, relative=True, average=True).mean()
         assert float(relative) == pytest.approx(expected["fm_relative"], rel=RELATIVE_TOLERANCE)
@@ -179,7 +181,7 @@ def test_discriminator(cases, kind):
 )
 def test_discriminators_together(cases, name, recipe, kinds):
     held = holding(cases, *kinds)
-    discriminators, game = build(recipe)
+    discriminators, adversarial_config = build(recipe)
     # NeMo also keeps windows and the resampler's filters among its tensors.
     constants = {"mpd": 0, "mb_mstft": 2, "encodec_mrstft": 5, "slm_head_stub_ssl": 1}
     tensors_kept = len(discriminators.state_dict()) + sum(constants[kind] for kind in kinds)
@@ -191,7 +193,7 @@ def test_discriminators_together(cases, name, recipe, kinds):
             expected = numbers[name]
             assert tensors_kept == expected["state_tensors"]
             assert len(discriminators(tensors["disc_real"])) == expected["n_scores"]
-        ours = losses_of(discriminators, game, tensors["disc_real"], tensors["disc_gen"])
+        ours = losses_of(discriminators, adversarial_config, tensors["disc_real"], tensors["disc_gen"])
         assert ours == pytest.approx({loss: expected[loss] for loss in ours}, rel=LOSS_TOLERANCE)
 
 
@@ -226,12 +228,12 @@ def test_a_recipe_weighs_its_losses_as_nemo_does(cases, recipe, kinds):
     held = holding(cases, "mel_l1", "stft", *kinds)
     config = read(recipe, "reconstruction.compatible=true", "losses.speaker=0")
     compare = AudioLosses(config.losses, config.reconstruction, config.model.sample_rate)
-    discriminators, game = build(recipe)
+    discriminators, adversarial_config = build(recipe)
     for tensors, numbers in held:
         real, fake, lengths = (tensors[f"loss_{name}"] for name in ("real", "gen", "len"))
         made = Generated(tensors["disc_gen"], tensors["disc_real"], compare(fake, real, lengths), None, None, None)
         with torch.no_grad():
-            total = weighted_sum(generator_losses(made, discriminators, game), config.losses).mean()
+            total = weighted_sum(generator_losses(made, discriminators, adversarial_config), config.losses).mean()
         game_losses = together(numbers, kinds)
         expected = numbers["mel_l1"] + 20 * numbers["stft"] + game_losses["gen_squared"] + game_losses["fm_absolute"]
         assert float(total) == pytest.approx(expected, rel=LOSS_TOLERANCE)

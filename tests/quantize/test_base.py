@@ -1,4 +1,4 @@
-"""Laws that hold for every quantizer, whichever a model is configured with."""
+"""Laws for every quantizer."""
 
 from collections.abc import Iterator
 

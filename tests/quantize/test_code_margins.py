@@ -1,4 +1,4 @@
-"""A margin is 0 where the code changes, and says how far away that is."""
+"""A margin is the distance to the nearest code change."""
 
 import pytest
 import torch

@@ -176,7 +176,7 @@ def test_zero_is_a_value_of_every_level(quantizer: GroupedFSQ) -> None:
     assert not quantizer(torch.zeros(1, 12, 3)).latents.any()
 
 
-def test_there_is_nothing_to_learn_or_to_save(quantizer: GroupedFSQ) -> None:
+def test_there_are_no_parameters_and_no_state(quantizer: GroupedFSQ) -> None:
     assert not quantizer.state_dict()
 
 

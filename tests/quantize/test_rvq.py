@@ -66,7 +66,7 @@ def test_each_stage_codes_what_the_stages_before_left_over(
         torch.testing.assert_close(stage.dequantize(codes[:, k : k + 1]), stage.out_proj(row).transpose(1, 2))
 
 
-def test_losses_compare_projected_features_with_rows_and_teach_one_side_each(latents: torch.Tensor) -> None:
+def test_losses_compare_projected_features_with_rows_and_train_one_side_each(latents: torch.Tensor) -> None:
     stage = VectorQuantizer(DIM, codebook_size=20, codebook_dim=4)
     out = stage(latents)
     encoded, rows = stage.in_proj(latents.transpose(1, 2)), stage.codebook(out.codes[:, 0])

@@ -1,4 +1,4 @@
-"""Plain VQ and residual FSQ: what they add to, or hold back from, vector-quantize-pytorch."""
+"""Plain VQ and residual FSQ: differences from vector-quantize-pytorch."""
 
 from collections.abc import Iterator
 
@@ -41,7 +41,7 @@ def test_the_codebook_learns_only_in_train_mode_with_a_graph(plain: PlainVQ, lat
     assert torch.equal(plain.eval()(latents).codes, out.codes)  # codes were chosen before the update
 
 
-def test_padding_and_dropped_items_do_not_teach_the_codebook(plain: PlainVQ, latents: torch.Tensor) -> None:
+def test_padding_and_dropped_items_do_not_update_the_codebook(plain: PlainVQ, latents: torch.Tensor) -> None:
     twin = VQConfig(codebook_size=12, codebook_dim=4, decay=0.5).build(DIM)
     twin.load_state_dict(plain.state_dict())
     plain.train()(latents, torch.tensor([8, 3, 8]), torch.tensor([1, 1, 0]))
@@ -55,7 +55,7 @@ def test_training_brings_the_codebook_to_the_data(plain: PlainVQ, latents: torch
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_dead_codes_come_back_to_life(latents: torch.Tensor) -> None:
+def test_dead_codes_are_restarted(latents: torch.Tensor) -> None:
     plain = VQConfig(codebook_size=12, codebook_dim=4, decay=0.5, dead_code_threshold=0.5).build(DIM).train()
     for _ in range(20):
         plain(latents)

@@ -1,4 +1,4 @@
-"""Correlations and lines against scipy, statsmodels and closed forms; intervals against what they promise."""
+"""Correlations and lines against scipy, statsmodels and closed forms; intervals against their nominal coverage."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Models find again what data were made with, and say so when they cannot."""
+"""Models recover the parameters of simulated data, and note when they cannot."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Training a recogniser: every vocabulary, exact resume, what an item's holes depend on, error rates, the command."""
+"""Training a recogniser: every vocabulary, exact resume, masks of SpecAugment, error rates, the command."""
 
 import json
 import pickle
@@ -104,19 +104,19 @@ def test_every_vocabulary_trains_and_is_opened(speech, tmp_path, kind):
     assert front_end.scale.std() > 0  # fitted to the data
 
 
-def test_tones_are_learnt(speech, tmp_path):
+def test_training_transcribes_tones(speech, tmp_path):
     config = recipe(speech, tmp_path, steps=120, learning_rate=5e-3, warmup_steps=10, speeds=(), log_every=120)
     recognizer = Recognizer.load(asr.train(replace(config, save_every=1000, masking=MaskingConfig(0, 0, 0.0))))
     clips = [torch.from_numpy(soundfile.read(speech.parent / f"{i}.wav", dtype="float32")[0]) for i in (0, 5)]
     assert [recognizer.transcribe(clip)[0] for clip in clips] == ["a bad cab", "add a cab"]
     assert read_curves(tmp_path / "curves.jsonl")["validation/cer"][-1][1] < 0.05
     (spans,) = recognizer.align(clips[0], None, ["a bad cab"])
-    for index, span in enumerate(spans):  # the letters are 150 ms long, a frame hears 210 ms
+    for index, span in enumerate(spans):  # the letters are 150 ms long, a frame has a context of 210 ms
         if span.symbol != " ":
             assert 0.15 * index - 0.12 <= span.start_seconds < 0.15 * (index + 1) + 0.12
 
 
-def test_a_run_broken_off_goes_on_as_if_nothing_had_happened(speech, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_exactly(speech, tmp_path, monkeypatch):
     config = recipe(speech, tmp_path / "straight", steps=4, dropout=0.1, accumulation=2)
     straight = Recognizer.load(asr.train(config))
     look = asr.ASRTrainer._log_and_save

@@ -1,4 +1,4 @@
-"""Checkpoints appear at once, are checked before they are trusted, and make way for newer ones."""
+"""Checkpoints are written atomically, verified before loading, and pruned."""
 
 import logging
 import random

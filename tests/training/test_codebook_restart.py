@@ -1,4 +1,4 @@
-"""Codebook rows that nobody uses come back to life, and how many processes there are makes no difference."""
+"""Unused codebook rows are restarted, with the same result for any number of processes."""
 
 import threading
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ def watch(quantizer, tokens, restarter, seed=0):
     return quantizer(latents, torch.full((4,), tokens), torch.tensor([3, 3, 1, 0]))
 
 
-def test_rows_nobody_used_move_onto_features_and_used_ones_stay(quantizer):
+def test_unused_rows_are_reset_to_features_and_used_ones_stay(quantizer):
     restarter = DeadCodeRestarter(quantizer, seed=0)
     quantizer.train()
     out = watch(quantizer, 70, restarter)
@@ -84,7 +84,7 @@ def test_evaluation_is_not_watched(quantizer):
     assert not len(restarter.features)
 
 
-def test_an_optimisers_memory_of_moved_rows_is_cleared():
+def test_the_optimiser_state_of_reset_rows_is_cleared():
     weight = torch.nn.Parameter(torch.randn(5, 2))
     optimizer = torch.optim.AdamW([weight])
     weight.square().sum().backward()

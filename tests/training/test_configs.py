@@ -1,4 +1,4 @@
-"""Every config that ships is read; every ablation trains for a step, at toy size."""
+"""Every packaged config can be read; every ablation trains for a step, at toy size."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Discriminators: each item judged alone, at any length and level, in float32; and that they can learn."""
+"""Discriminators: each item scored independently, at any length and level, in float32; and they can be trained."""
 
 import math
 from dataclasses import replace
@@ -66,9 +66,9 @@ def noise(*shape):
     return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
-def numbers(judgements):
-    """All numbers of all judgements, [B, N]."""
-    tensors = [tensor for judgement in judgements for tensor in (judgement.scores, *judgement.features)]
+def numbers(discriminator_outputs):
+    """All scores and features of all discriminators, [B, N]."""
+    tensors = [tensor for output in discriminator_outputs for tensor in (output.scores, *output.features)]
     return torch.cat([tensor.flatten(1) for tensor in tensors], dim=1)
 
 
@@ -85,22 +85,22 @@ def test_items_do_not_touch_one_another(discriminator):
 
 
 @pytest.mark.parametrize("samples", [1, 2, 7, 63, 64, 65, 127, 129, 255, 257, 513, 2047, 2048])
-def test_audio_of_any_length_is_judged(discriminator, samples):
+def test_audio_of_any_length_is_scored(discriminator, samples):
     if isinstance(discriminator, SlmDiscriminator):
         samples += 600  # the network has a window of its own
     audio = noise(2, samples).requires_grad_()
-    judgements = discriminator(audio)
-    assert all(judgement.scores.shape[:2] == (2, 1) for judgement in judgements)
-    numbers(judgements).square().mean().backward()
+    discriminator_outputs = discriminator(audio)
+    assert all(output.scores.shape[:2] == (2, 1) for output in discriminator_outputs)
+    numbers(discriminator_outputs).square().mean().backward()
     assert audio.grad.isfinite().all()
     assert audio.grad.any()
 
 
 def test_features_are_the_hidden_layers(discriminator):
     wants_scores = isinstance(discriminator, SpectrogramDiscriminator) or getattr(discriminator, "match_scores", False)
-    for judgement in discriminator(noise(2, 3000)):
-        assert any(feature is judgement.scores for feature in judgement.features) == wants_scores
-        hidden = [feature for feature in judgement.features if feature is not judgement.scores]
+    for output in discriminator(noise(2, 3000)):
+        assert any(feature is output.scores for feature in output.features) == wants_scores
+        hidden = [feature for feature in output.features if feature is not output.scores]
         assert len(hidden) >= 2
 
 
@@ -137,7 +137,7 @@ def test_frames_are_hops():
     click[0, 5 * 64 + 32] = 1.0
     energies = discriminator.spectrum(click).abs().square().sum(dim=1)[0]
     assert int(energies.argmax()) == 5
-    torch.testing.assert_close(energies[:5].flip(0), energies[6:11])  # it stands in the middle of its frame
+    torch.testing.assert_close(energies[:5].flip(0), energies[6:11])  # it is in the middle of its frame
 
 
 def test_frames_are_those_of_dac():
@@ -159,10 +159,10 @@ def test_bands_see_their_own_part_of_the_spectrum():
 
 def numbers_of_bands(discriminator, audio):
     """The first hidden layer of each band, away from the ends of the audio, where tones are clicks."""
-    judgements = discriminator(audio)
-    if len(judgements) == 1:
-        return [feature[:, :, 8:-8] for feature in judgements[0].features[::5]]
-    return [judgement.features[0][:, :, 8:-8] for judgement in judgements]
+    discriminator_outputs = discriminator(audio)
+    if len(discriminator_outputs) == 1:
+        return [feature[:, :, 8:-8] for feature in discriminator_outputs[0].features[::5]]
+    return [output.features[0][:, :, 8:-8] for output in discriminator_outputs]
 
 
 def distance(a, b):
@@ -216,13 +216,13 @@ def test_as_many_parameters_as_in_dac():
 
 def test_level_and_offset_do_not_matter():
     discriminators, audio = small(), noise(2, 1500)
-    judged = numbers(discriminators(audio))
-    torch.testing.assert_close(numbers(discriminators(7 * audio + 0.3)), judged, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(numbers(discriminators(0.05 * audio - 0.1)), judged, rtol=1e-3, atol=1e-4)
+    scores = numbers(discriminators(audio))
+    torch.testing.assert_close(numbers(discriminators(7 * audio + 0.3)), scores, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(numbers(discriminators(0.05 * audio - 0.1)), scores, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("level", [0.0, 1e-12, 1e-5])
-def test_silence_is_judged_and_gradients_stay_bounded(level):
+def test_silence_is_scored_and_gradients_stay_bounded(level):
     discriminators = small()
     audio = torch.cat([level * noise(1, 1500), noise(1, 1500)]).requires_grad_()
     fake = discriminators(audio)
@@ -233,7 +233,7 @@ def test_silence_is_judged_and_gradients_stay_bounded(level):
     assert silent < 1000 * loud
 
 
-def test_items_are_judged_alone_together_too():
+def test_batched_items_are_scored_as_alone():
     discriminators, audio = small(), noise(3, 1500) * torch.tensor([[0.1], [1.0], [5.0]])
     together = numbers(discriminators(audio))
     for item in range(3):
@@ -248,7 +248,7 @@ def test_half_precision_stays_outside():
         assert discriminators(audio.bfloat16())[0].scores.dtype == torch.float32
 
 
-def test_frozen_discriminators_teach_the_codec_and_learn_nothing():
+def test_frozen_discriminators_train_the_codec_and_get_no_gradient():
     discriminators = small().requires_grad_(False)
     audio = noise(2, 1500).requires_grad_()
     fake, real = discriminators(audio), discriminators(noise(2, 1500).flip(1))
@@ -257,7 +257,7 @@ def test_frozen_discriminators_teach_the_codec_and_learn_nothing():
     assert all(weight.grad is None for weight in discriminators.parameters())
 
 
-def test_every_weight_learns_and_the_codec_does_not():
+def test_every_weight_gets_a_gradient_and_the_codec_none():
     discriminators, audio = small(), noise(2, 1500).requires_grad_()
     discriminator_loss(discriminators(noise(2, 1500)), discriminators(audio.detach()), "lsgan").sum().backward()
     assert audio.grad is None
@@ -265,7 +265,7 @@ def test_every_weight_learns_and_the_codec_does_not():
 
 
 @pytest.mark.parametrize("kind", ["lsgan", "hinge"])
-def test_a_few_steps_tell_tones_from_noise(kind):
+def test_a_few_steps_separate_tones_from_noise(kind):
     discriminators = small(
         period=PeriodDiscriminatorConfig((2, 5), (8, 16, 16)), band=BandDiscriminatorConfig((256,), 8)
     )
@@ -283,7 +283,7 @@ def test_a_few_steps_tell_tones_from_noise(kind):
         optimizer.step()
     with torch.no_grad():
         for real, fake in zip(*tones_and_hiss(), strict=True):
-            means = [judgement.scores.flatten(1).mean(dim=1) for judgement in (real, fake)]
+            means = [output.scores.flatten(1).mean(dim=1) for output in (real, fake)]
             assert means[0].min() > means[1].max() + 0.1
 
 
@@ -294,20 +294,20 @@ def test_conventions_come_from_the_config():
     kinds = [PeriodDiscriminator, PeriodDiscriminator, SpectrogramDiscriminator, SpectrogramDiscriminator]
     assert [type(part) for part in discriminators.parts] == kinds
     audio = noise(2, 3000)
-    judgements = discriminators(audio)
-    assert all(judgement.features[-1] is judgement.scores for judgement in judgements)
+    discriminator_outputs = discriminators(audio)
+    assert all(output.features[-1] is output.scores for output in discriminator_outputs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         alone = PeriodDiscriminator(2, parts["period"])
     alone.load_state_dict(discriminators.parts[0].state_dict())
-    torch.testing.assert_close(numbers(alone(audio)), numbers(judgements[:1]))  # as it came
+    torch.testing.assert_close(numbers(alone(audio)), numbers(discriminator_outputs[:1]))  # as it came
     louder = numbers(discriminators(3 * audio))
-    assert distance(louder, numbers(judgements)) > 0.1
+    assert distance(louder, numbers(discriminator_outputs)) > 0.1
     centred = small(**parts, spectrogram=spectrogram)
     torch.testing.assert_close(numbers(centred(3 * audio)), numbers(centred(audio)), rtol=1e-4, atol=1e-5)
 
 
-def test_the_game_is_checked():
+def test_the_adversarial_config_is_checked():
     with pytest.raises(ValueError, match="every is 0 and start_step 0, expected 1 or more"):
         AdversarialConfig(every=0)
 
@@ -380,11 +380,11 @@ def test_a_speech_model_of_transformers_fits(tmp_path):
         expected = model(audio, output_hidden_states=True).hidden_states
     for ours, theirs in zip(network(audio), expected, strict=True):
         torch.testing.assert_close(ours, theirs.transpose(1, 2), rtol=1e-4, atol=1e-5)
-    game = {"slm": SlmDiscriminatorConfig(str(tmp_path), channels=(4, 5)), "centre": False}
-    discriminators = small(period=None, band=None, **game)
-    (judgement,) = discriminators(audio)
-    assert judgement.features[0].shape == (2, 5, judgement.scores.shape[-1], 1)
-    judgement.scores.sum().backward()
+    adversarial_config = {"slm": SlmDiscriminatorConfig(str(tmp_path), channels=(4, 5)), "centre": False}
+    discriminators = small(period=None, band=None, **adversarial_config)
+    (output,) = discriminators(audio)
+    assert output.features[0].shape == (2, 5, output.scores.shape[-1], 1)
+    output.scores.sum().backward()
     assert audio.grad.any()
     assert len(discriminators.state_dict()) == 9
     with pytest.raises(ValueError, match=r"adversarial\.slm\.source is .*there is no"):

@@ -1,4 +1,4 @@
-"""The game's losses against their closed forms."""
+"""GAN losses against their closed forms."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def constant(*scores):
     return [DiscriminatorOutput(torch.full((2, 1, 3 + i), score), []) for i, score in enumerate(scores)]
 
 
-def drawn(seed, dims=((1, 5), (1, 4, 3))):
+def random_outputs(seed, dims=((1, 5), (1, 4, 3))):
     generator = torch.Generator().manual_seed(seed)
     return [
         DiscriminatorOutput(
@@ -45,15 +45,12 @@ def test_closed_forms(kind, real, fake, discriminator, generator):
 
 @pytest.mark.parametrize("kind", GAMES)
 def test_each_item_has_the_mean_over_its_own_scores(kind):
-    real, fake = drawn(1), drawn(2)
+    real, fake = random_outputs(1), random_outputs(2)
     losses = discriminator_loss(real, fake, kind), adversarial_loss(fake, kind), feature_matching_loss(real, fake)
     for item in range(3):
         r, f = (
-            [
-                DiscriminatorOutput(j.scores[item : item + 1], [x[item : item + 1] for x in j.features])
-                for j in judgements
-            ]
-            for judgements in (real, fake)
+            [DiscriminatorOutput(j.scores[item : item + 1], [x[item : item + 1] for x in j.features]) for j in outputs]
+            for outputs in (real, fake)
         )
         alone = discriminator_loss(r, f, kind), adversarial_loss(f, kind), feature_matching_loss(r, f)
         for loss, value in zip(losses, alone, strict=True):
@@ -63,16 +60,16 @@ def test_each_item_has_the_mean_over_its_own_scores(kind):
 
 @pytest.mark.parametrize("kind", GAMES)
 def test_sums_or_averages(kind):
-    real, fake = drawn(1), drawn(2)
+    real, fake = random_outputs(1), random_outputs(2)
     parts = range(len(real))
     for loss, arguments, share in (
         (discriminator_loss, [(real, fake), kind], 4),  # two discriminators, two sides
         (adversarial_loss, [(fake,), kind], 2),
     ):
-        judgements, *rest = arguments
-        summed = loss(*judgements, *rest)
-        torch.testing.assert_close(sum(loss(*(side[i : i + 1] for side in judgements), *rest) for i in parts), summed)
-        torch.testing.assert_close(loss(*judgements, *rest, average=True), summed / share)
+        outputs, *rest = arguments
+        summed = loss(*outputs, *rest)
+        torch.testing.assert_close(sum(loss(*(side[i : i + 1] for side in outputs), *rest) for i in parts), summed)
+        torch.testing.assert_close(loss(*outputs, *rest, average=True), summed / share)
 
 
 def test_least_squares_is_least_where_scores_are_the_share_of_real_audio():
@@ -89,7 +86,7 @@ def test_least_squares_is_least_where_scores_are_the_share_of_real_audio():
 
 
 def test_matching_features_is_l1_summed_over_layers_and_discriminators():
-    real, fake = drawn(1), drawn(2)
+    real, fake = random_outputs(1), random_outputs(2)
     pairs = [zip(r.features, f.features, strict=True) for r, f in zip(real, fake, strict=True)]
     layers = [F.l1_loss(a, b) for pair in pairs for a, b in pair]
     assert len(layers) == 3
@@ -109,10 +106,10 @@ def test_features_of_real_audio_are_the_target():
 
 
 def test_relative_distances_do_not_depend_on_the_size_of_features():
-    real, fake = drawn(1), drawn(2)
+    real, fake = random_outputs(1), random_outputs(2)
 
-    def scaled(judgements, factor):
-        return [DiscriminatorOutput(j.scores, [factor * x for x in j.features]) for j in judgements]
+    def scaled(outputs, factor):
+        return [DiscriminatorOutput(j.scores, [factor * x for x in j.features]) for j in outputs]
 
     losses = [feature_matching_loss(scaled(real, k), scaled(fake, k), relative=True) for k in (10.0, 1000.0)]
     torch.testing.assert_close(*losses, rtol=1e-3, atol=0)
@@ -127,4 +124,4 @@ def test_slips_are_errors():
     with pytest.raises(ValueError, match="loss is 'LSGAN'"):
         discriminator_loss(constant(0.0), constant(0.0), "LSGAN")
     with pytest.raises(ValueError, match="shorter"):
-        feature_matching_loss(drawn(1), drawn(2)[:1])
+        feature_matching_loss(random_outputs(1), random_outputs(2)[:1])

@@ -1,4 +1,4 @@
-"""What docs/training.md shows is what the code takes and gives."""
+"""The configs, commands and curves in docs/training.md match the code."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Weights to start from: each kind of source fills what it should and no more, and nothing is missed in silence."""
+"""Weights to start from: each kind of source fills exactly its parts, and missing weights are reported."""
 
 import json
 import logging
@@ -110,8 +110,8 @@ def test_later_sources_go_over_earlier_ones(trained, folder, recogniser, tmp_pat
     sources.append(InitConfig(str(recogniser)))
     codec = fresh()
     init_from(codec, sources)
-    heard = {f"semantic_encoder.{key}": value for key, value in encoder_state(recogniser, SANM_ONE).items()}
-    assert_filled(codec, heard, {"semantic_encoder"}, trained.state_dict() | decoder_of(other))
+    encoder_weights = {f"semantic_encoder.{key}": value for key, value in encoder_state(recogniser, SANM_ONE).items()}
+    assert_filled(codec, encoder_weights, {"semantic_encoder"}, trained.state_dict() | decoder_of(other))
     codec = fresh()
     init_from(codec, sources[::-1])
     assert_filled(codec, trained.state_dict(), parts_of(codec))
@@ -217,8 +217,10 @@ def test_a_checkpoint_gives_the_weights_that_would_be_exported(manifest, tmp_pat
 def test_a_recogniser_gives_its_first_blocks(recogniser, caplog):
     codec = fresh()
     init_from(codec, [InitConfig(str(recogniser))])
-    heard = encoder_state(recogniser, SANM_ONE)
-    assert_filled(codec, {f"semantic_encoder.{key}": value for key, value in heard.items()}, {"semantic_encoder"})
+    encoder_weights = encoder_state(recogniser, SANM_ONE)
+    assert_filled(
+        codec, {f"semantic_encoder.{key}": value for key, value in encoder_weights.items()}, {"semantic_encoder"}
+    )
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
     held = load_file(recogniser / "model.safetensors")
     assert torch.equal(
@@ -257,8 +259,8 @@ def test_an_ssl_folder_gives_its_first_blocks(hubert, recogniser, tmp_path):
     model = replace(MODEL, semantic_encoder=encoder)
     codec = fresh(model)
     init_from(codec, [InitConfig(str(folder))])
-    heard = {f"semantic_encoder.{key}": value for key, value in ssl_state(folder, encoder).items()}
-    assert_filled(codec, heard, {"semantic_encoder"})
+    encoder_weights = {f"semantic_encoder.{key}": value for key, value in ssl_state(folder, encoder).items()}
+    assert_filled(codec, encoder_weights, {"semantic_encoder"})
     again = fresh(model, seed=7, noise=0.1)
     init_from(again, [InitConfig(str(codec.save_pretrained(tmp_path)))])
     assert_filled(again, codec.state_dict(), parts_of(codec))
@@ -315,14 +317,14 @@ def test_torch_files_with_wrappers_are_opened(peer, tmp_path):
 @pytest.mark.parametrize("encoder", ["sanm", "hubert"])
 def test_the_peers_encoder_and_decoder_go_into_another_model(peer, peer_file, recogniser, hubert, caplog, encoder):
     """Everything else is unlike: geometry, widths, depths, codebooks, frozen encoder."""
-    model, heard = replace(MODEL, acoustic=peer[1].config.acoustic), recogniser
+    model, encoder_weights = replace(MODEL, acoustic=peer[1].config.acoustic), recogniser
     if encoder == "hubert":
-        heard, settings = hubert
+        encoder_weights, settings = hubert
         model = replace(model, semantic_encoder=settings)
     codec, before = fresh(model), fresh(model)
     parts = ("encoder", "decoder")
-    init_from(before, [InitConfig(str(heard))])
-    init_from(codec, [InitConfig(str(heard)), InitConfig(str(peer_file()), parts)])
+    init_from(before, [InitConfig(str(encoder_weights))])
+    init_from(codec, [InitConfig(str(encoder_weights)), InitConfig(str(peer_file()), parts)])
     assert_filled(codec, peer[1].state_dict(), parts, before.state_dict())
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
     with pytest.raises(ValueError, match=r"has unused dac\.encoder\.gain; .*allow_extra"):

@@ -1,4 +1,4 @@
-"""How a NanoCodec starts: features keep their size, and different sounds have different codes."""
+"""Initialisation of a NanoCodec: features keep their scale, and different audio has different codes."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ MODELS = {
 
 
 @pytest.fixture(scope="module")
-def sound(speech):
+def recordings(speech):
     """Two seconds of either recording, at the codec's rate."""
     audio = torch.stack([recording[0, 4000:36_000] for recording in speech])
     return resample(audio, 16_000, 22_050)[:, : 25 * 1764]
@@ -53,8 +53,8 @@ def codec(request):
 
 
 @torch.no_grad()
-def test_features_keep_their_size(codec, sound):
-    features, sizes = sound[:, None], []
+def test_features_keep_their_size(codec, recordings):
+    features, sizes = recordings[:, None], []
     for layer in codec.encoder.layers:
         features = layer(features)
         sizes.append(float(features.std()))
@@ -67,17 +67,17 @@ def test_features_keep_their_size(codec, sound):
 
 
 @torch.no_grad()
-def test_speech_has_many_codes_and_decodes_to_next_to_nothing(codec, sound):
-    tokens = codec.encode(sound)
+def test_speech_has_many_codes_and_decodes_to_next_to_nothing(codec, recordings):
+    tokens = codec.encode(recordings)
     for codes in tokens.acoustic.transpose(0, 1):
         assert len(codes.unique()) > 12
     assert 1e-4 < float(codec.decode(tokens).std()) < 0.01  # nearly silent
 
 
 @torch.no_grad()
-def test_without_it_all_speech_is_alike(sound):
+def test_without_it_all_speech_is_alike(recordings):
     """Why it is there."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         codec = NanoCodec(TINY)
-    assert all(len(codes.unique()) <= 2 for codes in codec.encode(sound).acoustic.transpose(0, 1))
+    assert all(len(codes.unique()) <= 2 for codes in codec.encode(recordings).acoustic.transpose(0, 1))

@@ -242,26 +242,26 @@ def test_two_processes_make_the_row_of_one(monkeypatch):
 # ----------------------------------------------------------------------------------------------------------- balance
 
 
-def judgements(*scores):
+def outputs(*scores):
     return [DiscriminatorOutput(torch.tensor(each), []) for each in scores]
 
 
 @pytest.mark.parametrize(("kind", "fake", "middle"), [("lsgan", 0.0, 0.5), ("hinge", -1.0, 0.0)])
-def test_balance_of_winners_and_of_guessers(kind, fake, middle):
-    real = judgements([[1.0, 1.0], [1.0, 1.0]], [[1.0], [1.0]])
-    made = judgements([[fake, fake], [fake, fake]], [[fake], [fake]])
+def test_balance_of_perfect_discriminators_and_of_chance(kind, fake, middle):
+    real = outputs([[1.0, 1.0], [1.0, 1.0]], [[1.0], [1.0]])
+    made = outputs([[fake, fake], [fake, fake]], [[fake], [fake]])
     found = gan_balance(real, made, kind)
     assert found["loss_over_chance"].tolist() == [0, 0]
     assert found["accuracy"].tolist() == [1, 1]
     assert found["real_score"].tolist() == [1, 1]
     assert found["fake_score"].tolist() == [fake, fake]
-    guess = judgements([[middle, middle], [middle, middle]], [[middle], [middle]])
+    guess = outputs([[middle, middle], [middle, middle]], [[middle], [middle]])
     assert gan_balance(guess, guess, kind)["loss_over_chance"].tolist() == [1, 1]
     assert gan_balance(made, real, kind)["accuracy"].tolist() == [0, 0]
 
 
 def test_discriminators_count_alike_whatever_their_size():
-    found = gan_balance(judgements([[1.0, 1.0, 1.0]], [[0.0]]), judgements([[0.0, 0.0, 0.0]], [[0.0]]), "lsgan")
+    found = gan_balance(outputs([[1.0, 1.0, 1.0]], [[0.0]]), outputs([[0.0, 0.0, 0.0]], [[0.0]]), "lsgan")
     assert found["real_score"].tolist() == [0.5]
     assert found["accuracy"].tolist() == [0.75]
 
@@ -456,7 +456,7 @@ def test_samples_pictures_and_histograms_reach_tensorboard(config, clip):
     np.testing.assert_allclose(read_audio(f"{folder}/clip-00-decoded.flac"), decoded, atol=2**-15)
 
 
-def test_a_codec_that_went_astray_is_still_written(tmp_path, clip):
+def test_a_diverged_codec_is_still_saved(tmp_path, clip):
     audio, decoded, tokens = clip
     wild = torch.where(audio > 0, math.nan, 1e9)
     log_samples(OneProcess(), 1, 16_000, [audio], [wild], [tokens], tmp_path, label="6.25hz")

@@ -54,9 +54,9 @@ def test_filters_cover_the_band_and_have_unit_area(rate, window, mels):
 
 
 def test_alignment_counts_valid_tokens_only():
-    meaning, target = torch.zeros(2, 3, 4), torch.ones(2, 3, 4)
+    semantic, target = torch.zeros(2, 3, 4), torch.ones(2, 3, 4)
     target[1, :, 2:] = 100.0
-    assert feature_alignment_loss(meaning, target, torch.tensor([4, 2])).tolist() == pytest.approx([1.0, 1.0])
+    assert feature_alignment_loss(semantic, target, torch.tensor([4, 2])).tolist() == pytest.approx([1.0, 1.0])
 
 
 def test_autocast_does_not_reach_the_mel_loss(noise):

@@ -1,4 +1,4 @@
-"""Distances of waveforms, spectrograms and speakers: what they ignore, and what they are at known pairs."""
+"""Distances of waveforms, spectrograms and speakers: invariances, and values for known pairs."""
 
 from functools import partial
 

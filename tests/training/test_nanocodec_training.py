@@ -164,8 +164,8 @@ def test_every_loss_and_discriminator_at_once(manifest, tmp_path, wavlm, speaker
     trainer = CodecTrainer(config)
     networks = trainer.state
     before = {name: value.clone() for name, value in trainer.codec.named_parameters()}
-    judges = {name: value.clone() for name, value in networks.discriminators.named_parameters()}
-    assert not [name for name in judges if "network" in name or "encoder" in name]
+    discriminator_weights = {name: value.clone() for name, value in networks.discriminators.named_parameters()}
+    assert not [name for name in discriminator_weights if "network" in name or "encoder" in name]
     assert len(networks.discriminators.parts) == 5
     trainer.run()
     (row,) = curves(config.output)
@@ -176,7 +176,11 @@ def test_every_loss_and_discriminator_at_once(manifest, tmp_path, wavlm, speaker
     assert row["loss/total"] == pytest.approx(total, rel=1e-5)
     unchanged = {name for name, value in trainer.codec.named_parameters() if torch.equal(value, before[name])}
     assert not unchanged
-    assert not [name for name, value in networks.discriminators.named_parameters() if torch.equal(value, judges[name])]
+    assert not [
+        name
+        for name, value in networks.discriminators.named_parameters()
+        if torch.equal(value, discriminator_weights[name])
+    ]
 
 
 def test_frozen_networks_pass_gradients_and_stay_as_they_are(manifest, tmp_path, wavlm, speaker_encoder):
@@ -190,8 +194,8 @@ def test_frozen_networks_pass_gradients_and_stay_as_they_are(manifest, tmp_path,
         adversarial=None,
     )
     slm = SlmDiscriminatorConfig(str(wavlm), channels=(4, 5))
-    game = replace(config.adversarial, period=None, spectrogram=None, slm=slm)
-    speech = replace(config, losses=LossWeights(mel=0.0), adversarial=game)
+    adversarial_config = replace(config.adversarial, period=None, spectrogram=None, slm=slm)
+    speech = replace(config, losses=LossWeights(mel=0.0), adversarial=adversarial_config)
     for each in (speaker, speech):
         trainer = CodecTrainer(each)
         (frozen,) = (
@@ -208,7 +212,7 @@ def test_frozen_networks_pass_gradients_and_stay_as_they_are(manifest, tmp_path,
         assert not frozen.network.training
 
 
-def test_discriminators_learn_in_every_second_batch(manifest, tmp_path):
+def test_discriminators_are_updated_in_every_second_batch(manifest, tmp_path):
     config = nano_recipe(manifest, tmp_path / "run", steps=4, save_every=1, keep_last=4)
     train(config)
     assert ["loss/discriminator" in row for row in curves(config.output)] == [True, False, True, False]
@@ -276,12 +280,12 @@ def test_a_padded_batch_is_each_clip_alone(reflects, tmp_path):
     audio = 0.1 * torch.randn(3, 3000, generator=torch.Generator().manual_seed(0))
     audio = audio.masked_fill(torch.arange(3000) >= lengths[:, None], 0.0)
     rates, dropout = rate_config_for(config)
-    drawn = sample_rates(rates, dropout, (1.0, 1.0), codec.num_codebooks, range(3), seed=0, step=0)
-    assert drawn.num_codebooks.tolist() == [3, 3, 3]
-    together = generator(audio, lengths, drawn)
+    sampled = sample_rates(rates, dropout, (1.0, 1.0), codec.num_codebooks, range(3), seed=0, step=0)
+    assert sampled.num_codebooks.tolist() == [3, 3, 3]
+    together = generator(audio, lengths, sampled)
     assert together.durations.sum(dim=1).tolist() == [100, 79, 2]
     for item, length in enumerate(lengths.tolist()):
-        alone = generator(audio[item : item + 1, :length], lengths[item : item + 1], drawn)
+        alone = generator(audio[item : item + 1, :length], lengths[item : item + 1], sampled)
         torch.testing.assert_close(together.audio[item, :length], alone.audio[0], rtol=0, atol=1e-5)
         assert not together.audio[item, length:].any()
         assert torch.equal(together.acoustic[item, :, : alone.acoustic.shape[-1]], alone.acoustic[0])
@@ -300,7 +304,7 @@ def test_half_precision_leaves_the_quantiser_alone(manifest, tmp_path):
     assert [row["skipped"] for row in curves(trainer.config.output)] == [0, 0]
 
 
-def test_losses_that_cannot_be_had_are_refused(tmp_path):
+def test_unavailable_losses_are_refused(tmp_path):
     config = nano_recipe("none", tmp_path)
     codec = build_codec(config)
     with pytest.raises(ValueError, match="bottleneck of a FlexiCodec, which this model lacks"):
@@ -310,16 +314,16 @@ def test_losses_that_cannot_be_had_are_refused(tmp_path):
     missing = ReconstructionConfig(speaker_encoder=str(tmp_path))
     with pytest.raises(ValueError, match=r"holds none of .*pytorch_model\.bin"):
         make_generator(codec, replace(config, losses=LossWeights(speaker=0.1), reconstruction=missing))
-    game = replace(config.adversarial, slm=SlmDiscriminatorConfig(str(tmp_path / "wavlm")))
+    adversarial_config = replace(config.adversarial, slm=SlmDiscriminatorConfig(str(tmp_path / "wavlm")))
     with pytest.raises(ValueError, match=r"adversarial\.slm\.source is .*there is no"):
-        Discriminators(game, codec.sample_rate)
+        Discriminators(adversarial_config, codec.sample_rate)
 
 
-# ------------------------------------------------------------------------------------------------------ learnt by heart
+# ---------------------------------------------------------------------------------------------------------- overfitting
 
 
 @pytest.mark.slow
-def test_two_utterances_are_learnt_by_heart(speech, tmp_path):
+def test_two_utterances_can_be_overfitted(speech, tmp_path):
     """Takes about 90 s of one core."""
     clips, rate = [recording[0, 4000:20_000] for recording in speech], 16_000
     rows = []
@@ -343,7 +347,7 @@ def test_two_utterances_are_learnt_by_heart(speech, tmp_path):
     assert rows[-1]["loss/stft"] < 0.6 * rows[0]["loss/stft"]
     scores = []
     for clip in clips:
-        heard = flexicodec.audio.resample(clip[None], rate, codec.sample_rate)
-        decoded = flexicodec.audio.resample(codec.decode(codec.encode(heard)), codec.sample_rate, rate)
+        resampled = flexicodec.audio.resample(clip[None], rate, codec.sample_rate)
+        decoded = flexicodec.audio.resample(codec.decode(codec.encode(resampled)), codec.sample_rate, rate)
         scores.append(float(stoi(clip.numpy(), decoded[0].numpy(), rate)))
     assert min(scores) >= 0.8, scores

@@ -1,4 +1,4 @@
-"""Four utterances are learnt by heart: the whole trainer, with every part of the codec, must be able to do that."""
+"""Overfitting of four utterances by the whole trainer, with every part of the codec."""
 
 import json
 from dataclasses import replace
@@ -45,7 +45,7 @@ def intelligibility(codec, clips, num_codebooks):
 
 
 @pytest.mark.slow
-def test_four_utterances_are_learnt_by_heart(clips, tmp_path):
+def test_four_utterances_can_be_overfitted(clips, tmp_path):
     """Takes about 90 s of one core.
 
     At 12.5 Hz with all codebooks, as FSQ, residual quantiser, aggregators and bottleneck pass them on.

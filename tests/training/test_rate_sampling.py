@@ -1,4 +1,4 @@
-"""What is drawn for items: ranges, shares, and that nothing but seed, step and item has a say."""
+"""Sampled rates of items: ranges, shares, and dependence on seed, step and item only."""
 
 import numpy as np
 import pytest
@@ -14,30 +14,30 @@ from flexicodec.training.rate_sampling import calibrate_threshold_range, merge_i
 MIX = {"threshold": 0.4, "rate": 0.3, "uniform": 0.2, "variance": 0.1}
 
 
-def drawn(items, rates=None, dropout=None, *, seed=0, step=3, tau=(0.3, 0.6)):
+def sample(items, rates=None, dropout=None, *, seed=0, step=3, tau=(0.3, 0.6)):
     return sample_rates(rates or RateConfig(), dropout or DropoutConfig(), tau, 8, items, seed=seed, step=step)
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=8), st.integers(0, 7))
-def test_an_items_draws_are_its_own(items, split):
+def test_the_samples_of_an_item_do_not_depend_on_others(items, split):
     rates, dropout = RateConfig(policies=MIX), DropoutConfig(semantic_dropout=0.5)
-    together = drawn(items, rates, dropout)
-    np.random.seed(len(items))  # nothing global has a say
-    parts = [drawn(part, rates, dropout) for part in (items[:split], items[split:]) if part]
+    together = sample(items, rates, dropout)
+    np.random.seed(len(items))  # global random state has no effect
+    parts = [sample(part, rates, dropout) for part in (items[:split], items[split:]) if part]
     assert together.policies == [policy for part in parts for policy in part.policies]
     assert torch.equal(together.num_codebooks, torch.cat([part.num_codebooks for part in parts]))
     assert torch.equal(together.keeps_semantic, torch.cat([part.keeps_semantic for part in parts]))
 
 
-def test_seed_and_step_change_what_is_drawn():
+def test_seed_and_step_change_the_samples():
     taus = [
-        [policy.threshold for policy in drawn(range(8), seed=s, step=k).policies] for s, k in ((0, 3), (1, 3), (0, 4))
+        [policy.threshold for policy in sample(range(8), seed=s, step=k).policies] for s, k in ((0, 3), (1, 3), (0, 4))
     ]
     assert len({tuple(row) for row in taus}) == 3
 
 
 def test_thresholds_fill_their_range_and_shares_are_kept():
-    found = drawn(range(2000), RateConfig(policies=MIX, unmerged_share=0.25, frame_rate_range=(4.0, 9.0)))
+    found = sample(range(2000), RateConfig(policies=MIX, unmerged_share=0.25, frame_rate_range=(4.0, 9.0)))
     kinds = [type(policy) for policy in found.policies]
     unmerged = [policy for policy in found.policies if policy == Threshold(1.0)]
     assert len(unmerged) / 2000 == pytest.approx(0.25, abs=0.04)
@@ -51,12 +51,12 @@ def test_thresholds_fill_their_range_and_shares_are_kept():
 
 
 def test_depths_follow_their_shares():
-    found = drawn(range(3000), dropout=DropoutConfig(0.2, 0.3, semantic_dropout=0.1))
+    found = sample(range(3000), dropout=DropoutConfig(0.2, 0.3, semantic_dropout=0.1))
     counts = torch.bincount(found.num_codebooks, minlength=9) / 3000
     some = 0.5 / 8
     torch.testing.assert_close(counts, torch.tensor([0.2, *[some] * 7, 0.3 + some]), atol=0.025, rtol=0)
     assert float((~found.keeps_semantic).float().mean()) == pytest.approx(0.1, abs=0.02)
-    assert drawn(range(50)).keeps_semantic.all()  # off by default
+    assert sample(range(50)).keeps_semantic.all()  # off by default
 
 
 def test_items_are_merged_by_their_own_policies():

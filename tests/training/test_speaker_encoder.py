@@ -1,4 +1,4 @@
-"""H/ASP: what its embedding hears and does not, and the files it comes in."""
+"""H/ASP: invariances of its embedding, and its weight files."""
 
 import json
 from math import sqrt
@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parents[1] / "data" / "goldens" / "speaker_encoder.json"
 
 @pytest.fixture(scope="module")
 def golden():
-    """What NeMo's own encoder holds, and what it made of a sound; see the README of the goldens."""
+    """Names and shapes of NeMo's own encoder, and its embedding of a signal; see the README of the goldens."""
     return json.loads(GOLDEN.read_text())
 
 
@@ -83,9 +83,9 @@ def test_it_is_nemos(encoder, golden):
     assert {name: list(tensor.shape) for name, tensor in encoder.state_dict().items()} == golden["shapes"]
     other = SpeakerEncoder().eval()
     other.load_state_dict({name: recorded(name, tensor) for name, tensor in other.state_dict().items()})
-    sound = 43758.5453 * wave("audio", (1, golden["samples"]))
+    signal = 43758.5453 * wave("audio", (1, golden["samples"]))
     with torch.no_grad():
-        (embedding,) = other((sound - sound.floor() - 0.5).float())
+        (embedding,) = other((signal - signal.floor() - 0.5).float())
     expected = torch.tensor(golden["embedding"])
     assert expected.std() > 0.1
     torch.testing.assert_close(embedding, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
@@ -107,7 +107,7 @@ def test_weights_come_from_the_released_file_or_any_other(encoder, tmp_path):
         load_speaker_encoder(tmp_path)
 
 
-def test_the_loss_is_least_for_the_same_voice(encoder):
+def test_the_loss_is_least_for_the_same_speaker(encoder):
     loss = SpeakerConsistencyLoss(encoder, 22_050)
     reference = noise(2, 12_000)
     estimate = (reference + noise(2, 12_000, seed=1)).requires_grad_()

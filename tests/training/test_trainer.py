@@ -1,4 +1,4 @@
-"""Runs from beginning to end at toy size: both stages, exact resume, accumulation, what goes wrong and what is said."""
+"""Runs from beginning to end at toy size: both stages, exact resume, accumulation, failures and messages."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_both_stages_give_a_codec_that_opens(manifest, tmp_path, recogniser):
     assert all(torch.equal(value, unmerged.state_dict()[name]) for name, value in frozen.items())
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(manifest, tmp_path, recogniser):
+def test_a_killed_run_resumes_exactly(manifest, tmp_path, recogniser):
     straight = recipe(manifest, tmp_path / "straight", recogniser, steps=20, save_every=5)
     train(straight)
     broken = replace(straight, output=str(tmp_path / "broken"))
@@ -175,13 +175,17 @@ def test_features_that_are_not_finite_leave_no_trace(manifest, tmp_path, recogni
     config = recipe(manifest, tmp_path / "run", recogniser, steps=4, model=replace(MODEL, semantic=VQ))
     config = replace(config, optim=replace(config.optim, reseed_every=1), data=replace(config.data, batch_size=6))
     trainer = CodecTrainer(config)
-    hear = trainer.codec.encode_acoustic
+    real_acoustic = trainer.codec.encode_acoustic
     monkeypatch.setattr(
-        trainer.codec, "encode_acoustic", lambda *given: hear(*given) * (float("nan") if trainer.step == 1 else 1.0)
+        trainer.codec,
+        "encode_acoustic",
+        lambda *given: real_acoustic(*given) * (float("nan") if trainer.step == 1 else 1.0),
     )
-    listen = trainer.codec.encode_semantic
+    real_semantic = trainer.codec.encode_semantic
     monkeypatch.setattr(
-        trainer.codec, "encode_semantic", lambda *given: listen(*given) * (float("nan") if trainer.step == 2 else 1.0)
+        trainer.codec,
+        "encode_semantic",
+        lambda *given: real_semantic(*given) * (float("nan") if trainer.step == 2 else 1.0),
     )
     trainer.run()
     assert [row["skipped"] for row in curves(config.output) if "skipped" in row] == [0, 1, 1, 0]
@@ -225,12 +229,12 @@ def test_discriminators_go_on_where_others_stopped(manifest, tmp_path, recognise
         second = replace(config, output=str(tmp_path / "second"), adversarial=replace(ADVERSARY, init_from=str(source)))
         found = CodecTrainer(second).state.discriminators.state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in found.items())
-    for game, message in (
+    for adversarial_config, message in (
         (replace(ADVERSARY, init_from=str(tmp_path)), "no discriminators.safetensors"),
         (replace(ADVERSARY, init_from=str(checkpoint), band=None), "other settings"),
     ):
         with pytest.raises(ValueError, match=message):
-            CodecTrainer(replace(second, adversarial=game))
+            CodecTrainer(replace(second, adversarial=adversarial_config))
 
 
 def test_no_frozen_encoder_no_training(manifest, tmp_path, recogniser):

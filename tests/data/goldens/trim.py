@@ -1,4 +1,4 @@
-"""Cut the full golden sets down to what lies beside this script: `python trim.py FLEXICODEC_SET NANOCODEC_SET`."""
+"""Reduce the full golden sets to the files next to this script: `python trim.py FLEXICODEC_SET NANOCODEC_SET`."""
 
 import json
 import re

@@ -161,7 +161,7 @@ def test_other_devices_and_batches_do_not_matter(codec, speech):
 # --------------------------------------------------------------------------------------------------------------- errors
 
 
-def test_speakers_stay_together(clips):
+def test_speakers_are_not_split_between_folds(clips):
     groups = [index // 2 for index in range(20)]
     assert cross_validated_bits(clips, LEVELS, groups) != cross_validated_bits(clips, LEVELS)
     with pytest.raises(ValueError, match="2 to 2, the clips or groups"):

@@ -1,4 +1,4 @@
-"""MetricSuite: every kind lands in the rows under its name, at the rate it takes."""
+"""MetricSuite: every kind of metric is in the rows under its name, computed at its own sample rate."""
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def test_what_is_not_defined_is_nan_and_no_error():
     assert np.isnan([row["stoi"], row["pesq_wb"]]).all()
 
 
-def test_all_that_is_missing_is_said_together_with_how_to_do_without():
+def test_one_error_names_all_missing_weights_and_the_options_to_skip_them():
     measures = MetricConfig(
         transcribers=("ctc:nowhere", "ctc:recognizer-mini"),
         speaker_encoders=("wavlm:/nowhere/at-all",),

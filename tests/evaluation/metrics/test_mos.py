@@ -1,4 +1,4 @@
-"""Predicted opinion scores: ONNX files that are like the real ones on the outside, and Microsoft's where they are."""
+"""Predicted opinion scores: ONNX files with the interface of the real ones, and Microsoft's if installed."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Signal metrics: against frozen scores of the reference libraries, against laws, and where nothing is defined."""
+"""Signal metrics: against frozen scores of the reference libraries, against laws, and in undefined cases."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def test_scores_are_the_reference_libraries(case, clips):
 # ---------------------------------------------------------------------------------------------------------------- laws
 
 
-def test_a_clip_is_as_good_as_can_be_beside_itself(clip):
+def test_a_clip_has_the_best_scores_against_itself(clip):
     found = signal.signal_metrics(clip, clip, RATE)
     assert tuple(found) == signal.METRICS
     best = {"stoi": 1, "estoi": 1, "pesq_wb": 4.644, "pesq_nb": 4.549, "si_sdr_db": 100}
@@ -203,7 +203,7 @@ def test_silence_has_no_score(clip, silent):
 
 
 @pytest.mark.parametrize("samples", [1, 2, 79, 1279, 3900])
-def test_scraps_do_not_break_anything(clip, samples):
+def test_very_short_clips_are_handled(clip, samples):
     """A sample, a few, less than a quarter of a second: NaN from those that need more."""
     scrap = clip[8000 : 8000 + samples]
     found = signal.signal_metrics(scrap, 0.9 * scrap, RATE)

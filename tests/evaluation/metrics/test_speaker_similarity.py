@@ -45,7 +45,7 @@ def test_a_fingerprint_is_of_the_weights(encoder):
     assert after != before == encoder.fingerprint
 
 
-def test_scraps_have_no_embedding(encoder, clips):
+def test_very_short_clips_have_no_embedding(encoder, clips):
     found = encoder.embed([clips[0], clips[0][:16], clips[0][:300], clips[0][:1]])
     assert np.isfinite(found[0]).all()
     assert np.isnan(found[1:]).all()

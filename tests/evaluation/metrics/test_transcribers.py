@@ -1,4 +1,4 @@
-"""Transcribers: tiny models with random weights go all the way from a folder to texts, in a batch as by themselves."""
+"""Transcribers: tiny models with random weights from a folder to texts, in a batch and alone."""
 
 import logging
 import random
@@ -81,7 +81,7 @@ def test_the_recogniser_that_ships_is_the_default(clips):
     assert open_transcriber().transcribe(clips[:1]) == Recognizer.load("recognizer-mini").transcribe(audio)
 
 
-def test_a_scrap_is_silence_to_hubert(folders, clips):
+def test_a_very_short_clip_is_silence_to_hubert(folders, clips):
     assert open_transcriber(f"hubert:{folders['hubert']}").transcribe(clips)[-1] == ""
 
 
@@ -155,7 +155,7 @@ def test_heads_are_not_made_up(tmp_path):
         open_transcriber(f"hubert:{tmp_path}")
 
 
-def test_sensevoice_is_not_made_up_either(folders, tmp_path):
+def test_sensevoice_needs_all_weights(folders, tmp_path):
     for file in folders["sensevoice"].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     state = torch.load(tmp_path / "model.pt", weights_only=True)

@@ -1,4 +1,4 @@
-"""What is done to clips so that metrics have something to find."""
+"""Degradations of clips for tests of metrics."""
 
 import numpy as np
 

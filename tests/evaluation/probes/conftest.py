@@ -1,4 +1,4 @@
-"""Synthetic clips that probes can learn: letters of 160 ms, each a tone of its own, by three speakers."""
+"""Synthetic clips that probes can learn: letters of 160 ms, each with its own tone, by three speakers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The ASR probe: what it learns and what it cannot, clips that are left out and counted, repeatability."""
+"""The ASR probe: learnable and unlearnable tasks, left-out clips, reproducibility."""
 
 from dataclasses import replace
 

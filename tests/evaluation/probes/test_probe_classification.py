@@ -1,4 +1,4 @@
-"""The linear probe: labels that vectors hold and labels they do not, how clips are chosen and split."""
+"""The linear probe: labels with and without information in the vectors, selection and splitting of clips."""
 
 from collections import Counter
 from dataclasses import replace

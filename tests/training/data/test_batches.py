@@ -1,4 +1,4 @@
-"""Batches from manifests: the same for any number of processes and workers and any start; bad clips are replaced."""
+"""Batches from manifests: the same for any number of processes, workers and first step; bad clips are replaced."""
 
 import logging
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Augmentation: levels, noise at the ratio asked for, codecs that change the sound and not its timing."""
+"""Augmentation: levels, noise at the requested ratio, codecs that change the audio and not its timing."""
 
 import numpy as np
 import pytest

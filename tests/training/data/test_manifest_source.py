@@ -1,4 +1,4 @@
-"""The cache of decoded audio: holds what the files hold, is mapped, and refuses to stand for other speech."""
+"""The cache of decoded audio: equals the files, is memory-mapped, and refuses other speech."""
 
 import pickle
 from dataclasses import replace

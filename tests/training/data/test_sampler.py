@@ -1,4 +1,4 @@
-"""Laws of the order: exactly once an epoch, whatever the number of processes, and the same from wherever one starts."""
+"""Laws of the order: exactly once an epoch, for any number of processes, and the same from any starting step."""
 
 from collections import Counter
 from itertools import islice
@@ -107,7 +107,7 @@ def test_crops_lie_in_the_clip(samples, crop, position, data):
 
 
 @pytest.mark.parametrize("samples", [900, 2100, 10_300])
-def test_an_epoch_hears_all_of_a_clip_about_equally(samples):
+def test_an_epoch_covers_all_of_a_clip_about_equally(samples):
     crop = 800
     parts = int(crops_per_clip(np.array([samples]), crop)[0])
     coverage = np.zeros(samples)

@@ -1,4 +1,4 @@
-"""Tar shards: written, scanned, and read exactly once an epoch from wherever one starts."""
+"""Tar shards: written, scanned, and read exactly once an epoch from any starting step."""
 
 import gc
 import io
@@ -83,7 +83,7 @@ def test_writing_twice_gives_the_same_bytes(clips, written, tmp_path):
         assert index_path(one).read_bytes() == index_path(other).read_bytes()
 
 
-def test_stretches_become_files_of_their_own(clips, tmp_path):
+def test_segments_become_separate_files(clips, tmp_path):
     source = clips[0][9]
     stretch = Utterance(source.path, 0.25, start=0.5)
     gone = Utterance(tmp_path / "gone.wav", 1.0)
@@ -117,14 +117,14 @@ def test_other_readers_take_the_shards(clips, written):
 # ------------------------------------------------------------------------------------------------------------ scanning
 
 
-def test_the_index_says_what_the_tar_says(written):
+def test_the_index_agrees_with_the_tar(written):
     for shard in written.shards:
         indexed = read_entries(shard)
         index_path(shard).unlink()
         assert read_entries(shard) == indexed
 
 
-def test_an_index_of_another_shard_is_not_believed(written, caplog):
+def test_an_index_of_another_shard_is_not_used(written, caplog):
     first, second = written.shards[:2]
     expected = read_entries(first)
     index_path(first).write_text(index_path(second).read_text().replace("tar_bytes", "tar_bytes", 1))

@@ -1,4 +1,4 @@
-"""Make utmos22_strong.onnx and sig_bak_ovr.onnx: as the real ones on the outside, and simple sums inside.
+"""Make utmos22_strong.onnx and sig_bak_ovr.onnx: the inputs and outputs of the real ones, with simple sums inside.
 
 python tests/evaluation/metrics/data/make_onnx.py
 """

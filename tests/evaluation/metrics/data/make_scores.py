@@ -1,4 +1,4 @@
-"""Make scores.json: what the reference libraries say of two recordings and what became of them.
+"""Make scores.json: scores of two recordings and their degraded versions by the reference libraries.
 
 Uses pystoi, pesq, pysptk, pyworld, librosa, soxr, jiwer, torchmetrics and speechmos (with Microsoft's weights) as they
 are, and nothing of flexicodec; `made_by` in the file has their versions:
@@ -100,9 +100,9 @@ def error_rates():
     import jiwer
     from torchmetrics.functional.text import char_error_rate, word_error_rate
 
-    said, heard = (list(side) for side in zip(*TEXTS, strict=True))
-    found = {"wer": float(word_error_rate(heard, said)), "cer": float(char_error_rate(heard, said))}
-    assert np.allclose([jiwer.wer(said, heard), jiwer.cer(said, heard)], list(found.values()))
+    said, recognised = (list(side) for side in zip(*TEXTS, strict=True))
+    found = {"wer": float(word_error_rate(recognised, said)), "cer": float(char_error_rate(recognised, said))}
+    assert np.allclose([jiwer.wer(said, recognised), jiwer.cer(said, recognised)], list(found.values()))
     counts = [jiwer.process_words(*pair) for pair in TEXTS]
     kinds = [[each.insertions, each.deletions, each.substitutions] for each in counts]
     return {"pairs": TEXTS, "words": kinds, **{name: round(value, 6) for name, value in found.items()}}
