@@ -113,7 +113,7 @@ def test_processes_change_nothing(folder, tmp_path):
 
 
 class StandIn:
-    """Takes the place of a large recogniser: writes down how long it listened, at a rate of its own."""
+    """Replaces a large recogniser: returns the number of samples, at another sample rate."""
 
     sample_rate = 8000
 

@@ -32,7 +32,7 @@ ALLOWED = {
 
 
 def python(*arguments):
-    """Run this Python on code or a module and return what it printed."""
+    """Run this Python on code or a module and return its output."""
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
@@ -109,7 +109,7 @@ def modules():
 
 
 def imports(name, path, tree):
-    """Yield every dotted name that a module imports, wherever in it, as parts; public names as what they stand for."""
+    """Yield every dotted name imported anywhere in a module, as parts; public names resolved to their modules."""
     package = name if path.name == "__init__.py" else name[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

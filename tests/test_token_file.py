@@ -33,7 +33,7 @@ def unpack(data, count=None):
 
 
 def forged(header, layers=b""):
-    """A file whose header has a right checksum, whatever it says."""
+    """A file with any header and a correct checksum."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     head = struct.pack(">4sBI", b"FLXC", 1, len(text)) + text
     return head + struct.pack(">I", zlib.crc32(head)) + layers

@@ -17,7 +17,7 @@ SOUNDS = {"AA1": (220, 880), "IY0": (200, 2400), "S": (), "N": (180, 300), "T": 
 
 
 def synthesize_phone(label, samples, random):
-    """Two partials for what is voiced, noise for what is not, next to nothing for silence."""
+    """Two partials for voiced phones, noise for unvoiced ones, near silence for silence."""
     partials = SOUNDS[label]
     if partials is None:
         return 1e-4 * random.standard_normal(samples)

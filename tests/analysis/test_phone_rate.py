@@ -230,7 +230,7 @@ def test_a_codec_that_ignores_phones_covers_zero_as_often_as_it_says():
 
 
 def test_speakers_are_the_resampled_clusters():
-    """Speakers differ in both rates, for reasons of their own: 20 of them are 20 points, not 160."""
+    """Speakers differ in both rates independently: 20 of them are 20 points, not 160."""
     covered = np.zeros(2)
     for seed in range(40):
         clips = made_of(np.random.default_rng(seed), follows=False, speaker_spread=3.0)

@@ -17,7 +17,7 @@ FRAMES = 50  # 3 s
 
 @contextlib.contextmanager
 def as_it_was():
-    """Import funasr without its notices and warnings, and undo what it does to logging and the search path."""
+    """Import funasr without its notices and warnings, and restore logging and the search path."""
     root, path = logging.getLogger(), list(sys.path)
     level, handlers = root.level, list(root.handlers)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

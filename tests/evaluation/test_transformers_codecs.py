@@ -94,7 +94,7 @@ def clips():
 
 
 def native(kind, model, clip, codebooks):
-    """What transformers gives for a clip in whole frames."""
+    """Return transformers' output for a clip in whole frames."""
     audio = torch.from_numpy(np.pad(clip, (0, -len(clip) % FRAME[kind])))[None, None]
     with torch.no_grad():
         if kind == "encodec":

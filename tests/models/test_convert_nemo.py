@@ -58,7 +58,7 @@ def nemo_config(codec):
 
 
 def nemo_state(codec, naming="new"):
-    """Our weights as NeMo keeps them, with sizes and directions of its weight norms, and what else it saves."""
+    """Our weights in NeMo's layout, with its weight norms and its additional entries."""
     state = {}
     for ours, weight in codec.state_dict().items():
         theirs = nemo_name(ours, codec.config)
@@ -252,7 +252,7 @@ def test_archives_of_any_age_are_read(nanocodecs, tmp_path, options):
 
 
 def test_an_archive_names_its_own_levels(make_nanocodec, nanocodecs, tmp_path):
-    """Also one of 65536 codes, whose levels nobody published."""
+    """Also one of 65536 codes, with unpublished levels."""
     config = replace(nanocodecs["nano"].config, quantizer=GroupedFSQConfig(4, (16, 16, 16, 16)))
     codec = make_nanocodec(config)
     path = archive_of(codec, tmp_path / "nemo-nano-codec-22khz-0.8kbps-12.5fps.nemo")

@@ -179,7 +179,7 @@ def test_a_policy_that_loses_frames_is_found_out(whole):
 
 
 def given(codec, **changes):
-    """Thirteen tokens for a second, as a language model would hand them over."""
+    """Thirteen tokens for a second, as from a language model."""
     parts = {"semantic": torch.zeros(1, 13).long(), "acoustic": torch.zeros(1, 4, 13).long()}
     return Tokens(**{**parts, "durations": torch.ones(1, 13).long(), "format": codec.format, **changes})
 

@@ -64,7 +64,7 @@ laws = settings(max_examples=30, deadline=None, derandomize=True)
 @given(sizes=st.lists(st.integers(0, 7), max_size=8), rest=st.integers(1, 20), short=st.integers(-1, 1))
 def test_any_chunks_give_the_whole(ratio, sizes, rest, short):
     inputs = sum(sizes) + rest
-    outputs = max(1, int(inputs / ratio) + short)  # the last input may stand in for some, or not be needed
+    outputs = max(1, int(inputs / ratio) + short)  # the last input may be repeated, or be unused
     x = torch.randn(2, 3, inputs, generator=torch.Generator().manual_seed(0))
     lengths = torch.full((2,), inputs), torch.full((2,), outputs)
     wanted = resample_frames(x, *lengths, float(ratio))

@@ -17,7 +17,7 @@ from flexicodec.quantize import ResidualFSQConfig, RVQConfig
 
 
 def process_state():
-    """What belongs to the process and not to us, as far as Python can see it."""
+    """Global state of the process, as far as visible from Python."""
     return {
         "torch rng": torch.get_rng_state().tolist(),
         "numpy rng": repr(np.random.get_state()),

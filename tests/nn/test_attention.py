@@ -121,7 +121,7 @@ def test_full_lengths_are_no_lengths():
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remember the size of the largest tensor that any operation makes (a view counts what it really holds)."""
+    """Record the size of the largest tensor of any operation (for a view, its storage)."""
 
     numel = 0
 

@@ -18,7 +18,7 @@ def no_gradients():
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # the compiler's own imports
 @pytest.mark.parametrize("interpreted", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_one_pass_gives_what_several_do(interpreted, monkeypatch):
-    """Interpreted it takes no C++ compiler, and what is compiled is the same."""
+    """Interpreted, without a C++ compiler, with the same result."""
     monkeypatch.setattr(snake, "MIN_COMPILED", 64)
     if interpreted:
         ways = {torch.float32: snake._snake_rows, torch.bfloat16: snake._polynomial_rows}

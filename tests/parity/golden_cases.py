@@ -28,7 +28,7 @@ PER_THRESHOLD = re.compile(r"(?P<tag>[^/]+)/thr(?P<threshold>-?[\d.]+)/(?P<rest>
 
 @dataclass(frozen=True, eq=False)
 class FlexiCodecCase:
-    """One model and what it made of a few utterances, each encoded alone.
+    """One model and its outputs for a few utterances, each encoded alone.
 
     Tensors are named TAG/stage, TAG/thrX.XX/stage and TAG/thrX.XX/nK/decoded, where upstream's K counts the semantic
     codebook. `batch/...` are upstream's padded batches, in which padding leaks: nobody wants those numbers.
@@ -128,7 +128,7 @@ class FrontEndCase:
 
 @dataclass(frozen=True, eq=False)
 class NanoCase:
-    """An LFSC or NanoCodec of NeMo's: one clip, a batch of two, and what single parts made of other inputs."""
+    """An LFSC or NanoCodec of NeMo's: one clip, a batch of two, and outputs of single parts for other inputs."""
 
     folder: Path
     name: str
@@ -214,7 +214,7 @@ def find_cases(folder):
 
 @torch.no_grad()
 def encoder_stages(case, tag):
-    """What happens before merging, by the names the goldens give it."""
+    """Outputs of the stages before merging, by their names in the goldens."""
     codec, encoder, features = case.codec, case.codec.semantic_encoder, case.features(tag)
     audio = case.tensors[f"{tag}/audio"][None]
     lengths = torch.tensor([audio.shape[1]])
@@ -247,7 +247,7 @@ def encoder_stages(case, tag):
 
 @torch.no_grad()
 def token_stages(case, tag, written):
-    """What happens between merging and the decoder, each stage on our own output of the one before."""
+    """Outputs of the stages between merging and the decoder, each on our own output of the previous one."""
     codec, features, tokens = case.codec, case.features(tag), case.tokens(tag, written)
     durations, lengths = tokens.durations, tokens.token_lengths
     sem_agg = codec.semantic_aggregator(features.semantic, durations, features.lengths)
@@ -300,7 +300,7 @@ def difference(ours, theirs):
 
 
 def disagreements(ours, recorded):
-    """Say where our stages differ from recorded ones: integers anywhere, floats by more than the tolerance."""
+    """List differences from the recorded stages: integers anywhere, floats by more than the tolerance."""
     found = []
     for name, theirs in recorded.items():
         if ours[name].shape != theirs.shape:

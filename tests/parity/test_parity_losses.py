@@ -84,13 +84,13 @@ def inner(ours):
 
 
 def banded(ours, rest):
-    """The same in a discriminator of bands; `rest` is what NeMo puts before what belongs to band %s."""
+    """The same in a discriminator of bands; `rest` is NeMo's prefix for band %s."""
     band, name = re.match(r"(?:stacks|posts)\.(\d)\.(.*)", ours).groups()
     return rest.replace("%s", band) + inner(f"layers.{name}" if ours.startswith("stacks") else f"post.{name}")
 
 
 def nemo_name(part, ours):
-    """What NeMo calls a weight of one of our discriminators, within its own."""
+    """Return NeMo's name of a weight of one of our discriminators."""
     if isinstance(part, PeriodDiscriminator):
         return inner(ours)
     if isinstance(part, SpectrogramDiscriminator):
@@ -137,7 +137,7 @@ def build(recipe, *parts):
 
 @torch.no_grad()
 def losses_of(discriminators, adversarial_config, real, fake):
-    """What the trainer would make of a batch, by NeMo's names."""
+    """Return the trainer's losses for a batch, by NeMo's names."""
     made = generator_losses(Generated(fake, real, {}, None, None, None), discriminators, adversarial_config)
     loss, _ = DiscriminatorLoss(discriminators, adversarial_config)(real, fake)
     kind = {"lsgan": "squared", "hinge": "hinge"}[adversarial_config.loss]

@@ -88,7 +88,7 @@ def test_a_write_that_was_broken_off_leaves_no_checkpoint(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert folder.newest().step == 1
     assert "not finished" in caplog.text
-    write(folder, 2)  # and the leftovers are in nobody's way
+    write(folder, 2)  # and the leftovers do no harm
     assert folder.newest().step == 2
 
 

@@ -61,7 +61,7 @@ def hubert(tmp_path_factory):
 
 
 def shrink(config, manifest, output, source, encoder):
-    """Make a shipped config tiny, and leave what it asks."""
+    """Make a packaged config tiny, without changing its subject."""
     model = config.model
     merging, quantizer = model.merging, model.semantic.quantizer
     if merging is not None:

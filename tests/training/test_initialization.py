@@ -276,7 +276,7 @@ def test_an_ssl_folder_gives_its_first_blocks(hubert, recogniser, tmp_path):
 
 @pytest.fixture(scope="module")
 def peer():
-    """Upstream's weights of a small model, as released: float16, legacy weight norm; and what they are by our names."""
+    """Upstream's weights of a small model, as released (float16, legacy weight norm), and the same by our names."""
     settings = json.loads(GOLDEN.with_suffix(".json").read_text())
     weights = load_file(f"{GOLDEN}.weights.safetensors")
     return weights, from_upstream(
@@ -372,7 +372,7 @@ def test_the_peers_file_is_checked(peer, peer_file, tmp_path):
 
 @pytest.fixture
 def sensevoice(peer, tmp_path):
-    """SenseVoiceSmall's folder: its own names, blocks that nothing here reads, and statistics of its own."""
+    """SenseVoiceSmall's folder: its own names, unused blocks, and its own statistics."""
     semantic = {k.removeprefix("semantic_model."): v for k, v in peer[0].items() if k.startswith("semantic_model.")}
     unread = {"ctc.ctc_lo.weight": torch.zeros(5, 512), "encoder.tp_encoders.0.norm1.weight": torch.zeros(512)}
     folder = tmp_path / "SenseVoiceSmall"

@@ -54,7 +54,7 @@ class OneProcess:
 
 
 class Recording(OneProcess):
-    """The first of two processes: what it would send is kept."""
+    """The first of two processes: records the data it would send."""
 
     num_processes = 2
 
@@ -68,7 +68,7 @@ class Recording(OneProcess):
 
 
 class Summing(OneProcess):
-    """The second process, which receives what the first one sent."""
+    """The second process: receives the data of the first one."""
 
     num_processes = 2
 
@@ -353,7 +353,7 @@ def config(tmp_path):
 
 
 def events(config):
-    """Open what TensorBoard would show of the run."""
+    """Open the run's TensorBoard events."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(f"{config.output}/logs/run", size_guidance={"images": 0, "audio": 0, "histograms": 0})
@@ -423,7 +423,7 @@ def test_a_half_written_row_is_cut(tmp_path):
 
 @pytest.fixture
 def clip():
-    """Half a second, what a codec might have made of it, and tokens."""
+    """Half a second of audio, a degraded copy, and tokens."""
     random = torch.Generator().manual_seed(0)
     audio = 0.1 * torch.randn(7000, generator=random)
     tokens = Tokens([[0, 1, 2]], None, [[1, 3, 2]], [7000], format=TokenFormat())
@@ -473,7 +473,7 @@ def test_only_the_main_process_writes(tmp_path, clip):
 
 
 class Keeper(GeneralTracker):
-    """Keeps what it is given."""
+    """Records its arguments."""
 
     name, requires_logging_directory, tracker = "mlflow", False, None
 

@@ -102,7 +102,7 @@ def test_noise_costs_its_full_width():
 
 
 def test_what_is_tested_is_never_counted(clips):
-    """A clip that differs from all others in everything costs what it costs, however the rest is coded."""
+    """The cost of a clip unlike all others does not depend on the coding of the rest."""
     odd = Tokens(np.full(COUNT, 77), np.full((2, COUNT), 63), np.full(COUNT, 8), format=FORMAT)
     bits = cross_validated_bits([*clips, odd], LEVELS)[-1]
     assert bits["semantic"] > 9 * COUNT

@@ -88,7 +88,7 @@ def test_more_noise_is_worse_by_every_metric(clip, noise):
 
 
 def test_level_matters_only_where_it_should(clip, noise):
-    """Twice as loud: the same to all that compare shapes, log10 2 for mel magnitudes above their floor."""
+    """Twice as loud: no change for scale-invariant metrics, log10 2 for mel magnitudes above their minimum."""
     estimate = clip + (0.01 * noise[: len(clip)]).astype(np.float32)
     plain, louder = (signal.signal_metrics(clip, factor * estimate, RATE) for factor in (1, 2))
     for name in ("stoi", "estoi", "si_sdr_db", "mcd_db", "mcd_dtw_db"):
