@@ -146,13 +146,13 @@ def make_codec():
 
 @pytest.fixture(scope="session")
 def whole(make_codec):
-    """Covers every sample; attention is windowed and nothing knows where the clip ends."""
+    """Covers every sample; attention is windowed and independent of the end of the clip."""
     return make_codec("whole")
 
 
 @pytest.fixture(scope="session")
 def released(make_codec):
-    """The geometry of the released weights, with prompt, positions and global attention."""
+    """The released architecture, with prompt, positions and global attention."""
     return make_codec("released")
 
 

@@ -17,7 +17,7 @@ from flexicodec.tokens import TokenFormat, Tokens
 
 
 class FakeCodec(Codec):
-    """Keeps the contract with one codebook entry and silence; rates divide the grid."""
+    """Implements the interface with one codebook entry and silence; rates divide the frame rate."""
 
     model_type = "fake"
     sample_rate = 16000
@@ -58,7 +58,7 @@ class FakeCodec(Codec):
 
 @pytest.fixture(autouse=True)
 def loads(monkeypatch):
-    """Put the fake in the place of `flexicodec.load`; returns the arguments of every call."""
+    """Replace `flexicodec.load` by the fake; returns the arguments of every call."""
     torch.manual_seed(0)
     codecs, calls = {"flexicodec-mini": FakeCodec(), "other": FakeCodec("other")}, []
 
@@ -91,7 +91,7 @@ def below(folder):
 
 
 def the_line(capsys):
-    """The one line on stderr, where errors belong."""
+    """Return the single line on stderr."""
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("flexicodec: ")
     return line

@@ -13,7 +13,7 @@ from flexicodec.evaluation.metrics import asr
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, speech_folder):
-    """Pieces of two recordings, with phones of 80 ms that are made up."""
+    """Pieces of two recordings, with synthetic phones of 80 ms."""
     folder = tmp_path_factory.mktemp("pieces")
     utterances = []
     for number, path in enumerate(sorted(speech_folder.glob("*.flac"))):

@@ -13,7 +13,7 @@ from flexicodec.cli import main, streaming
 
 
 class Trickle(io.BytesIO):
-    """Bytes that come in odd amounts."""
+    """A byte stream with reads of odd sizes."""
 
     def read1(self, size=-1):
         return super().read(min(size, 4999))

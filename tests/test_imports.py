@@ -130,7 +130,7 @@ def home(*parts):
 
 
 def is_upward(name, imported):
-    """Tell whether module `name` may not look at module `imported`; both as parts, and in the package."""
+    """Return whether module `name` must not import module `imported`; both as parts, and in the package."""
     here, there = name[1], imported[1]
     if LAYERS[there] > LAYERS[here]:
         return True

@@ -44,7 +44,7 @@ def following(random, phones, seconds, noise=0.0):
 
 
 def ignoring(random, phones, seconds):
-    """Start tokens anywhere, at a pace that has nothing to do with the phones."""
+    """Start tokens at random, at a rate independent of the phones."""
     frames = frames_of(seconds)
     return tokens_from(np.flatnonzero(random.random(frames) < random.uniform(0.3, 0.7)), frames)
 
@@ -61,7 +61,7 @@ def spoken_clips(random, count, codec, seconds=(4.0, 9.0), rates=(5.0, 9.0), pau
 
 
 def with_audio(clip, random):
-    """Give a clip audio: noise that is loud in phones, with a tone of its own for each of them."""
+    """Give a clip audio: noise, loud in phones, with one tone per phone."""
     rate = 16_000
     audio = 1e-4 * random.standard_normal(round(clip.timeline.seconds * rate))
     for phone in clip.phones:

@@ -35,7 +35,7 @@ on_grid = st.lists(st.integers(0, 30), max_size=6).map(lambda ticks: np.array(so
 
 
 def most_hits(reference, found, tolerance):
-    """Try every pairing, whatever the order."""
+    """Try every pairing in any order."""
     few, many = sorted((list(reference), list(found)), key=len)
     best = 0
     for chosen in itertools.permutations(range(len(many)), len(few)):

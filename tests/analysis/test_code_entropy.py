@@ -129,7 +129,7 @@ def test_one_clip_is_not_enough():
 
 
 def test_what_models_make_worse_costs_no_more_than_raw_flags():
-    """Two paces that no other clip prepares for: one clip of all 1s among clips of 4s, and the other way round."""
+    """Durations unlike those of all other clips: one clip of all 1s among clips of 4s, and vice versa."""
 
     def paced(i):
         each = [1] * 40 if i % 2 else [4] * 10

@@ -101,7 +101,7 @@ def test_random_tokens_are_anywhere():
 
 
 def test_energy_cuts_where_it_gets_loud():
-    """Steps of a second between loud and silent, of 8 frames of 0.125 s: the cuts that are sure to be made."""
+    """Steps of a second between loud and silent, of 8 frames of 0.125 s: cuts at these steps are certain."""
     random = np.random.default_rng(0)
     audio = (np.repeat(np.arange(8) % 2 == 0, RATE) * 0.2 * np.sin(np.arange(8 * RATE))).astype(np.float32)
     clip = TokenTimeline(np.full(8, 8), 0.125, 8.0, 8, audio)

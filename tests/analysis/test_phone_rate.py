@@ -116,7 +116,7 @@ TRUE_R = SLOPE * SPREAD / math.hypot(SLOPE * SPREAD, NOISE)
 
 
 def made_of(random, clips=160, speakers=20, follows=True, speaker_spread=0.0, seconds=(80.0, 120.0)):
-    """Count phones and tokens of clips so long that whole numbers hide nothing; rates are normal."""
+    """Count phones and tokens of clips long enough to neglect rounding; rates are normal."""
     phone_rate = random.normal(11, SPREAD, clips)
     of_speaker = random.normal(0, 1, (2, speakers))[:, np.arange(clips) % speakers] * speaker_spread
     base = phone_rate if follows else np.full(clips, 11.0)
@@ -192,7 +192,7 @@ def test_controls_that_have_nothing_to_do_with_it_change_little(result):
 
 
 def test_units_are_told_apart(result):
-    """Tokens follow phones here; syllables and words only in as much as they go with phones."""
+    """Tokens follow phones here; syllables and words only by their correlation with phones."""
     assert set(result.units) == {"phones", "syllables", "words"}
     assert result.units["phones"].alone.value == result.pearson.value
     assert result.units["syllables"].alone.low > 0.3
@@ -202,7 +202,7 @@ def test_units_are_told_apart(result):
 
 
 def test_a_shared_cause_is_partialled_out():
-    """Silence makes rates over whole clips small together; speech alone knows of no connection."""
+    """Silence lowers both rates over whole clips; in speech alone they are independent."""
     random = np.random.default_rng(3)
     clips = made_of(random, clips=80, follows=False)
     shares = random.uniform(0, 0.5, len(clips))
@@ -283,7 +283,7 @@ def test_windows_of_a_codec_that_ignores_phones_cover_zero_as_often_as_they_say(
 
 
 def test_pauses_explain_windows_but_not_speech():
-    """Tokens everywhere in speech and none in pauses: phones and tokens go together only as far as pauses do."""
+    """Tokens throughout speech and none in pauses: phones and tokens correlate only through pauses."""
     random = np.random.default_rng(4)
 
     def only_speech(random, phones, seconds):
@@ -478,7 +478,7 @@ def test_bad_excess_calls_are_named():
 
 
 def similar(clip, random):
-    """Make similarities that dip where a phone starts, the deeper the clearer."""
+    """Make similarities with a dip at the start of each phone."""
     values = random.uniform(0.6, 1.0, frames_of(clip.timeline.seconds) - 1)
     for phone in clip.phones[1:]:
         at = round(phone.start / 0.08) - 1

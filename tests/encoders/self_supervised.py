@@ -45,7 +45,7 @@ def name(config):
 
 @torch.no_grad()
 def model_of(config, head="Model"):
-    """Transformers' model with random weights at which everything matters: fresh ones have norms of 1 and no biases."""
+    """Transformers' model with random weights, norms and biases included: new ones have norms of 1 and no biases."""
     kind = CLASSES[config.model_type]
     settings = getattr(transformers, f"{kind}Config")(**asdict(config.settings), num_hidden_layers=DEPTH)
     with torch.random.fork_rng(devices=[]):

@@ -31,7 +31,7 @@ def encoder_of(folder, config):
 
 
 def noisy(*lengths, seed=0):
-    """Clips of hiss that swells, none around zero."""
+    """Clips of rising noise with an offset."""
     generator = torch.Generator().manual_seed(seed)
     return [0.1 * torch.randn(n, generator=generator) * torch.linspace(0.2, 2, n) + 0.05 for n in lengths]
 

@@ -20,7 +20,7 @@ QUESTIONS = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", 
 
 
 class Waits(TorchFunctionMode):
-    """Counts the calls that need a tensor's values in Python, or bring Python's to a device."""
+    """Counts calls that read a tensor's values in Python, or copy values from Python to a device."""
 
     def __init__(self):
         super().__init__()
@@ -113,7 +113,7 @@ def test_large_batches_are_framed_a_little_at_a_time_with_the_same_result(whole,
 
 @pytest.mark.parametrize("kind", [DACEncoder, DACDecoder])
 def test_elsewhere_than_on_the_cpu_chunks_are_large_and_in_one_piece(kind, monkeypatch):
-    """Tiles fit a CPU's cache; on a device whose launches cost more than their work they would be all there is."""
+    """Tiles fit a CPU's cache; on a device the cost of their launches would dominate."""
     stack = kind((2, 4), 16, 4) if kind is DACEncoder else kind((4, 2), 16, 4)
     wide = [module for module in stack.modules() if isinstance(module, sequential.Sequential) and module.tile]
     for module in wide:

@@ -23,7 +23,7 @@ CHOICES = [{"threshold": 0.7}, {"threshold": 1.0}, {"frame_rate": 4.0, "policy":
 
 @pytest.fixture(autouse=True, params=["side by side", "one by one"])
 def way(request, monkeypatch):
-    """How ragged batches are taken."""
+    """How ragged batches are processed."""
     if request.param == "side by side":
         monkeypatch.setattr(model, "MAX_PADDED_SHARE", 1.0)
 
@@ -35,7 +35,7 @@ def clips_of(lengths, speech):
 
 
 def padded(clips, padding):
-    """Put the clips side by side with `padding` behind the shorter ones."""
+    """Batch the clips, with `padding` after the shorter ones."""
     audio, lengths = collate(clips)
     behind = torch.arange(audio.shape[1]) >= lengths[:, None]
     if padding == "garbage":

@@ -47,7 +47,7 @@ def test_convolutions_of_the_encoder_stay_in_float32(codec, audio):
 
 
 def test_a_batch_in_half_precision_is_near_each_clip_alone(codec, audio):
-    """Shapes decide which kernels run, so that this is not exact; codes are mostly the same."""
+    """Kernels depend on shapes, so this is not exact; codes are mostly the same."""
     together = codec.encode(audio, [48_000, 20_000], threshold=1.0, precision="bfloat16")
     alone = codec.encode(audio[1, :20_000], threshold=1.0, precision="bfloat16")
     count = int(together.token_lengths[1])
@@ -56,7 +56,7 @@ def test_a_batch_in_half_precision_is_near_each_clip_alone(codec, audio):
 
 @torch.no_grad()
 def test_pieces_and_clips_of_a_batch_work_in_half_precision_where_the_whole_does(whole, audio):
-    """bfloat16 against bfloat16 is far nearer than against float32, wherever the work was cut."""
+    """bfloat16 is far nearer to bfloat16 than to float32, for any pieces."""
     features = whole.features(audio, precision="bfloat16")
     tokens = whole.tokenize(features, threshold=1.0)
     features, tokens, windows = features[0], tokens[0], Windows(1.0, 0.2)

@@ -24,7 +24,7 @@ laws = settings(max_examples=6, deadline=None, derandomize=True)
 
 @pytest.fixture(scope="module")
 def codecs(nanocodecs, whole, released, make_codec):
-    """One of every kind of decoder there is."""
+    """One decoder of every kind."""
     unsmoothed = make_codec("released", bottleneck=None)
     return {**nanocodecs, "whole": whole, "released": released, "unsmoothed": unsmoothed}
 

@@ -26,7 +26,7 @@ NANOS = ("nano", "causal", "noncausal", "lfsc")
 
 @pytest.fixture(scope="module")
 def codecs(nanocodecs, whole, released, make_codec, fake_encoder):
-    """One of every kind of encoder there is."""
+    """One encoder of every kind."""
     means = MergingConfig(semantic_aggregator=None, acoustic_aggregator=None)
     return {
         **nanocodecs,
@@ -39,7 +39,7 @@ def codecs(nanocodecs, whole, released, make_codec, fake_encoder):
 
 
 def noise(samples, seed=0, batch=1):
-    """Bursts of noise: loud and soft for a tenth of a second each, as speech is."""
+    """Speech-like noise bursts: loud and soft for a tenth of a second each."""
     generator = torch.Generator().manual_seed(seed)
     level = torch.rand(batch, samples // 1600 + 1, generator=generator).repeat_interleave(1600, dim=1)
     return 0.2 * level[:, :samples] * torch.randn(batch, samples, generator=generator)
@@ -56,7 +56,7 @@ def streamed(stream, audio, sizes=()):
 
 
 def same_but_for_noise(ours, theirs):
-    """Whether all that differs was within float noise from the start (`ours` has margins)."""
+    """Return whether all differences start within float rounding (`ours` has margins)."""
     if ours == theirs:
         return True
     found = compare_codes(ours, theirs)

@@ -160,7 +160,7 @@ class NanoCase:
 
 @dataclass(frozen=True)
 class OtherCase:
-    """A folder of tensors that no test here reads."""
+    """A folder of tensors without a test."""
 
     name: str
 
@@ -276,7 +276,7 @@ def token_stages(case, tag, written):
 
 @torch.no_grad()
 def audio_tolerance(case, tokens, audio):
-    """How far two float32 decoders may lie apart on these tokens, given the audio [B, S] of one of them.
+    """Return the tolerance between two float32 decoders on these tokens, given the audio [B, S] of one of them.
 
     A random decoder can blow the last bit of its input up a thousandfold: upstream's own code, run on a CPU other than
     the one that recorded `small_b`, misses the recording by 2.8e-4. So the distance of `audio` from a float64 decoder

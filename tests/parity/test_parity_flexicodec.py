@@ -41,7 +41,7 @@ def test_encode_is_features_then_tokenize(case, tag, threshold):
 
 
 def test_decoded_audio(case, audio_name):
-    """All 1280 T - 16 samples where the length is unknown, else as many as went in, with silence for the last few."""
+    """All 1280 T - 16 samples for an unknown length, else the input length, with silence for the last few."""
     tag, threshold, rest = PER_THRESHOLD.fullmatch(audio_name).groups()
     expected = case.tensors[audio_name][:, 0]
     tokens = case.tokens(tag, threshold)
@@ -107,7 +107,7 @@ def test_a_padded_batch_gives_what_each_clip_gave_alone(case, threshold):
 
 
 def test_every_recorded_tensor_is_compared(case):
-    """A tensor that nothing above looks at is named, not passed over in silence."""
+    """A recorded tensor without a comparison above is reported."""
     known = {"cmvn"}
     known |= {f"{tag}/{stage}" for tag in case.tags for stage in ("audio", *encoder_stages(case, case.tags[0]))}
     stages = token_stages(case, *case.thresholds[0])

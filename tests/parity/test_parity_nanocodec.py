@@ -17,7 +17,7 @@ BATCH = [
 
 
 def recorded(case, *names):
-    """Tensors of a case; without one of them there is nothing to compare with."""
+    """Tensors of a case; the test is skipped if one of them is missing."""
     missing = [name for name in names if name not in case.tensors]
     if missing:
         pytest.skip(f"{case.name} holds no {', '.join(missing)}")

@@ -83,7 +83,7 @@ def test_an_analysis_shares_its_settings(pair):
 
 
 def test_two_items_have_an_interval_without_a_warning():
-    """Without either item a correlation is not defined, so that there is no acceleration."""
+    """Without either item a correlation is undefined, so there is no acceleration."""
     found = bootstrap(pearson, [0.0, 1.0], [0.0, 2.0], resamples=50, method="bca")
     assert (found.low, found.high) == (1.0, 1.0)
     assert found.failed > 0

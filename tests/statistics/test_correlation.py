@@ -26,7 +26,7 @@ from flexicodec.statistics.correlation import regress_out
 
 @pytest.fixture
 def data():
-    """Two variables and three controls that both depend on."""
+    """Two variables that depend on three controls."""
     random = np.random.default_rng(0)
     controls = random.standard_normal((80, 3))
     x = controls @ [1.0, -0.5, 0.2] + random.standard_normal(80)
@@ -180,7 +180,7 @@ def test_bad_input_is_named():
 
 
 def noisy(items=200, x_noise=0.5, y_noise=0.5, slope=0.7, seed=0):
-    """Points on a line of intercept 2, seen through noise in both."""
+    """Points on a line of intercept 2, with noise in both variables."""
     random = np.random.default_rng(seed)
     truth = random.normal(10, 1.5, items)
     return truth + random.normal(0, x_noise, items), 2 + slope * truth + random.normal(0, y_noise, items)

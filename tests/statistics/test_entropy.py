@@ -77,7 +77,7 @@ def test_a_markov_chain_costs_its_entropy_rate(chains):
 
 
 def test_no_model_beats_the_entropy(random):
-    """Uniform symbols of a large alphabet, far too few of them: the plug-in entropy is fooled, code lengths are not."""
+    """Far too few uniform symbols of a large alphabet: the plug-in entropy is biased, code lengths are not."""
     clips = [random.integers(0, 4096, 200) for _ in range(10)]
     assert plug_in_entropy(np.concatenate(clips)) < 11
     for sources in ([SymbolSequence(c) for c in clips], [SymbolSequence(c, (previous_symbols(c),)) for c in clips]):
@@ -127,7 +127,7 @@ def test_one_clip_tells_nothing_of_others():
 
 
 def test_what_is_known_helps(random):
-    """A code that the one before in the same token decides costs next to nothing given it."""
+    """A code determined by the previous one of the token costs almost nothing given it."""
     first = [random.integers(0, 16, 300) for _ in range(20)]
     second = [(7 * code + 3) % 16 for code in first]
     alone = per_symbol([SymbolSequence(code) for code in second], 16)
@@ -164,7 +164,7 @@ def test_previous_shifts():
 
 
 def test_a_clip_never_counts_itself(chains):
-    """Each clip has a symbol of its own: no model can know it."""
+    """Each clip has its own symbol: no model can predict it."""
     clips = [SymbolSequence(np.full(50, i)) for i in range(6)]
     assert (held_out_bits(clips, 6, folds=6) > 50 * np.log2(6)).all()
 

@@ -47,7 +47,7 @@ TONES = {" ": 0, "a": 400, "b": 900, "c": 1700, "d": 3000}  # Hz
 
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory):
-    """A language of tones: a manifest of clips that can be learnt, one of them with a text that cannot be spelt."""
+    """A language of tones: a manifest of learnable clips, one with a text outside the vocabulary."""
     folder = tmp_path_factory.mktemp("tones")
     random = np.random.default_rng(0)
     rows = []

@@ -103,7 +103,7 @@ def shrink(config, manifest, output, source, encoder):
 
 @pytest.fixture(scope="module")
 def stage_one(tmp_path_factory):
-    """A codec at its fixed rate, of the toy's size, for the ablations to start from."""
+    """A toy-size codec at its fixed rate, as initial weights of the ablations."""
     folder = tmp_path_factory.mktemp("stage-one")
     config = shrink(read("mini_fixed"), "none", folder, make_recogniser(folder / "recogniser"), MODEL.semantic_encoder)
     networks = TrainingState(config, Accelerator(cpu=True))

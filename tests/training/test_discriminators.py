@@ -329,7 +329,7 @@ def test_audio_has_two_axes(shape):
 
 
 class Network(torch.nn.Module):
-    """A speech model with weights, and a dropout that would show."""
+    """A speech model with weights, and with dropout."""
 
     def __init__(self):
         super().__init__()

@@ -36,7 +36,7 @@ HUBERT = {
 
 
 def fresh(config=MODEL, seed=1, noise=0.0):
-    """A model as it is made, or with noise on every weight, so that no two have one in common."""
+    """A new model, optionally with noise on every weight, so that no two share one."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         codec = FlexiCodec(config)
@@ -55,7 +55,7 @@ def parts_of(codec):
 
 
 def assert_filled(codec, expected, parts, before=None):
-    """These parts are the expected weights, and the others are as they were."""
+    """Check that these parts have the expected weights, and the others are unchanged."""
     before = before or fresh(codec.config).state_dict()
     for name, value in codec.state_dict().items():
         assert torch.equal(value, (expected if part(name) in parts else before)[name]), name
@@ -180,7 +180,7 @@ def test_a_wrong_shape_is_named_whatever_is_allowed(folder):
 
 
 def test_a_frozen_encoder_of_other_settings_is_refused(folder):
-    """Heads cannot be seen in any shape, and nothing trains a frozen encoder to get used to other ones."""
+    """The number of heads is in no shape, and a frozen encoder cannot adapt to another one."""
     other = replace(MODEL, semantic_encoder=replace(SANM_ONE, num_heads=4))
     with pytest.raises(ValueError, match=r"frozen encoder in .*num_heads=2.*num_heads=4.*make model\.semantic_encoder"):
         init_from(fresh(other), [InitConfig(str(folder))])

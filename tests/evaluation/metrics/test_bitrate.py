@@ -70,7 +70,7 @@ def test_a_batch_is_measured_clip_by_clip(clips):
 
 
 def test_streams_cost_their_entropy(clips):
-    """Each way of coding is chosen where it pays: digits that repeat each other cost three bits, not nine."""
+    """The cheapest coding is chosen: digits that repeat each other cost three bits, not nine."""
     found = per_token(cross_validated_bits(clips, LEVELS))
     assert list(found) == ["durations", "semantic", "acoustic_1", "acoustic_2"]
     assert found["durations"] == pytest.approx(entropy(SHARES), abs=0.02)
@@ -182,7 +182,7 @@ def test_what_does_not_go_together_is_refused(clips):
 
 
 def test_fixed_width_is_always_there_to_fall_back_on():
-    """One clip tells nothing of others: its own codes cost their full width."""
+    """One clip has no information about others: its codes cost their full width."""
     clip = Tokens(np.arange(60), torch.zeros(1, 60, dtype=torch.long), np.ones(60, int), format=FORMAT)
     model = TokenEntropyModel([clip])
     assert model.ways["semantic"] == FIXED_WIDTH

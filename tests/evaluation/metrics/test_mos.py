@@ -19,7 +19,7 @@ def clips(speech):
 
 
 def test_utmos_scores_clips_one_by_one(clips):
-    """The stand-in says 1 + 4 times the mean size of the samples: padding would lower it."""
+    """The stand-in returns 1 + 4 times the mean magnitude of the samples: padding would lower it."""
     predictor = open_mos(f"utmos:{DATA}")
     found = predictor.predict([clips[0][:9000], clips[1], clips[1][:399]])
     assert tuple(found) == predictor.metrics == ("utmos",)

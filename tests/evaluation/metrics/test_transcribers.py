@@ -146,7 +146,7 @@ def test_a_folder_without_recogniser_is_named(tmp_path):
 
 
 def test_heads_are_not_made_up(tmp_path):
-    """A pretrained model has no CTC head; one with random weights would still write something."""
+    """A pretrained model has no CTC head; a random one would still produce text."""
     import transformers
 
     stand_ins.save_hubert(tmp_path)

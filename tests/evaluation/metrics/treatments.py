@@ -4,7 +4,7 @@ import numpy as np
 
 
 def degraded(audio):
-    """Give copies of a clip that were treated badly, each by a name; the tests make the same."""
+    """Return degraded copies of a clip by name; the tests make the same."""
     noise = np.random.default_rng(0).standard_normal(len(audio))
     return {
         "noisy": audio + 0.01 * noise,

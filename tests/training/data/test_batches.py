@@ -28,7 +28,7 @@ def take(config, count, **settings):
 
 
 def same(one, other):
-    """Whether two batches agree in everything."""
+    """Return whether two batches are equal."""
     return (
         torch.equal(one.audio, other.audio)
         and torch.equal(one.lengths, other.lengths)
