@@ -29,7 +29,7 @@ TIMED_SECONDS = 10
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs=2, type=Path, metavar=("FLOAT", "INT8"))
+    parser.add_argument("folders", nargs=2, type=Path, metavar="FOLDER", help="float32 and int8 export")
     parser.add_argument("--manifest", required=True)
     parser.add_argument("--clips", type=int, default=24, help="taken evenly from the manifest")
     parser.add_argument("--repeats", type=int, default=5)
