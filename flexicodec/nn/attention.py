@@ -68,7 +68,7 @@ def sdpa(
     """
     if (
         query.dtype == torch.float32
-        or not onednn.can_use_onednn(query)
+        or onednn.onednn_dtype(query) is None
         or max(query.shape[2], key.shape[2]) > MAX_EXPLICIT_STEPS
     ):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)

@@ -197,10 +197,11 @@ class Conv(nn.Conv1d):
 
         # All outputs that can be computed.
         count = max(0, (x.shape[-1] - self.reach - 1) // self.stride[0] + 1)
+        dtype = onednn.onednn_dtype(x)
         if not count:
             y = x.new_empty(x.shape[0], self.out_channels, 0)
-        elif onednn.can_use_onednn(x):
-            y = onednn.conv1d(x, self.weight, self.bias, self.stride[0], self.dilation[0], self.groups)
+        elif dtype is not None:
+            y = onednn.conv1d(x.to(dtype), self.weight, self.bias, self.stride[0], self.dilation[0], self.groups)
         else:
             y = self._convolve(x, 0)
         return state.advance(y, x[..., count * self.stride[0] :])
@@ -307,9 +308,10 @@ class ConvTranspose(nn.ConvTranspose1d):
         if not x.shape[-1] and (self.causal or not last):
             return x.new_empty(x.shape[0], self.out_channels, 0), state
         x = state.extend(x, 1, 0 if self.causal else 1, last)
-        if onednn.can_use_onednn(x) and self.groups == 1 and x.shape[-1] > 1:
+        dtype = onednn.onednn_dtype(x)
+        if dtype is not None and self.groups == 1 and x.shape[-1] > 1:
             assert self.bias is not None
-            y = onednn.conv_transpose1d(x, self.weight, self.bias, self.stride[0])
+            y = onednn.conv_transpose1d(x.to(dtype), self.weight, self.bias, self.stride[0])
         else:
             y = F.conv_transpose1d(x, self.weight, self.bias, self.stride, padding=self.stride, groups=self.groups)
         # Drop what belongs to no sample of the clip, and keep the last input for the next block.
