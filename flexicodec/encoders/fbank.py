@@ -99,7 +99,7 @@ class KaldiFbank(nn.Module):
         # LFR, then CMVN.
         stacked = stack_frames(self.fbank(audio), fbank_lengths, self.config.stack, self.config.stride)
         features = (stacked + self.shift) * self.scale
-        frame_lengths = self.num_frames(lengths)
+        frame_lengths = -(-fbank_lengths // self.config.stride)
         valid = length_mask(frame_lengths, features.shape[1])
         return features.masked_fill(~valid[..., None], 0.0), frame_lengths
 

@@ -5,7 +5,7 @@ alike at both ends and in every layer, also inside a padded batch: with zeros, b
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,19 +47,11 @@ class PaddedLengths:
         """Return `x` with zeros in its padding, also in place of NaN and Inf."""
         return zero_padding(x, length_mask(self.values.to(x.device), x.shape[-1]))
 
-
-@overload
-def lengths_after(layer: Any, lengths: PaddedLengths) -> PaddedLengths: ...
-@overload
-def lengths_after(layer: Any, lengths: PaddedLengths | None) -> PaddedLengths | None: ...
-def lengths_after(layer: Any, lengths: PaddedLengths | None) -> PaddedLengths | None:
-    """Convert input lengths of a layer to output lengths."""
-    if lengths is None:
-        return None
-    values = layer.output_length(lengths.values)
-    # 0 stays 0: exported graphs are good for any lengths, and mask at every layer.
-    shortest = layer.output_length(lengths.shortest) if lengths.shortest else 0
-    return PaddedLengths(values, shortest, lengths.pad_at_item_ends)
+    def after(self, layer: Any) -> "PaddedLengths":
+        """Convert input lengths of a layer to output lengths."""
+        # 0 stays 0: exported graphs are good for any lengths, and mask at every layer.
+        shortest = layer.output_length(self.shortest) if self.shortest else 0
+        return PaddedLengths(layer.output_length(self.values), shortest, self.pad_at_item_ends)
 
 
 @register_state
@@ -176,11 +168,11 @@ class Conv(nn.Conv1d):
             y = self._convolve(x, self.left)
         else:
             y = self._convolve(F.pad(x, (self.left, self.right)), 0)
-        return y if lengths is None else lengths_after(self, lengths).mask_(y)
+        return y if lengths is None else lengths.after(self).mask_(y)
 
     def initial_state(self, lengths: PaddedLengths | None) -> ConvState:
         """Return the state before the first chunk of clips with these input lengths."""
-        return ConvState(lengths_after(self, lengths), lengths)
+        return ConvState(None if lengths is None else lengths.after(self), lengths)
 
     def step(
         self, x: Float[Tensor, "batch in_channels time"], state: ConvState, last: bool
@@ -291,11 +283,11 @@ class ConvTranspose(nn.ConvTranspose1d):
         )
         if self.causal:
             y = y[..., : self.output_length(x.shape[-1])]
-        return y if lengths is None else lengths_after(self, lengths).mask_(y)
+        return y if lengths is None else lengths.after(self).mask_(y)
 
     def initial_state(self, lengths: PaddedLengths | None) -> ConvState:
         """Return the state before the first chunk of clips with these input lengths."""
-        return ConvState(lengths_after(self, lengths))
+        return ConvState(None if lengths is None else lengths.after(self))
 
     def step(
         self, x: Float[Tensor, "batch in_channels time"], state: ConvState, last: bool

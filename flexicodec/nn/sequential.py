@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flexicodec.nn import onednn
-from flexicodec.nn.conv import Conv, ConvTranspose, PaddedLengths, lengths_after
+from flexicodec.nn.conv import Conv, ConvTranspose, PaddedLengths
 from flexicodec.nn.streaming import register_state
 
 # Activations that a block computes at once per thread, 2 MiB in float32: the fastest of 2^17 to 2^21 on a Zen 5 core (1
@@ -78,7 +78,7 @@ class Sequential(nn.ModuleList):
         for layer in self:
             if isinstance(layer, TIME_LAYERS):
                 x = layer(x, lengths)
-                lengths = lengths_after(layer, lengths)
+                lengths = None if lengths is None else lengths.after(layer)
             else:
                 x = layer(x)
         return x
@@ -89,7 +89,7 @@ class Sequential(nn.ModuleList):
         for layer in self:
             if isinstance(layer, TIME_LAYERS):
                 states.append(layer.initial_state(lengths))
-                lengths = lengths_after(layer, lengths)
+                lengths = None if lengths is None else lengths.after(layer)
             else:
                 states.append(None)
         return SequentialState(tuple(states))

@@ -66,20 +66,6 @@ def _coefficients(alpha: Float[Tensor, "1 channels 1"]) -> Float[Tensor, "4 1 ch
     return torch.stack([alpha.float() / torch.pi, *scaled])
 
 
-def _snake_in_place(x: Tensor, alpha: Tensor, scale: Tensor) -> Tensor:
-    y = alpha * x
-    # NumPy's sine is faster than PyTorch's, but has one thread.
-    if torch.get_num_threads() > 1:
-        y.sin_()
-    else:
-        values = y.numpy()
-        with np.errstate(invalid="ignore"):  # the sine of infinity is NaN, as in PyTorch
-            np.sin(values, out=values)
-    # addcmul would save a pass, but its fused rounding differs from upstream's, and a deep stack with large activations
-    # amplifies that to 1e-4.
-    return y.square_().mul_(scale).add_(x)
-
-
 def _snake_by_polynomial(x: Tensor, half_turns: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
     """Compute x + u (first + u (second + u third)), u the squared distance to the nearest half turn.
 
@@ -148,12 +134,25 @@ class Snake(nn.Module):
         """Apply it to every value of `x`, in the precision of `x`."""
         if onednn.onednn_dtype(x) is None or x.dtype not in FAST_DTYPES:
             return snake(x, self.alpha.to(x.dtype), reciprocal(self.alpha, x.dtype))
-        # Without gradients on the CPU; in one pass where it is compiled and pays off.
+        # Without gradients on the CPU: in one pass where it is compiled and pays off.
         in_float32 = x.dtype == torch.float32
         factors = onednn.cached(self.alpha, f"snake {x.dtype}", _factors if in_float32 else _coefficients)
         if self.compiled and x.numel() >= max(MIN_COMPILED, 2 * x.shape[1]) and x.shape[1] > 1:
             return _compiled_snake(x, factors)
-        return _snake_in_place(x, *factors) if in_float32 else _snake_by_polynomial(x, *factors)
+        if not in_float32:
+            return _snake_by_polynomial(x, *factors)
+        # Else in place. NumPy's sine is faster than PyTorch's, but has one thread.
+        alpha, scale = factors
+        y = alpha * x
+        if torch.get_num_threads() > 1:
+            y.sin_()
+        else:
+            values = y.numpy()
+            with np.errstate(invalid="ignore"):  # the sine of infinity is NaN, as in PyTorch
+                np.sin(values, out=values)
+        # addcmul would save a pass, but its fused rounding differs from upstream's, and a deep stack with large
+        # activations amplifies that to 1e-4.
+        return y.square_().mul_(scale).add_(x)
 
 
 class HalfSnake(nn.Module):

@@ -174,7 +174,10 @@ class TransformerLayer(nn.Module):
     ) -> Float[Tensor, "batch steps dim"]:
         """Run a whole clip, channels last; `valid` None means no padding."""
         query, key, value = self._rotated_heads(self.in_proj(self.norm1(x)), frequencies)
-        return self._add_both(x, attention(query, key, value, valid, self.window))
+        heads = attention(query, key, value, valid, self.window)
+        # Both halves are added to the residual stream, scaled per channel.
+        x = torch.addcmul(x, self.scale1, self.out_proj(heads.transpose(1, 2).flatten(2)))
+        return torch.addcmul(x, self.scale2, self.linear2(F.gelu(self.linear1(self.norm2(x)))))
 
     def step(
         self, x: Float[Tensor, "batch new dim"], state: AttentionState, last: bool
@@ -191,7 +194,9 @@ class TransformerLayer(nn.Module):
         y = pending[:, :ready]
         if ready:
             visible = projected[:, : context + ready + self.window]
-            y = self._add_both(y, self._attend_within(visible, context, ready))
+            heads = self._attend_within(visible, context, ready)
+            y = torch.addcmul(y, self.scale1, self.out_proj(heads.transpose(1, 2).flatten(2)))
+            y = torch.addcmul(y, self.scale2, self.linear2(F.gelu(self.linear1(self.norm2(y)))))
 
         done = max(0, context + ready - self.window)
         return y, AttentionState(projected[:, done:].clone(), pending[:, ready:].clone())
@@ -217,10 +222,3 @@ class TransformerLayer(nn.Module):
         query_key = apply_rope(heads[:, :, :2], frequencies[..., None, None, :])
         query, key = query_key.transpose(1, 3).unbind(2)
         return query, key, heads[:, :, 2].transpose(1, 2)
-
-    def _add_both(
-        self, x: Float[Tensor, "batch steps dim"], heads: Float[Tensor, "batch heads steps head_dim"]
-    ) -> Float[Tensor, "batch steps dim"]:
-        """Add the heads' output and then the feed-forward network's to the residual stream."""
-        x = torch.addcmul(x, self.scale1, self.out_proj(heads.transpose(1, 2).flatten(2)))
-        return torch.addcmul(x, self.scale2, self.linear2(F.gelu(self.linear1(self.norm2(x)))))

@@ -122,8 +122,14 @@ class Quantizer(nn.Module, ABC):
             )
         valid = _valid_tokens(lengths, codes.shape[0], codes.shape[2], codes.device)
         codes = codes.long().masked_fill(~valid.unsqueeze(1), 0)
-        if not torch.compiler.is_exporting():  # a graph cannot raise
-            self._check_range(codes)
+        outside = (codes < 0) | (codes >= self.codebook_size)
+        if not torch.compiler.is_exporting() and outside.any():  # a graph cannot raise
+            item, layer, token = outside.nonzero()[0].tolist()
+            raise ValueError(
+                f"code {int(codes[item, layer, token])} in codebook layer {layer} (item {item}, token {token}) "
+                f"is outside 0..{self.codebook_size - 1}; do the tokens come from another model, or carry an offset "
+                "or a padding mark?"
+            )
         if codes.shape[1] == 0:
             return torch.zeros(codes.shape[0], self.dim, codes.shape[2], device=codes.device)
         with torch.autocast(codes.device.type, enabled=False):
@@ -184,16 +190,6 @@ class Quantizer(nn.Module, ABC):
             f"num_codebooks is {count}, this quantizer has {self.num_codebooks} (0..{self.num_codebooks} can be used); "
             "the semantic codebook is not counted among acoustic ones"
         )
-
-    def _check_range(self, codes: Int[Tensor, "batch codebooks tokens"]) -> None:
-        outside = (codes < 0) | (codes >= self.codebook_size)
-        if outside.any():
-            item, layer, token = outside.nonzero()[0].tolist()
-            raise ValueError(
-                f"code {int(codes[item, layer, token])} in codebook layer {layer} (item {item}, token {token}) "
-                f"is outside 0..{self.codebook_size - 1}; do the tokens come from another model, or carry an offset "
-                "or a padding mark?"
-            )
 
 
 def straight_through(features: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
