@@ -204,10 +204,10 @@ class SanmAttention(nn.Module):
         out = sdpa(query[:, :, first : first + count], key, value, mask)
         out = self.o_proj(out.transpose(1, 2).flatten(2))
 
-        # The memory sees zeros beyond the clip's ends.
+        # The memory sees zeros beyond the clip's ends. Values are the last third of the projections.
         begin = first - self.fsmn.left
         end = first + count + self.fsmn.right
-        near = projected[:, max(0, begin) : end, -self.o_proj.in_features :].transpose(1, 2)  # the values
+        near = projected[:, max(0, begin) : end, -self.o_proj.in_features :].transpose(1, 2)
         memory = self.fsmn(near, max(0, -begin), max(0, end - projected.shape[1]))
         return out + memory.transpose(1, 2)
 

@@ -63,6 +63,7 @@ class QueryAggregator(nn.Module):
             lengths: Valid frames per item; `durations` sum to them, so they may be left out.
         """
         assert lengths is None or bool((lengths == durations.sum(dim=1)).all()), (lengths, durations)
+        # An item's sequence is its frames and a query per token; the outputs at the queries are its tokens.
         sequence, query_positions = self.with_queries(features, durations)
         sequence = self.transformer(sequence, durations.sum(dim=1) + (durations > 0).sum(dim=1))
         return torch.take_along_dim(sequence, query_positions[:, None], dim=2)
@@ -71,6 +72,7 @@ class QueryAggregator(nn.Module):
         self, features: Float[Tensor, "batch dim frames"], durations: Int[Tensor, "batch tokens"]
     ) -> tuple[Float[Tensor, "batch dim sequence"], Int[Tensor, "batch tokens"]]:
         """Interleave frames and queries; also return the positions of the queries."""
+        # Frames and queries side by side, then in the order of the sequence.
         queries = merge(features, durations) + self.query_embedding
         order, query_positions = interleave(durations, features.shape[-1])
         both = torch.cat((features, queries), dim=-1)
@@ -116,7 +118,7 @@ class StreamingAggregator:
         self.transformer: StreamingModule | None = None
         if isinstance(aggregator, QueryAggregator):
             transformer: StreamingModule = aggregator.transformer
-            if aggregator.transformer.config.window is None:
+            if aggregator.transformer.config.window is None:  # global attention: approximated by windows
                 transformer = SlidingWindow(aggregator.transformer, dim, context, ahead, stride)
             self.transformer = transformer
             self.exact = transformer.exact

@@ -118,6 +118,7 @@ class ConvNeXtStack(nn.Module):
         self, x: Float[Tensor, "batch dim_in new"], state: tuple[Tensor | None, ...], last: bool
     ) -> tuple[Float[Tensor, "batch dim_out ready"], tuple[Tensor | None, ...]]:
         """Refine the next steps of a stream, any number; outputs are `reach` steps late."""
+        # PyTorch's convolutions refuse empty input.
         x = self.conv_in(x) if x.shape[-1] else x.new_zeros(len(x), self.dim, 0)
         buffers = []
         for block, buffer in zip(cast(list[ConvNeXtBlock], list(self.blocks)), state, strict=True):

@@ -266,6 +266,7 @@ class DACEncoder(ConvStack):
 
     def __init__(self, strides: Sequence[int] = (4, 4, 5, 8, 2), width: int = 32, latent_dim: int = 512) -> None:
         _check_strides(strides)
+        # channels   1 | width | 2 width | 4 width ...  | latent_dim      one block per stride
         widths = [width * 2**i for i in range(len(strides) + 1)]
         layers = [
             Conv(1, width, 7),
@@ -300,6 +301,7 @@ class DACDecoder(ConvStack):
         _check_strides(strides)
         if width < 1 or width % 2 ** len(strides):
             raise ValueError(f"decoder width must be divisible by {2 ** len(strides)}, 2 per block, got {width}")
+        # channels   latent_dim | width | width / 2 | width / 4 ... | 1      one block per stride
         widths = [width // 2**i for i in range(len(strides) + 1)]
         layers = [
             Conv(latent_dim, width, 7),

@@ -149,6 +149,7 @@ class Residual(Sequential):
         count = y.shape[-1]
         num_skipped = skipped.shape[-1]
 
+        # Add the inputs that have outputs by now, and keep the others.
         y[..., :num_skipped] += skipped[..., :count]
         y[..., num_skipped:] += x[..., : max(0, count - num_skipped)]
         left = onednn.cat_time([skipped[..., count:], x[..., max(0, count - num_skipped) :]])
@@ -211,6 +212,7 @@ class ParallelMean(nn.ModuleList):
         self, x: Float[Tensor, "batch in_channels time"], state: ParallelMeanState, last: bool
     ) -> tuple[Float[Tensor, "batch out_channels out_time"], ParallelMeanState]:
         """Run the next chunk of any size, also 0; returns the outputs whose inputs are complete."""
+        # Outputs are averaged once every branch has them; those of branches with less lookahead stay pending.
         outputs = []
         states = []
         for index, branch in enumerate(self.branches):

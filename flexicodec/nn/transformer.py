@@ -103,11 +103,13 @@ class Transformer(nn.Module):
             positions: For the rotary embedding, [steps] or [batch, steps]; 0, 1, 2, ... when None. Only their
                 differences matter.
         """
+        # Rotary factors and mask are the same for all layers.
         if positions is None:
             positions = torch.arange(x.shape[-1], device=x.device)
         frequencies = rope_frequencies(positions, self.config.dim // self.config.num_heads)
         valid = valid_steps(lengths, x.shape[-1])
 
+        # Layers work on channels last.
         x = self.input_projection(zero_padding(x, valid).transpose(1, 2).contiguous())
         for layer in self.layers:
             x = layer(x, frequencies, valid)

@@ -186,6 +186,7 @@ class Quantizer(nn.Module, ABC):
             # counts 2    codebooks 0 1 2 3    active 1 1 0 0
             stages = torch.arange(self.num_codebooks, device=valid.device)
             return valid.unsqueeze(-1) & (stages < counts.to(valid.device)[:, None, None])
+        # One count for all: the rows beyond it are left out.
         rows = self.num_codebooks if num_codebooks is None else operator.index(num_codebooks)
         if not 0 <= rows <= self.num_codebooks:
             raise ValueError(self._wrong_count(rows))
@@ -224,6 +225,7 @@ def linear_or_identity(width: int, out: int) -> nn.Module:
 def _valid_tokens(
     lengths: Int[Tensor, " batch"] | None, batch: int, tokens: int, device: torch.device
 ) -> Bool[Tensor, "batch tokens"]:
+    # A mask even without padding: it also says how many tokens a mean is over.
     if lengths is None:
         return torch.ones(batch, tokens, dtype=torch.bool, device=device)
     if lengths.shape != (batch,):

@@ -110,6 +110,7 @@ def fsq_encode(
         sum_j digit_j * prod(levels[:j]), digit 0 the least significant. Codes are summed as integers: a float sum
         is sometimes truncated to one less, and half precision cannot hold it.
     """
+    # levels 8 8 8    basis 1 8 64    code = digit_0 + 8 digit_1 + 64 digit_2
     sizes = torch.tensor(levels, device=z.device)
     basis = torch.tensor([prod(levels[:j]) for j in range(len(levels))], device=z.device)
     bounded = fsq_bound(z, levels, bound)
@@ -134,7 +135,7 @@ def fsq_decode(codes: Int[Tensor, "*tokens"], levels: Sequence[int]) -> Float[Te
     """Return the rounded values of codes, which must be in range."""
     sizes = torch.tensor(levels, device=codes.device)
     basis = torch.tensor([prod(levels[:j]) for j in range(len(levels))], device=codes.device)
-    digits = codes.unsqueeze(-1) // basis % sizes
+    digits = codes.unsqueeze(-1) // basis % sizes  # from 0; values are from -(L // 2)
     return (digits - sizes // 2) / (sizes // 2)
 
 

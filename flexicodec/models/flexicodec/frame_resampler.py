@@ -137,6 +137,7 @@ class FrameResampler:
         return y, FrameResamplerState(position - done * self.unit, buffer[..., done:].clone())
 
     def _average(self, buffer: Tensor, positions: Tensor) -> Tensor:
+        # Beyond the clip's end its last frame is repeated.
         index = positions[:, None] // self.unit + torch.arange(self.ratio.numerator, device=buffer.device)
         return buffer[..., index.clamp(max=buffer.shape[-1] - 1)].mean(-1)
 
