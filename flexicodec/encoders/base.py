@@ -184,6 +184,7 @@ class SSLSettings:
     def receptive_field(self) -> int:
         """Samples that one frame depends on, before the positional convolution."""
         samples = 1
+        # From the last convolution to the first.
         for kernel, stride in zip(self.conv_kernel[::-1], self.conv_stride[::-1], strict=True):
             samples = (samples - 1) * stride + kernel
         return samples
@@ -213,6 +214,7 @@ class SSLConfig:
             raise ValueError(f"model_type is {self.model_type!r}, expected one of {', '.join(get_args(ModelType))}")
         if self.layer < 0:
             raise ValueError(f"layer is {self.layer}, expected the number of blocks to run, 0 or more")
+        # Options of one family keep their defaults in the others.
         for name, family in ONE_FAMILY.items():
             if self.model_type != family and getattr(self.settings, name) != getattr(SSLSettings, name):
                 raise ValueError(

@@ -72,13 +72,11 @@ class KaldiFbank(nn.Module):
         self.before = (self.config.stack - 1) // 2  # fbank frames of a stack before its own
         self.behind = self.config.stack - 1 - self.before
 
-    def num_fbank_frames(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Count the whole 25 ms windows in each item (no padding at the ends)."""
-        return torch.clamp((audio_lengths - self.frame_length) // self.frame_shift + 1, min=0)
-
     def num_frames(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Count the stacked feature frames of each item."""
-        return -(-self.num_fbank_frames(audio_lengths) // self.config.stride)
+        # Whole 25 ms windows, without padding at the ends.
+        fbank_lengths = (audio_lengths - self.frame_length) // self.frame_shift + 1
+        return -(-fbank_lengths.clamp(min=0) // self.config.stride)
 
     def forward(
         self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"] | None = None
@@ -94,12 +92,12 @@ class KaldiFbank(nn.Module):
         """
         if lengths is None:
             lengths = torch.full((audio.shape[0],), audio.shape[1], device=audio.device)
-        fbank_lengths = self.num_fbank_frames(lengths)
+        fbank_lengths = (lengths - self.frame_length) // self.frame_shift + 1
         assert int(fbank_lengths.min()) > 0, "the caller pads clips to at least one 25 ms window"
         # LFR, then CMVN.
         stacked = stack_frames(self.fbank(audio), fbank_lengths, self.config.stack, self.config.stride)
         features = (stacked + self.shift) * self.scale
-        frame_lengths = self.num_frames(lengths)
+        frame_lengths = -(-fbank_lengths // self.config.stride)
         valid = length_mask(frame_lengths, features.shape[1])
         return features.masked_fill(~valid[..., None], 0.0), frame_lengths
 

@@ -11,6 +11,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -69,7 +70,10 @@ class SanmEncoder(nn.Module):
         hidden = self.embed(features, first)
         if num_prompts:
             hidden = torch.cat([self.embed_prompt(features.shape[0]), hidden], dim=1)
-        hidden = self.run_layers(hidden, lengths + num_prompts)[:, num_prompts:]
+        valid = valid_steps(lengths + num_prompts, hidden.shape[1])  # once: on a GPU it waits for the device
+        for layer in self.encoder["layers"]:  # type: ignore[attr-defined]
+            hidden = layer(hidden, valid)
+        hidden = hidden[:, num_prompts:]
         return hidden.masked_fill(~length_mask(lengths, hidden.shape[1])[..., None], 0.0)
 
     def embed(
@@ -88,15 +92,6 @@ class SanmEncoder(nn.Module):
             return torch.zeros(batch, 0, self.config.front_end.dim, device=device)
         rows = self.prompt(torch.tensor(self.config.prompt, device=device)).expand(batch, -1, -1)
         return self.embed(rows, torch.ones(1, dtype=torch.long, device=device))
-
-    def run_layers(
-        self, hidden: Float[Tensor, "batch steps in_dim"], lengths: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch steps dim"]:
-        """Run the blocks with padding masked."""
-        valid = valid_steps(lengths, hidden.shape[1])  # once for all blocks: on a GPU it waits for the device
-        for layer in self.encoder["layers"]:  # type: ignore[attr-defined]
-            hidden = layer(hidden, valid)
-        return hidden
 
 
 class SanmLayer(nn.Module):
@@ -126,8 +121,10 @@ class SanmLayer(nn.Module):
         self, x: Float[Tensor, "batch steps in_dim"], valid: Bool[Tensor, "batch steps"] | None
     ) -> Float[Tensor, "batch steps dim"]:
         """Run a whole clip; `valid` None means no padding."""
-        y = self.self_attn(self.input_layernorm(x), valid)
-        return self._feed_forward(x, F.dropout(y, self.dropout, self.training))
+        y = F.dropout(self.self_attn(self.input_layernorm(x), valid), self.dropout, self.training)
+        if self.has_residual:
+            y = x + y
+        return self.final_layernorm(y + self.mlp(self.post_attention_layernorm(y)))
 
     @property
     def back(self) -> int:
@@ -153,18 +150,14 @@ class SanmLayer(nn.Module):
         if ready:
             visible = projected[:, : context + ready + self.lookahead]
             y = self.self_attn.attend_within(visible, context, ready)
-            y = self._feed_forward(pending[:, :ready], y)
+            if self.has_residual:
+                y = pending[:, :ready] + y
+            y = self.final_layernorm(y + self.mlp(self.post_attention_layernorm(y)))
         else:
             y = x.new_zeros(len(x), 0, self.self_attn.o_proj.out_features)
 
         done = max(0, context + ready - self.back)
         return y, AttentionState(projected[:, done:].clone(), pending[:, ready:].clone())
-
-    def _feed_forward(self, x: Tensor, y: Tensor) -> Float[Tensor, "batch steps dim"]:
-        """Add the residual to the attention's output, then run the feed-forward half."""
-        if self.has_residual:
-            y = x + y
-        return self.final_layernorm(y + self.mlp(self.post_attention_layernorm(y)))
 
 
 class SanmAttention(nn.Module):
@@ -185,11 +178,12 @@ class SanmAttention(nn.Module):
         self, x: Float[Tensor, "batch steps in_dim"], valid: Bool[Tensor, "batch steps"] | None
     ) -> Float[Tensor, "batch steps dim"]:
         """Attend over a whole clip."""
-        # The memory uses the values before they are split into heads.
-        queries = self._heads(self.q_proj(x))
-        keys = self._heads(self.k_proj(x))
+        # To [batch, heads, steps, head_dim] and back; the memory uses the values before they are split.
+        heads = (self.num_heads, -1)
+        queries = self.q_proj(x).unflatten(-1, heads).transpose(1, 2)
+        keys = self.k_proj(x).unflatten(-1, heads).transpose(1, 2)
         values = self.v_proj(x)
-        out = attention(queries, keys, self._heads(values), valid, self.window)
+        out = attention(queries, keys, values.unflatten(-1, heads).transpose(1, 2), valid, self.window)
         out = self.o_proj(out.transpose(1, 2).flatten(2))
         memory = self.fsmn(zero_padding(values.transpose(1, 2), valid), self.fsmn.left, self.fsmn.right)
         return out + memory.transpose(1, 2)
@@ -203,21 +197,19 @@ class SanmAttention(nn.Module):
     ) -> Float[Tensor, "batch count dim"]:
         """Compute `count` outputs from step `first` on, from projections that cover their windows."""
         assert self.window is not None
-        query, key, value = projected.chunk(3, dim=-1)
+        # [3, batch, heads, steps, head_dim]
+        query, key, value = rearrange(projected, "b t (three h d) -> three b h t d", three=3, h=self.num_heads)
         steps = torch.arange(projected.shape[1], device=projected.device)
         mask = (steps - steps[first : first + count, None]).abs() <= self.window
-        queries = self._heads(query)[:, :, first : first + count]
-        out = self.o_proj(sdpa(queries, self._heads(key), self._heads(value), mask).transpose(1, 2).flatten(2))
+        out = sdpa(query[:, :, first : first + count], key, value, mask)
+        out = self.o_proj(out.transpose(1, 2).flatten(2))
 
-        # The memory sees zeros beyond the clip's ends.
+        # The memory sees zeros beyond the clip's ends. Values are the last third of the projections.
         begin = first - self.fsmn.left
         end = first + count + self.fsmn.right
-        near = value[:, max(0, begin) : end].transpose(1, 2)
-        memory = self.fsmn(near, max(0, -begin), max(0, end - value.shape[1]))
+        near = projected[:, max(0, begin) : end, -self.o_proj.in_features :].transpose(1, 2)
+        memory = self.fsmn(near, max(0, -begin), max(0, end - projected.shape[1]))
         return out + memory.transpose(1, 2)
-
-    def _heads(self, x: Float[Tensor, "batch steps dim"]) -> Float[Tensor, "batch heads steps head_dim"]:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 class FSMNMemory(nn.Module):
@@ -363,5 +355,6 @@ class StreamingSanm:
         """Encode a window like a whole clip, after the prompt."""
         prompt = self.encoder.embed_prompt(len(hidden))
         steps = torch.cat([prompt, hidden.transpose(1, 2)], dim=1)
-        lengths = torch.full((len(steps),), steps.shape[1], device=steps.device)
-        return self.encoder.run_layers(steps, lengths)[:, prompt.shape[1] :].transpose(1, 2)
+        for layer in self.encoder.layers:
+            steps = layer(steps, None)
+        return steps[:, prompt.shape[1] :].transpose(1, 2)

@@ -63,17 +63,20 @@ class QueryAggregator(nn.Module):
             lengths: Valid frames per item; `durations` sum to them, so they may be left out.
         """
         assert lengths is None or bool((lengths == durations.sum(dim=1)).all()), (lengths, durations)
+        # An item's sequence is its frames and a query per token; the outputs at the queries are its tokens.
         sequence, query_positions = self.with_queries(features, durations)
         sequence = self.transformer(sequence, durations.sum(dim=1) + (durations > 0).sum(dim=1))
-        return gather_steps(sequence, query_positions)
+        return torch.take_along_dim(sequence, query_positions[:, None], dim=2)
 
     def with_queries(
         self, features: Float[Tensor, "batch dim frames"], durations: Int[Tensor, "batch tokens"]
     ) -> tuple[Float[Tensor, "batch dim sequence"], Int[Tensor, "batch tokens"]]:
         """Interleave frames and queries; also return the positions of the queries."""
+        # Frames and queries side by side, then in the order of the sequence.
         queries = merge(features, durations) + self.query_embedding
         order, query_positions = interleave(durations, features.shape[-1])
-        return gather_steps(torch.cat((features, queries), dim=-1), order), query_positions
+        both = torch.cat((features, queries), dim=-1)
+        return torch.take_along_dim(both, order[:, None], dim=2), query_positions
 
 
 @register_state
@@ -115,7 +118,7 @@ class StreamingAggregator:
         self.transformer: StreamingModule | None = None
         if isinstance(aggregator, QueryAggregator):
             transformer: StreamingModule = aggregator.transformer
-            if aggregator.transformer.config.window is None:
+            if aggregator.transformer.config.window is None:  # global attention: approximated by windows
                 transformer = SlidingWindow(aggregator.transformer, dim, context, ahead, stride)
             self.transformer = transformer
             self.exact = transformer.exact
@@ -174,10 +177,3 @@ def interleave(
     query_positions = durations.cumsum(dim=1) + token
     positions = torch.cat((frame_positions, query_positions), dim=1)
     return positions.argsort(dim=1), query_positions  # positions is a permutation; this is its inverse
-
-
-def gather_steps(
-    x: Float[Tensor, "batch dim steps"], index: Int[Tensor, "batch picked"]
-) -> Float[Tensor, "batch dim picked"]:
-    """Select steps of each item by index."""
-    return x.gather(2, index[:, None].expand(-1, x.shape[1], -1))

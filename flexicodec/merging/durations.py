@@ -39,20 +39,14 @@ def cosine_similarities(
     # Frames become rows: a row's sums are then formed alike in a short and in a long (padded) batch.
     frames = features.float().mT.contiguous()
     similarities = F.cosine_similarity(frames[:, :-1], frames[:, 1:], dim=-1, eps=1e-8).clamp(-1.0, 1.0)
-    second_is_valid = valid_frames(lengths, frames)[:, 1:]
+    if lengths is None:
+        return similarities
+    second_is_valid = length_mask(lengths, frames.shape[1])[:, 1:]
     return torch.where(second_is_valid, similarities, 0.0)
 
 
 LONGEST = 2**31 - 1  # frames a cap may name
 LONGEST_EXPORTED = 2048  # frames of a token that an exported graph can take the mean of; every doubling costs a round
-
-
-def valid_frames(lengths: Int[Tensor, " batch"] | None, like: Tensor) -> Bool[Tensor, "batch frames"]:
-    """Mark the frames below each length, for a tensor laid out [batch, frames, ...]; None means every frame."""
-    batch, num_frames = like.shape[:2]
-    if lengths is None:
-        return torch.ones(batch, num_frames, dtype=torch.bool, device=like.device)
-    return length_mask(lengths, num_frames)
 
 
 def check_max_duration(max_duration: int | None) -> int | None:
@@ -90,7 +84,7 @@ def durations_from_starts(
     Frame 0 starts a token whatever `starts` says, and frames at or past the length belong to none. As many tokens come
     back as the item with the most of them has.
     """
-    valid = valid_frames(lengths, starts)
+    valid = torch.ones_like(starts) if lengths is None else length_mask(lengths, starts.shape[1])
     starts = F.pad(starts[:, 1:], (1, 0), value=True) & valid
     num_tokens = int(starts.sum(-1).max())
     index = torch.where(valid, starts.cumsum(-1) - 1, num_tokens)  # frames of the padding go to one slot too many

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flexicodec.merging.durations import check_max_duration, chop_runs, durations_from_starts, valid_frames
+from flexicodec.merging.durations import check_max_duration, chop_runs, durations_from_starts
 from flexicodec.merging.min_variance import min_variance_durations
+from flexicodec.nn.masking import length_mask
 from flexicodec.nn.streaming import register_state
 
 FloatOrPerItem = float | Sequence[float] | Float[Tensor, " batch"]
@@ -280,7 +281,7 @@ class ExactRate(RatePolicy):
         for _ in range(similarities.shape[1].bit_length()):
             middle = (few + many + 1) // 2
             starts = chop_runs(F.pad(rank < middle[:, None], (1, 0), value=True), max_duration)
-            fits = (starts & valid_frames(lengths, starts)).sum(-1) <= target
+            fits = (starts & length_mask(lengths, starts.shape[1])).sum(-1) <= target
             few = torch.where(fits, middle, few)
             many = torch.where(fits, many, middle - 1)
         return rank, few

@@ -8,6 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
@@ -68,7 +69,7 @@ def sdpa(
     """
     if (
         query.dtype == torch.float32
-        or not onednn.can_use_onednn(query)
+        or onednn.onednn_dtype(query) is None
         or max(query.shape[2], key.shape[2]) > MAX_EXPLICIT_STEPS
     ):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -98,9 +99,11 @@ def _attend_in_blocks(
     fill = blocks * block - steps
 
     # Queries in blocks, keys and values in overlapping spans, both on the batch axis.
-    queries = F.pad(query, (0, 0, 0, fill)).unflatten(2, (blocks, block)).transpose(1, 2).flatten(0, 1)
-    keys = _spans(F.pad(key, (0, 0, block, fill + block)), 2, block, window).transpose(1, 2).flatten(0, 1)
-    values = _spans(F.pad(value, (0, 0, block, fill + block)), 2, block, window).transpose(1, 2).flatten(0, 1)
+    queries = rearrange(F.pad(query, (0, 0, 0, fill)), "b h (n q) d -> (b n) h q d", q=block)
+    keys = _spans(F.pad(key, (0, 0, block, fill + block)), 2, block, window)
+    keys = rearrange(keys, "b h n s d -> (b n) h s d")
+    values = _spans(F.pad(value, (0, 0, block, fill + block)), 2, block, window)
+    values = rearrange(values, "b h n s d -> (b n) h s d")
 
     # Valid keys at most `window` away, and every query itself even in the padding, so that no softmax is empty.
     if valid is None:
@@ -110,8 +113,9 @@ def _attend_in_blocks(
     mask = (valid_keys[:, :, None] & (offset.abs() <= window)) | (offset == 0)
     mask = mask.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
 
+    # Blocks back to one sequence, without the steps that filled the last one.
     out = sdpa(queries, keys, values, mask)
-    return out.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :steps]
+    return rearrange(out, "(b n) h q d -> b h (n q) d", b=batch, n=blocks)[:, :, :steps]
 
 
 def _spans(x: Tensor, axis: int, block: int, window: int) -> Tensor:

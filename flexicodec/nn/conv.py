@@ -5,7 +5,7 @@ alike at both ends and in every layer, also inside a padded batch: with zeros, b
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,19 +47,11 @@ class PaddedLengths:
         """Return `x` with zeros in its padding, also in place of NaN and Inf."""
         return zero_padding(x, length_mask(self.values.to(x.device), x.shape[-1]))
 
-
-@overload
-def lengths_after(layer: Any, lengths: PaddedLengths) -> PaddedLengths: ...
-@overload
-def lengths_after(layer: Any, lengths: PaddedLengths | None) -> PaddedLengths | None: ...
-def lengths_after(layer: Any, lengths: PaddedLengths | None) -> PaddedLengths | None:
-    """Convert input lengths of a layer to output lengths."""
-    if lengths is None:
-        return None
-    values = layer.output_length(lengths.values)
-    # 0 stays 0: exported graphs are good for any lengths, and mask at every layer.
-    shortest = layer.output_length(lengths.shortest) if lengths.shortest else 0
-    return PaddedLengths(values, shortest, lengths.pad_at_item_ends)
+    def after(self, layer: Any) -> "PaddedLengths":
+        """Convert input lengths of a layer to output lengths."""
+        # 0 stays 0: exported graphs are good for any lengths, and mask at every layer.
+        shortest = layer.output_length(self.shortest) if self.shortest else 0
+        return PaddedLengths(layer.output_length(self.values), shortest, self.pad_at_item_ends)
 
 
 @register_state
@@ -176,11 +168,11 @@ class Conv(nn.Conv1d):
             y = self._convolve(x, self.left)
         else:
             y = self._convolve(F.pad(x, (self.left, self.right)), 0)
-        return y if lengths is None else lengths_after(self, lengths).mask_(y)
+        return y if lengths is None else lengths.after(self).mask_(y)
 
     def initial_state(self, lengths: PaddedLengths | None) -> ConvState:
         """Return the state before the first chunk of clips with these input lengths."""
-        return ConvState(lengths_after(self, lengths), lengths)
+        return ConvState(None if lengths is None else lengths.after(self), lengths)
 
     def step(
         self, x: Float[Tensor, "batch in_channels time"], state: ConvState, last: bool
@@ -197,10 +189,11 @@ class Conv(nn.Conv1d):
 
         # All outputs that can be computed.
         count = max(0, (x.shape[-1] - self.reach - 1) // self.stride[0] + 1)
+        dtype = onednn.onednn_dtype(x)
         if not count:
             y = x.new_empty(x.shape[0], self.out_channels, 0)
-        elif onednn.can_use_onednn(x):
-            y = onednn.conv1d(x, self.weight, self.bias, self.stride[0], self.dilation[0], self.groups)
+        elif dtype is not None:
+            y = onednn.conv1d(x.to(dtype), self.weight, self.bias, self.stride[0], self.dilation[0], self.groups)
         else:
             y = self._convolve(x, 0)
         return state.advance(y, x[..., count * self.stride[0] :])
@@ -290,11 +283,11 @@ class ConvTranspose(nn.ConvTranspose1d):
         )
         if self.causal:
             y = y[..., : self.output_length(x.shape[-1])]
-        return y if lengths is None else lengths_after(self, lengths).mask_(y)
+        return y if lengths is None else lengths.after(self).mask_(y)
 
     def initial_state(self, lengths: PaddedLengths | None) -> ConvState:
         """Return the state before the first chunk of clips with these input lengths."""
-        return ConvState(lengths_after(self, lengths))
+        return ConvState(None if lengths is None else lengths.after(self))
 
     def step(
         self, x: Float[Tensor, "batch in_channels time"], state: ConvState, last: bool
@@ -307,9 +300,10 @@ class ConvTranspose(nn.ConvTranspose1d):
         if not x.shape[-1] and (self.causal or not last):
             return x.new_empty(x.shape[0], self.out_channels, 0), state
         x = state.extend(x, 1, 0 if self.causal else 1, last)
-        if onednn.can_use_onednn(x) and self.groups == 1 and x.shape[-1] > 1:
+        dtype = onednn.onednn_dtype(x)
+        if dtype is not None and self.groups == 1 and x.shape[-1] > 1:
             assert self.bias is not None
-            y = onednn.conv_transpose1d(x, self.weight, self.bias, self.stride[0])
+            y = onednn.conv_transpose1d(x.to(dtype), self.weight, self.bias, self.stride[0])
         else:
             y = F.conv_transpose1d(x, self.weight, self.bias, self.stride, padding=self.stride, groups=self.groups)
         # Drop what belongs to no sample of the clip, and keep the last input for the next block.

@@ -38,7 +38,10 @@ class ConvNeXtBlock(nn.Module):
     ) -> Float[Tensor, "batch dim steps"]:
         """Refine the valid steps of each item, all for None; the rest of the output is zero."""
         x = zero_padding(x, valid)
-        return zero_padding(x + self._residual(x, self.reach), valid)
+        # The perceptron works on channels last.
+        y = self.norm(self.depthwise(x).transpose(1, 2))
+        y = self.linear2(F.gelu(self.linear1(y))).transpose(1, 2)
+        return zero_padding(x + y, valid)
 
     def step(
         self, x: Float[Tensor, "batch dim new"], buffer: Float[Tensor, "batch dim buffered"] | None, last: bool
@@ -57,15 +60,13 @@ class ConvNeXtBlock(nn.Module):
         ready = max(0, x.shape[-1] - (self.reach if last else 2 * self.reach))
         y = x[..., :0]
         if ready:
+            # As in `forward`, except that `x` holds the steps around those that are ready, or zeros.
             visible = F.pad(x, (0, self.reach)) if last else x
-            residual = self._residual(visible[..., : ready + 2 * self.reach], padding=0)
+            visible = visible[..., : ready + 2 * self.reach]
+            mixed = F.conv1d(visible, self.depthwise.weight, self.depthwise.bias, groups=x.shape[1])
+            residual = self.linear2(F.gelu(self.linear1(self.norm(mixed.transpose(1, 2))))).transpose(1, 2)
             y = x[..., self.reach : self.reach + ready] + residual
         return y, x[..., ready:].clone()
-
-    def _residual(self, x: Float[Tensor, "batch dim steps"], padding: int) -> Float[Tensor, "batch dim out_steps"]:
-        mixed = F.conv1d(x, self.depthwise.weight, self.depthwise.bias, padding=padding, groups=x.shape[1])
-        y = self.norm(mixed.transpose(1, 2))
-        return self.linear2(F.gelu(self.linear1(y))).transpose(1, 2)
 
 
 class ConvNeXtStack(nn.Module):
@@ -117,6 +118,7 @@ class ConvNeXtStack(nn.Module):
         self, x: Float[Tensor, "batch dim_in new"], state: tuple[Tensor | None, ...], last: bool
     ) -> tuple[Float[Tensor, "batch dim_out ready"], tuple[Tensor | None, ...]]:
         """Refine the next steps of a stream, any number; outputs are `reach` steps late."""
+        # PyTorch's convolutions refuse empty input.
         x = self.conv_in(x) if x.shape[-1] else x.new_zeros(len(x), self.dim, 0)
         buffers = []
         for block, buffer in zip(cast(list[ConvNeXtBlock], list(self.blocks)), state, strict=True):

@@ -130,7 +130,7 @@ class ConvStack(nn.Module):
             return self.layers(x, padded_lengths)  # without the copies that states need
         # One stream over the whole batch, whose state carries what chunks share.
         state = self.layers.initial_state(padded_lengths)
-        output = x.new_empty(len(x), self.out_channels, self.output_length(x.shape[-1]))
+        output = x.new_empty(len(x), self.out_channels, self.layers.output_length(x.shape[-1]))
         return run_in_chunks(self.layers.step, x, state, True, size, output)[0]
 
     @property
@@ -179,8 +179,19 @@ class ConvStack(nn.Module):
                 f"{type(self).__name__} takes a whole number of frames, one or more, of {self.inputs_per_frame} steps "
                 f"each, got {time} steps; was the clip padded?"
             )
+        # One length per clip, within the batch.
+        shortest = time
+        if lengths is not None:
+            if lengths.ndim != 1 or lengths.is_floating_point() or len(lengths) != len(x):
+                raise ValueError(f"lengths must be integers [{len(x)}], got {lengths.dtype} {list(lengths.shape)}")
+            values = lengths.tolist()
+            shortest = min(values)
+            if shortest < 0 or max(values) > time:
+                raise ValueError(
+                    f"lengths must be at least 0 and at most the {time} steps of the input, got {values}; are they "
+                    "in another unit?"
+                )
         # Every clip is long enough to be reflected at its ends.
-        shortest = self._shortest(x, lengths)
         frames = -(-shortest // self.inputs_per_frame)
         if self.min_frames > 1 and (frames if pad_at_item_ends else time // self.inputs_per_frame) < self.min_frames:
             raise ValueError(
@@ -193,21 +204,6 @@ class ConvStack(nn.Module):
         x = PaddedLengths(lengths, shortest).masked(x)
         whole = -(-lengths // self.inputs_per_frame) * self.inputs_per_frame
         return x, PaddedLengths(whole, frames * self.inputs_per_frame, pad_at_item_ends)
-
-    @staticmethod
-    def _shortest(x: Tensor, lengths: Tensor | None) -> int:
-        """Return the smallest length, after checking them."""
-        if lengths is None:
-            return x.shape[-1]
-        if lengths.ndim != 1 or lengths.is_floating_point() or len(lengths) != len(x):
-            raise ValueError(f"lengths must be integers [{len(x)}], got {lengths.dtype} {list(lengths.shape)}")
-        values = lengths.tolist()
-        if min(values) < 0 or max(values) > x.shape[-1]:
-            raise ValueError(
-                f"lengths must be at least 0 and at most the {x.shape[-1]} steps of the input, got {values}; are they "
-                "in another unit?"
-            )
-        return min(values)
 
 
 DILATIONS = (1, 3, 9)
@@ -270,6 +266,7 @@ class DACEncoder(ConvStack):
 
     def __init__(self, strides: Sequence[int] = (4, 4, 5, 8, 2), width: int = 32, latent_dim: int = 512) -> None:
         _check_strides(strides)
+        # channels   1 | width | 2 width | 4 width ...  | latent_dim      one block per stride
         widths = [width * 2**i for i in range(len(strides) + 1)]
         layers = [
             Conv(1, width, 7),
@@ -304,6 +301,7 @@ class DACDecoder(ConvStack):
         _check_strides(strides)
         if width < 1 or width % 2 ** len(strides):
             raise ValueError(f"decoder width must be divisible by {2 ** len(strides)}, 2 per block, got {width}")
+        # channels   latent_dim | width | width / 2 | width / 4 ... | 1      one block per stride
         widths = [width // 2**i for i in range(len(strides) + 1)]
         layers = [
             Conv(latent_dim, width, 7),

@@ -12,6 +12,7 @@ def length_mask(lengths: Int[Tensor, " batch"], steps: int, start: int = 0) -> B
 
 def valid_steps(lengths: Int[Tensor, " batch"] | None, steps: int) -> Bool[Tensor, "batch steps"] | None:
     """Return the `length_mask`, or None where nothing is padding: layers are faster without a mask."""
+    # An exported graph is good for any lengths, so it always has the mask.
     if lengths is None or (not torch.compiler.is_exporting() and bool((lengths >= steps).all())):
         return None
     return length_mask(lengths, steps)

@@ -4,7 +4,10 @@ from functools import lru_cache
 
 import numpy as np
 
-LOW_STEP, CORNER, LOG_STEP = 200.0 / 3, 1000.0, np.log(6.4) / 27.0
+# Slaney's scale.
+LOW_STEP = 200.0 / 3  # Hz per mel up to the corner
+CORNER = 1000.0  # Hz
+LOG_STEP = np.log(6.4) / 27.0  # logarithm of the ratio per mel above it
 
 
 @lru_cache(maxsize=64)

@@ -24,9 +24,12 @@ PACKED_ROWS = 128  # number of rows weights are packed for; others, from 8 to 16
 _cache = WeakIdKeyDictionary()  # parameter: form: (state of the parameter, tensor made from it)
 
 
-def can_use_onednn(x: Tensor) -> bool:
-    """Return whether oneDNN can be used for `x`: a plain tensor on the CPU, no gradients, and no tracing."""
-    return (
+def onednn_dtype(x: Tensor) -> torch.dtype | None:
+    """Return the dtype in which oneDNN computes products with `x`, None where it cannot be used.
+
+    It can for a plain tensor on the CPU, without gradients and tracing.
+    """
+    is_usable = (
         x.device.type == "cpu"
         and type(x) in (Tensor, nn.Parameter)
         and not torch.is_grad_enabled()
@@ -34,17 +37,14 @@ def can_use_onednn(x: Tensor) -> bool:
         and not torch.jit.is_tracing()
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
         and bool(torch.backends.mkldnn.enabled)
-        and working_dtype(x) in _supported_dtypes()
     )
+    dtype = x.dtype
+    if torch.is_autocast_enabled("cpu") and dtype != torch.float64:  # autocast leaves float64 alone
+        dtype = torch.get_autocast_dtype("cpu")
+    return dtype if is_usable and dtype in _supported_dtypes() else None
 
 
-def working_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype in which products with `x` are computed."""
-    autocast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64
-    return torch.get_autocast_dtype("cpu") if autocast else x.dtype
-
-
-def cached(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor]) -> Tensor:
+def cached(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor], packed: bool = False) -> Tensor:
     """Return `make(parameter)`, cached until the parameter changes.
 
     Changes that PyTorch counts are noticed (training, loading, moving), writes through `parameter.data` to the same
@@ -54,34 +54,22 @@ def cached(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor]) -> Te
         parameter: Other tensors are not cached.
         form: Name of the result.
         make: Maps the parameter's values to the result.
+        packed: Store the result, the weight [out_features, in_features] of a product, in oneDNN's layout. Without the
+            cache it keeps its layout: packing costs more than one product saves.
     """
-    if not _is_cacheable(parameter):
+    # Tensors made in inference mode do not count their changes.
+    if not isinstance(parameter, nn.Parameter) or parameter.is_inference():
         return make(parameter.detach())
     # Same memory, not written to since.
     memory = parameter.storage_offset(), parameter.shape, parameter.stride()
     state = StorageWeakRef(parameter.untyped_storage()), parameter._version, memory
     forms = _cache.setdefault(parameter, {})
     if form not in forms or forms[form][0] != state:
-        forms[form] = state, make(parameter.detach())
+        made = make(parameter.detach())
+        if packed:
+            made = torch.ops.mkldnn._reorder_linear_weight(made.contiguous(), PACKED_ROWS)
+        forms[form] = state, made
     return forms[form][1]
-
-
-def packed_weight(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor]) -> Tensor:
-    """Do the same for the weight of a product, [out_features, in_features], in oneDNN's layout for `onednn_linear`.
-
-    A weight that is not cached keeps its layout: packing costs more than one product saves.
-    """
-    pack = _pack if _is_cacheable(parameter) else lambda weight: weight
-    return cached(parameter, f"matrix {form}", lambda values: pack(make(values)))
-
-
-def _is_cacheable(parameter: Tensor) -> bool:
-    """Return whether it is a weight; tensors made in inference mode do not count their changes."""
-    return isinstance(parameter, nn.Parameter) and not parameter.is_inference()
-
-
-def _pack(weight: Float[Tensor, "out_features in_features"]) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_ROWS)
 
 
 def clear_cache(parameters: Iterable[Tensor]) -> None:
@@ -108,19 +96,6 @@ def _supported_dtypes() -> tuple[torch.dtype, ...]:
     return (torch.float32, torch.bfloat16) if half else (torch.float32,)
 
 
-def onednn_linear(
-    x: Float[Tensor, "*shape in_features"], weight: Tensor, bias: Float[Tensor, " out_features"] | None = None
-) -> Float[Tensor, "*shape out_features"]:
-    """Compute x weight^T + bias.
-
-    Args:
-        x: For which `can_use_onednn` holds.
-        weight: [out_features, in_features], in the working dtype of `x`; plain or packed.
-        bias: In the same dtype.
-    """
-    return torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), weight, bias, "none", [], "")
-
-
 def conv1d(
     x: Float[Tensor, "batch in_channels time"],
     weight: Float[Tensor, "out_channels in_channels_per_group kernel"],
@@ -129,18 +104,19 @@ def conv1d(
     dilation: int = 1,
     groups: int = 1,
 ) -> Float[Tensor, "batch out_channels out_time"]:
-    """Convolve without padding, where `can_use_onednn(x)`."""
-    dtype = working_dtype(x)
+    """Convolve without padding; `x` is in its `onednn_dtype`."""
+    dtype = x.dtype
     bias = None if bias is None else cached(bias, f"{dtype}", lambda values: values.to(dtype))
     # A kernel of one step is a matrix product.
     if weight.shape[2] == stride == groups == 1 and x.shape[0] * x.shape[2] >= MIN_ROWS:
-        return onednn_linear(x.mT, packed_weight(weight, f"{dtype}", lambda values: values[:, :, 0].to(dtype)), bias).mT
+        matrix = cached(weight, f"matrix {dtype}", lambda values: values[:, :, 0].to(dtype), packed=True)
+        return torch.ops.mkldnn._linear_pointwise(x.mT, matrix, bias, "none", [], "").mT
     # Others are images of height 1, channels last in memory.
     layout = torch.channels_last
     image = cached(
         weight, f"image {dtype}", lambda values: values.to(dtype).unsqueeze(2).contiguous(memory_format=layout)
     )
-    x = x.to(dtype).unsqueeze(2).contiguous(memory_format=layout)
+    x = x.unsqueeze(2).contiguous(memory_format=layout)
     with torch.autocast("cpu", enabled=False):
         return torch.mkldnn_convolution(x, image, bias, (0, 0), (1, stride), (1, dilation), groups).squeeze(2)
 
@@ -154,18 +130,19 @@ def conv_transpose1d(
     """Convolve transposed with a kernel of two strides, without the first and last `stride` outputs.
 
     The `stride` outputs between two inputs depend on these two alone, so they are one product with both of them.
+    `x` is in its `onednn_dtype`.
     """
-    dtype = working_dtype(x)
+    dtype = x.dtype
 
     def pairwise(values: Tensor) -> Tensor:
         both = torch.cat([values[:, :, stride:], values[:, :, :stride]])  # the earlier input, then the later one
         return both.permute(2, 1, 0).flatten(0, 1).to(dtype)
 
     biases = cached(bias, f"pairwise {dtype}", lambda values: values.repeat(stride).to(dtype))
-    rows = x.mT.to(dtype)
-    y = onednn_linear(
-        torch.cat([rows[:, :-1], rows[:, 1:]], dim=-1), packed_weight(weight, f"pairwise {dtype}", pairwise), biases
-    )
+    matrix = cached(weight, f"pairwise {dtype}", pairwise, packed=True)
+    pairs = torch.cat([x.mT[:, :-1], x.mT[:, 1:]], dim=-1)
+    y = torch.ops.mkldnn._linear_pointwise(pairs, matrix, biases, "none", [], "")
+    # Rows hold `stride` outputs each: [batch, time - 1, stride * channels] to [batch, channels, (time - 1) * stride].
     return y.unflatten(-1, (stride, -1)).flatten(1, 2).mT
 
 
@@ -183,24 +160,17 @@ def cat_time(parts: Sequence[Float[Tensor, "batch channels time"]]) -> Float[Ten
     return torch.cat(filled, dim=-1)
 
 
-def linear(
-    x: Float[Tensor, "*shape in_features"],
-    weight: Float[Tensor, "out_features in_features"],
-    bias: Float[Tensor, " out_features"] | None = None,
-) -> Float[Tensor, "*shape out_features"]:
-    """Compute x weight^T + bias, by oneDNN where possible."""
-    if can_use_onednn(x) and x.numel() >= MIN_ROWS * x.shape[-1]:
-        dtype = working_dtype(x)
-        if weight.dtype != dtype:  # a packed copy of weights that need no other dtype would double the memory
-            weight = packed_weight(weight, f"{dtype}", lambda values: values.to(dtype))
-            bias = None if bias is None else cached(bias, f"{dtype}", lambda values: values.to(dtype))
-        return onednn_linear(x, weight, bias)
-    return F.linear(x, weight, bias)
-
-
 class Linear(nn.Linear):
-    """`torch.nn.Linear` computed by `linear`."""
+    """`torch.nn.Linear`, computed by oneDNN where possible."""
 
     def forward(self, input: Float[Tensor, "*shape in_features"]) -> Float[Tensor, "*shape out_features"]:
         """Map the last axis."""
-        return linear(input, self.weight, self.bias)
+        dtype = onednn_dtype(input)
+        if dtype is None or input.numel() < MIN_ROWS * input.shape[-1]:
+            return F.linear(input, self.weight, self.bias)
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        if weight.dtype != dtype:  # a packed copy of weights that need no other dtype would double the memory
+            weight = cached(weight, f"matrix {dtype}", lambda values: values.to(dtype), packed=True)
+            bias = None if bias is None else cached(bias, f"{dtype}", lambda values: values.to(dtype))
+        return torch.ops.mkldnn._linear_pointwise(input.to(dtype), weight, bias, "none", [], "")

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flexicodec.nn import onednn
-from flexicodec.nn.conv import Conv, ConvTranspose, PaddedLengths, lengths_after
+from flexicodec.nn.conv import Conv, ConvTranspose, PaddedLengths
 from flexicodec.nn.streaming import register_state
 
 # Activations that a block computes at once per thread, 2 MiB in float32: the fastest of 2^17 to 2^21 on a Zen 5 core (1
@@ -78,7 +78,7 @@ class Sequential(nn.ModuleList):
         for layer in self:
             if isinstance(layer, TIME_LAYERS):
                 x = layer(x, lengths)
-                lengths = lengths_after(layer, lengths)
+                lengths = None if lengths is None else lengths.after(layer)
             else:
                 x = layer(x)
         return x
@@ -89,7 +89,7 @@ class Sequential(nn.ModuleList):
         for layer in self:
             if isinstance(layer, TIME_LAYERS):
                 states.append(layer.initial_state(lengths))
-                lengths = lengths_after(layer, lengths)
+                lengths = None if lengths is None else lengths.after(layer)
             else:
                 states.append(None)
         return SequentialState(tuple(states))
@@ -149,6 +149,7 @@ class Residual(Sequential):
         count = y.shape[-1]
         num_skipped = skipped.shape[-1]
 
+        # Add the inputs that have outputs by now, and keep the others.
         y[..., :num_skipped] += skipped[..., :count]
         y[..., num_skipped:] += x[..., : max(0, count - num_skipped)]
         left = onednn.cat_time([skipped[..., count:], x[..., max(0, count - num_skipped) :]])
@@ -211,6 +212,7 @@ class ParallelMean(nn.ModuleList):
         self, x: Float[Tensor, "batch in_channels time"], state: ParallelMeanState, last: bool
     ) -> tuple[Float[Tensor, "batch out_channels out_time"], ParallelMeanState]:
         """Run the next chunk of any size, also 0; returns the outputs whose inputs are complete."""
+        # Outputs are averaged once every branch has them; those of branches with less lookahead stay pending.
         outputs = []
         states = []
         for index, branch in enumerate(self.branches):

@@ -16,7 +16,7 @@ from torch.utils.dlpack import from_dlpack
 
 from flexicodec.nn import onednn
 
-FAST_DTYPES = (torch.float32, torch.bfloat16)  # that `fast_snake` computes
+FAST_DTYPES = (torch.float32, torch.bfloat16)  # that have faster forms
 MIN_COMPILED = 2**14  # values; for fewer, calling a compiled function takes longer than several passes
 PIECE_VALUES = 2**18  # values that a thread computes at once in half precision, so that they stay in the cache
 
@@ -38,17 +38,6 @@ def reciprocal(alpha: Float[Tensor, "1 channels 1"], dtype: torch.dtype) -> Floa
     return (wide + 1e-9).reciprocal().clamp(-limit, limit).to(dtype)
 
 
-def fast_snake(
-    x: Float[Tensor, "batch channels time"], alpha: Float[Tensor, "1 channels 1"], compiled: bool
-) -> Float[Tensor, "batch channels time"]:
-    """Compute Snake without gradients on the CPU, in one of `FAST_DTYPES`; `compiled`: in one pass, if large enough."""
-    in_float32 = x.dtype == torch.float32
-    factors = onednn.cached(alpha, f"snake {x.dtype}", _factors if in_float32 else _coefficients)
-    if compiled and x.numel() >= max(MIN_COMPILED, 2 * x.shape[1]) and x.shape[1] > 1:
-        return _compiled_snake(x, factors)
-    return _snake_in_place(x, *factors) if in_float32 else _snake_by_polynomial(x, *factors)
-
-
 def _compile_snake() -> None:
     """Compile both functions, for the current number of threads.
 
@@ -56,10 +45,12 @@ def _compile_snake() -> None:
         ValueError: PyTorch's compiler does not work here; it needs a C++ compiler.
     """
     try:
+        module = Snake(16)
+        module.compiled = True
         for dtype in FAST_DTYPES:
-            alpha, x = torch.ones(1, 16, 1), torch.zeros(1, MIN_COMPILED, 16, dtype=dtype).mT
+            x = torch.zeros(1, MIN_COMPILED, 16, dtype=dtype).mT
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-                fast_snake(x, alpha, compiled=True)
+                module(x)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"PyTorch's compiler failed, which needs a C++ compiler such as g++: {reason}") from error
@@ -73,20 +64,6 @@ def _coefficients(alpha: Float[Tensor, "1 channels 1"]) -> Float[Tensor, "4 1 ch
     """Make the half turns per unit of x and the coefficients of scaled sin^2 (`SINE_SQUARED`) from each alpha."""
     scaled = (coefficient * reciprocal(alpha, torch.float32) for coefficient in SINE_SQUARED)
     return torch.stack([alpha.float() / torch.pi, *scaled])
-
-
-def _snake_in_place(x: Tensor, alpha: Tensor, scale: Tensor) -> Tensor:
-    y = alpha * x
-    # NumPy's sine is faster than PyTorch's, but has one thread.
-    if torch.get_num_threads() > 1:
-        y.sin_()
-    else:
-        values = y.numpy()
-        with np.errstate(invalid="ignore"):  # the sine of infinity is NaN, as in PyTorch
-            np.sin(values, out=values)
-    # addcmul would save a pass, but its fused rounding differs from upstream's, and a deep stack with large activations
-    # amplifies that to 1e-4.
-    return y.square_().mul_(scale).add_(x)
 
 
 def _snake_by_polynomial(x: Tensor, half_turns: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
@@ -155,9 +132,27 @@ class Snake(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch channels time"]:
         """Apply it to every value of `x`, in the precision of `x`."""
-        if onednn.can_use_onednn(x) and x.dtype in FAST_DTYPES:
-            return fast_snake(x, self.alpha, self.compiled)
-        return snake(x, self.alpha.to(x.dtype), reciprocal(self.alpha, x.dtype))
+        if onednn.onednn_dtype(x) is None or x.dtype not in FAST_DTYPES:
+            return snake(x, self.alpha.to(x.dtype), reciprocal(self.alpha, x.dtype))
+        # Without gradients on the CPU: in one pass where it is compiled and pays off.
+        in_float32 = x.dtype == torch.float32
+        factors = onednn.cached(self.alpha, f"snake {x.dtype}", _factors if in_float32 else _coefficients)
+        if self.compiled and x.numel() >= max(MIN_COMPILED, 2 * x.shape[1]) and x.shape[1] > 1:
+            return _compiled_snake(x, factors)
+        if not in_float32:
+            return _snake_by_polynomial(x, *factors)
+        # Else in place. NumPy's sine is faster than PyTorch's, but has one thread.
+        alpha, scale = factors
+        y = alpha * x
+        if torch.get_num_threads() > 1:
+            y.sin_()
+        else:
+            values = y.numpy()
+            with np.errstate(invalid="ignore"):  # the sine of infinity is NaN, as in PyTorch
+                np.sin(values, out=values)
+        # addcmul would save a pass, but its fused rounding differs from upstream's, and a deep stack with large
+        # activations amplifies that to 1e-4.
+        return y.square_().mul_(scale).add_(x)
 
 
 class HalfSnake(nn.Module):

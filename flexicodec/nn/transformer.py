@@ -103,11 +103,13 @@ class Transformer(nn.Module):
             positions: For the rotary embedding, [steps] or [batch, steps]; 0, 1, 2, ... when None. Only their
                 differences matter.
         """
+        # Rotary factors and mask are the same for all layers.
         if positions is None:
             positions = torch.arange(x.shape[-1], device=x.device)
         frequencies = rope_frequencies(positions, self.config.dim // self.config.num_heads)
         valid = valid_steps(lengths, x.shape[-1])
 
+        # Layers work on channels last.
         x = self.input_projection(zero_padding(x, valid).transpose(1, 2).contiguous())
         for layer in self.layers:
             x = layer(x, frequencies, valid)
@@ -174,7 +176,10 @@ class TransformerLayer(nn.Module):
     ) -> Float[Tensor, "batch steps dim"]:
         """Run a whole clip, channels last; `valid` None means no padding."""
         query, key, value = self._rotated_heads(self.in_proj(self.norm1(x)), frequencies)
-        return self._add_both(x, attention(query, key, value, valid, self.window))
+        heads = attention(query, key, value, valid, self.window)
+        # Both halves are added to the residual stream, scaled per channel.
+        x = torch.addcmul(x, self.scale1, self.out_proj(heads.transpose(1, 2).flatten(2)))
+        return torch.addcmul(x, self.scale2, self.linear2(F.gelu(self.linear1(self.norm2(x)))))
 
     def step(
         self, x: Float[Tensor, "batch new dim"], state: AttentionState, last: bool
@@ -191,7 +196,9 @@ class TransformerLayer(nn.Module):
         y = pending[:, :ready]
         if ready:
             visible = projected[:, : context + ready + self.window]
-            y = self._add_both(y, self._attend_within(visible, context, ready))
+            heads = self._attend_within(visible, context, ready)
+            y = torch.addcmul(y, self.scale1, self.out_proj(heads.transpose(1, 2).flatten(2)))
+            y = torch.addcmul(y, self.scale2, self.linear2(F.gelu(self.linear1(self.norm2(y)))))
 
         done = max(0, context + ready - self.window)
         return y, AttentionState(projected[:, done:].clone(), pending[:, ready:].clone())
@@ -217,10 +224,3 @@ class TransformerLayer(nn.Module):
         query_key = apply_rope(heads[:, :, :2], frequencies[..., None, None, :])
         query, key = query_key.transpose(1, 3).unbind(2)
         return query, key, heads[:, :, 2].transpose(1, 2)
-
-    def _add_both(
-        self, x: Float[Tensor, "batch steps dim"], heads: Float[Tensor, "batch heads steps head_dim"]
-    ) -> Float[Tensor, "batch steps dim"]:
-        """Add the heads' output and then the feed-forward network's to the residual stream."""
-        x = torch.addcmul(x, self.scale1, self.out_proj(heads.transpose(1, 2).flatten(2)))
-        return torch.addcmul(x, self.scale2, self.linear2(F.gelu(self.linear1(self.norm2(x)))))

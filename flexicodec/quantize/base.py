@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -92,20 +93,23 @@ class Quantizer(nn.Module, ABC):
                 f"latents have shape {tuple(latents.shape)}, expected [batch, {self.dim}, tokens]; "
                 "are they channel-last?"
             )
-        # [B, D, N] to [B * N, D] and back: each token is quantized by itself.
-        valid = _valid_tokens(lengths, latents.shape[0], latents.shape[2], latents.device)
+        batch, _, tokens = latents.shape
+        valid = _valid_tokens(lengths, batch, tokens, latents.device)
         active = self._active_codebooks(valid, num_codebooks)
         with torch.autocast(latents.device.type, enabled=False):
+            # Each token is quantized by itself, so all clips are one sequence of tokens.
             features = latents.float().transpose(1, 2).masked_fill(~valid.unsqueeze(-1), 0.0)
             flat = self.quantize_tokens(features.flatten(0, 1), active.flatten(0, 1))
+            # A loss is the mean over the valid tokens, and the sum over the codebooks in use.
             weights = active / valid.sum(dim=1).clamp(min=1)[:, None, None]
             losses = {}
             for name, loss in flat.losses.items():
                 losses[name] = (loss.unflatten(0, valid.shape) * weights).sum(dim=(1, 2))
-        codes = flat.codes.unflatten(0, valid.shape).masked_fill(~active, 0).transpose(1, 2).contiguous()
+        # Back to clips, channels first.
+        codes = rearrange(flat.codes, "(b n) k -> b k n", b=batch, n=tokens).masked_fill(~active.mT, 0)
         return Quantized(
-            latents=flat.latents.unflatten(0, valid.shape).transpose(1, 2).contiguous(),
-            codes=codes,
+            latents=rearrange(flat.latents, "(b n) d -> b d n", b=batch, n=tokens).contiguous(),
+            codes=codes.contiguous(),
             losses=losses,
             inputs=latents,
         )
@@ -120,16 +124,23 @@ class Quantizer(nn.Module, ABC):
                 f"[batch, at most {self.num_codebooks} codebooks, tokens]; "
                 "are the axes swapped, or do the tokens come from a model with more codebooks?"
             )
-        valid = _valid_tokens(lengths, codes.shape[0], codes.shape[2], codes.device)
+        batch, num_codebooks, tokens = codes.shape
+        valid = _valid_tokens(lengths, batch, tokens, codes.device)
         codes = codes.long().masked_fill(~valid.unsqueeze(1), 0)
-        if not torch.compiler.is_exporting():  # a graph cannot raise
-            self._check_range(codes)
-        if codes.shape[1] == 0:
-            return torch.zeros(codes.shape[0], self.dim, codes.shape[2], device=codes.device)
+        outside = (codes < 0) | (codes >= self.codebook_size)
+        if not torch.compiler.is_exporting() and outside.any():  # a graph cannot raise
+            item, layer, token = outside.nonzero()[0].tolist()
+            raise ValueError(
+                f"code {int(codes[item, layer, token])} in codebook layer {layer} (item {item}, token {token}) "
+                f"is outside 0..{self.codebook_size - 1}; do the tokens come from another model, or carry an offset "
+                "or a padding mark?"
+            )
+        if num_codebooks == 0:
+            return torch.zeros(batch, self.dim, tokens, device=codes.device)
         with torch.autocast(codes.device.type, enabled=False):
-            latents = self.dequantize_tokens(codes.transpose(1, 2).flatten(0, 1))
-        latents = latents.unflatten(0, valid.shape).masked_fill(~valid.unsqueeze(-1), 0.0)
-        return latents.transpose(1, 2).contiguous()
+            latents = self.dequantize_tokens(rearrange(codes, "b k n -> (b n) k"))
+        latents = rearrange(latents, "(b n) d -> b d n", b=batch, n=tokens)
+        return latents.masked_fill(~valid[:, None], 0.0).contiguous()
 
     @torch.no_grad()
     def margins(
@@ -148,14 +159,15 @@ class Quantizer(nn.Module, ABC):
         Returns:
             Margins in float32: 0 where two codes were equally good, inf past the lengths and where there is no other.
         """
-        valid = _valid_tokens(lengths, latents.shape[0], latents.shape[2], latents.device)
+        batch, _, tokens = latents.shape
+        valid = _valid_tokens(lengths, batch, tokens, latents.device)
         if codes.shape[1] == 0:
             return latents.new_zeros(codes.shape, dtype=torch.float32)
         with torch.autocast(latents.device.type, enabled=False):
             features = latents.float().transpose(1, 2).masked_fill(~valid.unsqueeze(-1), 0.0)
-            margins = self.token_margins(features.flatten(0, 1), codes.transpose(1, 2).flatten(0, 1))
-        margins = margins.unflatten(0, valid.shape).masked_fill(~valid.unsqueeze(-1), torch.inf)
-        return margins.transpose(1, 2).contiguous()
+            margins = self.token_margins(features.flatten(0, 1), rearrange(codes, "b k n -> (b n) k"))
+        margins = rearrange(margins, "(b n) k -> b k n", b=batch, n=tokens)
+        return margins.masked_fill(~valid[:, None], torch.inf).contiguous()
 
     def _active_codebooks(
         self, valid: Bool[Tensor, "batch tokens"], num_codebooks: int | Int[Tensor, " batch"] | None
@@ -174,6 +186,7 @@ class Quantizer(nn.Module, ABC):
             # counts 2    codebooks 0 1 2 3    active 1 1 0 0
             stages = torch.arange(self.num_codebooks, device=valid.device)
             return valid.unsqueeze(-1) & (stages < counts.to(valid.device)[:, None, None])
+        # One count for all: the rows beyond it are left out.
         rows = self.num_codebooks if num_codebooks is None else operator.index(num_codebooks)
         if not 0 <= rows <= self.num_codebooks:
             raise ValueError(self._wrong_count(rows))
@@ -184,16 +197,6 @@ class Quantizer(nn.Module, ABC):
             f"num_codebooks is {count}, this quantizer has {self.num_codebooks} (0..{self.num_codebooks} can be used); "
             "the semantic codebook is not counted among acoustic ones"
         )
-
-    def _check_range(self, codes: Int[Tensor, "batch codebooks tokens"]) -> None:
-        outside = (codes < 0) | (codes >= self.codebook_size)
-        if outside.any():
-            item, layer, token = outside.nonzero()[0].tolist()
-            raise ValueError(
-                f"code {int(codes[item, layer, token])} in codebook layer {layer} (item {item}, token {token}) "
-                f"is outside 0..{self.codebook_size - 1}; do the tokens come from another model, or carry an offset "
-                "or a padding mark?"
-            )
 
 
 def straight_through(features: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -222,6 +225,7 @@ def linear_or_identity(width: int, out: int) -> nn.Module:
 def _valid_tokens(
     lengths: Int[Tensor, " batch"] | None, batch: int, tokens: int, device: torch.device
 ) -> Bool[Tensor, "batch tokens"]:
+    # A mask even without padding: it also says how many tokens a mean is over.
     if lengths is None:
         return torch.ones(batch, tokens, dtype=torch.bool, device=device)
     if lengths.shape != (batch,):

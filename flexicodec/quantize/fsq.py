@@ -110,7 +110,9 @@ def fsq_encode(
         sum_j digit_j * prod(levels[:j]), digit 0 the least significant. Codes are summed as integers: a float sum
         is sometimes truncated to one less, and half precision cannot hold it.
     """
-    sizes, basis = _sizes_and_basis(levels, z.device)
+    # levels 8 8 8    basis 1 8 64    code = digit_0 + 8 digit_1 + 64 digit_2
+    sizes = torch.tensor(levels, device=z.device)
+    basis = torch.tensor([prod(levels[:j]) for j in range(len(levels))], device=z.device)
     bounded = fsq_bound(z, levels, bound)
     rounded = bounded.round()
     codes = ((rounded.long() + sizes // 2) * basis).sum(dim=-1)
@@ -121,7 +123,7 @@ def fsq_margins(
     z: Float[Tensor, "*tokens digits"], levels: Sequence[int], bound: Bound = "tan"
 ) -> Float[Tensor, "*tokens"]:
     """Measure, in levels, how far the bounded values are from the nearest edge at which a digit rounds otherwise."""
-    sizes, _ = _sizes_and_basis(levels, z.device)
+    sizes = torch.tensor(levels, device=z.device)
     bounded = fsq_bound(z, levels, bound)
     offset = bounded - bounded.round()
     above = (0.5 - offset).masked_fill(bounded.round() >= (sizes - 1) // 2, torch.inf)  # the ends round no further
@@ -131,14 +133,10 @@ def fsq_margins(
 
 def fsq_decode(codes: Int[Tensor, "*tokens"], levels: Sequence[int]) -> Float[Tensor, "*tokens digits"]:
     """Return the rounded values of codes, which must be in range."""
-    sizes, basis = _sizes_and_basis(levels, codes.device)
-    digits = codes.unsqueeze(-1) // basis % sizes
+    sizes = torch.tensor(levels, device=codes.device)
+    basis = torch.tensor([prod(levels[:j]) for j in range(len(levels))], device=codes.device)
+    digits = codes.unsqueeze(-1) // basis % sizes  # from 0; values are from -(L // 2)
     return (digits - sizes // 2) / (sizes // 2)
-
-
-def _sizes_and_basis(levels: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    basis = [prod(levels[:j]) for j in range(len(levels))]
-    return torch.tensor(levels, device=device), torch.tensor(basis, device=device)
 
 
 @dataclass(frozen=True)

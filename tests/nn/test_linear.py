@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from flexicodec.nn import onednn
-from flexicodec.nn.onednn import Linear, linear
+from flexicodec.nn.onednn import Linear
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 200])
@@ -22,17 +22,17 @@ def test_it_computes_what_torch_computes(rows, bias, transposed):
 
 def test_fast_and_plain_ways_are_both_taken(monkeypatch):
     calls = []
-    fast = onednn.onednn_linear
-    monkeypatch.setattr(onednn, "onednn_linear", lambda *args: calls.append(args) or fast(*args))
-    x, weight = torch.randn(20, 8), torch.randn(4, 8)
+    fast = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *args: calls.append(args) or fast(*args))
+    x, layer = torch.randn(20, 8), Linear(8, 4)
     with torch.no_grad():
-        linear(x, weight)
+        layer(x)
         with torch.autocast("cpu", torch.bfloat16):
-            assert linear(x, weight).dtype == torch.bfloat16
+            assert layer(x).dtype == torch.bfloat16
         assert len(calls) == (2 if torch.bfloat16 in onednn._supported_dtypes() else 0)
-        linear(x[:2], weight)
-        linear(x.double(), weight.double())
-    linear(x, weight.requires_grad_())
+        layer(x[:2])
+        Linear(8, 4, dtype=torch.float64)(x.double())
+    layer(x)
     assert len(calls) == (2 if torch.bfloat16 in onednn._supported_dtypes() else 0)
 
 
@@ -44,9 +44,9 @@ def test_gradients_flow():
 
 def test_without_the_operator_torch_does_it(monkeypatch):
     monkeypatch.setattr(onednn, "_supported_dtypes", lambda: ())
-    x, weight = torch.randn(20, 8), torch.randn(4, 8)
+    x, layer = torch.randn(20, 8), Linear(8, 4)
     with torch.no_grad():
-        assert torch.equal(linear(x, weight), F.linear(x, weight))
+        assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
 
 
 def test_no_items_give_no_items():

@@ -129,12 +129,13 @@ def test_weights_that_are_computed_each_time_are_not_kept():
 
 
 def test_half_precision_is_worked_in_under_autocast():
-    x, weight = torch.randn(1, 8, 40), nn.Parameter(torch.randn(8, 8, 7))
+    x, layer = torch.randn(1, 8, 40), Conv(8, 8, 7)
+    layer.weight.normal_()
     with torch.autocast("cpu", torch.bfloat16):
-        found = onednn.conv1d(x, weight, None)
+        found, _ = layer.step(x, layer.initial_state(None), True)
     assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), F.conv1d(x, weight), rtol=0.05, atol=0.2)
-    assert onednn.conv1d(x, weight, None).dtype == torch.float32
+    torch.testing.assert_close(found.float(), layer(x), rtol=0.05, atol=0.2)
+    assert layer.step(x, layer.initial_state(None), True)[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize("first", ["channels first", "channels last"])
@@ -146,11 +147,11 @@ def test_pieces_are_joined_whatever_their_layout(first, second):
 
 def test_what_does_not_suit():
     x = torch.randn(1, 4, 8)
-    assert onednn.can_use_onednn(x) == (torch.float32 in onednn._supported_dtypes())
-    assert not onednn.can_use_onednn(x.double())
-    assert not onednn.can_use_onednn(x.to("meta"))
+    assert onednn.onednn_dtype(x) == (torch.float32 if torch.float32 in onednn._supported_dtypes() else None)
+    assert onednn.onednn_dtype(x.double()) is None
+    assert onednn.onednn_dtype(x.to("meta")) is None
     with torch.enable_grad():
-        assert not onednn.can_use_onednn(x)
+        assert onednn.onednn_dtype(x) is None
 
 
 def test_a_fused_optimiser_is_noticed():
@@ -181,7 +182,7 @@ def test_snake_can_be_traced_and_vmapped():
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")  # of PyTorch's own, whatever is asked for
 def test_onednn_can_be_turned_off():
     with torch.backends.mkldnn.flags(enabled=False):
-        assert not onednn.can_use_onednn(torch.randn(2, 3))
+        assert onednn.onednn_dtype(torch.randn(2, 3)) is None
 
 
 def test_infinity_has_no_sine_and_no_warning():

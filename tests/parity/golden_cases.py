@@ -229,7 +229,9 @@ def encoder_stages(case, tag):
         lambda _, inputs: block0.append(inputs[0])
     ):
         embedded = encoder.embed(sv_in, torch.ones(1, dtype=torch.long))
-        sv_hidden = encoder.run_layers(embedded, encoder_lengths + len(prompt))
+        sv_hidden = embedded
+        for layer in encoder.layers:
+            sv_hidden = layer(sv_hidden, None)
     whole_frames = -(-lengths // codec.frame_size)
     return {
         "fbank": fbank[0],

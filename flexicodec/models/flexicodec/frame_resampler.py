@@ -33,33 +33,26 @@ def resample_frames(
     if ratio is not None and ratio > 1 and float(ratio).is_integer():
         resized = _average(features, source_lengths, int(ratio), num_frames)
     else:
-        resized = _interpolate(features, source_lengths, target_lengths, ratio, num_frames)
+        # Positions in the source, in float64, which not every device has.
+        sources = source_lengths.cpu()
+        targets = target_lengths.cpu()
+        if ratio is None:
+            scale = sources.double() / targets.clamp(min=1).double()
+        else:
+            scale = torch.full(targets.shape, ratio, dtype=torch.float64)
+        centre = torch.arange(num_frames, dtype=torch.float64) + 0.5
+        position = (scale[:, None] * centre - 0.5).clamp(min=0)
+        last = (sources - 1)[:, None]
+        # Both neighbours and the weight of the right one.
+        left = torch.minimum(position.floor().long(), last)
+        right = torch.minimum(left + 1, last)
+        weight = (position - left).clamp(0, 1).to(features.device, features.dtype)
+        resized = torch.lerp(
+            torch.take_along_dim(features, left.to(features.device)[:, None], dim=2),
+            torch.take_along_dim(features, right.to(features.device)[:, None], dim=2),
+            weight[:, None],
+        )
     return resized.masked_fill(~length_mask(target_lengths, num_frames)[:, None], 0.0)
-
-
-def _interpolate(
-    features: Float[Tensor, "batch dim source_frames"],
-    source_lengths: Int[Tensor, " batch"],
-    target_lengths: Int[Tensor, " batch"],
-    ratio: float | None,
-    num_frames: int,
-) -> Float[Tensor, "batch dim frames"]:
-    device = features.device
-    source_lengths = source_lengths.cpu()  # not every device has float64
-    target_lengths = target_lengths.cpu()
-    # Positions in the source, in float64.
-    if ratio is None:
-        scale = source_lengths.double() / target_lengths.clamp(min=1).double()
-    else:
-        scale = torch.full(target_lengths.shape, ratio, dtype=torch.float64)
-    centre = torch.arange(num_frames, dtype=torch.float64) + 0.5
-    position = (scale[:, None] * centre - 0.5).clamp(min=0)
-    last = (source_lengths - 1)[:, None]
-    # Both neighbours and the weight of the right one.
-    left = torch.minimum(position.floor().long(), last)
-    right = torch.minimum(left + 1, last)
-    weight = (position - left).clamp(0, 1).to(device, features.dtype)
-    return torch.lerp(_nearest(features, left.to(device)), _nearest(features, right.to(device)), weight[:, None])
 
 
 def _average(
@@ -68,15 +61,11 @@ def _average(
     ratio: int,
     num_frames: int,
 ) -> Float[Tensor, "batch dim frames"]:
+    """Average `ratio` frames each; the last one is repeated beyond the end."""
     index = torch.arange(num_frames * ratio, device=features.device)
-    picked = _nearest(features, torch.minimum(index, (source_lengths - 1)[:, None]))
+    index = torch.minimum(index, (source_lengths - 1)[:, None])
+    picked = torch.take_along_dim(features, index[:, None], dim=2)
     return picked.unflatten(-1, (num_frames, ratio)).mean(-1)
-
-
-def _nearest(
-    features: Float[Tensor, "batch dim source_frames"], index: Int[Tensor, "batch picked"]
-) -> Float[Tensor, "batch dim picked"]:
-    return features.gather(2, index[:, None].expand(-1, features.shape[1], -1))
 
 
 @register_state
@@ -148,6 +137,7 @@ class FrameResampler:
         return y, FrameResamplerState(position - done * self.unit, buffer[..., done:].clone())
 
     def _average(self, buffer: Tensor, positions: Tensor) -> Tensor:
+        # Beyond the clip's end its last frame is repeated.
         index = positions[:, None] // self.unit + torch.arange(self.ratio.numerator, device=buffer.device)
         return buffer[..., index.clamp(max=buffer.shape[-1] - 1)].mean(-1)
 
