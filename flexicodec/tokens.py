@@ -21,11 +21,9 @@ from flexicodec.code_margins import Margins
 from flexicodec.token_format import (
     Integers,
     TokenFormat,
-    check_audio_lengths,
-    check_durations,
     check_kept,
     check_not_empty,
-    checked_codes,
+    check_values,
     checked_info,
     per_clip,
     read_integers,
@@ -325,7 +323,7 @@ def _validated(given: dict[str, Tensor], format: TokenFormat) -> dict[str, Tenso
         raise ValueError(
             f"durations are missing, and they may vary from 1 to {format.max_duration} frames{_slip(format)}"
         )
-    frames = given.setdefault("durations", codes.new_ones(batch, num_tokens))
+    given.setdefault("durations", codes.new_ones(batch, num_tokens))
 
     # Everything agrees in shape, and with the format.
     for name in given.keys() - {"audio_lengths"}:
@@ -337,13 +335,7 @@ def _validated(given: dict[str, Tensor], format: TokenFormat) -> dict[str, Tenso
         raise ValueError(
             f"{have}, but the format has semantic_codebook_size={format.semantic_codebook_size}{_slip(format)}"
         )
-    check_durations(frames, format)
-    valid = frames > 0
-    if format.semantic_codebook_size is not None:
-        given["semantic"] = checked_codes("semantic", given["semantic"], valid, format.semantic_codebook_size)
-    given["acoustic"] = checked_codes("acoustic", given["acoustic"], valid[:, None], format.acoustic_codebook_size)
-    if "audio_lengths" in given:
-        check_audio_lengths(given["audio_lengths"], frames.sum(-1), format)
+    check_values(given, format)
     return {name: given.get(name) for name in ("semantic", "acoustic", "durations", "audio_lengths")}
 
 

@@ -45,7 +45,8 @@ def encode_semantic(
     encoder = StreamedSemanticEncoder(codec, windows, ratio)
     state = encoder.initial_state()
 
-    audio = F.pad(audio, (0, int(codec.semantic_input_lengths(audio_lengths)) - audio.shape[1]))
+    samples, _ = codec.input_lengths(audio_lengths, frames)
+    audio = F.pad(audio, (0, int(samples) - audio.shape[1]))
     pieces = audio[:, None].float().split(PIECE_FRAMES * codec.frame_size, dim=-1)
     features = audio.new_zeros(1, codec.semantic_encoder.dim, count)
     done = 0

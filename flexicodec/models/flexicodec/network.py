@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from flexicodec.audio import pad_or_trim
 from flexicodec.encoders.base import SanmConfig, SemanticEncoder, SSLConfig
 from flexicodec.merging import unmerge
 from flexicodec.merging.aggregators import MeanAggregator, QueryAggregator
@@ -206,19 +205,23 @@ class FlexiCodecNetwork(Codec):
         if self.config.geometry == "whole":
             return -(-audio_lengths // self.frame_size)
         encoder = cast("SanmEncoder", self.semantic_encoder)  # the only one that goes with this geometry
-        frames = encoder.front_end.num_frames(self.semantic_input_lengths(audio_lengths))
+        frames = encoder.front_end.num_frames(audio_lengths.clamp(min=_MIN_RELEASED_SAMPLES))
         return (frames.cpu().double() / 1.33333).long().to(frames.device)  # not every device has float64
 
-    def semantic_input_lengths(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Count the samples of each item that go into the semantic encoder, zeros behind its own included."""
-        if self.config.geometry == "whole":
-            return self.frame_counts(audio_lengths) * self.frame_size
-        return audio_lengths.clamp(min=_MIN_RELEASED_SAMPLES)
+    def input_lengths(
+        self, audio_lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"]
+    ) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
+        """Count the samples of each item that go into the semantic and the acoustic encoder, zeros behind it included.
 
-    def acoustic_input_lengths(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Count the samples of each item that go into the acoustic encoder: whole frames, filled up with zeros."""
-        least = torch.maximum(audio_lengths, self.frame_counts(audio_lengths) * self.frame_size)
-        return -(-least // self.frame_size) * self.frame_size
+        Args:
+            audio_lengths: Samples of each item.
+            frames: Their `frame_counts`.
+        """
+        # The acoustic encoder takes whole frames; those that the released geometry drops are computed all the same.
+        covered = torch.maximum(audio_lengths, frames * self.frame_size)
+        acoustic = -(-covered // self.frame_size) * self.frame_size
+        semantic = acoustic if self.config.geometry == "whole" else audio_lengths.clamp(min=_MIN_RELEASED_SAMPLES)
+        return semantic, acoustic
 
     # -------------------------------------------------------------------------------------------------------- encoding
 
@@ -231,8 +234,8 @@ class FlexiCodecNetwork(Codec):
         precision: Precision = "float32",
     ) -> Float[Tensor, "batch semantic_dim frames"]:
         """Compute features of the frozen encoder, resampled to the frame grid, in float32 and without gradients."""
-        lengths = self.semantic_input_lengths(audio_lengths)
-        padded = pad_or_trim(audio.float(), int(lengths.max()))
+        lengths, _ = self.input_lengths(audio_lengths, frames)
+        padded = F.pad(audio.float(), (0, int(lengths.max()) - audio.shape[-1]))  # a negative number cuts
         with torch.autocast(audio.device.type, enabled=False):
             with autocast(precision, audio.device):
                 features, feature_lengths = self.semantic_encoder(padded, lengths)
@@ -246,8 +249,8 @@ class FlexiCodecNetwork(Codec):
         self, audio: Float[Tensor, "batch samples"], audio_lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch acoustic_dim frames"]:
         """Compute features of the convolutional encoder; the last frame is filled up with zeros."""
-        lengths = self.acoustic_input_lengths(audio_lengths)
-        padded = pad_or_trim(audio, int(lengths.max()))[:, None]
+        _, lengths = self.input_lengths(audio_lengths, frames)
+        padded = F.pad(audio, (0, int(lengths.max()) - audio.shape[-1]))[:, None]
         encode = self.encoder if torch.is_grad_enabled() else self.encoder.chunked
         features = encode(padded, lengths)[..., : int(frames.max())]
         return zero_padding(features, valid_steps(frames, features.shape[-1]))
