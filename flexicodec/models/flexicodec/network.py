@@ -79,7 +79,9 @@ class Features:
 
     @staticmethod
     def cat(clips: "Sequence[Features]") -> "Features":
-        """Join clips into one padded batch."""
+        """Join batches of clips into one padded batch."""
+        if len(clips) == 1:
+            return clips[0]
         acoustic = [clip.acoustic for clip in clips if clip.acoustic is not None]
         return replace(
             clips[0],
@@ -110,12 +112,12 @@ class QuantizedTokens:
     acoustic_inputs: Float[Tensor, "batch acoustic_dim tokens"] | None
 
 
-def pad_and_cat(clips: Sequence[Tensor]) -> Tensor:
-    """Join along the batch what differs in the length of its last axis, zeros behind the shorter ones."""
+def pad_and_cat(clips: Sequence[Tensor], value: float = 0.0) -> Tensor:
+    """Join along the batch what differs in the length of its last axis, padded with a value."""
     if len(clips) == 1:
         return clips[0]
     longest = max(clip.shape[-1] for clip in clips)
-    return torch.cat([F.pad(clip, (0, longest - clip.shape[-1])) for clip in clips])
+    return torch.cat([F.pad(clip, (0, longest - clip.shape[-1]), value=value) for clip in clips])
 
 
 class FlexiCodecNetwork(Codec):
