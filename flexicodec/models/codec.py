@@ -252,11 +252,9 @@ class Codec(nn.Module, ABC):
             ValueError: The tokens belong to another model, or hold codes this one lacks.
         """
         self.check_tokens(tokens)
-        return self._dequantize(self._on_device(tokens))
-
-    def _on_device(self, tokens: Tokens) -> Tokens:
-        """Return tokens on the model's device, without a copy of those that are there."""
-        return tokens if tokens.durations.device == self.device else tokens.to(self.device)
+        if tokens.durations.device != self.device:
+            tokens = tokens.to(self.device)
+        return self._dequantize(tokens)
 
     def _dequantize(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
         """Look up the vectors of checked tokens."""
@@ -284,7 +282,9 @@ class Codec(nn.Module, ABC):
         """
         choices = self.read_options(options, of="decode", names=DECODE_OPTIONS)
         self.check_tokens(tokens)
-        return self._decode(self._on_device(tokens), choices)
+        if tokens.durations.device != self.device:  # `to` copies always
+            tokens = tokens.to(self.device)
+        return self._decode(tokens, choices)
 
     def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
         """Decode checked tokens."""

@@ -6,8 +6,7 @@ generator gains nothing from scores above 1. Feature matching is HiFi-GAN's (arX
 An item's scores cover its padding too, which is silent in both recordings: train on crops where that matters.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -42,10 +41,17 @@ def generator_losses(
     losses = dict(generated.losses)
     if discriminators is None or config is None:
         return losses
-    with frozen_parameters(discriminators):
+    # Their weights are frozen for this pass, so that only the audio gets a gradient.
+    trained = [parameter for parameter in discriminators.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
         fake = discriminators(generated.audio)
         with torch.no_grad():
             real = discriminators(generated.reference)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
     losses["adversarial"] = adversarial_loss(fake, config.loss, average=config.average)
     losses["feature_matching"] = feature_matching_loss(real, fake, relative=config.relative, average=config.average)
     return losses
@@ -124,20 +130,8 @@ def gan_balance(real: Outputs, fake: Outputs, kind: GANLoss) -> dict[str, PerIte
     }
 
 
-@contextmanager
-def frozen_parameters(module: nn.Module) -> Iterator[None]:
-    """Turn off the gradients of a module's parameters inside a `with` block."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
 def _penalty(distance: Float[Tensor, "batch ..."], kind: GANLoss) -> PerItem:
+    """Average the squares (lsgan) or the positive part (hinge) over each item's scores."""
     if kind == "lsgan":
         return _item_mean(distance.square())
     if kind == "hinge":
