@@ -255,6 +255,7 @@ def _with_channels(
         raise ValueError(f"audio has shape {shape}; expected [S], [B, S] or [B, C, S]")
     if 0 in shape[:-1] or shape[-1] < minimum:
         raise ValueError(f"audio has shape {shape}, no samples; expected at least 1 item of at least 1 sample")
+    # Thousands of clips of a few samples: time is the first axis, and channels the last.
     if waves.ndim == 2 and len(waves) >= 1000 and waves.shape[1] <= 8:
         raise ValueError(f"audio has shape {shape}: {len(waves)} clips of {waves.shape[1]} samples? {_TRANSPOSED}")
     if waves.ndim == 3:

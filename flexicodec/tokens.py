@@ -177,6 +177,7 @@ class Tokens:
             if not -len(self) <= number < len(self):
                 raise IndexError(f"clip {number} of {len(self)}")
             chosen = [number % len(self)]
+        # Padding that no chosen clip needs is cut.
         rows = torch.tensor(chosen, device=self.durations.device)
         num_tokens = int(self.token_lengths[rows].max())
         num_frames = int(self.frame_lengths[rows].max())
@@ -206,6 +207,7 @@ class Tokens:
         def padded(tensors: list[Tensor]) -> Tensor:
             return torch.cat([pad(each, (0, num_tokens - each.shape[-1])) for each in tensors])
 
+        # Notes become one value per clip; None where a part lacks one.
         info: dict[str, list[Any]] = {name: [] for part in parts for name in part.info}
         for name, values in info.items():
             for part in parts:
@@ -356,6 +358,7 @@ def _join(
     """Join tokens of the same format, on the device of the first."""
     if not parts:
         raise ValueError("no tokens to join")
+    # Formats are compared field by field, so that the error names the one that differs.
     first = parts[0]
     for other in parts[1:]:
         for name in (entry.name for entry in fields(TokenFormat)):

@@ -69,6 +69,7 @@ class DiscriminatorLoss(nn.Module):
         self, real: Float[Tensor, "batch samples"], fake: Float[Tensor, "batch samples"]
     ) -> tuple[PerItem, dict[str, PerItem]]:
         """Return the discriminators' loss and the metrics of `gan_balance`."""
+        # One pass over both sides. Features serve the generator alone.
         outputs = self.discriminators(torch.cat([real, fake.detach()]))
         real_outputs = [DiscriminatorOutput(output.scores[: len(real)], []) for output in outputs]
         fake_outputs = [DiscriminatorOutput(output.scores[len(real) :], []) for output in outputs]
@@ -99,6 +100,7 @@ def feature_matching_loss(real: Outputs, fake: Outputs, *, relative: bool = Fals
     `relative` divides each distance by the mean magnitude of the real features, both taken along the last axis (period
     or frequency). `average` takes the mean over each discriminator's layers and then over discriminators, not the sums.
     """
+    # Items of a batch are averaged apart, so that a loss stays one value per item.
     losses = []
     for one, other in zip(real, fake, strict=True):
         layers = []

@@ -52,6 +52,7 @@ def encode_semantic(
     done = 0
     with autocast(precision, audio.device):
         for index, piece in enumerate(pieces):
+            # The last piece ends the clip: all frames that are left.
             remaining = count - done if index == len(pieces) - 1 else None
             y, state = encoder.step(piece, state, remaining)
             features[..., done : done + y.shape[-1]] = y
@@ -78,6 +79,7 @@ def quantize(
     start = 0
     pieces = durations.split(PIECE_FRAMES, dim=1)
     for index, piece in enumerate(pieces):
+        # A piece is a number of tokens; their durations say which frames are theirs.
         end = start + int(piece.sum())
         frames = torch.cat([semantic[..., start:end], acoustic[..., start:end]], dim=1)
         tokens, state = quantizers.step(frames, piece, state, index == len(pieces) - 1)

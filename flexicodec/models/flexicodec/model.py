@@ -139,6 +139,7 @@ class FlexiCodec(FlexiCodecNetwork):
 
         Defaults are left out so that a new field does not change the fingerprint of existing models.
         """
+        # The bottleneck belongs to decoding.
         settings = non_defaults(replace(self.config, bottleneck=None))
         for part, names in UNRELATED_SETTINGS.items():
             for name in names:
@@ -147,6 +148,7 @@ class FlexiCodec(FlexiCodecNetwork):
 
     def num_frames(self, samples: int | Int[Tensor, "*clips"]) -> int | Int[Tensor, "*clips"]:
         """Count the frames of clips of so many samples: what their `durations` must sum to."""
+        # frame_counts takes a vector of lengths.
         lengths = check_samples(samples)
         counts = self.frame_counts(lengths.reshape(-1)).view(lengths.shape)
         return counts if isinstance(samples, Tensor) else int(counts)
@@ -181,6 +183,7 @@ class FlexiCodec(FlexiCodecNetwork):
             channels=options.channels,
             device=self.device,
         )
+        # Each group is encoded without the padding that its clips do not need.
         frames = self.frame_counts(audio_lengths)
         windows = options.windows
         groups = []
@@ -204,7 +207,7 @@ class FlexiCodec(FlexiCodecNetwork):
                     precision=options.precision,
                 )
             )
-        return Features.cat(groups)
+        return groups[0] if len(groups) == 1 else Features.cat(groups)
 
     @inference_call
     def tokenize(self, features: Features, **options: Any) -> Tokens:
@@ -222,6 +225,7 @@ class FlexiCodec(FlexiCodecNetwork):
     def _tokenize(self, features: Features, choice: ResolvedOptions) -> Tokens:
         """Merge by the policy, or by given durations, and quantize."""
         seconds = features.audio_lengths.cpu().double() / self.sample_rate
+        # Where tokens start and end
         durations = choice.durations
         if choice.policy is not None:
             durations = choice.policy(
@@ -232,6 +236,8 @@ class FlexiCodec(FlexiCodecNetwork):
                 max_duration=choice.max_duration,
             )
         durations = validate_durations(durations, features.lengths, choice.max_duration)
+
+        # Their codes, and how far all these decisions were from others
         semantic, acoustic, code_margins = self._quantize(features, durations, choice)
         margins = None
         if choice.margins:
@@ -295,6 +301,7 @@ class FlexiCodec(FlexiCodecNetwork):
                 found.append((piece.semantic, piece.acoustic, *margins))
             coded.append([torch.cat(parts, dim=-1) for parts in zip(*found, strict=True)])
 
+        # Clips next to each other again, padded to the longest
         semantic_codes, acoustic_codes, *margins_of = zip(*coded, strict=True)
         padded_margins = [pad_and_cat(margins, torch.inf) for margins in margins_of]
         return pad_and_cat(semantic_codes), pad_and_cat(acoustic_codes), padded_margins
@@ -311,6 +318,7 @@ class FlexiCodec(FlexiCodecNetwork):
                 assert windows is not None
                 frames = chunked.smooth(self, clips, windows, options.precision)
             else:
+                # Codes are looked up in float32 in every precision.
                 latents = self._dequantize(clips)
                 with autocast(options.precision, self.device):
                     frames, _ = self.smooth(latents, clips.durations)
@@ -321,6 +329,7 @@ class FlexiCodec(FlexiCodecNetwork):
         return pad_and_cat(decoded)
 
     def _dequantize(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
+        # The semantic codes go through their ConvNeXt stack, the acoustic ones are added.
         assert tokens.semantic is not None
         return self.dequantize(tokens.semantic, tokens.acoustic, tokens.token_lengths)
 
@@ -345,6 +354,7 @@ class FlexiCodec(FlexiCodecNetwork):
         Raises:
             ValueError: More than one choice of rate, one that needs the whole clip, or a value out of range.
         """
+        # A rate is held by the controller, except where the model has one rate only.
         policy = options.get("policy")
         if options.get("frame_rate") is not None and policy is None and self.config.merging is not None:
             policy = RUNNING
@@ -379,7 +389,7 @@ class FlexiCodec(FlexiCodecNetwork):
         Clips longer than a window run in pieces, one by one, and so do the others beside them. Ragged batches run clip
         by clip on the CPU, where the time that padding takes is lost.
         """
-        counts = lengths.tolist()
+        counts = lengths.tolist()  # a single wait for a GPU
         longest = max(counts)
         limit = inf if windows is None else windows.seconds * self.base_frame_rate
         ragged = False
@@ -396,12 +406,14 @@ class FlexiCodec(FlexiCodecNetwork):
             num_codebooks: Acoustic codebooks in use; None for all.
         """
         count = check_num_codebooks(num_codebooks, self.num_codebooks)
+        # Stages built for streams know whether their attention is limited.
         encoder = StreamedSemanticEncoder(self, None)
         quantizers = StreamedQuantizers(self, count, Windows().steps(self.base_frame_rate))
         return encoder.exact and quantizers.exact
 
     def _choose(self, options: EncodeOptions) -> ResolvedOptions:
         """Check what a call says about its tokens, with the model's own values where it says nothing."""
+        # None has a meaning for max_duration (no limit), so UNSET stands for the model's own.
         merging = self.config.merging
         max_duration = self.max_duration if options.max_duration is UNSET else options.max_duration
         max_duration = check_max_duration(max_duration)

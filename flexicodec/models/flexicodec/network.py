@@ -79,9 +79,7 @@ class Features:
 
     @staticmethod
     def cat(clips: "Sequence[Features]") -> "Features":
-        """Join batches of clips into one padded batch."""
-        if len(clips) == 1:
-            return clips[0]
+        """Join clips into one padded batch."""
         acoustic = [clip.acoustic for clip in clips if clip.acoustic is not None]
         return replace(
             clips[0],
@@ -290,6 +288,7 @@ class FlexiCodecNetwork(Codec):
             return semantic, self.acoustic_quantizer(empty, (durations > 0).sum(dim=1), 0)
         if features.acoustic is None:
             raise ValueError("these features were made with acoustic=False; they only serve num_codebooks=0")
+        # The acoustic codes are those of what the semantic latents leave over.
         known = semantic.latents
         if keeps_semantic is not None:
             known = known * keeps_semantic[:, None, None]
@@ -308,6 +307,7 @@ class FlexiCodecNetwork(Codec):
         The latents [B, acoustic_dim, N] have been through the second ConvNeXt stack; [B, 0, N] without `with_latents`,
         since they only serve the acoustic stream.
         """
+        # The transformer of the aggregator works in the precision asked for, codes are chosen in float32.
         lengths = (durations > 0).sum(dim=1)
         with autocast(precision, semantic.device):
             merged = self.semantic_aggregator(semantic, durations).float()
@@ -368,6 +368,7 @@ class FlexiCodecNetwork(Codec):
         self, frames: Float[Tensor, "batch dim frames"], lengths: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch samples"], Int[Tensor, " batch"]]:
         """Decode smoothed frames to audio; returns also the valid samples of each item."""
+        # Gradients need the whole clip; without them, chunks need less memory.
         decode = self.decoder if torch.is_grad_enabled() else self.decoder.chunked
         return decode(frames, lengths)[:, 0], self.decoder.layers.output_length(lengths)
 
