@@ -377,7 +377,7 @@ class Codec(nn.Module, ABC):
         Args:
             parts: "all" drops nothing; "encode", "decode", or, where the family has it, "semantic".
         """
-        # "all" is no entry of `parts`: which modules that are depends on the config.
+        # "all" drops nothing, so it has no entry in `parts`.
         choices = ("all", *self.parts)
         if parts not in choices:
             raise ValueError(f"parts is {parts!r}; {type(self).__name__} has {', '.join(map(repr, choices))}")
