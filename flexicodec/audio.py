@@ -112,11 +112,6 @@ def split(audio: Shaped[Tensor, "batch samples"], lengths: Lengths | None = None
     return [audio[index : index + 1, :length] for index, length in enumerate(valid.tolist())]
 
 
-def pad_or_trim(audio: Float[Tensor, "*batch samples"], samples: int) -> Float[Tensor, "*batch wanted"]:
-    """Cut or zero-pad the last axis to so many samples."""
-    return pad(audio, (0, max(0, samples - audio.shape[-1])))[..., :samples]
-
-
 def fit_lengths(
     audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], wanted: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch wanted"]:
@@ -129,7 +124,7 @@ def fit_lengths(
     """
     # wanted 5, valid 3    x x x 0 0
     samples = int(wanted.max())
-    audio = pad_or_trim(audio, samples)
+    audio = pad(audio, (0, samples - audio.shape[-1]))  # a negative number cuts
     inside = torch.arange(samples, device=audio.device) < torch.minimum(wanted, lengths)[:, None]
     return audio.masked_fill(~inside, 0.0)
 
@@ -260,6 +255,7 @@ def _with_channels(
         raise ValueError(f"audio has shape {shape}; expected [S], [B, S] or [B, C, S]")
     if 0 in shape[:-1] or shape[-1] < minimum:
         raise ValueError(f"audio has shape {shape}, no samples; expected at least 1 item of at least 1 sample")
+    # Thousands of clips of a few samples: time is the first axis, and channels the last.
     if waves.ndim == 2 and len(waves) >= 1000 and waves.shape[1] <= 8:
         raise ValueError(f"audio has shape {shape}: {len(waves)} clips of {waves.shape[1]} samples? {_TRANSPOSED}")
     if waves.ndim == 3:

@@ -127,18 +127,19 @@ class TokenFormat:
                 "only mean something together"
             )
         # Their range: tokens without a fingerprint may be of a format with larger codebooks.
-        self._check_range("semantic", tokens.semantic, self.semantic_codebook_size)
-        self._check_range("acoustic", tokens.acoustic, self.acoustic_codebook_size)
-
-    def _check_range(self, name: str, codes: Int[Tensor, "..."] | None, size: int | None) -> None:
-        if codes is None or size is None or not codes.numel():
-            return
-        largest = int(codes.max())
-        if largest >= size:
-            raise ValueError(
-                f"{name} code {largest} is out of range: this model's codebook has {size} entries "
-                f"(0 to {size - 1}); is a vocabulary offset still added?"
-            )
+        streams = (
+            ("semantic", tokens.semantic, self.semantic_codebook_size),
+            ("acoustic", tokens.acoustic, self.acoustic_codebook_size),
+        )
+        for name, codes, size in streams:
+            if codes is None or size is None or not codes.numel():
+                continue
+            largest = int(codes.max())
+            if largest >= size:
+                raise ValueError(
+                    f"{name} code {largest} is out of range: this model's codebook has {size} entries "
+                    f"(0 to {size - 1}); is a vocabulary offset still added?"
+                )
 
 
 # ------------------------------------------------------------------------------------------- integers given to `Tokens`
@@ -146,51 +147,50 @@ class TokenFormat:
 
 def read_integers(values: dict[str, Integers | int | None]) -> dict[str, Tensor]:
     """Copy integers into int64 tensors with a batch axis, on the device of the first tensor given; None is left out."""
-    tensors = {}
-    without_batch = {}
-    for name, value in values.items():
-        if value is None:
+    given = {name: value for name, value in values.items() if value is not None}
+    tensors: dict[str, Tensor] = {}
+    for name, value in given.items():
+        if isinstance(value, Tensor):
+            if value.dtype not in _INTEGER_DTYPES:
+                raise ValueError(f"{name} has type {value.dtype}, expected integers; are these logits or embeddings?")
+            tensors[name] = value.detach().to(torch.int64, copy=True)
             continue
-        tensors[name] = _as_integers(name, value)
-        missing = len(_AXES[name]) - tensors[name].ndim
-        if missing not in (0, 1):
-            axes = ", ".join(_AXES[name])
-            shape = list(tensors[name].shape)
-            raise ValueError(f"{name} has shape {shape}, expected [{axes}], or one clip without the batch")
-        without_batch[name] = missing == 1
-    if len({missing for name, missing in without_batch.items() if name != "audio_lengths"}) == 2:
+        try:
+            array = np.asarray(value)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{name} is no regular array; make clips of different length one by one and join them with "
+                "Tokens.cat, or pad with durations of 0 on the right"
+            ) from error
+        if array.size == 0 and not isinstance(value, np.ndarray):
+            array = array.astype(np.int64)  # NumPy takes an empty list for floats
+        if array.dtype.kind not in "iu" or (array.size and int(array.max()) >= 2**63):
+            raise ValueError(f"{name} has type {array.dtype}, expected integers of at most 64 bits")
+        tensors[name] = torch.from_numpy(array.astype(np.int64))
+
+    # Either all codes and durations have a batch axis, or none of them.
+    missing = {name: len(_AXES[name]) - tensor.ndim for name, tensor in tensors.items()}
+    for name, axes in missing.items():
+        if axes not in (0, 1):
+            raise ValueError(
+                f"{name} has shape {list(tensors[name].shape)}, expected [{', '.join(_AXES[name])}], or one clip "
+                "without the batch"
+            )
+    if len({axes for name, axes in missing.items() if name != "audio_lengths"}) == 2:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
         raise ValueError(f"some of {shapes} have a batch axis and some have none; give it to all or to none")
-    device = next((value.device for value in values.values() if isinstance(value, Tensor)), None)
+    device = next((value.device for value in given.values() if isinstance(value, Tensor)), None)
     for name, tensor in tensors.items():
-        if without_batch[name]:
-            tensor = tensor[None]
-        tensors[name] = tensor.to(device)
+        tensors[name] = (tensor[None] if missing[name] else tensor).to(device)
     return tensors
 
 
-def _as_integers(name: str, value: Integers | int) -> Tensor:
-    """Copy a tensor, an array or a nested list of integers to int64."""
-    if isinstance(value, Tensor):
-        if value.dtype not in _INTEGER_DTYPES:
-            raise ValueError(f"{name} has type {value.dtype}, expected integers; are these logits or embeddings?")
-        return value.detach().to(torch.int64, copy=True)
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{name} is no regular array; make clips of different length one by one and join them with Tokens.cat, or "
-            "pad with durations of 0 on the right"
-        ) from error
-    if array.size == 0 and not isinstance(value, np.ndarray):
-        array = array.astype(np.int64)  # NumPy takes an empty list for floats
-    if array.dtype.kind not in "iu" or (array.size and int(array.max()) >= 2**63):
-        raise ValueError(f"{name} has type {array.dtype}, expected integers of at most 64 bits")
-    return torch.from_numpy(array.astype(np.int64))
+def check_values(values: dict[str, Tensor], format: TokenFormat) -> None:
+    """Check durations, codes and audio lengths against the format, and set the codes of padding to 0.
 
-
-def check_durations(durations: Int[Tensor, "batch tokens"], format: TokenFormat) -> None:
-    """Check that durations are within the cap, with padding on the right only; a clip may have no token (yet)."""
+    Padding is on the right; a clip may have no token (yet), and then has no samples.
+    """
+    durations = values["durations"]
     if not len(durations):
         raise ValueError(f"durations {list(durations.shape)} hold no clip, expected at least one")
     limit = format.max_duration or _LARGEST
@@ -209,29 +209,24 @@ def check_durations(durations: Int[Tensor, "batch tokens"], format: TokenFormat)
             f"duration 0 of token {token} in clip {clip} marks padding, but tokens follow; pad on the right"
         )
 
-
-def check_not_empty(token_lengths: Int[Tensor, " batch"]) -> None:
-    """Refuse clips without tokens, which only a stream may have."""
-    empty = token_lengths == 0
-    if empty.any():
-        raise ValueError(
-            f"clip {_first(empty)[0]} has no token; a whole clip has at least one (streams take none, for nothing yet)"
-        )
-
-
-def checked_codes(
-    name: str, codes: Int[Tensor, "*batch tokens"], valid: Bool[Tensor, "*#batch tokens"], size: int
-) -> Int[Tensor, "*batch tokens"]:
-    """Check codes against the size of their codebook, and set those of padding to 0."""
-    bad = valid & ((codes < 0) | (codes >= size))
-    if bad.any():
-        where = _first(bad)
-        codebook = f", codebook {where[1]}" if len(where) == 3 else ""
-        raise ValueError(
-            f"{name} code {int(codes[where])} of token {where[-1]}{codebook} in clip {where[0]}, expected 0 to "
-            f"{size - 1}; is a vocabulary offset still added?"
-        )
-    return torch.where(valid, codes, 0)
+    # Codes within their codebook
+    valid = {"semantic": durations > 0, "acoustic": (durations > 0)[:, None]}
+    sizes = {"semantic": format.semantic_codebook_size, "acoustic": format.acoustic_codebook_size}
+    for name, size in sizes.items():
+        if size is None:
+            continue
+        codes = values[name]
+        bad = valid[name] & ((codes < 0) | (codes >= size))
+        if bad.any():
+            where = _first(bad)
+            codebook = f", codebook {where[1]}" if len(where) == 3 else ""
+            raise ValueError(
+                f"{name} code {int(codes[where])} of token {where[-1]}{codebook} in clip {where[0]}, expected 0 to "
+                f"{size - 1}; is a vocabulary offset still added?"
+            )
+        values[name] = torch.where(valid[name], codes, 0)
+    if "audio_lengths" in values:
+        check_audio_lengths(values["audio_lengths"], durations.sum(-1), format)
 
 
 def check_audio_lengths(
@@ -255,6 +250,15 @@ def check_audio_lengths(
             f"durations{f' of clip {clip}' if len(bad) > 1 else ''} sum to {int(frame_lengths[clip])} frames but the "
             f"audio has {int(whole[clip])} ({format.sample_rate} Hz, {format.frame_size} samples per frame); were the "
             "tokens made from a resampled copy?"
+        )
+
+
+def check_not_empty(token_lengths: Int[Tensor, " batch"]) -> None:
+    """Refuse clips without tokens, which only a stream may have."""
+    empty = token_lengths == 0
+    if empty.any():
+        raise ValueError(
+            f"clip {_first(empty)[0]} has no token; a whole clip has at least one (streams take none, for nothing yet)"
         )
 
 

@@ -21,11 +21,9 @@ from flexicodec.code_margins import Margins
 from flexicodec.token_format import (
     Integers,
     TokenFormat,
-    check_audio_lengths,
-    check_durations,
     check_kept,
     check_not_empty,
-    checked_codes,
+    check_values,
     checked_info,
     per_clip,
     read_integers,
@@ -179,6 +177,7 @@ class Tokens:
             if not -len(self) <= number < len(self):
                 raise IndexError(f"clip {number} of {len(self)}")
             chosen = [number % len(self)]
+        # Padding that no chosen clip needs is cut.
         rows = torch.tensor(chosen, device=self.durations.device)
         num_tokens = int(self.token_lengths[rows].max())
         num_frames = int(self.frame_lengths[rows].max())
@@ -208,6 +207,7 @@ class Tokens:
         def padded(tensors: list[Tensor]) -> Tensor:
             return torch.cat([pad(each, (0, num_tokens - each.shape[-1])) for each in tensors])
 
+        # Notes become one value per clip; None where a part lacks one.
         info: dict[str, list[Any]] = {name: [] for part in parts for name in part.info}
         for name, values in info.items():
             for part in parts:
@@ -325,7 +325,7 @@ def _validated(given: dict[str, Tensor], format: TokenFormat) -> dict[str, Tenso
         raise ValueError(
             f"durations are missing, and they may vary from 1 to {format.max_duration} frames{_slip(format)}"
         )
-    frames = given.setdefault("durations", codes.new_ones(batch, num_tokens))
+    given.setdefault("durations", codes.new_ones(batch, num_tokens))
 
     # Everything agrees in shape, and with the format.
     for name in given.keys() - {"audio_lengths"}:
@@ -337,13 +337,7 @@ def _validated(given: dict[str, Tensor], format: TokenFormat) -> dict[str, Tenso
         raise ValueError(
             f"{have}, but the format has semantic_codebook_size={format.semantic_codebook_size}{_slip(format)}"
         )
-    check_durations(frames, format)
-    valid = frames > 0
-    if format.semantic_codebook_size is not None:
-        given["semantic"] = checked_codes("semantic", given["semantic"], valid, format.semantic_codebook_size)
-    given["acoustic"] = checked_codes("acoustic", given["acoustic"], valid[:, None], format.acoustic_codebook_size)
-    if "audio_lengths" in given:
-        check_audio_lengths(given["audio_lengths"], frames.sum(-1), format)
+    check_values(given, format)
     return {name: given.get(name) for name in ("semantic", "acoustic", "durations", "audio_lengths")}
 
 
@@ -364,6 +358,7 @@ def _join(
     """Join tokens of the same format, on the device of the first."""
     if not parts:
         raise ValueError("no tokens to join")
+    # Formats are compared field by field, so that the error names the one that differs.
     first = parts[0]
     for other in parts[1:]:
         for name in (entry.name for entry in fields(TokenFormat)):

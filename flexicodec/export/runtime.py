@@ -244,7 +244,7 @@ class ExportedFlexiCodec(FlexiCodec):
         raise ValueError(REFUSALS["margins"])
 
     def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
-        if self.runs_clip_by_clip(tokens.frame_lengths, None):
+        if len(self._groups(tokens.frame_lengths, None)) > 1:
             return pad_and_cat([self._run_decoder(tokens[i]) for i in range(len(tokens))])
         return self._run_decoder(tokens)
 

@@ -75,6 +75,7 @@ def check_frame_rate(
     """
     rates = as_floats(frame_rate, "frame_rate")
     max_duration = check_max_duration(max_duration)
+    # Bounds are widened by the rounding of rates such as 12.5 / 3.
     lowest = base_frame_rate / max_duration if max_duration else 0.0
     for rate in np.atleast_1d(rates):
         if lowest * (1 - 1e-9) <= rate <= base_frame_rate * (1 + 1e-9) and rate > 0:
@@ -121,6 +122,7 @@ def target_tokens(
             f"seconds have shape {tuple(clip_seconds.shape)}, but {len(lengths)} items need one value each"
         )
     rates = torch.tensor(broadcast_per_item(frame_rate, "frame_rate", len(lengths)), dtype=torch.float64)
+    # ceil(x - 1/2) rounds to nearest, and halves down: the fewer tokens on a tie.
     nearest = (rates * clip_seconds - 0.5 - TIE).ceil().long().to(lengths.device)
     fewest = (lengths > 0).long() if max_duration is None else -(-lengths // max_duration)
     return nearest.maximum(fewest).minimum(lengths)
@@ -272,6 +274,7 @@ class ExactRate(RatePolicy):
         target = target_tokens(self.frame_rate, seconds, lengths, max_duration)
         pairs = torch.arange(similarities.shape[1], device=similarities.device)
         inside = pairs + 1 < lengths[:, None]
+        # Padding sorts behind all pairs of the item; the stable sort breaks ties by time.
         order = similarities.detach().masked_fill(~inside, torch.inf).argsort(dim=-1, stable=True)
         rank = torch.empty_like(order).scatter_(1, order, pairs.expand_as(order))
 
@@ -303,6 +306,7 @@ class Uniform(RatePolicy):
         max_duration: int | None = None,
     ) -> Int[Tensor, "batch tokens"]:
         """Choose durations; see `MergingPolicy`. `seconds` are needed."""
+        # Boundaries beyond an item's own count repeat its last one, which gives durations of 0.
         target = target_tokens(self.frame_rate, seconds, lengths, max_duration)[:, None]
         boundary = torch.arange(int(target.max()) + 1, device=lengths.device).minimum(target)
         return (boundary * lengths[:, None] // target.clamp(min=1)).diff(dim=-1)
@@ -395,6 +399,7 @@ def resolve_policy(
             f"policy is {policy!r}; expected one of {', '.join(names)} with frame_rate=, or a MergingPolicy"
         )
 
+    # The policy, and its note
     if durations is not None:
         return None, {"policy": "durations"}
     if own is not None:

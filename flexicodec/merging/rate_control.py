@@ -98,6 +98,7 @@ class RateController:
                     "to that"
                 )
         object.__setattr__(self, "frame_rate", settled)
+        # The bounds hold for the threshold from the first frame on.
         if not -1 <= self.lowest <= self.threshold <= self.highest <= 1:
             raise ValueError(
                 f"lowest, threshold and highest are {self.lowest:g}, {self.threshold:g} and {self.highest:g}; expected "
@@ -117,6 +118,7 @@ class RateController:
         max_duration: int | None = None,
     ) -> Int[Tensor, "batch tokens"]:
         """See `MergingPolicy`."""
+        # Item by item, since each one's threshold depends on its own tokens so far; a clip starts with a token.
         starts = torch.ones(len(similarities), similarities.shape[1] + 1, dtype=torch.bool, device=similarities.device)
         for i, policy in enumerate(self._each(len(similarities))):
             starts[i, 1:] = policy.step(similarities[i], policy.initial_state(), check_max_duration(max_duration))[0]
@@ -143,17 +145,26 @@ class RateController:
         self, similarities: Float[Tensor, " pairs"], state: RateControllerState, max_duration: int | None
     ) -> tuple[Bool[Tensor, " pairs"], Float[Tensor, " pairs"], RateControllerState]:
         """See `CausalPolicy`."""
-        wanted, frame = self._rate(), 1 / self.base_frame_rate
+        wanted = self._rate()
+        frame = 1 / self.base_frame_rate  # seconds
+        # Weight of the newest frame in the mean
         share = 1 - exp(-frame / self.memory_seconds)
-        starts, margins, run, rate, centre = [], [], state.run, state.rate, state.centre
+        starts = []
+        margins = []
+        run = state.run
+        rate = state.rate
+        centre = state.centre
         for similarity in similarities.detach().tolist():
+            # Proportional part: what the present error adds to the centre
             error = wanted - rate
             threshold = self._hold(centre + self.proportional * error)
             start = not similarity > threshold or run == max_duration
             starts.append(start)
             margins.append(abs(similarity - threshold))
             run = 1 if start else run + 1
+            # Exponential mean of the rate: a frame has either no token start or one.
             rate += share * (start * self.base_frame_rate - rate)
+            # Integral part, held within the bounds so that it does not wind up
             centre = self._hold(centre + self.integral * error * frame)
         device = similarities.device
         return (

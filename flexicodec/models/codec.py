@@ -78,6 +78,7 @@ def inference_call(method: Method) -> Method:
 
     @wraps(method)
     def wrapped(self: "Codec", *arguments: Any, **choices: Any) -> Any:
+        # A copy in half precision has the same fingerprint and would make other tokens.
         weight = next(self.parameters(), None)  # an export has none
         if weight is not None and weight.dtype != torch.float32:
             raise ValueError(
@@ -96,6 +97,7 @@ def check_samples(samples: Any) -> Tensor:
     Raises:
         ValueError: No whole number of samples, or none at all.
     """
+    # True and 1.0 would pass for counts.
     lengths = torch.as_tensor(samples)
     if lengths.dtype == torch.bool or lengths.is_floating_point() or bool((lengths < 1).any()):
         raise ValueError(f"samples is {samples!r}; expected a whole number, 1 or more (not seconds)")
@@ -110,6 +112,7 @@ def check_num_codebooks(num_codebooks: Any, available: int) -> int:
     """
     if num_codebooks is None:
         return available
+    # True is an Integral and no count.
     whole = isinstance(num_codebooks, Integral) and not isinstance(num_codebooks, bool)
     if not whole or not 0 <= num_codebooks <= available:
         raise ValueError(
@@ -215,6 +218,7 @@ class Codec(nn.Module, ABC):
         Raises:
             ValueError: An unknown option, or one this family does not have.
         """
+        # All options that the family does not have are reported at once.
         fixed = self.fixed_options
         given = {}
         refused = []
@@ -252,11 +256,9 @@ class Codec(nn.Module, ABC):
             ValueError: The tokens belong to another model, or hold codes this one lacks.
         """
         self.check_tokens(tokens)
-        return self._dequantize(self._on_device(tokens))
-
-    def _on_device(self, tokens: Tokens) -> Tokens:
-        """Return tokens on the model's device, without a copy of those that are there."""
-        return tokens if tokens.durations.device == self.device else tokens.to(self.device)
+        if tokens.durations.device != self.device:
+            tokens = tokens.to(self.device)
+        return self._dequantize(tokens)
 
     def _dequantize(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
         """Look up the vectors of checked tokens."""
@@ -284,7 +286,9 @@ class Codec(nn.Module, ABC):
         """
         choices = self.read_options(options, of="decode", names=DECODE_OPTIONS)
         self.check_tokens(tokens)
-        return self._decode(self._on_device(tokens), choices)
+        if tokens.durations.device != self.device:  # `to` copies always
+            tokens = tokens.to(self.device)
+        return self._decode(tokens, choices)
 
     def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
         """Decode checked tokens."""
@@ -331,6 +335,7 @@ class Codec(nn.Module, ABC):
         return self.config_dict()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Codec":
+        # Called by to(), half() and the like: packed copies of the weights are out of date.
         clear_cache(self.parameters())
         return cast(Codec, super()._apply(fn, recurse))
 
@@ -346,6 +351,7 @@ class Codec(nn.Module, ABC):
         Read from `config.json` of a saved model, else computed at first use, and again after weights were written to
         (by training, say). Weights are hashed in half precision, so that storing a model in half precision keeps it.
         """
+        # Weights that were written to since are hashed again; of a part of a model, the saved one stays valid.
         if self._fingerprint is None or (self._fingerprint[1] != weight_version(self) and not unloaded_modules(self)):
             self.set_fingerprint(self.compute_fingerprint())
         assert self._fingerprint is not None
@@ -354,6 +360,7 @@ class Codec(nn.Module, ABC):
     @property
     def decoder_fingerprint(self) -> str:
         """Hash that also covers the decoder, on which tokens do not depend; see `fingerprint`."""
+        # It covers the weights of all modules that the other fingerprint leaves out.
         version = weight_version(self)
         if self._decoder_fingerprint is None or self._decoder_fingerprint[1] != version:
             config = json.dumps([self.fingerprint, self.config_dict()], sort_keys=True)
@@ -370,6 +377,7 @@ class Codec(nn.Module, ABC):
         Args:
             parts: "all" drops nothing; "encode", "decode", or, where the family has it, "semantic".
         """
+        # "all" drops nothing, so it has no entry in `parts`.
         choices = ("all", *self.parts)
         if parts not in choices:
             raise ValueError(f"parts is {parts!r}; {type(self).__name__} has {', '.join(map(repr, choices))}")
@@ -438,6 +446,7 @@ class Codec(nn.Module, ABC):
         self._check_whole("saved")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        # Copies, since safetensors refuses tensors that share memory.
         state = {}
         for name, tensor in self.state_dict().items():
             tensor = tensor.detach().cpu().contiguous()
@@ -448,6 +457,7 @@ class Codec(nn.Module, ABC):
             "flexicodec_lab_version": flexicodec.__version__,
             "config": self.config_dict(),
         }
+        # Both files are complete before the first of them appears.
         with replacing(folder / WEIGHTS_NAME) as weights, replacing(folder / CONFIG_NAME) as settings:
             save_file(state, weights, metadata={"format": "pt"})
             settings.write_text(json.dumps(config, indent=2) + "\n")
@@ -456,6 +466,7 @@ class Codec(nn.Module, ABC):
 
 
 def _unknown_option(codec: Codec, of: str, name: str, names: Sequence[str]) -> str:
+    # The nearest name is the likely slip.
     close = difflib.get_close_matches(name, names, 1)
     slip = f"; did you mean {close[0]!r}?" if close else ";"
     return f"{of} has no option {name!r}{slip} a {type(codec).__name__} takes {', '.join(names)}"
@@ -465,11 +476,13 @@ def _is_default(value: Any, fixed: Any) -> bool:
     """Tell whether an option is not set, or set to the one value a family has (within the rounding of a rate)."""
     if value is None or value is UNSET:
         return True
+    # True == 1, so booleans and strings are compared with their like only.
     if fixed is None or isinstance(fixed, bool | str):
         return bool(value == fixed) if isinstance(value, bool | str) else False
     try:
         given = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return False
+    # Published rates are rounded: 21.5 Hz stands for 21.53.
     tolerance = 0.005 if isinstance(fixed, float) else 0.0
     return bool(((given / fixed - 1).abs() <= tolerance).all())

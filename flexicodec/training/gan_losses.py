@@ -6,8 +6,7 @@ generator gains nothing from scores above 1. Feature matching is HiFi-GAN's (arX
 An item's scores cover its padding too, which is silent in both recordings: train on crops where that matters.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -42,10 +41,17 @@ def generator_losses(
     losses = dict(generated.losses)
     if discriminators is None or config is None:
         return losses
-    with frozen_parameters(discriminators):
+    # Their weights are frozen for this pass, so that only the audio gets a gradient.
+    trained = [parameter for parameter in discriminators.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
         fake = discriminators(generated.audio)
         with torch.no_grad():
             real = discriminators(generated.reference)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
     losses["adversarial"] = adversarial_loss(fake, config.loss, average=config.average)
     losses["feature_matching"] = feature_matching_loss(real, fake, relative=config.relative, average=config.average)
     return losses
@@ -63,6 +69,7 @@ class DiscriminatorLoss(nn.Module):
         self, real: Float[Tensor, "batch samples"], fake: Float[Tensor, "batch samples"]
     ) -> tuple[PerItem, dict[str, PerItem]]:
         """Return the discriminators' loss and the metrics of `gan_balance`."""
+        # One pass over both sides. Features serve the generator alone.
         outputs = self.discriminators(torch.cat([real, fake.detach()]))
         real_outputs = [DiscriminatorOutput(output.scores[: len(real)], []) for output in outputs]
         fake_outputs = [DiscriminatorOutput(output.scores[len(real) :], []) for output in outputs]
@@ -93,6 +100,7 @@ def feature_matching_loss(real: Outputs, fake: Outputs, *, relative: bool = Fals
     `relative` divides each distance by the mean magnitude of the real features, both taken along the last axis (period
     or frequency). `average` takes the mean over each discriminator's layers and then over discriminators, not the sums.
     """
+    # Items of a batch are averaged apart, so that a loss stays one value per item.
     losses = []
     for one, other in zip(real, fake, strict=True):
         layers = []
@@ -124,20 +132,8 @@ def gan_balance(real: Outputs, fake: Outputs, kind: GANLoss) -> dict[str, PerIte
     }
 
 
-@contextmanager
-def frozen_parameters(module: nn.Module) -> Iterator[None]:
-    """Turn off the gradients of a module's parameters inside a `with` block."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
 def _penalty(distance: Float[Tensor, "batch ..."], kind: GANLoss) -> PerItem:
+    """Average the squares (lsgan) or the positive part (hinge) over each item's scores."""
     if kind == "lsgan":
         return _item_mean(distance.square())
     if kind == "hinge":

@@ -121,6 +121,7 @@ class LogStftLoss(nn.Module):
 
     def per_window(self, estimate: Audio, reference: Audio, lengths: Lengths) -> list[PerItem]:
         """Return the loss of each window: the mean over an item's frames."""
+        # Reflections start at each item's end, or at the batch's as in NeMo.
         ends = lengths
         if self.compatible:
             ends = torch.full_like(lengths, estimate.shape[1])
@@ -184,6 +185,7 @@ class MultiScaleMelLoss(LogStftLoss):
 
     def log_spectrum(self, audio: Audio, ends: Lengths, window: int) -> Float[Tensor, "batch mels frames"]:
         """Compute log10 of mel magnitudes, floored at 1e-5; the audio is silent beyond its ends."""
+        # The periodic window and the floor of DAC's mel spectrograms
         taper = torch.hann_window(window, device=audio.device)
         spectrum = torch.stft(
             audio, window, window // 4, window=taper, center=True, pad_mode="constant", return_complex=True
@@ -231,6 +233,7 @@ class SpeakerConsistencyLoss(nn.Module):
 
     def forward(self, estimate: Audio, reference: Audio, lengths: Lengths | None = None) -> PerItem:
         """Compare audio including its padding, whatever the lengths: the network pools over all time steps."""
+        # The reference is the fixed target.
         with torch.no_grad():
             target = self.embed(reference)
         return -F.cosine_similarity(self.embed(estimate), target, dim=1)

@@ -56,13 +56,26 @@ def sample_rates(
     step: int,
 ) -> SampledRates:
     """Sample policy, rate and number of codebooks of each item; `threshold_range` is calibrated where asked for."""
-    policies = []
+    names = sorted(rates.policies)
+    shares = np.array([rates.policies[name] for name in names])
+    policies: list[MergingPolicy] = []
     counts = []
     kept = []
     for item in items:
         # The order of these random numbers is part of exact resume: every item consumes all of them.
         rng = np.random.default_rng([seed, step, int(item), PURPOSE])
-        policies.append(_sample_policy(rates, threshold_range, rng))
+        name = names[int(rng.choice(len(names), p=shares / sum(shares)))]
+        unmerged = rng.random() < rates.unmerged_share
+        threshold = float(rng.uniform(*threshold_range))
+        frame_rate = float(rng.uniform(*rates.frame_rate_range))
+        if unmerged:
+            policies.append(Threshold(1.0))
+        elif name == "threshold":
+            policies.append(Threshold(threshold))
+        else:
+            policies.append(POLICIES[name](frame_rate))
+
+        # Dropout of codebooks
         share = rng.random()
         count = int(rng.integers(1, num_codebooks + 1))
         if share < dropout.semantic_only_share:
@@ -72,20 +85,6 @@ def sample_rates(
         counts.append(count)
         kept.append(count == 0 or rng.random() >= dropout.semantic_dropout)
     return SampledRates(policies, torch.tensor(counts), torch.tensor(kept))
-
-
-def _sample_policy(rates: RateConfig, threshold_range: tuple[float, float], rng: np.random.Generator) -> MergingPolicy:
-    names = sorted(rates.policies)
-    shares = [rates.policies[name] for name in names]
-    name = names[int(rng.choice(len(names), p=np.array(shares) / sum(shares)))]
-    unmerged = rng.random() < rates.unmerged_share
-    threshold = float(rng.uniform(*threshold_range))
-    frame_rate = float(rng.uniform(*rates.frame_rate_range))
-    if unmerged:
-        return Threshold(1.0)
-    if name == "threshold":
-        return Threshold(threshold)
-    return POLICIES[name](frame_rate)
 
 
 def merge_items(

@@ -45,12 +45,14 @@ def encode_semantic(
     encoder = StreamedSemanticEncoder(codec, windows, ratio)
     state = encoder.initial_state()
 
-    audio = F.pad(audio, (0, int(codec.semantic_input_lengths(audio_lengths)) - audio.shape[1]))
+    samples, _ = codec.input_lengths(audio_lengths, frames)
+    audio = F.pad(audio, (0, int(samples) - audio.shape[1]))
     pieces = audio[:, None].float().split(PIECE_FRAMES * codec.frame_size, dim=-1)
     features = audio.new_zeros(1, codec.semantic_encoder.dim, count)
     done = 0
     with autocast(precision, audio.device):
         for index, piece in enumerate(pieces):
+            # The last piece ends the clip: all frames that are left.
             remaining = count - done if index == len(pieces) - 1 else None
             y, state = encoder.step(piece, state, remaining)
             features[..., done : done + y.shape[-1]] = y
@@ -77,6 +79,7 @@ def quantize(
     start = 0
     pieces = durations.split(PIECE_FRAMES, dim=1)
     for index, piece in enumerate(pieces):
+        # A piece is a number of tokens; their durations say which frames are theirs.
         end = start + int(piece.sum())
         frames = torch.cat([semantic[..., start:end], acoustic[..., start:end]], dim=1)
         tokens, state = quantizers.step(frames, piece, state, index == len(pieces) - 1)

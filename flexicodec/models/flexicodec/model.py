@@ -4,8 +4,9 @@
 themselves are in network.py. Whether clips run side by side, one by one or in pieces is decided here, once per call.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -138,6 +139,7 @@ class FlexiCodec(FlexiCodecNetwork):
 
         Defaults are left out so that a new field does not change the fingerprint of existing models.
         """
+        # The bottleneck belongs to decoding.
         settings = non_defaults(replace(self.config, bottleneck=None))
         for part, names in UNRELATED_SETTINGS.items():
             for name in names:
@@ -146,6 +148,7 @@ class FlexiCodec(FlexiCodecNetwork):
 
     def num_frames(self, samples: int | Int[Tensor, "*clips"]) -> int | Int[Tensor, "*clips"]:
         """Count the frames of clips of so many samples: what their `durations` must sum to."""
+        # frame_counts takes a vector of lengths.
         lengths = check_samples(samples)
         counts = self.frame_counts(lengths.reshape(-1)).view(lengths.shape)
         return counts if isinstance(samples, Tensor) else int(counts)
@@ -171,7 +174,7 @@ class FlexiCodec(FlexiCodecNetwork):
         return self._batch_features(audio, lengths, choices, acoustic)
 
     def _batch_features(self, audio: Any, lengths: Any, options: EncodeOptions, acoustic: bool) -> Features:
-        """Encode a batch, clip by clip where clips are long or it would be mostly padding."""
+        """Run both encoders on a batch; see `_groups` for what runs side by side."""
         batch, audio_lengths = as_batch(
             audio,
             lengths,
@@ -180,39 +183,31 @@ class FlexiCodec(FlexiCodecNetwork):
             channels=options.channels,
             device=self.device,
         )
+        # Each group is encoded without the padding that its clips do not need.
         frames = self.frame_counts(audio_lengths)
-        if not self.runs_clip_by_clip(frames, options.windows):
-            return self._features(batch, audio_lengths, frames, acoustic, options)
-        clips = []
-        for i, length in enumerate(audio_lengths.tolist()):
-            row = slice(i, i + 1)
-            clips.append(self._features(batch[row, :length], audio_lengths[row], frames[row], acoustic, options))
-        return Features.cat(clips)
-
-    def _features(
-        self,
-        audio: Float[Tensor, "batch samples"],
-        audio_lengths: Int[Tensor, " batch"],
-        frames: Int[Tensor, " batch"],
-        acoustic: bool,
-        options: EncodeOptions,
-    ) -> Features:
-        """Encode one long clip in pieces, or any number of others side by side."""
         windows = options.windows
-        precision = options.precision
-        if windows is not None and self._is_long(frames, windows):
-            semantic = chunked.encode_semantic(self, audio, audio_lengths, frames, windows, precision)
-        else:
-            semantic = self.encode_semantic(audio, audio_lengths, frames, precision)
-        return Features(
-            semantic=semantic,
-            acoustic=self.encode_acoustic(audio, audio_lengths, frames) if acoustic else None,
-            similarities=cosine_similarities(semantic, frames),
-            lengths=frames,
-            audio_lengths=audio_lengths,
-            windows=windows,
-            precision=precision,
-        )
+        groups = []
+        for rows, in_pieces in self._groups(frames, windows):
+            samples = audio_lengths[rows]
+            clips = batch[rows, : int(samples.max())]
+            counts = frames[rows]
+            if in_pieces:
+                assert windows is not None
+                semantic = chunked.encode_semantic(self, clips, samples, counts, windows, options.precision)
+            else:
+                semantic = self.encode_semantic(clips, samples, counts, options.precision)
+            groups.append(
+                Features(
+                    semantic=semantic,
+                    acoustic=self.encode_acoustic(clips, samples, counts) if acoustic else None,
+                    similarities=cosine_similarities(semantic, counts),
+                    lengths=counts,
+                    audio_lengths=samples,
+                    windows=windows,
+                    precision=options.precision,
+                )
+            )
+        return groups[0] if len(groups) == 1 else Features.cat(groups)
 
     @inference_call
     def tokenize(self, features: Features, **options: Any) -> Tokens:
@@ -230,6 +225,7 @@ class FlexiCodec(FlexiCodecNetwork):
     def _tokenize(self, features: Features, choice: ResolvedOptions) -> Tokens:
         """Merge by the policy, or by given durations, and quantize."""
         seconds = features.audio_lengths.cpu().double() / self.sample_rate
+        # Where tokens start and end
         durations = choice.durations
         if choice.policy is not None:
             durations = choice.policy(
@@ -241,20 +237,11 @@ class FlexiCodec(FlexiCodecNetwork):
             )
         durations = validate_durations(durations, features.lengths, choice.max_duration)
 
-        # Quantize, clip by clip where clips are long or a batch would be mostly padding.
-        if self.runs_clip_by_clip(features.lengths, features.windows):
-            batches = [(features[i], clip[:, clip[0] > 0]) for i, clip in enumerate(durations.split(1))]
-        else:
-            batches = [(features, durations)]
-        semantic = []
-        acoustic = []
-        for batch in batches:
-            pieces = [(piece.semantic, piece.acoustic) for piece in self._quantize(*batch, choice.num_codebooks)]
-            semantic.append(torch.cat([codes for codes, _ in pieces], dim=-1))
-            acoustic.append(torch.cat([codes for _, codes in pieces], dim=-1))
-
+        # Their codes, and how far all these decisions were from others
+        semantic, acoustic, code_margins = self._quantize(features, durations, choice)
         margins = None
         if choice.margins:
+            semantic_margins, acoustic_margins = code_margins
             boundaries = boundary_margins(
                 choice.policy,
                 features.similarities,
@@ -262,70 +249,87 @@ class FlexiCodec(FlexiCodecNetwork):
                 seconds=seconds,
                 max_duration=choice.max_duration,
             )
-            margins = self._code_margins(batches, choice.num_codebooks, F.pad(boundaries, (0, 1), value=torch.inf))
+            margins = Margins(F.pad(boundaries, (0, 1), value=torch.inf), acoustic_margins, semantic_margins)
+
+        # Note the windows of long clips where they made a difference, and the precision.
+        info = dict(choice.info)
+        windows = features.windows
+        in_pieces = [False]
+        if windows is not None:
+            in_pieces = [count > windows.seconds * self.base_frame_rate for count in features.lengths.tolist()]
+        if windows is not None and any(in_pieces) and not self.is_windowed(choice.num_codebooks):
+            info["window_seconds"] = [windows.seconds if each else None for each in in_pieces]
+            info["overlap_seconds"] = [windows.overlap_seconds if each else None for each in in_pieces]
+        if features.precision != "float32":
+            info["precision"] = features.precision
         return Tokens(
-            semantic=pad_and_cat(semantic),
-            acoustic=pad_and_cat(acoustic),
+            semantic=semantic,
+            acoustic=acoustic,
             durations=durations,
             audio_lengths=features.audio_lengths,
             format=replace(self.format, max_duration=choice.max_duration),
-            info={**choice.info, **self._provenance(features, choice.num_codebooks)},
+            info=info,
             margins=margins,
         )
 
     def _quantize(
-        self, features: Features, durations: Int[Tensor, "batch tokens"], num_codebooks: int
-    ) -> Iterator[QuantizedTokens]:
-        """Quantize one long clip in pieces, or any number of others side by side as one piece."""
-        if features.windows is not None and self._is_long(features.lengths, features.windows):
-            yield from chunked.quantize(self, features, durations, num_codebooks)
-            return
-        semantic, acoustic = self.quantize(features, durations, num_codebooks)
-        yield QuantizedTokens(durations, semantic.codes[:, 0], acoustic.codes, semantic.inputs, acoustic.inputs)
+        self, features: Features, durations: Int[Tensor, "batch tokens"], choice: ResolvedOptions
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Quantize both streams; see `_groups` for what runs side by side.
 
-    def _code_margins(
-        self,
-        batches: Sequence[tuple[Features, Int[Tensor, "batch tokens"]]],
-        num_codebooks: int,
-        boundaries: Float[Tensor, "batch frames"],
-    ) -> Margins:
-        """Quantize once more, and compare each code with the second best."""
-        parts = []
-        row = 0
-        for features, durations in batches:
-            pieces = [self.token_margins(piece) for piece in self._quantize(features, durations, num_codebooks)]
-            semantic = torch.cat([margins for margins, _ in pieces], dim=-1)
-            acoustic = torch.cat([margins for _, margins in pieces], dim=-1)
-            own = boundaries[row : row + len(features), : features.semantic.shape[-1]]
-            parts.append(Margins(own, acoustic, semantic))
-            row += len(features)
-        margins = Margins.cat(parts)
-        assert margins is not None
-        return margins
+        Returns:
+            Semantic codes, acoustic codes and, where asked for, the margins of both.
+        """
+        groups = self._groups(features.lengths, features.windows)
+        coded = []
+        for i, (rows, in_pieces) in enumerate(groups):
+            clips = features
+            tokens = durations[rows]
+            if len(groups) > 1:  # one clip, without its padding
+                clips = features[i]
+                tokens = tokens[:, tokens[0] > 0]
+            if in_pieces:
+                pieces = chunked.quantize(self, clips, tokens, choice.num_codebooks)
+            else:
+                semantic, acoustic = self.quantize(clips, tokens, choice.num_codebooks)
+                inputs = semantic.inputs, acoustic.inputs
+                pieces = iter([QuantizedTokens(tokens, semantic.codes[:, 0], acoustic.codes, *inputs)])
+            # Inputs are dropped piece by piece: those of a long clip would take far more memory than its codes.
+            found = []
+            for piece in pieces:
+                margins = self.token_margins(piece) if choice.margins else ()
+                found.append((piece.semantic, piece.acoustic, *margins))
+            coded.append([torch.cat(parts, dim=-1) for parts in zip(*found, strict=True)])
+
+        # Clips next to each other again, padded to the longest
+        semantic_codes, acoustic_codes, *margins_of = zip(*coded, strict=True)
+        padded_margins = [pad_and_cat(margins, torch.inf) for margins in margins_of]
+        return pad_and_cat(semantic_codes), pad_and_cat(acoustic_codes), padded_margins
 
     # -------------------------------------------------------------------------------------------------------- decoding
 
     def _decode(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
-        if self.runs_clip_by_clip(tokens.frame_lengths, options.windows):
-            clips = [self._decode_together(tokens[i], options) for i in range(len(tokens))]
-            return pad_and_cat(clips)
-        return self._decode_together(tokens, options)
-
-    def _decode_together(self, tokens: Tokens, options: EncodeOptions) -> Float[Tensor, "batch samples"]:
-        """Decode one long clip in pieces, or any number of others side by side."""
         windows = options.windows
-        if windows is not None and self._is_long(tokens.frame_lengths, windows):
-            frames = chunked.smooth(self, tokens, windows, options.precision)
-        else:
-            latents = self._dequantize(tokens)
+        groups = self._groups(tokens.frame_lengths, windows)
+        decoded = []
+        for i, (_, in_pieces) in enumerate(groups):
+            clips = tokens if len(groups) == 1 else tokens[i]
+            if in_pieces:
+                assert windows is not None
+                frames = chunked.smooth(self, clips, windows, options.precision)
+            else:
+                # Codes are looked up in float32 in every precision.
+                latents = self._dequantize(clips)
+                with autocast(options.precision, self.device):
+                    frames, _ = self.smooth(latents, clips.durations)
             with autocast(options.precision, self.device):
-                frames, _ = self.smooth(latents, tokens.durations)
-        with autocast(options.precision, self.device):
-            audio, lengths = self.decode_frames(frames, tokens.frame_lengths)
-        wanted = lengths if tokens.audio_lengths is None else tokens.audio_lengths
-        return fit_lengths(audio.float(), lengths, wanted)
+                audio, lengths = self.decode_frames(frames, clips.frame_lengths)
+            wanted = lengths if clips.audio_lengths is None else clips.audio_lengths
+            decoded.append(fit_lengths(audio.float(), lengths, wanted))
+        return pad_and_cat(decoded)
 
     def _dequantize(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
+        # The semantic codes go through their ConvNeXt stack, the acoustic ones are added.
         assert tokens.semantic is not None
         return self.dequantize(tokens.semantic, tokens.acoustic, tokens.token_lengths)
 
@@ -350,6 +354,7 @@ class FlexiCodec(FlexiCodecNetwork):
         Raises:
             ValueError: More than one choice of rate, one that needs the whole clip, or a value out of range.
         """
+        # A rate is held by the controller, except where the model has one rate only.
         policy = options.get("policy")
         if options.get("frame_rate") is not None and policy is None and self.config.merging is not None:
             policy = RUNNING
@@ -378,18 +383,21 @@ class FlexiCodec(FlexiCodecNetwork):
 
     # --------------------------------------------------------------------------------------------------------- choices
 
-    def runs_clip_by_clip(self, lengths: Int[Tensor, " batch"], windows: Windows | None) -> bool:
-        """Decide whether clips of so many frames run one by one: long ones do, and ragged batches on the CPU."""
-        if len(lengths) == 1:
-            return False
-        longest = int(lengths.max())
-        if self.device.type == "cpu" and 1 - float(lengths.sum()) / (len(lengths) * longest) > MAX_PADDED_SHARE:
-            return True
-        return windows is not None and longest > windows.seconds * self.base_frame_rate
+    def _groups(self, lengths: Int[Tensor, " batch"], windows: Windows | None) -> list[tuple[slice, bool]]:
+        """Split a batch of clips of so many frames: the rows that run side by side, and whether they run in pieces.
 
-    def _is_long(self, lengths: Int[Tensor, " batch"], windows: Windows) -> bool:
-        """Tell whether one clip of so many frames is longer than a window, and so runs in pieces."""
-        return len(lengths) == 1 and int(lengths) > windows.seconds * self.base_frame_rate
+        Clips longer than a window run in pieces, one by one, and so do the others beside them. Ragged batches run clip
+        by clip on the CPU, where the time that padding takes is lost.
+        """
+        counts = lengths.tolist()  # a single wait for a GPU
+        longest = max(counts)
+        limit = inf if windows is None else windows.seconds * self.base_frame_rate
+        ragged = False
+        if len(counts) > 1 and self.device.type == "cpu":
+            ragged = 1 - sum(counts) / (len(counts) * longest) > MAX_PADDED_SHARE
+        if longest <= limit and not ragged:
+            return [(slice(None), False)]
+        return [(slice(i, i + 1), count > limit) for i, count in enumerate(counts)]
 
     def is_windowed(self, num_codebooks: int | None = None) -> bool:
         """Tell whether tokens depend on a limited part of a clip, so that pieces and streams can equal the whole.
@@ -398,26 +406,14 @@ class FlexiCodec(FlexiCodecNetwork):
             num_codebooks: Acoustic codebooks in use; None for all.
         """
         count = check_num_codebooks(num_codebooks, self.num_codebooks)
+        # Stages built for streams know whether their attention is limited.
         encoder = StreamedSemanticEncoder(self, None)
         quantizers = StreamedQuantizers(self, count, Windows().steps(self.base_frame_rate))
         return encoder.exact and quantizers.exact
 
-    def _provenance(self, features: Features, num_codebooks: int) -> dict[str, Any]:
-        """Note for `Tokens.info` windows, per clip, where they made a difference, and the precision."""
-        info: dict[str, Any] = {}
-        windows = features.windows
-        if windows is not None:
-            limit = windows.seconds * self.base_frame_rate
-            long = [length > limit for length in features.lengths.tolist()]
-            if any(long) and not self.is_windowed(num_codebooks):
-                info["window_seconds"] = [windows.seconds if each else None for each in long]
-                info["overlap_seconds"] = [windows.overlap_seconds if each else None for each in long]
-        if features.precision != "float32":
-            info["precision"] = features.precision
-        return info
-
     def _choose(self, options: EncodeOptions) -> ResolvedOptions:
         """Check what a call says about its tokens, with the model's own values where it says nothing."""
+        # None has a meaning for max_duration (no limit), so UNSET stands for the model's own.
         merging = self.config.merging
         max_duration = self.max_duration if options.max_duration is UNSET else options.max_duration
         max_duration = check_max_duration(max_duration)

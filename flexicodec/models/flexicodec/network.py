@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from flexicodec.audio import pad_or_trim
 from flexicodec.encoders.base import SanmConfig, SemanticEncoder, SSLConfig
 from flexicodec.merging import unmerge
 from flexicodec.merging.aggregators import MeanAggregator, QueryAggregator
@@ -111,12 +110,12 @@ class QuantizedTokens:
     acoustic_inputs: Float[Tensor, "batch acoustic_dim tokens"] | None
 
 
-def pad_and_cat(clips: Sequence[Tensor]) -> Tensor:
-    """Join along the batch what differs in the length of its last axis, zeros behind the shorter ones."""
+def pad_and_cat(clips: Sequence[Tensor], value: float = 0.0) -> Tensor:
+    """Join along the batch what differs in the length of its last axis, padded with a value."""
     if len(clips) == 1:
         return clips[0]
     longest = max(clip.shape[-1] for clip in clips)
-    return torch.cat([F.pad(clip, (0, longest - clip.shape[-1])) for clip in clips])
+    return torch.cat([F.pad(clip, (0, longest - clip.shape[-1]), value=value) for clip in clips])
 
 
 class FlexiCodecNetwork(Codec):
@@ -206,19 +205,23 @@ class FlexiCodecNetwork(Codec):
         if self.config.geometry == "whole":
             return -(-audio_lengths // self.frame_size)
         encoder = cast("SanmEncoder", self.semantic_encoder)  # the only one that goes with this geometry
-        frames = encoder.front_end.num_frames(self.semantic_input_lengths(audio_lengths))
+        frames = encoder.front_end.num_frames(audio_lengths.clamp(min=_MIN_RELEASED_SAMPLES))
         return (frames.cpu().double() / 1.33333).long().to(frames.device)  # not every device has float64
 
-    def semantic_input_lengths(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Count the samples of each item that go into the semantic encoder, zeros behind its own included."""
-        if self.config.geometry == "whole":
-            return self.frame_counts(audio_lengths) * self.frame_size
-        return audio_lengths.clamp(min=_MIN_RELEASED_SAMPLES)
+    def input_lengths(
+        self, audio_lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"]
+    ) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
+        """Count the samples of each item that go into the semantic and the acoustic encoder, zeros behind it included.
 
-    def acoustic_input_lengths(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Count the samples of each item that go into the acoustic encoder: whole frames, filled up with zeros."""
-        least = torch.maximum(audio_lengths, self.frame_counts(audio_lengths) * self.frame_size)
-        return -(-least // self.frame_size) * self.frame_size
+        Args:
+            audio_lengths: Samples of each item.
+            frames: Their `frame_counts`.
+        """
+        # The acoustic encoder takes whole frames; those that the released geometry drops are computed all the same.
+        covered = torch.maximum(audio_lengths, frames * self.frame_size)
+        acoustic = -(-covered // self.frame_size) * self.frame_size
+        semantic = acoustic if self.config.geometry == "whole" else audio_lengths.clamp(min=_MIN_RELEASED_SAMPLES)
+        return semantic, acoustic
 
     # -------------------------------------------------------------------------------------------------------- encoding
 
@@ -231,8 +234,8 @@ class FlexiCodecNetwork(Codec):
         precision: Precision = "float32",
     ) -> Float[Tensor, "batch semantic_dim frames"]:
         """Compute features of the frozen encoder, resampled to the frame grid, in float32 and without gradients."""
-        lengths = self.semantic_input_lengths(audio_lengths)
-        padded = pad_or_trim(audio.float(), int(lengths.max()))
+        lengths, _ = self.input_lengths(audio_lengths, frames)
+        padded = F.pad(audio.float(), (0, int(lengths.max()) - audio.shape[-1]))  # a negative number cuts
         with torch.autocast(audio.device.type, enabled=False):
             with autocast(precision, audio.device):
                 features, feature_lengths = self.semantic_encoder(padded, lengths)
@@ -246,8 +249,8 @@ class FlexiCodecNetwork(Codec):
         self, audio: Float[Tensor, "batch samples"], audio_lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch acoustic_dim frames"]:
         """Compute features of the convolutional encoder; the last frame is filled up with zeros."""
-        lengths = self.acoustic_input_lengths(audio_lengths)
-        padded = pad_or_trim(audio, int(lengths.max()))[:, None]
+        _, lengths = self.input_lengths(audio_lengths, frames)
+        padded = F.pad(audio, (0, int(lengths.max()) - audio.shape[-1]))[:, None]
         encode = self.encoder if torch.is_grad_enabled() else self.encoder.chunked
         features = encode(padded, lengths)[..., : int(frames.max())]
         return zero_padding(features, valid_steps(frames, features.shape[-1]))
@@ -285,6 +288,7 @@ class FlexiCodecNetwork(Codec):
             return semantic, self.acoustic_quantizer(empty, (durations > 0).sum(dim=1), 0)
         if features.acoustic is None:
             raise ValueError("these features were made with acoustic=False; they only serve num_codebooks=0")
+        # The acoustic codes are those of what the semantic latents leave over.
         known = semantic.latents
         if keeps_semantic is not None:
             known = known * keeps_semantic[:, None, None]
@@ -303,6 +307,7 @@ class FlexiCodecNetwork(Codec):
         The latents [B, acoustic_dim, N] have been through the second ConvNeXt stack; [B, 0, N] without `with_latents`,
         since they only serve the acoustic stream.
         """
+        # The transformer of the aggregator works in the precision asked for, codes are chosen in float32.
         lengths = (durations > 0).sum(dim=1)
         with autocast(precision, semantic.device):
             merged = self.semantic_aggregator(semantic, durations).float()
@@ -363,6 +368,7 @@ class FlexiCodecNetwork(Codec):
         self, frames: Float[Tensor, "batch dim frames"], lengths: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch samples"], Int[Tensor, " batch"]]:
         """Decode smoothed frames to audio; returns also the valid samples of each item."""
+        # Gradients need the whole clip; without them, chunks need less memory.
         decode = self.decoder if torch.is_grad_enabled() else self.decoder.chunked
         return decode(frames, lengths)[:, 0], self.decoder.layers.output_length(lengths)
 

@@ -208,16 +208,18 @@ class StreamedEncoders:
         self, x: Tensor, state: SequentialState, ending: EndOfClip | None
     ) -> tuple[Tensor, SequentialState]:
         if ending is not None:
-            samples = self.codec.acoustic_input_lengths(torch.tensor([ending.samples]))
-            x = F.pad(x, (0, int(samples) - ending.samples))
+            samples = torch.tensor([ending.samples])
+            _, padded = self.codec.input_lengths(samples, self.codec.frame_counts(samples))
+            x = F.pad(x, (0, int(padded) - ending.samples))
         size = CHUNK_FRAMES * self.codec.frame_size
         return run_in_chunks(self.codec.encoder.layers.step, x, state, ending is not None, size)
 
     def _encode_semantic(self, x: Tensor, state: EncodersState, ending: EndOfClip | None) -> tuple[Tensor, Any]:
         remaining = None
         if ending is not None:
-            samples = self.codec.semantic_input_lengths(torch.tensor([ending.samples]))
-            x = F.pad(x, (0, int(samples) - ending.samples))
+            samples = torch.tensor([ending.samples])
+            padded, _ = self.codec.input_lengths(samples, self.codec.frame_counts(samples))
+            x = F.pad(x, (0, int(padded) - ending.samples))
             remaining = ending.frames
             if state.semantic_features is not None:
                 remaining -= state.semantic_features.shape[-1]

@@ -16,11 +16,11 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from flexicodec.audio import pad_or_trim
 from flexicodec.models.streaming.state import ItemState, ModuleProgress, StreamBatch
 from flexicodec.nn import streaming
 from flexicodec.nn.streaming import StreamingModule
@@ -190,7 +190,8 @@ class StreamingDecoder(StreamBatch):
         for item, each, end in zip(chosen, work, ends, strict=True):
             new = each.audio
             if end is not None:
-                new = pad_or_trim(new, max(0, end - every[item].modules[-1].passed_on))
+                missing = max(0, end - every[item].modules[-1].passed_on) - new.shape[-1]
+                new = F.pad(new, (0, missing))  # a negative number cuts
             audio.append(new)
             every[item] = each.item(ended=last)
         self.state = replace(self.state, items=tuple(every))
