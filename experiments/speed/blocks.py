@@ -51,7 +51,7 @@ def blocks(codec: FlexiCodec) -> dict:
 def flops(call) -> float:
     """Count a call's floating-point operations, without oneDNN's own operators: the counter does not know them."""
     counter = FlopCounterMode(display=False)
-    with counter, mock.patch.object(onednn, "_dtypes", return_value=()):
+    with counter, mock.patch.object(onednn, "_supported_dtypes", return_value=()):
         call()
     return counter.get_total_flops()
 

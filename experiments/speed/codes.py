@@ -27,7 +27,10 @@ def plainly() -> Iterator[None]:
     def at_once(self, x, lengths=None, pad_at_item_ends=True, chunk_frames=None):
         return self(x, lengths, pad_at_item_ends)
 
-    with mock.patch.object(onednn, "_dtypes", return_value=()), mock.patch.object(ConvStack, "chunked", at_once):
+    with (
+        mock.patch.object(onednn, "_supported_dtypes", return_value=()),
+        mock.patch.object(ConvStack, "chunked", at_once),
+    ):
         yield
 
 

@@ -181,7 +181,7 @@ def speed(bench: Bench, model: str) -> None:
     first = system.encode(bench.clips(1))
     for verb in VERBS:
         counter = FlopCounterMode(display=False)
-        with counter, mock.patch.object(onednn, "_dtypes", return_value=()):
+        with counter, mock.patch.object(onednn, "_supported_dtypes", return_value=()):
             system.encode(bench.clips(1)) if verb == "encode" else system.decode(first)
         flops[verb] = counter.get_total_flops() / bench.clip_seconds
     peaks = {row["precision"]: row["tflops"] for row in bench.rows("limits")}

@@ -283,7 +283,7 @@ def instrumented(trainer: Watched, watch: Stopwatch) -> Iterator[None]:
         log_and_save(*args)
         watch.lap()
 
-    timed = [(trainer.codec, "listen", "frozen encoder"), (trainer, "_discriminator_step", "discriminators")]
+    timed = [(trainer.codec, "encode_semantic", "frozen encoder"), (trainer, "_discriminator_step", "discriminators")]
     timed += [(optimized, "optimizer_step", "optimisers") for optimized in state.optimized]
     timed.append((state, "restart_dead_codes", "optimisers"))
     if state.average is not None:
