@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from flexicodec.config import from_dict, load_yaml
-from flexicodec.models.codec import CONFIG_NAME, WEIGHTS_NAME, Codec
-from flexicodec.weights import load_exactly, read_weights, unloaded_modules
+from flexicodec.models.codec import Codec
+from flexicodec.weights import CONFIG_NAME, WEIGHTS_NAME, load_exactly, read_weights, unloaded_modules
 
 SHIPPED = ("flexicodec-mini",)
 UPSTREAM_WEIGHTS = ("12hz_v1_half.safetensors", "nartts_flexicodec_only.safetensors")

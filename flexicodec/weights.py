@@ -1,5 +1,6 @@
-"""Reading weights, loading them strictly, and models that are loaded in part."""
+"""Writing and reading weights, loading them strictly, and models that are loaded in part."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,8 +9,14 @@ from typing import Any, NoReturn
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from flexicodec.io_utils import replacing
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
 
 
 def read_weights(path: str | Path, skip: tuple[str, ...] = ()) -> Mapping[str, Tensor]:
@@ -31,6 +38,32 @@ def read_weights(path: str | Path, skip: tuple[str, ...] = ()) -> Mapping[str, T
     if not isinstance(held, Mapping):
         raise ValueError(f"{path} holds a {type(held).__name__}, expected tensors by name")
     return held
+
+
+def write_model_folder(
+    folder: str | Path, held: Mapping[str, Any], state: Mapping[str, Tensor], dtype: torch.dtype | None = None
+) -> Path:
+    """Write `model.safetensors`, then `config.json`: a folder that has the config is complete.
+
+    Args:
+        folder: Created if missing. Each file appears at once, by rename.
+        held: What the config holds.
+        state: Weights by name.
+        dtype: Of the stored floating-point weights; None keeps theirs.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Copies, since safetensors refuses tensors that share memory.
+    stored = {}
+    for name, tensor in state.items():
+        tensor = tensor.detach().cpu().contiguous()
+        stored[name] = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor.clone()
+    # Both files are complete before the first of them appears; the one that is opened last appears first.
+    with replacing(folder / CONFIG_NAME) as settings, replacing(folder / WEIGHTS_NAME) as weights:
+        save_file(stored, weights, metadata={"format": "pt"})
+        settings.write_text(json.dumps(held, indent=2) + "\n")
+        weights.chmod(settings.stat().st_mode)  # safetensors makes its files readable by the owner alone
+    return folder
 
 
 def load_exactly(model: nn.Module, state: dict[str, Tensor]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 import flexicodec
@@ -14,8 +14,7 @@ from flexicodec.asr.config import RecognizerConfig
 from flexicodec.asr.vocabulary import Vocabulary
 from flexicodec.config import from_dict, to_dict
 from flexicodec.encoders.base import SanmConfig
-from flexicodec.io_utils import replacing
-from flexicodec.models.codec import CONFIG_NAME, WEIGHTS_NAME
+from flexicodec.weights import CONFIG_NAME, WEIGHTS_NAME, write_model_folder
 
 MODEL_TYPE = "recognizer"
 FREE_FIELDS = ("num_layers", "window")  # fields of SanmConfig that the shapes of its weights do not depend on
@@ -65,20 +64,12 @@ def write_folder(
     state: dict[str, Tensor],
     dtype: torch.dtype | None,
 ) -> Path:
-    """Write a recogniser, `config.json` last: a folder that has one is complete."""
+    """Write a recogniser: its vocabulary's file, then weights and config."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = replace(config, vocabulary=vocabulary.save(folder))
     held = {"model_type": MODEL_TYPE, "flexicodec_lab_version": flexicodec.__version__, "config": to_dict(config)}
-    stored = {}  # copies, as safetensors refuses tensors that share memory
-    for name, tensor in state.items():
-        tensor = tensor.detach().cpu().contiguous()
-        stored[name] = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor.clone()
-    with replacing(folder / CONFIG_NAME) as settings, replacing(folder / WEIGHTS_NAME) as weights:
-        save_file(stored, weights, metadata={"format": "pt"})
-        settings.write_text(json.dumps(held, indent=2) + "\n")
-        weights.chmod(settings.stat().st_mode)  # safetensors makes files that only their owner can read
-    return folder
+    return write_model_folder(folder, held, state, dtype)
 
 
 def read_folder(folder: str | Path) -> tuple[RecognizerConfig, dict[str, Tensor]]:

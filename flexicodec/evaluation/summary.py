@@ -104,7 +104,7 @@ class Entry:
     failed: int  # that could not be measured
     scores: dict[str, Score]  # metrics and rates by name
     undefined: dict[str, int]  # by metric, measured clips on which it is not defined (PESQ without speech)
-    heard: dict[str, int]  # by error rate, transcribed clips: those with a text in the recogniser's language
+    heard: dict[str, int]  # transcribed clips by error rate (this name is in summary.json): with a text in its language
     empty: dict[str, int]  # by error rate, transcribed clips whose text has no words: all errors are insertions
     corpora: dict[str, dict[str, float]]  # metrics by corpus, without intervals
 

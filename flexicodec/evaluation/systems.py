@@ -15,8 +15,9 @@ import torch
 
 from flexicodec import hub
 from flexicodec.audio import collate, split
-from flexicodec.evaluation.metrics.loading import Waveform, weights_digest
+from flexicodec.evaluation.metrics.loading import Waveform
 from flexicodec.models.codec import Codec
+from flexicodec.models.fingerprint import hash_weights
 from flexicodec.quantize import FSQConfig
 from flexicodec.tokens import Tokens
 
@@ -142,7 +143,11 @@ class CodecSystem:
         """Fingerprint of what decides tokens, digest of all weights, and FSQ levels for an entropy coder."""
         semantic = getattr(getattr(self.codec.config, "semantic", None), "quantizer", None)
         levels = list(semantic.levels) if isinstance(semantic, FSQConfig) else None
-        return {"fingerprint": self.codec.fingerprint, "weights": weights_digest(self.codec), "levels": levels}
+        return {
+            "fingerprint": self.codec.fingerprint,
+            "weights": hash_weights(self.codec.state_dict()),
+            "levels": levels,
+        }
 
     @property
     def has_fixed_rate(self) -> bool:

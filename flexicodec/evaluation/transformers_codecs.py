@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from flexicodec.evaluation import systems
-from flexicodec.evaluation.metrics.loading import Waveform, weights_digest
+from flexicodec.evaluation.metrics.loading import Waveform
 from flexicodec.evaluation.systems import Reconstruction, Setting, Sweep
+from flexicodec.models.fingerprint import hash_weights
 from flexicodec.token_format import TokenFormat
 from flexicodec.tokens import Tokens
 
@@ -39,7 +40,7 @@ class TransformersCodec:
         self.sample_rate: int = config.sample_rate if self.kind == "xcodec" else config.sampling_rate
         num_codebooks: int = config.n_codebooks if self.kind == "dac" else config.num_quantizers
         self.num_acoustic = num_codebooks - self.num_semantic
-        self.identity: dict[str, Any] = {"weights": weights_digest(model)}
+        self.identity: dict[str, Any] = {"weights": hash_weights(model.state_dict())}
         self.format = TokenFormat(
             sample_rate=self.sample_rate,
             frame_size=round(self.sample_rate / config.frame_rate) if self.kind == "mimi" else config.hop_length,

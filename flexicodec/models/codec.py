@@ -13,18 +13,16 @@ from typing import Any, ClassVar, Literal, TypeVar, cast, get_args
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import flexicodec
 from flexicodec.audio import Channels
-from flexicodec.io_utils import replacing
 from flexicodec.models.fingerprint import hash_weights, weight_version
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.onednn import clear_cache
 from flexicodec.nn.snake import compile_activations
 from flexicodec.tokens import TokenFormat, Tokens
-from flexicodec.weights import drop_modules, unloaded_modules
+from flexicodec.weights import drop_modules, unloaded_modules, write_model_folder
 
 Precision = Literal["float32", "bfloat16"]
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -39,8 +37,6 @@ class _Unset:
 
 UNSET: Any = _Unset()
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
 WINDOWS = Windows()
 
 
@@ -444,25 +440,13 @@ class Codec(nn.Module, ABC):
             ValueError: Parts of the model were not loaded.
         """
         self._check_whole("saved")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        # Copies, since safetensors refuses tensors that share memory.
-        state = {}
-        for name, tensor in self.state_dict().items():
-            tensor = tensor.detach().cpu().contiguous()
-            state[name] = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor.clone()
-        config = {
+        held = {
             "model_type": self.model_type,
             "fingerprint": self.compute_fingerprint(),
             "flexicodec_lab_version": flexicodec.__version__,
             "config": self.config_dict(),
         }
-        # Both files are complete before the first of them appears.
-        with replacing(folder / WEIGHTS_NAME) as weights, replacing(folder / CONFIG_NAME) as settings:
-            save_file(state, weights, metadata={"format": "pt"})
-            settings.write_text(json.dumps(config, indent=2) + "\n")
-            weights.chmod(settings.stat().st_mode)  # safetensors makes its files readable by the owner alone
-        return folder
+        return write_model_folder(folder, held, self.state_dict(), dtype)
 
 
 def _unknown_option(codec: Codec, of: str, name: str, names: Sequence[str]) -> str:

@@ -24,7 +24,6 @@ from flexicodec.config import from_dict
 from flexicodec.encoders.base import SanmConfig, SSLConfig
 from flexicodec.encoders.ssl import ssl_state
 from flexicodec.hub import SENSEVOICE_WEIGHTS, SHIPPED, UPSTREAM_WEIGHTS, load, locate, read_weights
-from flexicodec.models.codec import CONFIG_NAME, WEIGHTS_NAME
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.convert_upstream import (
     check_statistics,
@@ -44,7 +43,7 @@ from flexicodec.nn.sequential import Residual
 from flexicodec.quantize import ResidualVectorQuantizer
 from flexicodec.training.checkpoints import MARK, read_checkpoint
 from flexicodec.training.config import InitConfig
-from flexicodec.weights import abbreviated
+from flexicodec.weights import CONFIG_NAME, WEIGHTS_NAME, abbreviated
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
 """Loading the models that metrics use: specs "KIND:SOURCE", files from a folder or the hub, and clear errors."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from flexicodec.models.fingerprint import hash_weights
+from flexicodec.weights import abbreviated
 
 Waveform: TypeAlias = Float[np.ndarray, " samples"]
 
@@ -81,26 +83,8 @@ def load_exactly(model_class: Any, source: str) -> Any:
     missing = sorted(key for key in report["missing_keys"] if not key.endswith(TRAINING_ONLY_KEYS))
     if missing:
         slip = f"is this a pretrained model, not fine-tuned as {model_class.__name__}?"
-        raise ValueError(f"no weights for {shortened(missing)}; {slip}")
+        raise ValueError(f"no weights for {abbreviated(missing, 3)}; {slip}")
     return model
-
-
-def shortened(names: Sequence[str], most: int = 3) -> str:
-    """Join the first names of a list, with " ..." where there are more."""
-    joined = ", ".join(names[:most])
-    return f"{joined} ..." if len(names) > most else joined
-
-
-def weights_digest(module: torch.nn.Module) -> str:
-    """Hash all weights of a model at full precision; 16 hexadecimal digits.
-
-    `Codec.fingerprint` is another hash: of the weights that tokens depend on, in float16, and of the settings.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
-    return digest.hexdigest()[:16]
 
 
 class TorchModel:
@@ -112,8 +96,8 @@ class TorchModel:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the weights."""
-        return weights_digest(self.module)
+        """Hash of all weights."""
+        return hash_weights(self.module.state_dict())
 
 
 class AudioModel(TorchModel):

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from flexicodec.evaluation.metrics.loading import TorchModel, check_clips, fetch, loading_errors, shortened
+from flexicodec.evaluation.metrics.loading import TorchModel, check_clips, fetch, loading_errors
+from flexicodec.weights import abbreviated
 
 FILES = ("config.yaml", "configuration.json", "model.pt", "am.mvn", "*.model", "tokens.json")
 MISSING = re.compile(r"miss key in ckpt: (\S+),")  # funasr only prints this and continues with random weights
@@ -46,7 +47,7 @@ class SenseVoiceTranscriber(TorchModel):
                 disable_log=True,
             )
             if missing := MISSING.findall(printed.getvalue()):
-                raise ValueError(f"model.pt has no {shortened(missing)}")
+                raise ValueError(f"model.pt has no {abbreviated(missing, 3)}")
         self.module = self.model.model
         self.sample_rate = int(self.model.kwargs["frontend"].fs)
 
