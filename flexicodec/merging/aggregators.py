@@ -56,12 +56,7 @@ class QueryAggregator(nn.Module):
         durations: Int[Tensor, "batch tokens"],
         lengths: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch dim tokens"]:
-        """Return one vector per token, zeros for padding tokens.
-
-        Args:
-            durations: Frames per token, 0 marks padding.
-            lengths: Valid frames per item; `durations` sum to them, so they may be left out.
-        """
+        """See `MeanAggregator.forward`."""
         assert lengths is None or bool((lengths == durations.sum(dim=1)).all()), (lengths, durations)
         # An item's sequence is its frames and a query per token; the outputs at the queries are its tokens.
         sequence, query_positions = self.with_queries(features, durations)

@@ -178,3 +178,16 @@ def save_sensevoice(folder):
         torch.nn.init.normal_(model.ctc.ctc_lo.weight, std=2.0)
     torch.save(model.state_dict(), folder / "model.pt")
     return folder
+
+
+def assert_fingerprint_of_weights(model):
+    """The fingerprint of a metric's model changes with a weight, and comes back with it."""
+    before = model.fingerprint
+    assert model.fingerprint == before
+    weight = list(model.module.parameters())[-1]
+    with torch.no_grad():
+        kept = weight.clone()
+        weight.flatten()[0] += 1
+        after = model.fingerprint
+        weight.copy_(kept)
+    assert after != before == model.fingerprint

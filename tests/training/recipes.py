@@ -1,5 +1,6 @@
 """The real recipes at toy size: a recogniser's folder, configs of both stages, and a NanoCodec's."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,14 @@ MODEL = FlexiCodecConfig(
 ADVERSARY = AdversarialConfig(
     PeriodDiscriminatorConfig(periods=(2, 3), channels=(4, 4, 8)), BandDiscriminatorConfig(windows=(256,), channels=4)
 )
+HUBERT = {
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": [8] * 7,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+}
 
 
 def make_recogniser(folder):
@@ -48,6 +57,17 @@ def make_recogniser(folder):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Recognizer(RecognizerConfig(SANM)).save(folder)
+
+
+def make_hubert(folder, num_layers):
+    """Save a small HuBERT with random weights, as transformers does."""
+    from transformers import HubertConfig, HubertModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        HubertModel(HubertConfig(num_hidden_layers=num_layers, **HUBERT)).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False}))
+    return folder
 
 
 def recipe(manifest, output, recogniser, **settings):

@@ -14,18 +14,10 @@ from flexicodec.quantize import ResidualFSQConfig, VQConfig
 from flexicodec.training.config import TrainingConfig
 from flexicodec.training.trainer import CodecTrainer
 from flexicodec.training.training_state import TrainingState
-from tests.training.recipes import ADVERSARY, MODEL, SMALL, make_recogniser
+from tests.training.recipes import ADVERSARY, MODEL, SMALL, make_hubert, make_recogniser
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "flexicodec"
 ABLATIONS = sorted(path.stem for path in (CONFIGS / "ablations").glob("*.yaml"))
-HUBERT = {
-    "hidden_size": 16,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "conv_dim": [8] * 7,
-    "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 2,
-}
 
 
 def read(name):
@@ -50,14 +42,7 @@ def test_an_ablation_is_an_overlay_of_a_few_lines(name):
 @pytest.fixture(scope="module")
 def hubert(tmp_path_factory):
     """A HuBERT with random weights, as transformers saves it."""
-    from transformers import HubertConfig, HubertModel
-
-    folder = tmp_path_factory.mktemp("hubert")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        HubertModel(HubertConfig(num_hidden_layers=10, **HUBERT)).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False}))
-    return folder
+    return make_hubert(tmp_path_factory.mktemp("hubert"), 10)
 
 
 def shrink(config, manifest, output, source, encoder):

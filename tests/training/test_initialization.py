@@ -19,20 +19,12 @@ from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.training.config import InitConfig, LossWeights, TrainingConfig
 from flexicodec.training.initialization import init_from
 from flexicodec.training.trainer import train
-from tests.training.recipes import MODEL, SANM, make_recogniser, recipe
+from tests.training.recipes import MODEL, SANM, make_hubert, make_recogniser, recipe
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "data" / "goldens" / "small_b"
 SANM_ONE = MODEL.semantic_encoder
 MERGING = ("semantic_aggregator.*", "acoustic_aggregator.*", "bottleneck.*")
-HUBERT = {
-    "hidden_size": 16,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "conv_dim": [8] * 7,
-    "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 2,
-}
 
 
 def fresh(config=MODEL, seed=1, noise=0.0):
@@ -244,13 +236,7 @@ def test_a_recogniser_that_does_not_fit_is_refused(recogniser):
 @pytest.fixture(scope="module")
 def hubert(tmp_path_factory):
     """A HuBERT with random weights, as transformers saves it, and the config of its first blocks."""
-    from transformers import HubertConfig, HubertModel
-
-    folder = tmp_path_factory.mktemp("hubert")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        HubertModel(HubertConfig(num_hidden_layers=3, **HUBERT)).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False}))
+    folder = make_hubert(tmp_path_factory.mktemp("hubert"), 3)
     return folder, SSLConfig.from_folder(folder, 2)
 
 
