@@ -30,7 +30,7 @@ SEEK_FROM_SECONDS = 60.0
 def read_utterance(
     utterance: Utterance, sample_rate: int, first: int = 0, samples: int | None = None
 ) -> Float[np.ndarray, " samples"]:
-    """Read a clip, or a part of it, as mono; several channels are averaged.
+    """Read a clip, or a part of it, as mono: its channel, or the mean of all where it names none.
 
     Errors are those in `UNREADABLE`: a missing or damaged file, one shorter than the manifest says, NaN, or absurd
     levels.
@@ -43,7 +43,9 @@ def read_utterance(
     """
     if not utterance.path.is_file():
         raise FileNotFoundError(f"no such audio file: {utterance.path}")
-    return read_span(utterance.path, sample_rate, utterance.start, utterance.duration, first, samples)
+    return read_span(
+        utterance.path, sample_rate, utterance.start, utterance.duration, first, samples, utterance.channel
+    )
 
 
 def read_span(
@@ -53,11 +55,14 @@ def read_span(
     duration: float | None = None,
     first: int = 0,
     samples: int | None = None,
+    channel: int | None = None,
 ) -> Float[np.ndarray, " samples"]:
     """Read a span of a path or an open file like `read_utterance`; `duration` None extends it to the file's end."""
     try:
         with soundfile.SoundFile(file) as opened:
             rate = opened.samplerate
+            if channel is not None and channel >= opened.channels:
+                raise ValueError(f"channel {channel} is asked for, but it has {opened.channels} (they count from 0)")
             begin, end = _file_frames(opened, start, duration)
             available = resampled_length(end - begin, rate, sample_rate)
             last = available if samples is None else min(available, first + samples)
@@ -74,7 +79,7 @@ def read_span(
             block = max(0, first - margin) // up
             read_begin = begin + block * down
             read_end = min(end, begin - (-(last + margin) * down // up))
-            audio = _read_frames(opened, read_begin, read_end - read_begin)
+            audio = _read_frames(opened, read_begin, read_end - read_begin, channel)
     except (soundfile.SoundFileError, TypeError, MemoryError, ValueError) as error:
         raise ValueError(f"cannot read {file}: {getattr(error, 'error_string', error)}") from error
     audio = resample(torch.from_numpy(audio), rate, sample_rate).numpy()
@@ -118,8 +123,10 @@ def _file_frames(opened: soundfile.SoundFile, start: float, duration: float | No
     return begin, end
 
 
-def _read_frames(opened: soundfile.SoundFile, begin: int, count: int) -> Float[np.ndarray, " frames"]:
-    """Read frames, average their channels and check the result."""
+def _read_frames(
+    opened: soundfile.SoundFile, begin: int, count: int, channel: int | None
+) -> Float[np.ndarray, " frames"]:
+    """Read one channel of frames, or the mean of all, and check the result."""
     skip = 0  # frames to decode and drop before `begin`
     if (opened.format == "MP3" or opened.subtype == "VORBIS") and begin < SEEK_FROM_SECONDS * opened.samplerate:
         skip = begin
@@ -129,7 +136,7 @@ def _read_frames(opened: soundfile.SoundFile, begin: int, count: int) -> Float[n
     frames = opened.read(skip + count, dtype="float32", always_2d=True)
     if len(frames) < skip + count:
         raise ValueError(f"only {len(frames)} of {skip + count} frames from {begin - skip} on can be read")
-    audio = frames[skip:].mean(axis=1)
+    audio = frames[skip:].mean(axis=1) if channel is None else frames[skip:, channel]
     if not np.isfinite(audio).all():
         raise ValueError("it holds NaN or Inf")
     peak = float(np.abs(audio).max())

@@ -1,7 +1,8 @@
 """Manifests: JSONL files with one line per clip, which name its audio, speaker and text.
 
 A line has `path` (relative to the manifest, or absolute), `start` (seconds into the file, default 0), `duration`
-(seconds) and optionally `id`, `text`, `speaker`, `corpus`, `language`, `sentence`, `num_phones` and `alignment`.
+(seconds) and optionally `id`, `text`, `speaker`, `speaker_guessed`, `corpus`, `language`, `channel`, `sentence`,
+`num_phones` and `alignment`.
 The keys `duration_s`, `text_norm`, `lang` and `n_phones_est` of other corpora are understood; `text_norm` is preferred
 to `text`. Lhotse cuts (https://github.com/lhotse-speech/lhotse) are read as manifests too: only paths, times, texts and
 speakers are taken from them, so that reading and resampling are the same for every source.
@@ -39,6 +40,8 @@ class Utterance:
         num_phones: Canonical phones of the text, without silence.
         alignment: TextGrid or CTM file with the times of phones and words.
         sentence: Name of a prompt that several speakers read ("SA1" of TIMIT).
+        channel: Channel of the file to read, counted from 0; None reads the mean of all.
+        speaker_guessed: The speaker was taken from a folder's name, without a layout that says so.
     """
 
     path: Path
@@ -52,6 +55,8 @@ class Utterance:
     num_phones: int | None = None
     alignment: Path | None = None
     sentence: str | None = None
+    channel: int | None = None
+    speaker_guessed: bool = False
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -191,6 +196,9 @@ def _utterance(row: Mapping[str, Any], folder: Path) -> Utterance:
     num_phones = row.get("num_phones", row.get("n_phones_est"))
     if num_phones is not None and (num_phones != int(num_phones) or num_phones < 0):
         raise ValueError(f"num_phones is {num_phones}; expected a whole number of at least 0")
+    channel = row.get("channel")
+    if channel is not None and (isinstance(channel, bool) or not isinstance(channel, int) or channel < 0):
+        raise ValueError(f"channel is {channel!r}; expected a whole number from 0")
     alignment = row.get("alignment")
     return Utterance(
         path=folder / row["path"],
@@ -204,6 +212,8 @@ def _utterance(row: Mapping[str, Any], folder: Path) -> Utterance:
         num_phones=None if num_phones is None else int(num_phones),
         alignment=None if alignment is None else resolve_path(alignment, folder),
         sentence=row.get("sentence"),
+        channel=channel,
+        speaker_guessed=bool(row.get("speaker_guessed", False)),
     )
 
 
@@ -212,8 +222,10 @@ def _row(utterance: Utterance, folder: Path) -> dict[str, Any]:
         "path": _relative(utterance.path, folder),
         "start": round(utterance.start, 6),
         "duration": round(utterance.duration, 6),
-        **known_fields(utterance, (*SHARD_FIELDS, "language", "sentence", "num_phones")),
+        **known_fields(utterance, (*SHARD_FIELDS, "language", "channel", "sentence", "num_phones")),
     }
+    if utterance.speaker_guessed:
+        row["speaker_guessed"] = True
     if utterance.alignment is not None:
         row["alignment"] = _relative(utterance.alignment, folder)
     # Reading restores an id that follows from the path, as written or as it was.

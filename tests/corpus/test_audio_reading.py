@@ -115,3 +115,17 @@ def test_durations_come_from_headers(folder, tmp_path):
     soundfile.write(tmp_path / "none.wav", np.zeros(0), 16_000)
     with pytest.raises(ValueError, match="holds 0 samples"):
         read_duration(tmp_path / "none.wav")
+
+
+def test_a_clip_names_its_channel(tmp_path):
+    two = np.stack([np.full(1600, 0.25, np.float32), np.full(1600, -0.5, np.float32)], axis=1)
+    soundfile.write(tmp_path / "call.wav", two, 16_000, subtype="FLOAT")
+
+    def read(channel):
+        return read_utterance(Utterance(tmp_path / "call.wav", 0.1, channel=channel), 16_000)
+
+    assert read(0).tolist() == [0.25] * 1600
+    assert read(1).tolist() == [-0.5] * 1600
+    assert read(None).tolist() == [-0.125] * 1600
+    with pytest.raises(ValueError, match="channel 2 is asked for, but it has 2"):
+        read(2)
