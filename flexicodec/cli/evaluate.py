@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rates.add_argument("--codebooks", nargs="+", metavar="K", help=codebooks)
     measured = parser.add_argument_group(f"what is measured ({NONE} leaves a kind out)")
     measured.add_argument("--metrics", nargs="+", metavar="NAME", help="signal metrics (default: all)")
-    recognisers = "recognisers (default: ctc:recognizer-mini, which is weak)"
+    recognisers = "recognisers (default: moonshine, English only; without the extra instruments recognizer-mini)"
     measured.add_argument("--transcriber", nargs="+", metavar="SPEC", help=recognisers)
-    measured.add_argument("--normaliser", metavar="NAME", help="normaliser of texts (default: basic)")
+    measured.add_argument("--normaliser", metavar="NAME", help="normaliser of texts (default: english, or basic)")
     measured.add_argument("--language", metavar="CODE", help="language of the recognisers, or all (default: en)")
     measured.add_argument("--speaker-encoder", nargs="+", metavar="SPEC", help="for speaker similarity (default: none)")
     measured.add_argument("--mos", nargs="+", metavar="SPEC", help="predictors of opinion scores (default: none)")
@@ -83,6 +83,9 @@ def run(args: argparse.Namespace) -> int:
     parts = [main_table(summary), notes(summary), more(summary) if more else ""]
     print("\n\n".join(part for part in parts if part))
     print(f"\n{args.output / REPORT_NAME}: {results.measured} rows measured, {len(results.rows)} in all")
+    if results.seconds:
+        spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in results.seconds.items())
+        print(f"seconds per instrument, over all processes: {spent}")
     return _report_failures(results)
 
 
@@ -148,7 +151,7 @@ def _sweep(args: argparse.Namespace) -> "Sweep":
 def _metrics(args: argparse.Namespace) -> "MetricConfig":
     """Change the default metrics, or the paper's, by the options that were given."""
     from flexicodec.evaluation import paper_protocol
-    from flexicodec.evaluation.metrics.suite import MetricConfig
+    from flexicodec.evaluation.metrics.suite import MetricConfig, default_measures
 
     changed: dict[str, Any] = {}
     given = {
@@ -164,7 +167,19 @@ def _metrics(args: argparse.Namespace) -> "MetricConfig":
         changed["normaliser"] = args.normaliser
     if args.language is not None:
         changed["language"] = None if args.language == ALL else args.language
-    return replace(paper_protocol.METRICS if args.protocol else MetricConfig(), **changed)
+    base = paper_protocol.METRICS if args.protocol else default_measures()
+    language = changed.get("language", base.language)
+    if not args.protocol and language not in ("en", None):
+        # The default recogniser and normaliser are for English.
+        base = replace(base, normaliser=MetricConfig.normaliser)
+        if args.transcriber is None:
+            base = replace(base, transcribers=())
+            print(
+                f"flexicodec: no error rates: there is no default recogniser for the language {language!r}; name one "
+                "with --transcriber",
+                file=sys.stderr,
+            )
+    return replace(base, **changed)
 
 
 def _report_failures(results: "Results") -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 from flexicodec.config import from_dict
 
 if TYPE_CHECKING:
+    from flexicodec.encoders.moonshine import MoonshineEncoder
     from flexicodec.encoders.sanm import SanmEncoder
     from flexicodec.encoders.ssl import SSLEncoder
 
@@ -98,6 +99,45 @@ class SanmConfig:
         from flexicodec.encoders.sanm import SanmEncoder
 
         return SanmEncoder(self)
+
+
+@dataclass(frozen=True)
+class MoonshineConfig:
+    """Moonshine's encoder (and the sizes of its decoder); the defaults are those of Moonshine Tiny.
+
+    Attributes:
+        num_layers: Transformer blocks.
+        dim: Width of the blocks and of the features.
+        num_heads: Attention heads.
+        feedforward_dim: Inner width of the feed-forward layers.
+        rotary_dim: Dimensions of each head that are rotated by the position.
+        windows: Frames to either side that attention covers, for each block; None is the whole clip. () for all blocks.
+        left_padding: Zeros put before each clip. Frame i is centred at sample 384 i + 447 of what is encoded, so with
+            256 zeros it is centred in the samples from 384 i on.
+    """
+
+    num_layers: int = 6
+    dim: int = 288
+    num_heads: int = 8
+    feedforward_dim: int = 1152
+    rotary_dim: int = 32
+    windows: tuple[int | None, ...] = ()
+    left_padding: int = 0
+
+    def __post_init__(self) -> None:
+        if self.windows and len(self.windows) != self.num_layers:
+            raise ValueError(f"windows has {len(self.windows)} entries for {self.num_layers} blocks; expected one each")
+
+    @property
+    def layer_windows(self) -> tuple[int | None, ...]:
+        """Window of each block."""
+        return self.windows or (None,) * self.num_layers
+
+    def build(self) -> "MoonshineEncoder":
+        """Make the encoder, with random weights."""
+        from flexicodec.encoders.moonshine import MoonshineEncoder
+
+        return MoonshineEncoder(self)
 
 
 ModelType = Literal["hubert", "wavlm", "wav2vec2"]

@@ -124,7 +124,7 @@ def interval_table(summary: Summary) -> str:
 def comparison_table(summary: Summary) -> str:
     """Make the table of paired differences; empty without any."""
     rows = []
-    for each in summary.comparisons:
+    for each in [*summary.comparisons, *summary.recordings]:
         if _is_defined(each.difference):
             cells = _score_cells(each.metric, each.difference)
             label = metric_info(each.metric).label

@@ -46,6 +46,7 @@ class Results:
     rows: list[Row]  # all rows of the folder, including those of earlier runs
     measured: int  # number of rows that this run added
     notes: list[str]  # settings that a system does not have
+    seconds: dict[str, float] = field(default_factory=dict)  # that each instrument took in this run, over all processes
 
     @property
     def failed(self) -> list[Row]:
@@ -96,10 +97,13 @@ def evaluate_corpus(
         jobs = list(_remaining_jobs(settings, batches, results.done))
         bar = tqdm(total=sum(len(job.wanted) for job in jobs), unit="row", disable=not progress)
         measured = 0
+        seconds: dict[str, float] = {}
         try:
             make_worker = partial(Worker, list(models), config, str(folder))
-            for _, rows in share(jobs, worker, config.processes, make_worker):
+            for _, (rows, spent) in share(jobs, worker, config.processes, make_worker):
                 results.append(rows)
+                for name, value in spent.items():
+                    seconds[name] = seconds.get(name, 0.0) + value
                 measured += len(rows)
                 bar.update(len(rows))
         except BrokenProcessPool as error:
@@ -109,7 +113,7 @@ def evaluate_corpus(
             ) from error
         bar.close()
         results.sort(utterance.id for utterance in utterances)
-        return Results(Path(folder), results.rows, measured, notes)
+        return Results(Path(folder), results.rows, measured, notes, seconds)
 
 
 def length_batches(utterances: Sequence[Utterance], batch_seconds: float) -> list[tuple[Utterance, ...]]:
@@ -203,8 +207,9 @@ class Worker:
 
         return is_done
 
-    def __call__(self, job: Job) -> list[Row]:
-        """Measure the clips of a job."""
+    def __call__(self, job: Job) -> tuple[list[Row], dict[str, float]]:
+        """Measure the clips of a job; also returns the seconds that each instrument took."""
+        self.suite.seconds.clear()
         system = self.systems[job.system]
         rows: list[Row] = []
         clips: list[_ReadClip] = []
@@ -220,7 +225,7 @@ class Worker:
                 ]
         if clips:
             rows += self._measure(system, job.settings, clips)
-        return [row for row in rows if row_key(row) in job.wanted]
+        return [row for row in rows if row_key(row) in job.wanted], dict(self.suite.seconds)
 
     def _measure(self, system: System, settings: Sequence[Setting], clips: Sequence[_ReadClip]) -> list[Row]:
         """Measure clips as a batch; if that fails anywhere, all of them one by one."""
@@ -228,7 +233,8 @@ class Worker:
         failure: Exception | None = None
         try:
             texts = [self._text(clip.utterance) for clip in clips]
-            references = self.suite.prepare([clip.reference for clip in clips], texts)
+            languages = [_language(clip.utterance) for clip in clips]
+            references = self.suite.prepare([clip.reference for clip in clips], texts, languages)
             outputs = system.reconstruct([clip.codec_input for clip in clips], settings)
         except Exception as error:
             failure = error
@@ -285,10 +291,14 @@ class Worker:
     def _text(self, clip: Utterance) -> str | None:
         """Return the text of a clip if it is in the recognisers' language."""
         wanted = self.config.measures.language
-        if wanted is None or clip.language is None:
-            return clip.text
-        language = clip.language.replace("-", " ").split()[:1]  # "en-GB" and "en (Welsh)" are English
-        return clip.text if language == [wanted] else None
+        language = _language(clip)
+        return clip.text if wanted is None or language is None or language == wanted else None
+
+
+def _language(clip: Utterance) -> str | None:
+    """Return the code of a clip's language: "en-GB" and "en (Welsh)" are "en"."""
+    parts = (clip.language or "").replace("-", " ").split()
+    return parts[0] if parts else None
 
 
 def _row(system: str, setting: Setting, clip: Utterance) -> Row:

@@ -7,7 +7,7 @@ resamples. Intervals are each at their own level and not corrected for how many 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +56,9 @@ METRICS = RATES | {
     "dnsmos_sig": MetricInfo("DNSMOS speech", 2, True),
     "dnsmos_bak": MetricInfo("DNSMOS background", 2, True),
 }
+# Kinds that score a clip by itself, so that the recording's own score is what to compare with.
+WITHOUT_REFERENCE = ("wer", "cer", "utmos", "distillmos", "dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak", "dnsmos_p808")
+NO_JUDGE = ("recognizer-mini", "ctc:recognizer-mini")  # wrong so often that such a difference says nothing
 ERROR_COUNTS = {"wer": ("word_errors", "words"), "cer": ("character_errors", "characters")}  # within a transcript
 
 
@@ -139,6 +142,7 @@ class Summary:
     comparisons: list[Comparison]  # see `comparison_pairs`
     speakers: int  # number of known speakers
     remarks: tuple[str, ...] = ()  # further notes on the numbers
+    recordings: list[Comparison] = field(default_factory=list)  # differences from the recordings, see there
 
     def find(self, name: str) -> Entry:
         """Return an entry by its name."""
@@ -231,7 +235,24 @@ def summarise(
             for name in [*names, "bitrate_kbps"]:
                 difference = table.difference((entry.system, entry.setting), (other.system, other.setting), name)
                 comparisons.append(Comparison(name, entry.name, other.name, difference))
-    return Summary(run, names, entries, comparisons, table.num_speakers)
+    recordings = _against_recordings(table, entries, names)
+    return Summary(run, names, entries, comparisons, table.num_speakers, recordings=recordings)
+
+
+def _against_recordings(table: MetricTable, entries: Sequence[Entry], names: Sequence[str]) -> list[Comparison]:
+    """Compare scores that need no reference (error rates, opinion scores) with those of the recordings themselves."""
+    recordings = [entry for entry in entries if entry.system == GROUND_TRUTH]
+    if not recordings:
+        return []
+    original = recordings[0]
+    comparisons = []
+    for entry in entries:
+        for name in names:
+            kind, _, spec = name.partition(".")
+            if entry.system != GROUND_TRUTH and kind in WITHOUT_REFERENCE and spec not in NO_JUDGE:
+                difference = table.difference((entry.system, entry.setting), (GROUND_TRUTH, original.setting), name)
+                comparisons.append(Comparison(name, entry.name, original.name, difference))
+    return comparisons
 
 
 def _entry(table: MetricTable, group: tuple[str, str], names: Sequence[str], asked: dict[str, Any]) -> Entry:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from flexicodec.asr import Recognizer, normalise
+from flexicodec.asr.moonshine import Moonshine
 from flexicodec.audio import collate
 from flexicodec.evaluation.metrics import loading
 from flexicodec.evaluation.metrics.loading import AudioModel, TorchModel, check_clips
@@ -25,7 +26,11 @@ from flexicodec.evaluation.metrics.sensevoice import SenseVoiceTranscriber
 
 Normaliser = Callable[[str], str]
 KINDS = ("ctc", "whisper", "hubert", "sensevoice")
-NORMALISERS = ("basic", "whisper-english")
+NORMALISERS = ("basic", "whisper-english", "english")
+MOONSHINE = "moonshine"
+SHIPPED = "recognizer-mini"
+# Titles as LibriSpeech's transcripts spell them. "st" is left alone: it is a saint or a street.
+SPOKEN_TITLES = {"mr": "mister", "mrs": "missus", "dr": "doctor"}
 
 # -------------------------------------------------------------------------------------------------------- recognisers
 
@@ -36,15 +41,20 @@ def open_transcriber(
     """Open a recogniser; its `transcribe` takes clips as one batch, so the caller bounds the memory.
 
     Args:
-        spec: "ctc:recognizer-mini" (ships with the package, small and weak; always available) or "ctc:FOLDER", a
-            recogniser of `flexicodec train-asr`; "whisper:SOURCE" (openai/whisper-large-v3); "hubert:SOURCE"
+        spec: "moonshine", Moonshine Tiny (English only, by the extra `instruments`); "recognizer-mini" (ships with the
+            package, small and weak; also "ctc:recognizer-mini") or "ctc:FOLDER", a recogniser of
+            `flexicodec train-asr`; "whisper:SOURCE" (openai/whisper-large-v3); "hubert:SOURCE"
             (facebook/hubert-large-ls960-ft, or any CTC model of transformers on raw audio); "sensevoice:FOLDER"
             (SenseVoiceSmall, by the extra `funasr`). Sources are folders or hub ids.
         device: Where it runs; None means the CPU.
         language: Spoken language, for multilingual recognisers (Whisper, SenseVoice).
     """
-    kind, source = loading.parse_spec(spec, KINDS, "transcriber")
     torch_device = torch.device(device or "cpu")
+    if spec == MOONSHINE:
+        return MoonshineTranscriber(spec, torch_device, language)
+    if spec == SHIPPED:
+        return CTCTranscriber(spec, SHIPPED, torch_device)
+    kind, source = loading.parse_spec(spec, KINDS, "transcriber", names=(MOONSHINE, SHIPPED))
     if kind == "ctc":
         return CTCTranscriber(spec, source, torch_device)
     if kind == "hubert":
@@ -68,6 +78,26 @@ class CTCTranscriber(TorchModel):
         if not waves:
             return []
         return self.module.transcribe(*collate([torch.from_numpy(wave) for wave in waves]))
+
+
+class MoonshineTranscriber(TorchModel):
+    """Moonshine Tiny, English: cased and punctuated texts, so compare them with the normaliser "english"."""
+
+    languages = ("en",)
+    sample_rate = Moonshine.sample_rate
+
+    def __init__(self, name: str, device: torch.device, language: str = "en"):
+        if language not in self.languages:
+            raise ValueError(
+                f"moonshine transcribes English only, and the language is {language!r}; use whisper:SOURCE, "
+                "or leave error rates out"
+            )
+        self.name = name
+        self.module: Moonshine = Moonshine.load(device)
+
+    def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
+        """Transcribe a padded batch of clips."""
+        return self.module.transcribe(check_clips(clips))
 
 
 class HubertTranscriber(AudioModel):
@@ -142,7 +172,9 @@ class WhisperTranscriber(TorchModel):
         return [text.strip() for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
 
 
-Transcriber: TypeAlias = CTCTranscriber | HubertTranscriber | WhisperTranscriber | SenseVoiceTranscriber
+Transcriber: TypeAlias = (
+    CTCTranscriber | MoonshineTranscriber | HubertTranscriber | WhisperTranscriber | SenseVoiceTranscriber
+)
 
 # -------------------------------------------------------------------------------------------------------- error rates
 
@@ -224,6 +256,7 @@ def open_normaliser(spec: str = "basic") -> Normaliser:
 
     Args:
         spec: "basic": lower case, only letters, digits and apostrophes, any language (the recogniser's own).
+            "english": the same, with the titles Mr, Mrs and Dr as they are spoken, and no word of apostrophes alone.
             "whisper-english": as Whisper's authors evaluate English (contractions, numbers, titles, fillers).
             "whisper-english:SOURCE" also maps British to American spellings, by the table `normalizer.json` of a
             Whisper folder or hub id.
@@ -234,6 +267,8 @@ def open_normaliser(spec: str = "basic") -> Normaliser:
         raise ValueError(f"there is no normaliser {spec!r}; expected {known} or whisper-english:SOURCE")
     if name == "basic":
         return normalise
+    if name == "english":
+        return _spoken_english
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
     spellings: dict[str, str] = {}
@@ -244,3 +279,8 @@ def open_normaliser(spec: str = "basic") -> Normaliser:
         spellings = json.loads(file.read_text(encoding="utf-8"))
     normaliser = EnglishTextNormalizer(spellings)
     return lambda text: " ".join(normaliser(text).split())
+
+
+def _spoken_english(text: str) -> str:
+    words = [SPOKEN_TITLES.get(word, word) for word in normalise(text).split()]
+    return " ".join(word for word in words if word.strip("'"))

@@ -18,11 +18,18 @@ Waveform: TypeAlias = Float[np.ndarray, " samples"]
 TRAINING_ONLY_KEYS = ("masked_spec_embed",)  # absent from some checkpoints, and not used in inference
 
 
-def parse_spec(spec: str, kinds: Sequence[str], what: str) -> tuple[str, str]:
-    """Split a spec "KIND:SOURCE" at its first colon; `what` names the sort of model in errors."""
+def parse_spec(spec: str, kinds: Sequence[str], what: str, names: Sequence[str] = ()) -> tuple[str, str]:
+    """Split a spec "KIND:SOURCE" at its first colon.
+
+    Args:
+        spec: Of a model.
+        kinds: Those known.
+        what: The sort of model, for errors.
+        names: Models without a source, for errors.
+    """
     kind, _, source = str(spec).partition(":")
     if kind not in kinds or not source:
-        examples = ", ".join(f"{known}:SOURCE" for known in kinds)
+        examples = ", ".join([*names, *(f"{known}:SOURCE" for known in kinds)])
         raise ValueError(f"{spec!r} is no {what}; expected {examples}, the source being a folder or a hub id")
     return kind, source
 
@@ -92,6 +99,9 @@ class TorchModel:
 
     name: str  # the spec it was loaded by; belongs beside every number it gives
     sample_rate: int  # Hz of the clips it takes
+    languages: tuple[str, ...] | None = (
+        None  # of a recogniser, those it knows; None for all, or for the one it was told
+    )
     module: torch.nn.Module  # the network, in eval mode
 
     @property

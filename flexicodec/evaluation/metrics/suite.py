@@ -4,8 +4,10 @@ Everything is mono at 16 kHz (resampled by soxr). The output of a codec is cut, 
 the reference; loudness is not changed, and nothing is clipped.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 
 from flexicodec.audio import resample
+from flexicodec.encoders.moonshine_weights import ENCODER
 from flexicodec.evaluation.metrics import asr, mos, signal, speaker
 from flexicodec.evaluation.metrics.loading import Waveform
 
@@ -21,7 +24,7 @@ Model = TypeVar("Model")
 SAMPLE_RATE = 16_000
 # Kept in run.json, and compared when a run is continued: a new wording would refuse the rows of older runs.
 RULES = "mono, 16 kHz (soxr HQ); cut or filled up with silence to the reference's length; loudness as it comes"
-DEFAULT_TRANSCRIBER = "ctc:recognizer-mini"  # needs no download
+DEFAULT_TRANSCRIBER = "ctc:recognizer-mini"  # needs no download and no extra
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,21 @@ class MetricConfig:
     mos: tuple[str, ...] = ()  # predictors of opinion scores, see `mos.open_mos`
 
 
+def default_measures() -> MetricConfig:
+    """Choose the instruments that this installation has, as `flexicodec evaluate` does by default."""
+    config = MetricConfig()
+    if ENCODER.is_installed():
+        config = replace(config, transcribers=(asr.MOONSHINE,), normaliser="english")
+    return config
+
+
 @dataclass(frozen=True)
 class ReferenceData:
     """The original clips, with what is computed on them once for all systems."""
 
     audio: list[Waveform]  # at `SAMPLE_RATE`
     texts: list[str | None]  # None where it is unknown or not to be transcribed
+    languages: list[str | None]  # ISO 639; None where it is unknown
     embeddings: dict[str, np.ndarray]  # of speakers, by encoder
 
 
@@ -56,6 +68,7 @@ class MetricSuite:
     def __init__(self, config: MetricConfig, device: str | None = None):
         signal.check_metric_names(config.metrics)
         self.config = config
+        self.seconds: dict[str, float] = {}  # that each instrument took so far; the caller may clear it
         errors: dict[str, Exception] = {}
         options: dict[str, None] = {}
 
@@ -71,7 +84,7 @@ class MetricSuite:
 
         # Counting an empty text finds a missing jiwer as well as an unknown normaliser.
         load(partial(asr.word_errors, "", ""), (config.normaliser,), "--normaliser basic")
-        open_transcriber = partial(asr.open_transcriber, device=device)
+        open_transcriber = partial(asr.open_transcriber, device=device, language=config.language or "en")
         open_encoder = partial(speaker.open_speaker_encoder, device=device)
         self.transcribers = load(open_transcriber, config.transcribers, "--transcriber none")
         self.encoders = load(open_encoder, config.speaker_encoders, "--speaker-encoder none")
@@ -100,12 +113,18 @@ class MetricSuite:
         models: dict[str, Any] = {**self.transcribers, **self.encoders, **self.predictors}
         return {spec: model.fingerprint for spec, model in models.items()}
 
-    def prepare(self, audio: Sequence[Waveform], texts: Sequence[str | None]) -> ReferenceData:
-        """Compute once what the reconstructions of every system are compared with."""
+    def prepare(
+        self,
+        audio: Sequence[Waveform],
+        texts: Sequence[str | None],
+        languages: Sequence[str | None] | None = None,
+    ) -> ReferenceData:
+        """Compute once what the reconstructions of every system are compared with; languages are ISO 639 codes."""
         embeddings = {}
         for name, encoder in self.encoders.items():
-            embeddings[name] = encoder.embed(_resampled(audio, encoder.sample_rate))
-        return ReferenceData(list(audio), list(texts), embeddings)
+            with self._timed(name):
+                embeddings[name] = encoder.embed(_resampled(audio, encoder.sample_rate))
+        return ReferenceData(list(audio), list(texts), list(languages or [None] * len(audio)), embeddings)
 
     def measure(self, references: ReferenceData, estimates: Sequence[Waveform]) -> list[dict[str, Any]]:
         """Measure reconstructions that have the length and sample rate of their references.
@@ -114,32 +133,47 @@ class MetricSuite:
             For each clip the metrics by name (NaN where one is not defined), and under `transcripts` by recogniser the
             transcript with its error counts.
         """
-        rows: list[dict[str, Any]] = [
-            {**signal.signal_metrics(reference, estimate, SAMPLE_RATE, self.config.metrics)}
-            for reference, estimate in zip(references.audio, estimates, strict=True)
-        ]
+        rows: list[dict[str, Any]] = []
+        with self._timed("signal metrics"):
+            for reference, estimate in zip(references.audio, estimates, strict=True):
+                rows.append({**signal.signal_metrics(reference, estimate, SAMPLE_RATE, self.config.metrics)})
         # Models take clips at their own sample rate.
         for name, encoder in self.encoders.items():
-            embeddings = encoder.embed(_resampled(estimates, encoder.sample_rate))
+            with self._timed(name):
+                embeddings = encoder.embed(_resampled(estimates, encoder.sample_rate))
             _add(rows, f"similarity.{name}", speaker.similarity(references.embeddings[name], embeddings))
         for name, predictor in self.predictors.items():
-            scores = predictor.predict(_resampled(estimates, predictor.sample_rate))
+            with self._timed(name):
+                scores = predictor.predict(_resampled(estimates, predictor.sample_rate))
             for metric, values in scores.items():
                 _add(rows, f"{metric}.{name}", values)
         for name, transcriber in self.transcribers.items():
-            self._add_transcripts(rows, name, transcriber, references.texts, estimates)
+            with self._timed(name):
+                self._add_transcripts(rows, name, transcriber, references, estimates)
         return rows
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        """Add the time that the block takes to that of an instrument."""
+        before = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - before
 
     def _add_transcripts(
         self,
         rows: list[dict[str, Any]],
         name: str,
         transcriber: asr.Transcriber,
-        texts: Sequence[str | None],
+        references: ReferenceData,
         estimates: Sequence[Waveform],
     ) -> None:
-        """Transcribe the clips that have a text, and count the errors."""
-        indices = [index for index, text in enumerate(texts) if text is not None]
+        """Transcribe the clips that have a text in the recogniser's language, and count the errors."""
+        texts = references.texts
+        indices = []
+        for index, (text, language) in enumerate(zip(texts, references.languages, strict=True)):
+            known = transcriber.languages is None or language is None or language in transcriber.languages
+            if text is not None and known:
+                indices.append(index)
         if not indices:
             return
         clips = _resampled([estimates[index] for index in indices], transcriber.sample_rate)

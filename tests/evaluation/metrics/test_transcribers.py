@@ -114,9 +114,11 @@ def test_sensevoice_restores_global_state(folders, clips):
 # -------------------------------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("spec", ["recognizer-mini", "ctc:", "wav2vec:folder", ""])
+@pytest.mark.parametrize("spec", ["recognizer", "ctc:", "wav2vec:folder", ""])
 def test_a_spec_needs_a_kind_and_a_source(spec):
-    with pytest.raises(ValueError, match="is no transcriber; expected ctc:SOURCE, whisper:SOURCE"):
+    with pytest.raises(
+        ValueError, match="is no transcriber; expected moonshine, recognizer-mini, ctc:SOURCE, whisper:SOURCE"
+    ):
         open_transcriber(spec)
 
 
