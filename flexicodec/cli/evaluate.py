@@ -43,8 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     measured.add_argument("--transcriber", nargs="+", metavar="SPEC", help=recognisers)
     measured.add_argument("--normaliser", metavar="NAME", help="normaliser of texts (default: english, or basic)")
     measured.add_argument("--language", metavar="CODE", help="language of the recognisers, or all (default: en)")
-    measured.add_argument("--speaker-encoder", nargs="+", metavar="SPEC", help="for speaker similarity (default: none)")
-    measured.add_argument("--mos", nargs="+", metavar="SPEC", help="predictors of opinion scores (default: none)")
+    measured.add_argument("--speaker-encoder", nargs="+", metavar="SPEC", help="for speaker similarity (default: ge2e)")
+    measured.add_argument(
+        "--mos",
+        nargs="+",
+        metavar="SPEC",
+        help="predictors of opinion scores (default: distillmos, and dnsmos where it is installed)",
+    )
     measured.add_argument("--protocol", choices=("paper",), help="the FlexiCodec paper's list, settings and metrics")
     work = parser.add_argument_group("how")
     limit = "measure N clips, spread over the manifest; a higher N goes on from a lower"

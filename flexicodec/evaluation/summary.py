@@ -52,9 +52,11 @@ METRICS = RATES | {
     "cer": MetricInfo("CER, %", 1, False, chance=0.95, scale=100),
     "similarity": MetricInfo("similarity", 3, True),
     "utmos": MetricInfo("UTMOS", 2, True),
+    "distillmos": MetricInfo("Distill-MOS", 2, True),
     "dnsmos_ovrl": MetricInfo("DNSMOS overall", 2, True),
     "dnsmos_sig": MetricInfo("DNSMOS speech", 2, True),
     "dnsmos_bak": MetricInfo("DNSMOS background", 2, True),
+    "dnsmos_p808": MetricInfo("DNSMOS P.808", 2, True),
 }
 # Kinds that score a clip by itself, so that the recording's own score is what to compare with.
 WITHOUT_REFERENCE = ("wer", "cer", "utmos", "distillmos", "dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak", "dnsmos_p808")

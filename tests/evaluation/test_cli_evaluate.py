@@ -2,13 +2,16 @@
 
 import itertools
 import json
+import re
 
 import pytest
 
 from flexicodec.cli import main
 from flexicodec.cli.evaluate import spread
+from flexicodec.evaluation.metrics.suite import default_measures
 
-QUICK = ["--metrics", "mel_distance", "--transcriber", "none", "--resamples", "50"]
+NO_MODELS = ["--transcriber", "none", "--speaker-encoder", "none", "--mos", "none"]
+QUICK = ["--metrics", "mel_distance", *NO_MODELS, "--resamples", "50"]
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +92,42 @@ def test_a_failed_clip_shows_in_the_exit_code(manifest, model, tmp_path, capsys)
 )
 def test_what_makes_no_sense_is_one_line(manifest, model, tmp_path, capsys, options, match):
     base = [] if "--model" in options else ["--model", model]
-    assert main(["evaluate", str(manifest), *base, "-o", str(tmp_path / "r"), *options]) == 2
+    command = ["evaluate", str(manifest), *base, "-o", str(tmp_path / "r")]
+    assert main([*command, *(NO_MODELS if "--transcriber" not in options else NO_MODELS[2:]), *options]) == 2
     said = capsys.readouterr().err
     assert match in said
     assert said.count("\n") == 1
+
+
+def test_instruments_are_the_default_and_report_their_seconds(speech_folder, model, tmp_path, capsys):
+    """All default instruments on one clip; the paired difference with the recording is in the report."""
+    text = "mother i'm going to study medicine"
+    row = {"path": str(speech_folder / "4970-29095-0008.flac"), "duration_s": 3.04, "text": text, "lang": "en"}
+    (tmp_path / "one.jsonl").write_text(json.dumps(row) + "\n")
+    command = ["evaluate", str(tmp_path / "one.jsonl"), "--model", model, "-o", str(tmp_path / "r")]
+    assert main([*command, "--metrics", "mel_distance", "--resamples", "20"]) == 0
+    said = capsys.readouterr().out
+    run = json.loads((tmp_path / "r" / "run.json").read_text())
+    wanted = default_measures()
+    assert run["transcribers"] == list(wanted.transcribers)
+    assert run["normaliser"] == wanted.normaliser
+    assert run["speaker_encoders"] == ["ge2e"]
+    assert run["mos"] == list(wanted.mos)
+    assert "similarity (ge2e)" in said
+    assert re.search(r"seconds per instrument, over all processes: ge2e [\d.]+, signal metrics [\d.]+, dist", said)
+    report = (tmp_path / "r" / "summary.md").read_text()
+    assert re.search(r"\| tiny \| ground truth \| Distill-MOS \(distillmos\) \| -", report)
+    if "moonshine" in wanted.transcribers:
+        rows = [json.loads(line) for line in (tmp_path / "r" / "rows.jsonl").read_text().splitlines()]
+        assert rows[0]["transcripts"]["moonshine"]["text"] == "Mother, I am going to study medicine."
+        assert re.search(r"\| tiny \| ground truth \| WER, % \(moonshine\) \|", report)
+
+
+def test_another_language_has_no_default_recogniser(manifest, model, tmp_path, capsys):
+    command = ["evaluate", str(manifest), "--model", model, "-o", str(tmp_path / "r"), "--language", "nl"]
+    assert main([*command, "--speaker-encoder", "none", "--mos", "none", "--limit", "1", *QUICK[:2]]) == 0
+    assert "no error rates: there is no default recogniser for the language 'nl'" in capsys.readouterr().err
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["transcribers"] == []
 
 
 def test_the_protocol_in_one_command(tmp_path, capsys, model):

@@ -1,46 +1,90 @@
-"""Opinion scores of decoded speech, predicted without a reference: UTMOS and DNSMOS.
+"""Opinion scores of decoded speech, predicted without a reference: Distill-MOS, DNSMOS and UTMOS.
 
-Scores lie on the scale from 1 (bad) to 5 (excellent), NaN for clips that are too short. Models are ONNX files, run by
-onnxruntime on the CPU, a clip at a time. The predictors were made for human and synthesised speech; on codecs they rank
-systems better than they score single clips.
+Scores lie on the scale from 1 (bad) to 5 (excellent), NaN for clips that are too short. Models run on the CPU, a clip
+at a time; all but Distill-MOS are ONNX files. The predictors were made for human and synthesised speech; on codecs they
+rank systems better than they score single clips. Scores also depend on a clip's length, and those of DNSMOS on its
+level, so compare clips with their references and not means over other clips.
 """
 
 import hashlib
-import importlib.util
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
-from flexicodec.evaluation.metrics.loading import Waveform, check_clips, fetch, loading_errors, parse_spec
+from flexicodec.evaluation.metrics import distillmos
+from flexicodec.evaluation.metrics.loading import (
+    TorchModel,
+    Waveform,
+    check_clips,
+    fetch,
+    loading_errors,
+    parse_spec,
+)
+from flexicodec.installed_files import PinnedFile
+from flexicodec.nn.mel_filters import slaney_mel_filters
 
 UTMOS_FILE = "utmos22_strong.onnx"
 DNSMOS_FILE = "sig_bak_ovr.onnx"
-SPEECHMOS_FOLDER = "dnsmos_models"  # of the package speechmos on PyPI (MIT)
+SPEECHMOS = "speechmos==0.0.1.1"  # on PyPI (MIT)
+P835 = PinnedFile(
+    SPEECHMOS,
+    f"speechmos/dnsmos_models/{DNSMOS_FILE}",
+    "269fbebdb513aa23cddfbb593542ecc540284a91849ac50516870e1ac78f6edd",
+)
+P808 = PinnedFile(
+    SPEECHMOS,
+    "speechmos/dnsmos_models/model_v8.onnx",
+    "9246480c58567bc6affd4200938e77eef49468c8bc7ed3776d109c07456f6e91",
+)
 UTMOS_MIN_SAMPLES = 400  # the first frame of UTMOS' wav2vec 2.0
 
 
-def open_mos(spec: str) -> "MOSPredictor":
+def open_mos(spec: str) -> "MOSPredictor | DistillMOSPredictor":
     """Open a predictor.
 
     Args:
-        spec: "utmos:SOURCE", UTMOS22's strong learner (T. Saeki et al., 2022) as an ONNX file from samples [1, S] to
+        spec: "distillmos", Distill-MOS (B. Stahl and H. Gamper, 2025), which ships.
+            "dnsmos" and "dnsmos-p808", DNSMOS P.835 and P.808 of the package speechmos (the extra `instruments`).
+            "utmos:SOURCE", UTMOS22's strong learner (T. Saeki et al., 2022) as an ONNX file from samples [1, S] to
             one score: the file, or a folder or hub id with `utmos22_strong.onnx` (TigreGotico/utmos-onnx, MIT).
             "dnsmos:SOURCE", DNSMOS P.835 (C. Reddy et al., 2022): Microsoft's `sig_bak_ovr.onnx`, or a folder or hub id
-            with it; "dnsmos" alone takes the copy in the package speechmos, if that is installed (MIT).
+            with it.
     """
+    if spec == "distillmos":
+        return DistillMOSPredictor(spec)
     if spec == "dnsmos":
-        spec = f"dnsmos:{_speechmos_folder()}"
-    kind, source = parse_spec(spec, ("utmos", "dnsmos"), "predictor of opinion scores")
+        return DNSMOS(spec, str(P835.find()))
+    if spec == "dnsmos-p808":
+        return DNSMOSP808(spec, str(P808.find()))
+    names = ("distillmos", "dnsmos", "dnsmos-p808")
+    kind, source = parse_spec(spec, ("utmos", "dnsmos"), "predictor of opinion scores", names)
     return UTMOS(spec, source) if kind == "utmos" else DNSMOS(spec, source)
 
 
-class MOSPredictor:
-    """A predictor of opinion scores in an ONNX file with one input, samples [batch, time]."""
+class DistillMOSPredictor(TorchModel):
+    """Distill-MOS with the weights that ship."""
 
+    metrics = ("distillmos",)
+    sample_rate = distillmos.SAMPLE_RATE
+
+    def __init__(self, name: str):
+        self.name = name
+        self.module: distillmos.DistillMOS = distillmos.DistillMOS.load()
+
+    def predict(self, clips: Sequence[np.ndarray]) -> dict[str, Float[np.ndarray, " clips"]]:
+        """Score each clip by `distillmos`; NaN for clips shorter than 1 s, and for silence."""
+        scores = [self.module.score(torch.from_numpy(wave)) for wave in check_clips(clips)]
+        return {"distillmos": np.array(scores, dtype=np.float64)}
+
+
+class MOSPredictor:
+    """A predictor of opinion scores in an ONNX file with one input, by default samples [batch, time]."""
+
+    input_axes = 2
     metrics: tuple[str, ...]  # names of its scores
     sample_rate = 16_000  # Hz of the clips it takes
 
@@ -54,17 +98,19 @@ class MOSPredictor:
             path = path / file
         with loading_errors(what, source):
             data = path.read_bytes()
-            self.session: Any = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = 1  # an evaluation runs a process for each core
+            self.session: Any = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             inputs = self.session.get_inputs()
-            if len(inputs) != 1 or len(inputs[0].shape) != 2:
+            if len(inputs) != 1 or len(inputs[0].shape) != self.input_axes:
                 shapes = ", ".join(f"{each.name} {each.shape}" for each in inputs)
-                raise ValueError(f"{path.name} takes {shapes}; expected samples [batch, time]; is it another model?")
+                raise ValueError(f"{path.name} takes {shapes}, not what {what} takes; is it another model?")
         self.name = name
         self.fingerprint = hashlib.sha256(data).hexdigest()[:12]
 
-    def run(self, wave: Waveform) -> np.ndarray:
-        """Run the network on one clip."""
-        inputs = {self.session.get_inputs()[0].name: wave[None].astype(np.float32)}
+    def run(self, values: np.ndarray) -> np.ndarray:
+        """Run the network on one clip, or on its features."""
+        inputs = {self.session.get_inputs()[0].name: values[None].astype(np.float32)}
         return self.session.run(None, inputs)[0]
 
     def predict(self, clips: Sequence[np.ndarray]) -> dict[str, Float[np.ndarray, " clips"]]:
@@ -94,10 +140,11 @@ class DNSMOS(MOSPredictor):
     """DNSMOS P.835: overall, signal and background, averaged over windows of 9.01 s every second.
 
     Shorter clips are repeated until they fill a window, as in Microsoft's script. That script rounds in a way that
-    skips the windows from 7 to 23 s of clips longer than 16 s; here they count.
+    skips the windows from 7 to 23 s of clips longer than 16 s, and leaves out up to two seconds at the end; here all of
+    a clip counts.
     """
 
-    metrics = ("dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak")
+    metrics: tuple[str, ...] = ("dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak")
     window = 144_160  # samples
     hop = 16_000
     # Polynomials from the network's outputs, in this order, to the P.835 scale (microsoft/DNS-Challenge).
@@ -122,21 +169,39 @@ class DNSMOS(MOSPredictor):
 
     def windows(self, wave: Waveform) -> list[Waveform]:
         """Split a clip into the windows that are scored."""
+        is_short = len(wave) < self.window
         while len(wave) < self.window:
             wave = np.concatenate([wave, wave])
-        # Whole seconds less 9.01, as the original counts: the last second or two may be left out.
+        # Whole seconds less 9.01, as the original counts.
         count = max(0, len(wave) // self.hop - 10) + 1
-        return [wave[start : start + self.window] for start in range(0, count * self.hop, self.hop)]
+        starts = [index * self.hop for index in range(count)]
+        if starts[-1] + self.window < len(wave) and not is_short:
+            starts.append(len(wave) - self.window)
+        return [wave[start : start + self.window] for start in starts]
 
 
-def _speechmos_folder() -> Path:
-    package = importlib.util.find_spec("speechmos")
-    locations = package.submodule_search_locations if package else None
-    for location in locations or []:
-        folder = Path(location) / SPEECHMOS_FOLDER
-        if (folder / DNSMOS_FILE).is_file():
-            return folder
-    raise ValueError(
-        f"dnsmos needs {DNSMOS_FILE}: install the package speechmos, or pass dnsmos:SOURCE with the file, or a folder "
-        "or hub id that contains it"
-    )
+class DNSMOSP808(DNSMOS):
+    """DNSMOS P.808 (C. Reddy et al., 2021): one score, of log mel energies of the same windows."""
+
+    input_axes = 3
+    metrics = ("dnsmos_p808",)
+    fft = 321
+    mel_hop = 160
+
+    def predict(self, clips: Sequence[np.ndarray]) -> dict[str, Float[np.ndarray, " clips"]]:
+        """Score each clip by the mean over its windows."""
+        scores = []
+        for wave in check_clips(clips):
+            outputs = [self.run(self.energies(window[: -self.mel_hop])) for window in self.windows(wave)]
+            scores.append(np.mean(outputs))
+        return {"dnsmos_p808": np.array(scores, dtype=np.float64)}
+
+    def energies(self, wave: Waveform) -> Float[np.ndarray, "frames 120"]:
+        """Compute mel energies in units of 40 dB, from -1 to 1 for the 80 dB below the loudest."""
+        audio = torch.from_numpy(np.ascontiguousarray(wave))
+        hann = torch.hann_window(self.fft)
+        spectrum = torch.stft(audio, self.fft, self.mel_hop, window=hann, pad_mode="constant", return_complex=True)
+        power = torch.from_numpy(slaney_mel_filters(self.sample_rate, self.fft, 120)) @ spectrum.abs().square()
+        decibels = 10 * torch.log10(power.clamp(min=1e-10))
+        decibels = (decibels - decibels.max()).clamp(min=-80)
+        return ((decibels + 40) / 40).T.numpy()

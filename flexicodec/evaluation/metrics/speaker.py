@@ -1,7 +1,7 @@
 """Speaker similarity of decoded speech: cosines of speaker embeddings.
 
 Similarities compare only with those of the same encoder: papers use WavLM-large with an ECAPA-TDNN head, which
-transformers does not have, and microsoft/wavlm-base-plus-sv gives other values.
+transformers does not have. microsoft/wavlm-base-plus-sv and GE2E, which ships, give other values.
 """
 
 import math
@@ -11,13 +11,42 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from flexicodec.evaluation.metrics.loading import AudioModel, check_clips, parse_spec
+from flexicodec.evaluation.metrics import ge2e
+from flexicodec.evaluation.metrics.loading import AudioModel, TorchModel, check_clips, parse_spec
+
+GE2E = "ge2e"
 
 
-def open_speaker_encoder(spec: str, device: str | torch.device | None = None) -> "XVectorEncoder":
-    """Open "wavlm:SOURCE", a folder or hub id of an x-vector model of transformers (microsoft/wavlm-base-plus-sv)."""
-    _, source = parse_spec(spec, ("wavlm",), "speaker encoder")
+def open_speaker_encoder(spec: str, device: str | torch.device | None = None) -> "GE2EEncoder | XVectorEncoder":
+    """Open a speaker encoder.
+
+    Args:
+        spec: "ge2e", which ships; or "wavlm:SOURCE", a folder or hub id of an x-vector model of transformers
+            (microsoft/wavlm-base-plus-sv).
+        device: Where it runs; None means the CPU.
+    """
+    if spec == GE2E:
+        return GE2EEncoder(spec, torch.device(device or "cpu"))
+    _, source = parse_spec(spec, ("wavlm",), "speaker encoder", names=(GE2E,))
     return XVectorEncoder(spec, source, torch.device(device or "cpu"))
+
+
+class GE2EEncoder(TorchModel):
+    """GE2E with Resemblyzer's weights."""
+
+    sample_rate = ge2e.SAMPLE_RATE
+
+    def __init__(self, name: str, device: torch.device):
+        self.name = name
+        self.module: ge2e.GE2E = ge2e.GE2E.load(device)
+
+    def embed(self, clips: Sequence[np.ndarray]) -> Float[np.ndarray, "clips dim"]:
+        """Embed clips; rows have length 1, and are NaN for silence and for clips shorter than 2 s."""
+        embeddings = np.empty((len(clips), ge2e.DIM), dtype=np.float32)
+        for index, wave in enumerate(check_clips(clips)):
+            audio = torch.from_numpy(wave).to(self.module.filters.device)
+            embeddings[index] = self.module.embed(audio).cpu().numpy()
+        return embeddings
 
 
 class XVectorEncoder(AudioModel):

@@ -41,7 +41,9 @@ class MetricConfig:
 
 def default_measures() -> MetricConfig:
     """Choose the instruments that this installation has, as `flexicodec evaluate` does by default."""
-    config = MetricConfig()
+    config = MetricConfig(speaker_encoders=(speaker.GE2E,), mos=("distillmos",))
+    if mos.P835.is_installed():
+        config = replace(config, mos=(*config.mos, "dnsmos"))
     if ENCODER.is_installed():
         config = replace(config, transcribers=(asr.MOONSHINE,), normaliser="english")
     return config

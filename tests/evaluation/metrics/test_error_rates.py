@@ -95,6 +95,12 @@ def test_any_function_is_a_normaliser():
     assert word_errors("a-b", "a b", lambda text: text.replace("-", " ")).errors == 0
 
 
+def test_english_titles_are_words():
+    spoken = open_normaliser("english")
+    assert spoken("Mrs. Grey and Mr. O'Neill, ' Dr. St. John") == "missus grey and mister o'neill doctor st john"
+    assert word_errors("MISSUS GREY", "Mrs. Grey", "english").errors == 0
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

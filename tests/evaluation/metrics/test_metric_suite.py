@@ -55,6 +55,21 @@ def test_every_kind_has_its_place(fake_model, speech):
     assert len(tools.prepare(clips, [None, None]).audio[0]) == len(clips[0])
 
 
+def test_a_recogniser_gets_the_clips_in_its_language(speech, monkeypatch):
+    class English(FakeModel):
+        languages = ("en",)
+
+        def transcribe(self, clips):
+            return ["a"] * len(clips)
+
+    monkeypatch.setattr(module.asr, "open_transcriber", lambda spec, device, language: English())
+    tools = MetricSuite(MetricConfig(metrics=("stoi",), transcribers=("x",), language=None))
+    clips = [speech[0][0].numpy()] * 4
+    rows = tools.measure(tools.prepare(clips, ["a", "een", "b", None], ["en", "nl", None, "en"]), clips)
+    assert ["transcripts" in row for row in rows] == [True, False, True, False]
+    assert set(tools.seconds) == {"signal metrics", "x"}
+
+
 def test_what_is_not_defined_is_nan_and_no_error():
     tools = MetricSuite(MetricConfig(metrics=("stoi", "pesq_wb"), transcribers=()))
     silence = [np.zeros(SAMPLE_RATE, np.float32)]

@@ -111,6 +111,15 @@ def test_sensevoice_restores_global_state(folders, clips):
     assert state() == before
 
 
+def test_moonshine_is_english_only(speech):
+    with pytest.raises((ValueError, ImportError), match="transcribes English only, and the language is 'nl'"):
+        open_transcriber("moonshine", language="nl")
+
+
+def test_the_recogniser_that_ships_has_a_short_name(clips):
+    assert open_transcriber("recognizer-mini").transcribe(clips[:1]) == open_transcriber().transcribe(clips[:1])
+
+
 # -------------------------------------------------------------------------------------------------------------- errors
 
 
