@@ -43,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "symbols of its own such as letters (default: the first of these that there is)",
     )  # fmt: skip
     add(
+        "--align", choices=("pocketsphinx",),
+        help="align English texts where the manifest has no alignment (extra instruments); TextGrids are kept beside "
+        "the manifest, in NAME.alignments",
+    )  # fmt: skip
+    add(
         "--counting", choices=("all", "speech", "merged"), default="speech",
         help="phones that count: all labels, all but silences, or the latter with TIMIT's closures joined to their "
         "releases (default: %(default)s)",
@@ -72,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
 
     check_resamples(args.resamples)
     utterances = read_manifest(args.manifest)
+    if args.align is not None:
+        utterances = _align(args, utterances)
     codec = options.load_codec(args)
     frame_rates = args.frame_rate
     if not frame_rates and not args.threshold:
@@ -99,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         progress=progress,
     )
     study = run_study(data, StudyOptions(args.resamples, seed=args.seed, counting=args.counting, progress=progress))
-    names = ("model", "limit", "counting", "resamples", "seed", "transcriber")
+    names = ("model", "limit", "counting", "resamples", "seed", "transcriber", "align")
     about = {name: getattr(args, name) for name in names}
     about |= {"manifest": str(args.manifest), "fingerprint": codec.fingerprint}
     about["flexicodec_lab_version"] = flexicodec.__version__
@@ -107,6 +114,23 @@ def run(args: argparse.Namespace) -> int:
     if args.textgrids:
         save_textgrids(data, args.output / "textgrids")
     return _print(study, files[0], expected=args.phones is not None or any(map(_has_phones, utterances)))
+
+
+def _align(args: argparse.Namespace, utterances: "list[Utterance]") -> "list[Utterance]":
+    """Align the clips that will be used, and print what was refused."""
+    from flexicodec.analysis.collect import evenly_spaced
+    from flexicodec.analysis.forced_alignment import align_utterances, alignment_folder
+
+    chosen = evenly_spaced(utterances, args.limit)
+    result = align_utterances(chosen, alignment_folder(args.manifest), args.processes, sys.stderr.isatty())
+    line = f"{result.folder}: {result.aligned} clips aligned, {result.kept} had an alignment"
+    if result.refused:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in result.reasons.items())
+        line += f", {len(result.refused)} refused: {reasons}"
+    print(line, file=sys.stderr)
+    for name, reason in result.refused[:REASONS_PRINTED]:
+        print(f"flexicodec: not aligned: {name}: {one_line(ValueError(reason))}", file=sys.stderr)
+    return list(result.utterances)
 
 
 def _has_phones(utterance: "Utterance") -> bool:
