@@ -50,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="predictors of opinion scores (default: distillmos, and dnsmos where it is installed)",
     )
+    perturbed = "also measure how much tokens change: noise:20db gain:-6db codec:opus16 shift:40ms"
+    measured.add_argument("--perturb", nargs="+", default=[], metavar="KIND:VALUE", help=perturbed)
     measured.add_argument("--protocol", choices=("paper",), help="the FlexiCodec paper's list, settings and metrics")
     work = parser.add_argument_group("how")
     limit = "measure N clips, spread over the manifest; a higher N goes on from a lower"
@@ -126,6 +128,7 @@ def _config(args: argparse.Namespace) -> "EvaluationConfig":
         processes=args.processes,
         device=args.device,
         sensevoice=args.sensevoice,
+        perturbations=tuple(dict.fromkeys(args.perturb)),
         keep_tokens=args.tokens,
     )
 

@@ -16,10 +16,12 @@ from tqdm import tqdm
 
 import flexicodec
 from flexicodec.corpus import Utterance, check_ids, read_utterance
+from flexicodec.evaluation import perturbations
 from flexicodec.evaluation.metrics import suite
 from flexicodec.evaluation.metrics.bitrate import clip_rates
 from flexicodec.evaluation.metrics.loading import Waveform
 from flexicodec.evaluation.metrics.suite import SAMPLE_RATE, MetricConfig, MetricSuite, ReferenceData
+from flexicodec.evaluation.perturbations import Perturbation
 from flexicodec.evaluation.results_store import Key, ResultsWriter, Row, row_key, token_path
 from flexicodec.evaluation.systems import GROUND_TRUTH, GroundTruth, Reconstruction, Setting, Sweep, System, open_system
 from flexicodec.parallel import BrokenProcessPool, share
@@ -35,6 +37,7 @@ class EvaluationConfig:
     processes: int = 1  # each with its own models and one thread
     device: str | None = None  # of all models; None means the CPU
     sensevoice: str | None = None  # see `flexicodec.load`
+    perturbations: tuple[str, ...] = ()  # whose effect on tokens is measured, see `Perturbation`
     keep_tokens: bool = False  # below `tokens/` of the results; clips measured without them are measured again
 
 
@@ -90,6 +93,8 @@ def evaluate_corpus(
     notes = []
     for name, system in worker.systems.items():
         settings[name], left_out = system.settings(config.sweep)
+        if config.perturbations and name != GROUND_TRUTH and not hasattr(system, "tokenize"):
+            notes.append(f"{name}: token stability left out; it does not give its tokens")
         notes += left_out
     # The rows that are not there yet, written batch by batch.
     batches = length_batches(utterances, config.batch_seconds)
@@ -134,7 +139,7 @@ def describe_run(utterances: Sequence[Utterance], worker: "Worker", settings: di
         digests[utterance.id] = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
     return {
         **asdict(worker.config.measures),
-        "names": worker.suite.names,
+        "names": worker.names,
         "instruments": worker.suite.identity,  # the key of older runs
         "rules": suite.RULES,
         "clips": len(digests),
@@ -195,7 +200,18 @@ class Worker:
             if system.name in self.systems:
                 raise ValueError(f"two models are called {system.name!r}; name them: a=MODEL b=MODEL")
             self.systems[system.name] = system
+        self.perturbations = [Perturbation.parse(name) for name in config.perturbations]
         self.suite = MetricSuite(config.measures, config.device)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all metrics; those of token stability are KIND.PERTURBATION."""
+        names = self.suite.names
+        if self.perturbations:
+            names += perturbations.MARGINS
+        for each in self.perturbations:
+            names += [f"{metric}.{each.name}" for metric in perturbations.METRICS]
+        return names
 
     def is_done(self, settings: dict[str, list[Setting]]) -> Callable[[Row], bool]:
         """Return a test whether a row can stay: not where its tokens are wanted and their file is missing."""
@@ -236,15 +252,20 @@ class Worker:
             languages = [_language(clip.utterance) for clip in clips]
             references = self.suite.prepare([clip.reference for clip in clips], texts, languages)
             outputs = system.reconstruct([clip.codec_input for clip in clips], settings)
+            stability = self._stability(system, settings, clips)
         except Exception as error:
             failure = error
             outputs = iter(())
+            stability = iter(())
         for setting in settings:
             try:
                 reconstructions = next(outputs, None)
                 if reconstructions is None:  # nothing follows an error of the system
                     raise failure or RuntimeError(f"{system.name} returned too few settings")
-                rows += self._rows(system, setting, clips, reconstructions, references)
+                measured = self._rows(system, setting, clips, reconstructions, references)
+                for row, values in zip(measured, next(stability, [{}] * len(clips)), strict=True):
+                    row.update(values)
+                rows += measured
             except Exception as error:
                 if len(clips) > 1:  # so that only the clip with the error fails
                     return [row for clip in clips for row in self._measure(system, settings, [clip])]
@@ -271,6 +292,26 @@ class Worker:
             row = _row(system.name, setting, clip.utterance)
             rows.append({**row, **self._rates(row, reconstruction), **values})
         return rows
+
+    def _stability(
+        self, system: System, settings: Sequence[Setting], clips: Sequence[_ReadClip]
+    ) -> Iterator[list[dict[str, float]]]:
+        """Yield for each setting the stability of every clip's tokens; nothing for systems that only reconstruct."""
+        tokenize = getattr(system, "tokenize", None)
+        if not self.perturbations or tokenize is None:
+            return
+        waves = [clip.codec_input for clip in clips]
+        changed = []
+        for each in self.perturbations:
+            copies = [each.apply(wave, system.sample_rate) for wave in waves]
+            changed.append(tokenize(copies, settings))
+        for clean in tokenize(waves, settings, margins=True):
+            values = [perturbations.median_margins(tokens) for tokens in clean]
+            for each, outputs in zip(self.perturbations, changed, strict=True):
+                for index, other in enumerate(next(outputs)):
+                    found = perturbations.token_stability(clean[index], other, each.delay_seconds)
+                    values[index].update({f"{name}.{each.name}": value for name, value in found.items()})
+            yield values
 
     def _rates(self, row: Row, reconstruction: Reconstruction) -> Row:
         """Measure the rates of a clip's tokens, and save the tokens if they are wanted."""

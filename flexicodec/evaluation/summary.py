@@ -57,9 +57,15 @@ METRICS = RATES | {
     "dnsmos_sig": MetricInfo("DNSMOS speech", 2, True),
     "dnsmos_bak": MetricInfo("DNSMOS background", 2, True),
     "dnsmos_p808": MetricInfo("DNSMOS P.808", 2, True),
+    "unit_edit": MetricInfo("unit edit distance", 3, False),
+    "boundary_f1": MetricInfo("boundary F1", 3, True),
+    "acoustic_agreement": MetricInfo("equal acoustic codes", 3, True),
+    "boundary_margin": MetricInfo("median boundary margin", 4, True),
+    "semantic_margin": MetricInfo("median semantic margin", 4, True),
 }
 # Kinds that score a clip by itself, so that the recording's own score is what to compare with.
 WITHOUT_REFERENCE = ("wer", "cer", "utmos", "distillmos", "dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak", "dnsmos_p808")
+OF_TOKENS = ("unit_edit", "boundary_f1", "acoustic_agreement", "boundary_margin", "semantic_margin")
 NO_JUDGE = ("recognizer-mini", "ctc:recognizer-mini")  # wrong so often that such a difference says nothing
 ERROR_COUNTS = {"wer": ("word_errors", "words"), "cer": ("character_errors", "characters")}  # within a transcript
 
@@ -271,7 +277,7 @@ def _entry(table: MetricTable, group: tuple[str, str], names: Sequence[str], ask
             heard[name] = num_measured - num_undefined
             if num_empty:
                 empty[name] = num_empty
-        elif num_undefined:
+        elif num_undefined and not (num_undefined == num_measured and metric_kind(name) in OF_TOKENS):
             undefined[name] = num_undefined
     return Entry(
         system=group[0],

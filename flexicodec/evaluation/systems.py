@@ -170,6 +170,20 @@ class CodecSystem:
                 self.codec.tokenize(second, **rate.choices, num_codebooks=0)
         return [replace(rate, codebooks=count) for rate in rates for count in counts], notes
 
+    def tokenize(
+        self, clips: Sequence[Waveform], settings: Sequence[Setting], margins: bool = False
+    ) -> Iterator[list[Tokens]]:
+        """Yield the tokens of all clips, setting by setting, without decoding them; with their margins if wanted."""
+        audio, lengths = collate([torch.from_numpy(np.ascontiguousarray(clip)) for clip in clips])
+        features = None if self.has_fixed_rate else self.codec.features(audio, lengths)
+        for setting in settings:
+            if features is None:
+                tokens = self.codec.encode(audio, lengths, margins=margins)
+            else:
+                tokens = self.codec.tokenize(features, **setting.choices, margins=margins)
+            tokens = keep_codebooks(tokens, setting).to("cpu")
+            yield [tokens[i] for i in range(len(clips))]
+
     def reconstruct(self, clips: Sequence[Waveform], settings: Sequence[Setting]) -> Iterator[list[Reconstruction]]:
         """See `System.reconstruct`; consecutive settings of one rate share their tokens."""
         audio, lengths = collate([torch.from_numpy(np.ascontiguousarray(clip)) for clip in clips])

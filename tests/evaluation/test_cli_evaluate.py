@@ -86,6 +86,7 @@ def test_a_failed_clip_shows_in_the_exit_code(manifest, model, tmp_path, capsys)
         (["--resamples", "0"], "resamples is 0"),
         (["--transcriber", "sphinx:x"], "'sphinx:x' is no transcriber"),
         (["--frame-rate", "99"], "frame_rate is 99"),
+        (["--perturb", "noise:20"], "no perturbation 'noise:20'; expected some of noise:20db"),
         (["--protocol", "paper", "--threshold", "0.9"], "has its own thresholds"),
         (["--model", "nowhere"], "there is no model 'nowhere'"),
     ],
@@ -116,11 +117,30 @@ def test_instruments_are_the_default_and_report_their_seconds(speech_folder, mod
     assert "similarity (ge2e)" in said
     assert re.search(r"seconds per instrument, over all processes: ge2e [\d.]+, signal metrics [\d.]+, dist", said)
     report = (tmp_path / "r" / "summary.md").read_text()
-    assert re.search(r"\| tiny \| ground truth \| Distill-MOS \(distillmos\) \| -", report)
+    assert re.search(r"\| tiny, 4 codebooks \| ground truth \| Distill-MOS \(distillmos\) \| -", report)
     if "moonshine" in wanted.transcribers:
         rows = [json.loads(line) for line in (tmp_path / "r" / "rows.jsonl").read_text().splitlines()]
         assert rows[0]["transcripts"]["moonshine"]["text"] == "Mother, I am going to study medicine."
-        assert re.search(r"\| tiny \| ground truth \| WER, % \(moonshine\) \|", report)
+        assert re.search(r"\| tiny, 4 codebooks \| ground truth \| WER, % \(moonshine\) \|", report)
+
+
+def test_tokens_of_perturbed_clips(manifest, model, tmp_path, capsys):
+    command = ["evaluate", str(manifest), "--model", model, "-o", str(tmp_path / "r"), *QUICK, "--frame-rate", "6.25"]
+    command += ["--codebooks", "0", "4"]
+    assert main([*command, "--perturb", "gain:0db", "noise:0db", "shift:80ms"]) == 0
+    said = capsys.readouterr().out
+    assert "unit edit distance (noise:0db)" in said
+    assert "not defined" not in said.replace("SI-SDR", "")
+    rows = [json.loads(line) for line in (tmp_path / "r" / "rows.jsonl").read_text().splitlines()]
+    coded = [row for row in rows if row["system"] == "tiny"]
+    assert len(coded) == 12
+    for row in coded:
+        assert row["unit_edit.gain:0db"] == 0
+        assert row["boundary_f1.gain:0db"] == 1
+        assert row["acoustic_agreement.gain:0db"] == (None if row["asked"]["codebooks"] == 0 else 1)
+        assert row["semantic_margin"] > 0
+    assert sum(row["unit_edit.noise:0db"] for row in coded) > 0
+    assert not any("unit_edit.gain:0db" in row for row in rows if row["system"] == "ground truth")
 
 
 def test_another_language_has_no_default_recogniser(manifest, model, tmp_path, capsys):
