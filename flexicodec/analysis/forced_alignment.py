@@ -1,8 +1,8 @@
-"""Aligns the clips of a manifest that have a text and no alignment, and keeps the result beside the manifest."""
+"""Finds the phones of clips that have no alignment, by text or without, and keeps them beside the manifest."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,13 @@ from flexicodec.corpus import Utterance, read_utterance
 from flexicodec.corpus.alignment import write_textgrid
 from flexicodec.corpus.audio_reading import UNREADABLE
 from flexicodec.corpus.phone_aligner import SAMPLE_RATE, NotAligned, PhoneAligner
+from flexicodec.corpus.phone_recogniser import PhoneRecogniser
 from flexicodec.parallel import share
 
-ALIGNERS = ("pocketsphinx",)
+ALIGNERS: dict[str, Callable[[], PhoneAligner | PhoneRecogniser]] = {
+    "pocketsphinx": PhoneAligner,  # of English texts
+    "hama": PhoneRecogniser,  # without a text
+}
 LONGEST_NAME = 150  # characters of an id in a file's name
 
 
@@ -36,25 +40,31 @@ class AlignedManifest:
         return dict(Counter(reason.split(":")[0] for _, reason in self.refused).most_common())
 
 
-def alignment_folder(manifest: Path) -> Path:
-    """Return the folder of a manifest's alignments: "eval.jsonl" has "eval.alignments" beside it."""
-    return manifest.with_name(f"{manifest.name.removesuffix('.gz').removesuffix('.jsonl')}.alignments")
+def alignment_folder(manifest: Path, aligner: str) -> Path:
+    """Return the folder of a manifest's alignments: "eval.jsonl" has "eval.pocketsphinx" beside it."""
+    return manifest.with_name(f"{manifest.name.removesuffix('.gz').removesuffix('.jsonl')}.{aligner}")
 
 
 def align_utterances(
-    utterances: Sequence[Utterance], folder: Path, processes: int = 1, progress: bool = False
+    utterances: Sequence[Utterance],
+    folder: Path,
+    aligner: str = "pocketsphinx",
+    processes: int = 1,
+    progress: bool = False,
 ) -> AlignedManifest:
-    """Align English clips with their texts by PocketSphinx; clips that have an alignment keep theirs.
+    """Find the phones of clips; those that have an alignment keep theirs.
 
     Args:
-        utterances: The clips. One whose language is known and not English is refused.
+        utterances: The clips.
         folder: Of the TextGrids, a file for each clip, with a digest of its audio's place and its text in its name: a
             run that was stopped goes on, and a changed text is aligned anew.
-        processes: Each with its own decoder.
+        aligner: "pocketsphinx" aligns texts, and refuses clips whose language is known and not English; "hama"
+            recognises phones (IPA) in any language.
+        processes: Each with its own aligner.
         progress: Show a bar.
 
     Raises:
-        ImportError: PocketSphinx is not installed.
+        ImportError: The aligner is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done: dict[int, Utterance] = {}
@@ -62,7 +72,7 @@ def align_utterances(
     jobs: list[int] = []
     for index, utterance in enumerate(utterances):
         path = grid_path(folder, utterance)
-        reason = refusal(utterance)
+        reason = refusal(utterance) if aligner == "pocketsphinx" else None
         if utterance.alignment is not None:
             done[index] = utterance
         elif reason is not None:
@@ -72,10 +82,13 @@ def align_utterances(
         else:
             jobs.append(index)
     kept = len(done)
-    align = AlignClip(folder)
+    align = AlignClip(folder, aligner)
     work = [utterances[index] for index in jobs]
     for position, reason in tqdm(
-        share(work, align, processes, partial(AlignClip, folder)), total=len(work), unit="clip", disable=not progress
+        share(work, align, processes, partial(AlignClip, folder, aligner)),
+        total=len(work),
+        unit="clip",
+        disable=not progress,
     ):
         index = jobs[position]
         if reason is None:
@@ -94,9 +107,9 @@ def align_utterances(
 class AlignClip:
     """Align a clip and write its TextGrid; returns why it could not be aligned, or None."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, aligner: str) -> None:
         self.folder = folder
-        self.aligner = PhoneAligner()
+        self.aligner = ALIGNERS[aligner]()
 
     def __call__(self, utterance: Utterance) -> str | None:
         """Align one clip."""
@@ -107,7 +120,9 @@ class AlignClip:
             return str(error)
         except UNREADABLE as error:
             return f"audio cannot be read: {error}"
-        tiers = {"words": alignment.words, "phones": alignment.phones}
+        tiers = {"phones": alignment.phones}
+        if alignment.words:
+            tiers = {"words": alignment.words, **tiers}
         write_textgrid(grid_path(self.folder, utterance), tiers, len(audio) / SAMPLE_RATE)
         return None
 

@@ -48,7 +48,9 @@ class MoonshineDecoder(nn.Module):
     def __init__(self, config: MoonshineConfig | None = None, vocabulary: int = VOCABULARY) -> None:
         super().__init__()
         self.config = config = config or MoonshineConfig()
-        self.embed_tokens = nn.Embedding(vocabulary, config.dim)
+        # Drawn here: nn.Embedding's own normal_ imports PyTorch's compiler on the meta device.
+        weight = torch.empty(vocabulary, config.dim).uniform_(-0.1, 0.1)
+        self.embed_tokens = nn.Embedding(vocabulary, config.dim, _weight=weight)
         self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.num_layers)])
         self.norm = nn.LayerNorm(config.dim, bias=False)
 

@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "symbols of its own such as letters (default: the first of these that there is)",
     )  # fmt: skip
     add(
-        "--align", choices=("pocketsphinx",),
-        help="align English texts where the manifest has no alignment (extra instruments); TextGrids are kept beside "
-        "the manifest, in NAME.alignments",
+        "--align", choices=("pocketsphinx", "hama"),
+        help="find phones where the manifest has no alignment (extra instruments): pocketsphinx aligns English texts, "
+        "hama recognises phones without a text; TextGrids are kept beside the manifest, in NAME.ALIGNER",
     )  # fmt: skip
     add(
         "--counting", choices=("all", "speech", "merged"), default="speech",
@@ -122,7 +122,8 @@ def _align(args: argparse.Namespace, utterances: "list[Utterance]") -> "list[Utt
     from flexicodec.analysis.forced_alignment import align_utterances, alignment_folder
 
     chosen = evenly_spaced(utterances, args.limit)
-    result = align_utterances(chosen, alignment_folder(args.manifest), args.processes, sys.stderr.isatty())
+    folder = alignment_folder(args.manifest, args.align)
+    result = align_utterances(chosen, folder, args.align, args.processes, sys.stderr.isatty())
     line = f"{result.folder}: {result.aligned} clips aligned, {result.kept} had an alignment"
     if result.refused:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in result.reasons.items())

@@ -55,9 +55,9 @@ def test_names_are_safe(tmp_path, speech_folder):
     assert result.utterances[0].alignment.is_file()
 
 
-@pytest.mark.parametrize(("name", "folder"), [("eval.jsonl", "eval.alignments"), ("a.b.jsonl.gz", "a.b.alignments")])
+@pytest.mark.parametrize(("name", "folder"), [("eval.jsonl", "eval.hama"), ("a.b.jsonl.gz", "a.b.hama")])
 def test_the_folder_lies_beside_the_manifest(tmp_path, name, folder):
-    assert alignment_folder(tmp_path / name) == tmp_path / folder
+    assert alignment_folder(tmp_path / name, "hama") == tmp_path / folder
 
 
 def test_analyze_aligns(utterances, tmp_path, capsys):
@@ -65,7 +65,14 @@ def test_analyze_aligns(utterances, tmp_path, capsys):
     command = ["analyze", str(tmp_path / "two.jsonl"), "--align", "pocketsphinx", "-o", str(tmp_path / "report")]
     assert cli.main([*command, "--resamples", "10", "--codebooks", "1", "--frame-rate", "6.25"]) == 0
     printed = capsys.readouterr()
-    assert "two.alignments: 2 clips aligned, 0 had an alignment, 1 refused: digits in the text (1)" in printed.err
+    assert "two.pocketsphinx: 2 clips aligned, 0 had an alignment, 1 refused: digits in the text (1)" in printed.err
     assert "not aligned: numbers: digits in the text: 'in 1984'" in printed.err
     assert "3 clips, 0.00 hours, 1 without phones" in printed.out
     assert len(read_manifest(tmp_path / "two.jsonl")) == 3
+
+
+def test_hama_needs_no_text(utterances, tmp_path):
+    pytest.importorskip("hama")
+    result = align_utterances([utterances[3], utterances[4]], tmp_path / "made", "hama")
+    assert (result.aligned, result.refused) == (2, ())
+    assert len(read_alignment(result.utterances[0].alignment).phones) > 15

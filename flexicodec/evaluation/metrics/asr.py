@@ -8,10 +8,12 @@ all errors over the length of all references, as jiwer computes it for lists of 
 1. Words recognised where the reference is empty are insertions: they add to the errors and not to the length.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -25,7 +27,7 @@ from flexicodec.evaluation.metrics.loading import AudioModel, TorchModel, check_
 from flexicodec.evaluation.metrics.sensevoice import SenseVoiceTranscriber
 
 Normaliser = Callable[[str], str]
-KINDS = ("ctc", "whisper", "hubert", "sensevoice")
+KINDS = ("ctc", "whisper", "hubert", "sensevoice", "faster-whisper")
 NORMALISERS = ("basic", "whisper-english", "english")
 MOONSHINE = "moonshine"
 SHIPPED = "recognizer-mini"
@@ -45,7 +47,8 @@ def open_transcriber(
             package, small and weak; also "ctc:recognizer-mini") or "ctc:FOLDER", a recogniser of
             `flexicodec train-asr`; "whisper:SOURCE" (openai/whisper-large-v3); "hubert:SOURCE"
             (facebook/hubert-large-ls960-ft, or any CTC model of transformers on raw audio); "sensevoice:FOLDER"
-            (SenseVoiceSmall, by the extra `funasr`). Sources are folders or hub ids.
+            (SenseVoiceSmall, by the extra `funasr`); "faster-whisper:FOLDER" (a Whisper in CTranslate2's format, by
+            the package faster-whisper). Sources are folders or hub ids.
         device: Where it runs; None means the CPU.
         language: Spoken language, for multilingual recognisers (Whisper, SenseVoice).
     """
@@ -61,6 +64,8 @@ def open_transcriber(
         return HubertTranscriber(spec, source, torch_device)
     if kind == "whisper":
         return WhisperTranscriber(spec, source, torch_device, language)
+    if kind == "faster-whisper":
+        return FasterWhisperTranscriber(spec, source, torch_device, language)
     return SenseVoiceTranscriber(spec, source, torch_device, language)
 
 
@@ -172,8 +177,47 @@ class WhisperTranscriber(TorchModel):
         return [text.strip() for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
 
 
+class FasterWhisperTranscriber:
+    """Whisper by faster-whisper, on weights in a folder in CTranslate2's format; greedy, a clip at a time."""
+
+    languages = None
+    sample_rate = 16_000
+
+    def __init__(self, name: str, source: str, device: torch.device, language: str = "en"):
+        folder = Path(source)
+        weights = folder / "model.bin"
+        if not weights.is_file():
+            raise ValueError(f"{folder} has no model.bin; expected a folder of Whisper in CTranslate2's format")
+        try:
+            from faster_whisper import WhisperModel
+        except ImportError as error:
+            raise ImportError("faster-whisper:FOLDER needs the package: pip install faster-whisper") from error
+        self.name = name
+        self.language = language
+        self.fingerprint = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+        with loading.loading_errors("Whisper of faster-whisper", source):
+            self.model: Any = WhisperModel(
+                str(folder), device=device.type, compute_type="float32", cpu_threads=1, local_files_only=True
+            )
+
+    def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
+        """Transcribe clips one by one."""
+        texts = []
+        for wave in check_clips(clips):
+            segments, _ = self.model.transcribe(
+                wave, language=self.language, beam_size=1, temperature=0.0, condition_on_previous_text=False
+            )
+            texts.append(" ".join(segment.text.strip() for segment in segments))
+        return texts
+
+
 Transcriber: TypeAlias = (
-    CTCTranscriber | MoonshineTranscriber | HubertTranscriber | WhisperTranscriber | SenseVoiceTranscriber
+    CTCTranscriber
+    | MoonshineTranscriber
+    | HubertTranscriber
+    | WhisperTranscriber
+    | SenseVoiceTranscriber
+    | FasterWhisperTranscriber
 )
 
 # -------------------------------------------------------------------------------------------------------- error rates

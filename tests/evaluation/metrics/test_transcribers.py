@@ -3,6 +3,7 @@
 import logging
 import random
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,6 +110,32 @@ def test_sensevoice_restores_global_state(folders, clips):
     before = state()
     open_transcriber(f"sensevoice:{folders['sensevoice']}").transcribe(clips[:1])
     assert state() == before
+
+
+def test_faster_whisper_is_greedy_and_alone(monkeypatch, tmp_path, clips):
+    """With a stand-in for the package, which is not installed here: arguments and joined segments."""
+    calls = []
+
+    class WhisperModel:
+        def __init__(self, folder, **options):
+            calls.append((folder, options))
+
+        def transcribe(self, wave, **options):
+            calls.append((len(wave), options))
+            return [SimpleNamespace(text=" so"), SimpleNamespace(text=" it is ")], None
+
+    monkeypatch.setitem(sys.modules, "faster_whisper", SimpleNamespace(WhisperModel=WhisperModel))
+    with pytest.raises(ValueError, match=r"has no model\.bin; expected a folder of Whisper in CTranslate2"):
+        open_transcriber(f"faster-whisper:{tmp_path}")
+    (tmp_path / "model.bin").write_bytes(b"weights")
+    transcriber = open_transcriber(f"faster-whisper:{tmp_path}", language="de")
+    assert transcriber.transcribe(clips[:2]) == ["so it is"] * 2
+    assert calls[0][1]["local_files_only"]
+    assert calls[1][0] == len(clips[0])
+    assert (calls[1][1]["beam_size"], calls[1][1]["language"]) == (1, "de")
+    before = transcriber.fingerprint
+    (tmp_path / "model.bin").write_bytes(b"others")
+    assert open_transcriber(f"faster-whisper:{tmp_path}").fingerprint != before
 
 
 def test_moonshine_is_english_only(speech):
