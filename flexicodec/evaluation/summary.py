@@ -46,6 +46,7 @@ METRICS = RATES | {
     "mel_distance": MetricInfo("mel distance", 3, False),
     "mcd_db": MetricInfo("MCD, dB", 2, False),
     "mcd_dtw_db": MetricInfo("MCD-DTW, dB", 2, False),
+    "visqol": MetricInfo("ViSQOL", 2, True),
     "f0_cents": MetricInfo("F0 error, cents", 0, False),
     "vuv_error": MetricInfo("voicing error", 3, False),
     "wer": MetricInfo("WER, %", 1, False, chance=0.95, scale=100),

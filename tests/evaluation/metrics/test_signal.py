@@ -15,6 +15,7 @@ from tests.evaluation.metrics.treatments import degraded
 
 RATE = 16_000
 HELD = json.loads((Path(__file__).parent / "data" / "scores.json").read_text())["signal"]
+VISQOL = [5.0, 3.7379, 1.9708]
 TOLERANCE = {"pesq_wb": 0.01, "pesq_nb": 0.01, "f0_cents": 0.5}
 
 
@@ -291,3 +292,26 @@ def test_a_flat_spectrum_has_a_level_and_nothing_else():
     cepstra = world.mel_cepstra(np.full((2, 513), math.e**2))
     assert cepstra[:, 0] == pytest.approx(1.0)  # log amplitude: half of log power
     assert cepstra[:, 1:] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_visqol_is_no_default_and_has_limits(clip):
+    assert "visqol" not in signal.METRICS
+    pytest.importorskip("visqol")
+    short = ClipPair(clip[:15_999], clip[:15_999], RATE)
+    silent = ClipPair(clip[:20_000], 0 * clip[:20_000], RATE)
+    assert math.isnan(short.visqol())
+    assert math.isnan(silent.visqol())
+
+
+@pytest.mark.slow
+def test_visqol_is_that_of_the_package(clip, noise):
+    """Recorded with visqol-python 3.8.0, speech mode, polynomial; and noise costs, the more the louder it is."""
+    pytest.importorskip("visqol")
+    found = [ClipPair(clip, clip + level * noise[: len(clip)], RATE).visqol() for level in (0.0, 0.003, 0.03)]
+    assert found == pytest.approx(VISQOL, abs=0.01)
+
+
+def test_a_missing_package_is_named_before_the_work(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install visqol-python==3\.8\.0"):
+        signal.check_metric_names(["visqol"])
