@@ -1,8 +1,9 @@
-"""A small offline speech recogniser (SAN-M encoder, CTC): transcripts, alignments, and a frozen encoder for codecs."""
+"""Offline speech recognisers: our own (SAN-M encoder, CTC), whose encoder codecs use frozen, and Moonshine Tiny."""
 
 from flexicodec.asr.checkpoint import encoder_state, is_recognizer
 from flexicodec.asr.config import RecognizerConfig
 from flexicodec.asr.model import Aligned, Recognizer
+from flexicodec.asr.moonshine import Moonshine
 from flexicodec.asr.vocabulary import (
     CharacterConfig,
     PhoneConfig,
@@ -17,6 +18,7 @@ from flexicodec.asr.vocabulary import (
 __all__ = [
     "Aligned",
     "CharacterConfig",
+    "Moonshine",
     "PhoneConfig",
     "Recognizer",
     "RecognizerConfig",

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
 from flexicodec.encoders.base import MoonshineConfig
-from flexicodec.nn.attention import apply_rope, attention, rope_frequencies
+from flexicodec.nn.attention import apply_rope, attention
 from flexicodec.nn.masking import length_mask, valid_steps, zero_padding
 
 KERNELS = (127, 7, 3)
@@ -26,6 +26,15 @@ def num_frames(samples: Int[Tensor, " batch"], convolutions: int = 3) -> Int[Ten
     for kernel, stride in zip(KERNELS[:convolutions], STRIDES, strict=False):
         samples = torch.div(samples - kernel, stride, rounding_mode="floor") + 1
     return samples.clamp(min=0)
+
+
+def rotary_factors(positions: Int[Tensor, " steps"], config: MoonshineConfig) -> Complex[Tensor, "steps half_dim"]:
+    """Compute rotary positions for `apply_rope`, with the float32 angles that the weights were trained with."""
+    pairs = torch.arange(0, config.rotary_dim, 2, device=positions.device).float()
+    angles = positions[:, None].float() * (1.0 / 10000.0 ** (pairs / config.rotary_dim))
+    if torch.compiler.is_exporting():  # runtimes have no complex numbers
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
+    return torch.complex(angles.cos(), angles.sin())
 
 
 class MoonshineEncoder(nn.Module):
@@ -65,7 +74,7 @@ class MoonshineEncoder(nn.Module):
         frames = num_frames(lengths)
         valid = valid_steps(frames, x.shape[2])
         positions = torch.arange(x.shape[2], device=x.device)
-        frequencies = rope_frequencies(positions, self.config.rotary_dim)
+        frequencies = rotary_factors(positions, self.config)
         x = x.mT
         for layer in self.layers:
             x = layer(x, frequencies, valid)

@@ -29,8 +29,9 @@ def parse_spec(spec: str, kinds: Sequence[str], what: str, names: Sequence[str] 
     """
     kind, _, source = str(spec).partition(":")
     if kind not in kinds or not source:
-        examples = ", ".join([*names, *(f"{known}:SOURCE" for known in kinds)])
-        raise ValueError(f"{spec!r} is no {what}; expected {examples}, the source being a folder or a hub id")
+        examples = ", ".join(f"{known}:SOURCE" for known in kinds)
+        alone = f"; or {', '.join(names)}" if names else ""
+        raise ValueError(f"{spec!r} is no {what}; expected {examples}, the source being a folder or a hub id{alone}")
     return kind, source
 
 

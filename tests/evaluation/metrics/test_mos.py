@@ -154,7 +154,9 @@ def test_short_clips_are_repeated_without_a_jump():
 
 def test_what_is_no_predictor_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="'nisqa:x' is no predictor of opinion scores; expected .*utmos:SOURCE"):
+    with pytest.raises(
+        ValueError, match="'nisqa:x' is no predictor of opinion scores; expected utmos:SOURCE.*or distillmos, dnsmos"
+    ):
         open_mos("nisqa:x")
     with pytest.raises(ValueError, match=r"cannot open .* as UTMOS22 \(ONNX\)"):
         open_mos(f"utmos:{tmp_path}")
