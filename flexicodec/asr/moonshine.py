@@ -37,7 +37,8 @@ PIECE_SECONDS = 30.0  # longer clips are cut; recognition is good to 33 s, and l
 CUT_SECONDS = 10.0  # at the end of a piece, in which the quietest place to cut is looked for
 LEVEL_SECONDS = 0.1  # of the windows whose levels are measured
 NOISE_DBFS = -50.0  # a clip nowhere louder, and
-NOISE_RANGE_DB = 10.0  # nowhere louder than its median by more, is background noise
+NOISE_RANGE_DB = 6.0  # nowhere louder than its quieter parts (10th percentile) by more, is background noise
+SILENCE_DBFS = -100.0  # of windows that count as digital silence
 
 Cache = list[tuple[Tensor, Tensor]]
 
@@ -256,8 +257,11 @@ def is_background(clip: Float[Tensor, " samples"], sample_rate: int) -> bool:
     Faint speech is no background: its level varies.
     """
     levels = _levels_db(clip, sample_rate)
+    levels = levels[levels > SILENCE_DBFS]
+    if not len(levels):
+        return True
     loudest = float(levels.max())
-    return loudest < NOISE_DBFS and loudest - float(levels.median()) < NOISE_RANGE_DB
+    return loudest < NOISE_DBFS and loudest - float(levels.quantile(0.1)) < NOISE_RANGE_DB
 
 
 def cut_at_pauses(clip: Float[Tensor, " samples"], sample_rate: int) -> list[Float[Tensor, " samples"]]:

@@ -121,7 +121,8 @@ def test_long_clips_are_cut_in_their_pauses():
 def test_background_is_faint_and_steady(speech):
     noise = torch.randn(32_000, generator=torch.Generator().manual_seed(0))
     voice = speech[0][0]
-    for clip in (torch.zeros(32_000), torch.zeros(10), 1e-3 * noise, 1e-4 * noise[:900]):
+    padded = torch.nn.functional.pad(1e-3 * noise, (0, 32_000))
+    for clip in (torch.zeros(32_000), torch.zeros(10), 1e-3 * noise, 1e-4 * noise[:900], padded):
         assert is_background(clip, 16_000)
     for clip in (voice, 0.01 * voice, 0.001 * voice, 0.05 * noise):
         assert not is_background(clip, 16_000)
