@@ -20,7 +20,7 @@ _KBPS = {
 }
 _VERSIONS = {3: 1, 2: 2, 0: 4}  # MPEG-1, 2 and 2.5 by their bits: the sample rates are those of MPEG-1 divided by these
 _SIDE_BYTES = {(1, 2): 32, (1, 1): 17, (2, 2): 17, (4, 2): 17, (2, 1): 9, (4, 1): 9}  # by version and channels
-_FIRST_BYTES = 256  # of a frame, enough for a Xing header
+FIRST_BYTES = 256  # of a frame, enough for a Xing header
 LARGEST_FRAME = 2881  # bytes
 MOST_TAG_BYTES = 160  # of an ID3v1 tag, 128, and a little more: what may follow the bytes that a Xing header counts
 
@@ -65,11 +65,10 @@ def read_frame(header: bytes) -> Frame | None:
     return Frame(samples // 8 * bits // rate + padding, samples, layer, version, rate, channels)
 
 
-def is_counted(head: bytes, size: int) -> bool:
-    """Return whether the Xing header in a file's first bytes counts the bytes up to the file's end, `size`."""
-    begin = id3_size(head)
-    counts = _xing_counts(head[begin : begin + _FIRST_BYTES])
-    return counts is not None and 0 < size - begin - MOST_TAG_BYTES <= counts[1]
+def is_counted(first: bytes, size: int) -> bool:
+    """Return whether a file's first frame is a Xing header that counts the bytes up to the file's end."""
+    counts = _xing_counts(first)
+    return counts is not None and 0 < size - MOST_TAG_BYTES <= counts[1]
 
 
 def is_cut(head: bytes) -> bool:
@@ -82,7 +81,7 @@ def find_sections(content: bytes) -> list[Section]:
     """List the sections of MPEG audio: each Xing header begins one, and without any all frames are one."""
     sections: list[list[tuple[int, Frame]]] = []
     for position, frame in _frames(content):
-        if not sections or _xing_counts(content[position : position + _FIRST_BYTES]) is not None:
+        if not sections or _xing_counts(content[position : position + FIRST_BYTES]) is not None:
             sections.append([])
         sections[-1].append((position, frame))
     return [_section(content, frames) for frames in sections]
@@ -93,7 +92,7 @@ def _section(content: bytes, frames: list[tuple[int, Frame]]) -> Section:
     begin = frames[0][0]
     end = frames[-1][0] + frames[-1][1].size
     samples = sum(frame.samples for _, frame in frames)
-    counts = _xing_counts(content[begin : begin + _FIRST_BYTES])
+    counts = _xing_counts(content[begin : begin + FIRST_BYTES])
     if counts is None:
         return Section(begin, end, samples)
     if len(frames) - 1 <= counts[0]:  # the header's own frame holds no audio

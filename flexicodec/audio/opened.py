@@ -173,17 +173,20 @@ def _open_mpeg(sound: "soundfile.SoundFile | None", file: IO[bytes], stack: Exit
     """Open MPEG audio, by itself or in a WAV file: as it is where a header counts its frames, else by its frames."""
     import soundfile
 
+    # The samples of a WAV file, or the whole file.
     samples = sizes.find_samples(file)
     begin = 0 if samples is None else samples.begin
     size = file.seek(0, io.SEEK_END) - begin
     if samples is not None:
         size = min(size, samples.size)
     file.seek(begin)
-    content = file.read(min(size, 4096))
-    sections: list[mpeg.Section] = []
-    if sound is None or samples is not None or not mpeg.is_counted(content, size):
-        content += file.read(size - len(content))
-        sections = mpeg.find_sections(content)
+    tag = mpeg.id3_size(file.read(10))
+    file.seek(begin + tag)
+    if sound is not None and samples is None and mpeg.is_counted(file.read(mpeg.FIRST_BYTES), size - tag):
+        return [Seekable(sound)]
+    file.seek(begin)
+    content = file.read(size)
+    sections = mpeg.find_sections(content)
     if not sections and sound is not None:
         return [Seekable(sound)]
     opened: list[Stream] = []

@@ -23,6 +23,8 @@ UNKNOWN_LENGTH = 2**62  # libsndfile's largest count stands for an unknown one
 MPEG_SEEK_FROM = 60  # seconds
 # Vorbis: a seek into the last page lands some hundred samples early. A page has at most 255 packets.
 VORBIS_LAST_PAGE = 30  # seconds
+# Opus: libsndfile decodes 80 ms before a part, after which samples are right to 1e-3; but not those of a last packet of
+# 2.5 to 10 ms, as libsndfile writes it, which need 1 s.
 # Formats that PyAV may take a file for: no playlists, which name other files, and no text.
 AV_FORMATS = "aac,ac3,amr,ape,asf,avi,caf,dsf,eac3,flac,loas,matroska,mov,mp3,mpegts,nistsphere,ogg,tta,wav,wv"
 
@@ -51,18 +53,20 @@ class Seekable:
 
     def read(self, begin: int, count: int) -> Block:
         """Read all at once: between reads soundfile seeks, which passes over damage without an error."""
-        start = self._start(begin)
+        start = self._start(begin, begin + count)
         if start != self._position:
             self._sound.seek(start)
         self._position = begin + count
         return self._sound.read(begin - start + count, dtype="float32", always_2d=True)[begin - start :]
 
-    def _start(self, begin: int) -> int:
-        """Return the frame from which to decode, so that frame `begin` is right."""
+    def _start(self, begin: int, end: int) -> int:
+        """Return the frame from which to decode, so that frames `begin` to `end` are right."""
         if self._subtype.startswith("MPEG"):
             return begin - self.rate if begin >= MPEG_SEEK_FROM * self.rate else 0
         if self._subtype == "VORBIS":
             return min(begin, max(0, self.frames - VORBIS_LAST_PAGE * self.rate))
+        if self._subtype == "OPUS" and end > self.frames - self.rate // 50:
+            return max(0, begin - self.rate)
         return begin
 
 
@@ -141,4 +145,4 @@ def _track_length(stream: Any) -> int:
     """Return the samples of a track that counts them, as MP4's do: what a decoder has beyond them is padding."""
     if stream.duration is None or stream.time_base * stream.rate != 1:
         return UNKNOWN_LENGTH
-    return int(stream.duration)
+    return int(stream.duration) + stream.rate // 1000  # MP4's edit lists round to 1 ms
