@@ -11,7 +11,7 @@ from pathlib import Path
 AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aiff", ".aif"),
     *(".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc", ".sf", ".ircam", ".8svx", ".svx", ".paf", ".pvf"),
-    *(".avr", ".sds", ".gsm", ".vox"),
+    *(".avr", ".sds"),
     *(".m4a", ".m4b", ".aac", ".webm", ".weba", ".wma", ".mka", ".amr", ".3gp", ".wv", ".ape", ".ac3", ".tta"),
 )
 

@@ -233,7 +233,7 @@ def _open_unknown(file: Any, error: "soundfile.LibsndfileError", stack: ExitStac
     import soundfile
 
     head = file.read(8192)
-    packed = re.search(rb"sample_coding +-s\d+ +(\S*embedded\S*)", head)
+    packed = re.search(rb"sample_coding +-s\d+ +(\S*(?:embedded|shorten)\S*)", head)
     if head.startswith(b"NIST_1A") and packed:
         raise ValueError(
             f"its samples are packed ({packed[1].decode('ascii', 'replace')}); unpack them with LDC's sph2pipe: "
