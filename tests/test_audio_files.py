@@ -183,10 +183,8 @@ def test_length_parts_and_whole_agree(tmp_path, kind):
             source.close()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_read_is_what_was_written(tmp_path, kind):
-    if kind == "MP3 cut out of a stream":
-        pytest.skip("it begins anywhere")
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "cut out" not in kind])  # that begins anywhere
+def test_what_is_read_is_what_was_written(kind):
     make, _ = KINDS[kind]
     audio = read_audio(make())[0].numpy()
     rate = 48_000 if "48 kHz" in kind else RATE
