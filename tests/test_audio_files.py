@@ -134,6 +134,7 @@ KINDS = {
     "Vorbis joined to itself": (lambda: vorbis(9000) * 2, 18_000),
     "Opus": (opus, SAMPLES),
     "Opus chained": (lambda: opus() + opus(9000), SAMPLES + 9000),
+    "FLAC in Ogg, chained": (lambda: ogg_flac() + ogg_flac(), 2 * SAMPLES),
     "FLAC in Ogg, then Vorbis": (lambda: vorbis(9000) + ogg_flac(), SAMPLES + 9000),
     "MP3": (mp3, SAMPLES),
     "MP3 with a tag": (lambda: mp3() + b"TAG" + bytes(125), SAMPLES),
@@ -214,6 +215,14 @@ def test_late_parts_of_long_files_are_right(tmp_path):
         for begin in (60 * RATE + 5, *range(66 * RATE - 8001, 66 * RATE, 2000)):
             part = read_span(path, RATE, first=begin, samples=500)
             np.testing.assert_allclose(part, whole[begin : begin + 500], atol=1e-6)
+
+
+def test_a_long_ogg_file_joined_to_itself_is_read_twice():
+    """Its links have one serial number, and the second begins far from the end."""
+    content = vorbis(40 * RATE, compression_level=0.0)
+    assert len(content) > ogg.TAIL
+    with OpenedAudio(content * 2) as opened:
+        assert opened.frames == 80 * RATE
 
 
 # A recorder that was killed leaves a size of 0, or of its last update.

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 TAIL = 2**18  # bytes at a file's end that are searched for another stream
+LARGEST_PAGE = 27 + 255 + 255 * 255  # bytes
 
 
 class Page(NamedTuple):
@@ -57,8 +58,9 @@ def find_links(file: IO[bytes]) -> list[tuple[int, int]]:
 def _may_be_chained(file: IO[bytes]) -> bool:
     """Return whether the file's end is of another stream than its beginning, without reading what is between.
 
-    Links should have serial numbers of their own; a file joined to itself does not, and is found if short.
+    Links should have serial numbers of their own. Those of a file joined to itself do not; there positions go back.
     """
+    size = file.seek(0, io.SEEK_END)
     serials = set()
     behind = 0  # of the pages that open the first streams
     for page in read_pages(file):
@@ -66,12 +68,23 @@ def _may_be_chained(file: IO[bytes]) -> bool:
             behind = page.begin
             break
         serials.add(page.serial)
-    tail_begin = max(behind, file.seek(0, io.SEEK_END) - TAIL)
+    tail_begin = max(behind, size - TAIL)
     tail = _read_at(file, tail_begin)
-    if re.search(rb"OggS\0[\2\3\6\7]", tail):
-        return True
     last = tail.rfind(b"OggS\0")
-    return last >= 0 and len(tail) >= last + 18 and struct.unpack_from("<I", tail, last + 14)[0] not in serials
+    if last < 0 or len(tail) < last + 18:
+        return False
+    if re.search(rb"OggS\0[\2\3\6\7]", tail) or struct.unpack_from("<I", tail, last + 14)[0] not in serials:
+        return True
+    granules = []
+    if tail_begin > behind:
+        for quarter in (1, 2, 3):
+            content = _read_at(file, size * quarter // 4, LARGEST_PAGE)
+            first = content.find(b"OggS\0")
+            if 0 <= first < len(content) - 18:
+                granules.append(struct.unpack_from("<q", content, first + 6)[0])
+    granules.append(struct.unpack_from("<q", tail, last + 6)[0])
+    known = [granule for granule in granules if granule >= 0]  # -1 where no packet ends
+    return known != sorted(known)
 
 
 def extract_flac(file: IO[bytes]) -> bytes | None:

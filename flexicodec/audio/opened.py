@@ -152,10 +152,10 @@ def _streams(sound: "soundfile.SoundFile", file: Any, content: Callable[[], Any]
     container = sound.format
     subtype = sound.subtype
     if container == "OGG":
-        links = ogg.find_links(content())
+        file_of_links = content()
+        links = ogg.find_links(file_of_links)
         if len(links) > 1:
-            windows = [sizes.Window(content(), begin, end) for begin, end in links]
-            return [stream for window in windows for stream in _open(window, stack)]
+            return _open_links(file_of_links, links, stack)
     if subtype.startswith("MPEG"):
         return _open_mpeg(sound, content(), stack)
     if sound.frames == 0 or (container in HAVE_SIZES and _is_larger(sound, subtype, file)):
@@ -167,6 +167,14 @@ def _streams(sound: "soundfile.SoundFile", file: Any, content: Callable[[], Any]
     if in_order or sound.frames >= UNKNOWN_LENGTH:
         return [InOrder(sound.samplerate, sound.channels, lambda: sound_blocks(file))]
     return [Seekable(sound)]
+
+
+def _open_links(file: IO[bytes], links: list[tuple[int, int]], stack: ExitStack) -> list[Stream]:
+    """Open the links of a chained Ogg file one by one."""
+    streams = []
+    for begin, end in links:
+        streams += _open(sizes.Window(file, begin, end), stack)
+    return streams
 
 
 def _open_mpeg(sound: "soundfile.SoundFile | None", file: IO[bytes], stack: ExitStack) -> list[Stream]:
@@ -242,6 +250,9 @@ def _open_unknown(file: Any, error: "soundfile.LibsndfileError", stack: ExitStac
     if error.code == SECOND_RIFF:
         raise ValueError("it holds several WAV files one after the other; split it")
     if head.startswith(b"OggS"):
+        links = ogg.find_links(file)
+        if len(links) > 1:
+            return _open_links(file, links, stack)
         native = ogg.extract_flac(file)
         if native is not None:
             return _open(native, stack)
