@@ -195,7 +195,8 @@ class RateTable:
         if over == "speech":
             names = ("spoken_phones", "speech_tokens", "speech_seconds")
         clusters = statistics.speaker_clusters([clip.speaker for clip in rates], [clip.id for clip in rates])
-        return cls(*_columns(rates, names).T, clusters)
+        phones, tokens, seconds = _columns(rates, names).T
+        return cls(phones, tokens, seconds, clusters)
 
     @property
     def x(self) -> Values:
@@ -497,7 +498,7 @@ def group_correlations(
     names = np.array([corpora.get(clip.id) or "no corpus named" for clip in rates])
     if len(set(names)) > 1:
         for name in dict.fromkeys(names):
-            of_corpus = [rates[i] for i in np.flatnonzero(names == name)]
+            of_corpus = [rates[i] for i in np.flatnonzero(names == name).tolist()]
             if len(of_corpus) >= MIN_CLIPS_OF_CORPUS:
                 found[f"{name} alone"] = RateTable.of(of_corpus, "speech").interval(pearson, sampling)
         found["means of corpora taken out"] = without_means(names)
@@ -570,7 +571,7 @@ def excess_over_null(
             arrays = [window_products(own), np.stack(list(map(window_products, drawn)), axis=1)]
         return arrays, float(np.mean([each.frame_rate for each in tables]))
 
-    found = {}
+    found: dict[str, ExcessOverNull] = {}
     for name in measures:
         arrays, rate = arrays_and_rate(per_clip=name.startswith("within"))
         values = _codec_and_null(MEASURES[name], *arrays)
