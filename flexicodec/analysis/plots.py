@@ -228,7 +228,9 @@ def _plot_similarities(axes: "Axes", tokens: Tokens, similarities: Float[Tensor,
 
     # Boundaries above the threshold come from the cap on durations.
     apart = boundary_mask(tokens)
-    forced = apart & (similarities > (math.inf if threshold is None else threshold))
+    forced = torch.zeros_like(apart)
+    if threshold is not None:
+        forced = apart & (similarities > threshold)
     full = f"boundary: token full at {tokens.format.max_duration} frames"
     styles: dict[str, tuple[Tensor, dict[str, Any]]] = {
         "merged": (~apart, {"color": "white", "edgecolor": "black"}),

@@ -73,11 +73,15 @@ class Number:
 
     def __str__(self) -> str:
         """Format the value, and its interval in brackets that do not break over lines."""
-        found = self.value if isinstance(self.value, Interval) else _without_ends(self.value)
+        found = self.value
+        if not isinstance(found, Interval):
+            found = _without_ends(found)
         if not math.isfinite(found.value):
             return "–"
-        value, low, high = (f"{end:.{self.digits}f}" for end in (found.value, found.low, found.high))
-        return f"{value} [{low},\u00a0{high}]" if math.isfinite(found.low + found.high) else value
+        text = f"{found.value:.{self.digits}f}"
+        if math.isfinite(found.low + found.high):
+            text += f" [{found.low:.{self.digits}f},\u00a0{found.high:.{self.digits}f}]"
+        return text
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields of `numbers.json` that are known; numbers that are not finite are None."""
@@ -257,7 +261,7 @@ def _rate_rows(study: StudyResults, each: SettingResults) -> Iterator[Row]:
         "setting": each.setting.name,
         "tau": "–" if threshold is None else Number(threshold, "cosine", 4),
         "tokens per second (Hz)": Number(each.frame_rate, "Hz", 2, "all tokens over all seconds"),
-        "spread (Hz)": Number(rates.std() if len(rates) > 1 else 0.0, "Hz", 2, items=len(rates)),
+        "spread (Hz)": Number(np.nan_to_num(rates.std()), "Hz", 2, items=len(rates)),  # 0 for one clip
         "middle 90 % (Hz)": middle,
         "nominal kbit/s": Number(each.nominal_kbps, "kbit/s", 3, "all fields of all tokens over all seconds"),
     }
@@ -326,7 +330,9 @@ def _null_rows(study: StudyResults, each: SettingResults) -> Iterator[Row]:
         name = f"{each.setting.name}: {group}"
         cell = Number(r, "1", 2, "Pearson, bootstrap")
         yield {"table": "groups", "setting: clips": name, "r": cell, "clips": r.items}
-    within = each.phone_rate["speech"].within if "speech" in each.phone_rate else each.within
+    within = each.within
+    if "speech" in each.phone_rate:
+        within = each.phone_rate["speech"].within
     if within is not None:
         yield {
             "table": "within",
@@ -398,14 +404,15 @@ def _content_rows(study: StudyResults, each: SettingResults) -> Iterator[Row]:
 
 def _odds_ratios(each: SettingResults) -> dict[str, Interval]:
     """Return the exponentials of log odds, by the description of their effect."""
+    if each.odds is None:
+        return {}
     ratios = {}
-    effects = each.odds.effects if each.odds else {}
-    for name in [name for name in ODDS if name in effects]:
-        effect = effects[name]
-        # A predictor that separates the classes has an end near infinity.
-        ends = np.minimum([effect.value, effect.low, effect.high], LARGEST_LOG)
-        value, low, high = np.exp(ends).tolist()
-        ratios[ODDS[name]] = replace(effect, value=value, low=low, high=high)
+    for name, effect in each.odds.effects.items():
+        if name in ODDS:  # no intercept
+            # A predictor that separates the classes has an end near infinity.
+            ends = np.minimum([effect.value, effect.low, effect.high], LARGEST_LOG)
+            value, low, high = np.exp(ends).tolist()
+            ratios[ODDS[name]] = replace(effect, value=value, low=low, high=high)
     return ratios
 
 

@@ -273,8 +273,7 @@ class _Study:
         results.groups = group_correlations(correlated, corpora, self.sampling)
         every, _ = correlatable(rates, "speech", leave_sentences=())
         if len(every) > len(correlated):
-            table = RateTable.of(every, "speech")
-            r = self.sampling.interval(pearson, *table.xy, clusters=table.clusters)
+            r = RateTable.of(every, "speech").interval(pearson, self.sampling)
             results.groups["sentences that all speakers read, too"] = r
 
     def add_excess(self, results: SettingResults, spoken: Sequence[SpokenClip]) -> None:

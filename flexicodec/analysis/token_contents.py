@@ -138,7 +138,9 @@ def durations_by_class(
     for name, counts in histograms.items():
         tokens = counts.sum(1)
         mean = ratio(counts @ np.arange(1, longest + 1), tokens)
-        capped = None if cap is None else ratio(counts[:, cap - 1], tokens)
+        capped = None
+        if cap is not None:
+            capped = ratio(counts[:, cap - 1], tokens)
         found.append(ClassDurations(name, tuple(counts.sum(0).tolist()), mean, capped))
     return found
 

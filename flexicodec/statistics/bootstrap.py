@@ -228,10 +228,12 @@ def resampled(
 def _interval(
     value: float, estimates: np.ndarray, level: float, items: int, units: int, quantiles: np.ndarray | None = None
 ) -> Interval:
+    if quantiles is None:
+        quantiles = interval_quantiles(level)
     finite = estimates[np.isfinite(estimates)]
     low = high = np.nan
     if len(finite) and np.isfinite(value):
-        low, high = np.quantile(finite, interval_quantiles(level) if quantiles is None else quantiles).tolist()
+        low, high = np.quantile(finite, quantiles).tolist()
     return Interval(value, low, high, level, items, units, failed=len(estimates) - len(finite))
 
 
@@ -246,8 +248,8 @@ def _bca_quantiles(quantiles: np.ndarray, estimates: np.ndarray, value: float, j
     bias = NORMAL.inv_cdf(below)
     # Acceleration: a sixth of the skewness of the jackknife, the statistic without each cluster in turn.
     deviations = jackknife.sum() / max(1, len(jackknife)) - jackknife
-    spread = np.sum(deviations**2) ** 1.5
-    acceleration = np.sum(deviations**3) / (6 * spread) if spread else 0.0
+    spread = max(np.sum(deviations**2) ** 1.5, np.finfo(float).tiny)
+    acceleration = np.sum(deviations**3) / (6 * spread)
     # Each quantile as a normal z, shifted, and back.
     shifted = quantiles.copy()
     for i, quantile in enumerate(quantiles):

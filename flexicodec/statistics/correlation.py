@@ -220,8 +220,10 @@ def _ranks(x: Values) -> Values:
 def _cosine(x: Values, y: Values) -> float:
     """Return the correlation of two variables of mean 0."""
     size = math.sqrt(float(x @ x) * float(y @ y))
+    if not size > 0:
+        return math.nan
     # Rounding may exceed 1.
-    return min(1.0, max(-1.0, float(x @ y) / size)) if size > 0 else math.nan
+    return min(1.0, max(-1.0, float(x @ y) / size))
 
 
 def _standardised(controls: Controls) -> Controls:
