@@ -32,11 +32,14 @@ def within_clip_correlation(rates: Sequence[ClipRates], sampling: Sampling | Non
     The bootstrap resamples clips or speakers, not windows, by way of each clip's products of deviations.
     """
     sampling = sampling or Sampling()
-    counts = {clip.id: len(clip.windows) for clip in rates if clip.windows is not None and len(clip.windows) > 1}
-    clips = [clip for clip in rates if clip.id in counts]
+    clips = []
+    windows = 0
+    for clip in rates:
+        if clip.windows is not None and len(clip.windows) > 1:
+            clips.append(clip)
+            windows += len(clip.windows)
     if len(clips) < 2:
         return None
-    windows = sum(counts.values())
     products = window_products(clips)
     clusters = RateTable.of(clips, "all").clusters
     r = sampling.interval(pooled_correlation, products, clusters=clusters)
@@ -63,7 +66,9 @@ def window_products(clips: Sequence[ClipRates]) -> Float[np.ndarray, "clips 3 3"
 def pooled_correlation(products: Float[np.ndarray, "clips 3 3"]) -> float:
     """Correlate phones and tokens within clips, from `window_products`."""
     (xx, xy, _), (_, yy, _), _ = products.sum(0)
-    return float(xy / math.sqrt(xx * yy)) if min(xx, yy) > 1e-9 else math.nan
+    if min(xx, yy) <= 1e-9:
+        return math.nan
+    return float(xy / math.sqrt(xx * yy))
 
 
 def pooled_partial(products: Float[np.ndarray, "clips 3 3"]) -> float:
