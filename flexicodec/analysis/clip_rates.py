@@ -140,7 +140,8 @@ def merge_at(clip: SpokenClip, similarities: Float[np.ndarray, " pairs"], thresh
     frames = clip.timeline.num_frames
     if len(similarities) != frames - 1:
         raise ValueError(f"{len(similarities)} similarities of {clip.id!r}; expected {frames - 1}")
-    return replace(clip, timeline=clip.timeline.cut(Threshold(threshold), similarities))
+    durations = clip.timeline.cut(Threshold(threshold), similarities)
+    return replace(clip, timeline=clip.timeline.with_durations(durations))
 
 
 def correlatable(

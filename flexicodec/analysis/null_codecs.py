@@ -71,7 +71,7 @@ def cut_by_similarity(clip: TokenTimeline, similarities: Similarities) -> Durati
         raise ValueError(
             f"{len(similarities)} similarities; expected {clip.num_frames - 1}, one for each two neighbours"
         )
-    return clip.cut(ExactRate(float(clip.num_tokens)), similarities).durations
+    return clip.cut(ExactRate(float(clip.num_tokens)), similarities)
 
 
 def cut_by_threshold(clips: Sequence[TokenTimeline], similarities: Sequence[Similarities]) -> list[Durations]:
@@ -88,7 +88,7 @@ def cut_by_threshold(clips: Sequence[TokenTimeline], similarities: Sequence[Simi
 
     def cut(rank: int) -> list[Durations]:
         policy = Threshold((rank - 0.5) / highest)
-        return [clip.cut(policy, of_clip).durations for clip, of_clip in zip(clips, relative_ranks, strict=True)]
+        return [clip.cut(policy, of_clip) for clip, of_clip in zip(clips, relative_ranks, strict=True)]
 
     def count(rank: int) -> int:
         return sum(map(len, cut(rank)))

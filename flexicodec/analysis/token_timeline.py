@@ -76,13 +76,12 @@ class TokenTimeline:
             raise ValueError(f"durations sum to {int(np.sum(durations))} frames, but the clip has {self.num_frames}")
         return replace(self, durations=durations)
 
-    def cut(self, policy: MergingPolicy, similarities: Float[np.ndarray, " pairs"]) -> "TokenTimeline":
-        """Return the same clip with the tokens of a policy, by the similarity of each frame with the next."""
+    def cut(self, policy: MergingPolicy, similarities: Float[np.ndarray, " pairs"]) -> Int[np.ndarray, " tokens"]:
+        """Return the durations that a policy gives the clip, by the similarity of each frame with the next."""
         values = torch.as_tensor(np.asarray(similarities))[None]
         lengths = torch.tensor([self.num_frames])
         # In a clip of one second, a rate of N Hz is N tokens.
-        durations = policy(values, lengths, seconds=[1.0], max_duration=self.max_duration)
-        return self.with_durations(durations[0].numpy())
+        return policy(values, lengths, seconds=[1.0], max_duration=self.max_duration)[0].numpy()
 
     def boundaries(self, offset: float = 0.0) -> Float[np.ndarray, " boundaries"]:
         """Return the seconds at which tokens after the first start, shifted by `offset`; those inside the clip."""
