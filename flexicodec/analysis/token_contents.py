@@ -6,8 +6,9 @@ tokens. A token or frame is of the class of the phone at its middle. `offset` sh
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -81,10 +82,7 @@ def segments_per_token(
         end = clip.num_frames * clip.frame_seconds + offset
         outside += sum(s.middle >= end for s in without_silence(tier))
     tokens = histograms.sum(1)
-
-    def interval(statistic: Callable[..., float], *arrays: np.ndarray) -> Interval:
-        return bootstrap(statistic, *arrays, clusters=clusters, resamples=resamples)
-
+    interval = partial(bootstrap, clusters=clusters, resamples=resamples)
     return SegmentsPerToken(
         mean=interval(ratio_of_sums, segments, tokens),
         shares=tuple(interval(ratio_of_sums, column, tokens) for column in histograms.T),
@@ -131,20 +129,19 @@ def durations_by_class(
         kinds = np.array([CLASSES.index(phone_class(label)) for label in labels])
         np.add.at(of_clip, (kinds, clip.durations - 1), 1)
 
-    def summary(name: str, histograms: Int[np.ndarray, "clips durations"]) -> ClassDurations:
-        tokens = histograms.sum(1)
-        frames = histograms @ np.arange(1, longest + 1)
-        capped = None
-        if cap is not None:
-            capped = bootstrap(ratio_of_sums, histograms[:, cap - 1], tokens, clusters=clusters, resamples=resamples)
-        mean = bootstrap(ratio_of_sums, frames, tokens, clusters=clusters, resamples=resamples)
-        return ClassDurations(name, tuple(histograms.sum(0).tolist()), mean, capped)
-
-    speech = table.sum(1) - table[:, CLASSES.index("silence")]
-    found = [summary(ALL, table.sum(1)), summary(SPEECH, speech)]
+    histograms = {ALL: table.sum(1), SPEECH: table.sum(1) - table[:, CLASSES.index("silence")]}
     for i, name in enumerate(CLASSES):
         if table[:, i].any():
-            found.append(summary(name, table[:, i]))
+            histograms[name] = table[:, i]
+    ratio = partial(bootstrap, ratio_of_sums, clusters=clusters, resamples=resamples)
+    found = []
+    for name, counts in histograms.items():
+        tokens = counts.sum(1)
+        mean = ratio(counts @ np.arange(1, longest + 1), tokens)
+        capped = None
+        if cap is not None:
+            capped = ratio(counts[:, cap - 1], tokens)
+        found.append(ClassDurations(name, tuple(counts.sum(0).tolist()), mean, capped))
     return found
 
 
@@ -275,24 +272,21 @@ def merge_odds(
     Returns:
         Effects by the names of `ODDS`, without those that never differ.
     """
+    import pandas
+
     _check_pairs(clips, tiers)
-    merged = []
-    covariates = []
-    units: list[Hashable] = []
+    tables = []
     for number, (clip, tier) in enumerate(zip(clips, tiers, strict=True)):
         pairs = neighbours(clip, tier, offset)
-        merged.append(pairs.merged)
-        covariates.append(_covariates(clip, pairs))
-        units += [number if clusters is None else clusters[number]] * len(pairs.merged)
-    outcome = np.concatenate(merged)
-    if outcome.all() or not outcome.any():
-        raise ValueError(f"{int(outcome.sum())} of {len(outcome)} pairs of frames are merged; odds need both kinds")
-    predictors = {}
-    for name in ODDS:
-        column = np.concatenate([each[name] for each in covariates]).astype(float)
-        if np.ptp(column) > 0:
-            predictors[name] = column
-    return logistic_model(outcome, predictors, clusters=units)
+        table = pandas.DataFrame(_covariates(clip, pairs), dtype=float)
+        tables.append(table.assign(merged=pairs.merged, unit=number if clusters is None else clusters[number]))
+    table = pandas.concat(tables, ignore_index=True)
+    merged = table.pop("merged")
+    units = table.pop("unit").tolist()
+    if merged.all() or not merged.any():
+        raise ValueError(f"{int(merged.sum())} of {len(merged)} pairs of frames are merged; odds need both kinds")
+    varying = table.loc[:, table.nunique() > 1]
+    return logistic_model(merged.to_numpy(), dict(varying.items()), clusters=units)
 
 
 def _covariates(clip: TokenTimeline, pairs: Neighbours) -> Mapping[str, np.ndarray]:
