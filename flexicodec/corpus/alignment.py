@@ -7,6 +7,7 @@ numbers and the durations of a CTM are converted on reading. praatio (the extra 
 import difflib
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,11 @@ SAME_TIME = 1e-6  # seconds below which two times are equal
 PHONE_TIERS = ("phones", "phone", "phonemes", "phoneme", "segments", "mau")
 WORD_TIERS = ("words", "word", "ort-mau", "ort")
 TIMIT_RATE = 16_000  # Hz, of the samples counted in .phn and .wrd
+
+ALIGNMENT_SUFFIXES = (".textgrid", ".phn", ".phones", ".lab", ".json", ".csv")
+"""Suffixes, in lower case, of files with the alignment of one clip, in the order in which one is preferred; `.lab`,
+`.json` and `.csv` may be other things too, which `is_alignment` tells apart."""
+SHARED_SUFFIXES = (".ctm", ".mlf")  # of files with the alignments of many clips
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,26 @@ def label_at(tier: Sequence[Segment], times: Float[np.ndarray, " times"]) -> lis
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
+
+
+def is_alignment(path: str | os.PathLike[str]) -> bool:
+    """Tell by its suffix, and its first lines where that is not enough, whether a file is an alignment of one clip.
+
+    A `.lab` may be a transcript (MFA's corpora), a `.json` or `.csv` anything.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in ALIGNMENT_SUFFIXES or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        beginning = file.read(2000).decode("utf-8-sig", errors="replace")
+    if suffix == ".lab":  # HTK begins with times; files of ESPS and Festival have a line with only "#"
+        return bool(re.match(r"\s*\d+\s+\d+\s+\S|[^#]*^#\s*$", beginning, re.MULTILINE))
+    if suffix == ".json":
+        return '"tiers"' in beginning
+    if suffix == ".csv":
+        return {"begin", "end", "label", "type"} <= set(beginning.split("\n")[0].strip().lower().split(","))
+    return True
 
 
 def read_alignment(
