@@ -143,9 +143,9 @@ READERS: dict[str, Callable[[Path, Changes], list[Track]]] = {
 """Readers of files of one clip by suffix."""
 
 
-def utterance_ids(path: Path) -> list[str]:
+def utterance_ids(path: Path) -> Collection[str]:
     """Return the ids of the utterances of a CTM or MLF; none for a file of one clip."""
-    return list(split_utterances(path).lines) if file_suffix(path) in SHARED_SUFFIXES else []
+    return split_utterances(path).lines.keys() if file_suffix(path) in SHARED_SUFFIXES else ()
 
 
 def read_tracks(path: Path, utterance: str | None, changes: Changes) -> list[Track]:
