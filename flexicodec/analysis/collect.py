@@ -473,7 +473,7 @@ def clip_alignment(utterance: Utterance, seconds: float) -> Alignment:
     Raises:
         LookupError: The utterance names no alignment.
         OSError: The file is missing.
-        ValueError: It is malformed, holds no phones or only those of others, or does not match the duration of the clip.
+        ValueError: It is malformed, has no phones or only those of others, or does not match the duration of the clip.
     """
     path = utterance.alignment
     if path is None:

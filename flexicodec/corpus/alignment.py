@@ -217,13 +217,16 @@ def read_alignment(
     # Words are of the same speaker and channel as the phones, whichever way these were chosen.
     if words is not None:
         in_words = read_tracks(Path(words), utterance, changes)
+        in_words = _of_kinds(in_words, WORD_TIERS) or in_words  # a CTM does not tell words from phones
         near = channel if found.channel is None else found.channel
         found_words = _of_voice(Path(words), in_words, found.speaker or speaker, near)[:1]
     elif word_tier is not None:
         found_words = [_named(path, tracks, word_tier)]
     else:
-        found_words = _of_kinds(tracks, WORD_TIERS)
-        found_words = [t for t in found_words if (t.speaker, t.channel) == (found.speaker, found.channel)]
+        usual = _of_kinds(tracks, WORD_TIERS)
+        found_words = [t for t in usual if (t.speaker, t.channel) == (found.speaker, found.channel)]
+        if not found_words and len({t.speaker for t in tracks} - {None}) == 1:
+            found_words = [t for t in usual if t.speaker is None]  # "phones_v2" beside "words"
         if found_words:
             found_words = [_first(path, found_words, WORD_TIERS)]
     return Alignment(found.segments, found_words[0].segments if found_words else (), dict(changes))

@@ -17,7 +17,7 @@ HTK_RATE = 10_000_000  # HTK counts units of 100 ns
 ROUNDED = (
     0.0301  # seconds by which neighbours may overlap where times are frames of 10 ms, or of 30 ms in Kaldi's chain
 )
-SHARED_PHONE = 0.25  # seconds by which words of TIMIT may overlap: they share a phone, as in "had your"
+SHARED_PHONE = 0.5  # seconds by which words of TIMIT may overlap: they share a phone, as in "had your"
 
 Line = tuple[int, str]  # number and text
 
