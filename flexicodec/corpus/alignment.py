@@ -100,6 +100,7 @@ class Track:
     kind: str = ""  # the same in lower case and without its speaker, if it is one of `PHONE_TIERS` or `WORD_TIERS`
     speaker: str | None = None
     channel: str | None = None
+    counts_from_zero: bool = False  # whether the first channel is 0, and not 1
     has_points: bool = False  # points in time, which have no duration
 
 
@@ -269,7 +270,7 @@ def _first(path: Path, tracks: Sequence[Track], kinds: Sequence[str]) -> Track:
 def _of_voice(path: Path, tracks: Sequence[Track], speaker: str | None, channel: str | int | None) -> Sequence[Track]:
     """Return the tracks of one speaker on one channel: the only one there is, or the one asked for."""
     channels = list(dict.fromkeys(track.channel for track in tracks))
-    chosen = _matching_channel(channels, channel)
+    chosen = _matching_channel(channels, channel, any(track.counts_from_zero for track in tracks))
     if channels != [None]:
         _check_choice(path, "channel", channels, channel, chosen)
         tracks = [track for track in tracks if track.channel in chosen]
@@ -279,21 +280,21 @@ def _of_voice(path: Path, tracks: Sequence[Track], speaker: str | None, channel:
     if speaker is not None and not chosen:
         chosen = [name for name in speakers if name is not None and name.lower() == speaker.lower()]
     if channel is not None and not chosen:
-        chosen = _matching_channel(speakers, channel)  # MFA's "A - phones" of a call
+        chosen = _matching_channel(speakers, channel, "0" in speakers)  # MFA's "A - phones" of a call
     if speakers != [None]:
         _check_choice(path, "speaker", speakers, speaker, chosen or (speakers if speaker is None else []))
         tracks = [track for track in tracks if track.speaker in (chosen or speakers)]
     return tracks
 
 
-def _matching_channel(names: Sequence[str | None], wanted: str | int | None) -> Sequence[str | None]:
+def _matching_channel(names: Sequence[str | None], wanted: str | int | None, from_zero: bool) -> Sequence[str | None]:
     """Return the names of a channel: A and 1 (or 0, where channels count from 0) are the first; all for None."""
     if wanted is None:
         return names
     if wanted in names:
         return [wanted]  # type: ignore[list-item]
     index = wanted if isinstance(wanted, int) else _channel_index(wanted, False)
-    return [name for name in names if name is not None and _channel_index(name, "0" in names) == index]
+    return [name for name in names if name is not None and _channel_index(name, from_zero) == index]
 
 
 def _channel_index(name: str, from_zero: bool) -> int | None:

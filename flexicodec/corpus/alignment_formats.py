@@ -52,7 +52,7 @@ class Utterances:
     """Lines of a file by the id of their utterance."""
 
     lines: dict[str, list[Line]]
-    has_channels: bool = False  # False where channels tell nothing: Kaldi writes 1 for every utterance
+    channels: frozenset[str] = frozenset()  # of all lines of a CTM
 
 
 def split_utterances(path: Path) -> Utterances:
@@ -70,14 +70,14 @@ def _split(path: Path, changed: int, size: int) -> Utterances:
 def _split_ctm(path: Path, lines: Sequence[Line]) -> Utterances:
     """Split lines `utterance channel start duration label ...`; lines that start with ;; are comments."""
     found: dict[str, list[Line]] = {}
-    channels = set()
+    channels: set[str] = set()
     for number, line in lines:
         fields = line.split(maxsplit=2)
         if not fields or line.startswith(";;"):
             continue
         found.setdefault(fields[0], []).append((number, line))
         channels.update(fields[1:2])
-    return Utterances(found, channels != {"1"})
+    return Utterances(found, frozenset(channels))
 
 
 def _split_mlf(path: Path, lines: Sequence[Line]) -> Utterances:
@@ -163,7 +163,7 @@ def read_tracks(path: Path, utterance: str | None, changes: Changes) -> list[Tra
     lines = utterances.lines[name]
     if suffix == ".mlf":
         return parse_htk(path, lines, changes)
-    return parse_ctm(path, lines, utterances.has_channels, changes)
+    return parse_ctm(path, lines, utterances.channels, changes)
 
 
 def find_utterance(path: Path, names: Collection[str], wanted: str | None) -> str:

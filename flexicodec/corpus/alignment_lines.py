@@ -5,7 +5,7 @@ readme.doc, and the manual of the Buckeye corpus.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,12 +44,13 @@ CTM_FIELDS = "`utterance channel start duration label`"
 NO_SPEAKERS = ("unknown", "<na>", "na", "null", "-")  # in a CTM's eighth field
 
 
-def parse_ctm(path: Path, lines: Iterable[Line], has_channels: bool, changes: Changes) -> list[Track]:
+def parse_ctm(path: Path, lines: Iterable[Line], channels: Collection[str], changes: Changes) -> list[Track]:
     """Parse the lines of one utterance: start, duration, label, and optionally confidence, type and speaker (NIST).
 
-    Of alternatives between <ALT_BEGIN> and <ALT_END> the first is read.
+    Of alternatives between <ALT_BEGIN> and <ALT_END> the first is read. `channels` are those of the whole file: where
+    all are 1, they tell nothing, since Kaldi writes 1 for every utterance; where one is 0 (lhotse), they count from 0.
     """
-    voices: dict[tuple[str | None, str | None], list[Segment]] = {}
+    voices: dict[tuple[str, str | None], list[Segment]] = {}
     alternative = 0  # number of the one in which a line is
     name = ""
     for line in lines:
@@ -75,14 +76,15 @@ def parse_ctm(path: Path, lines: Iterable[Line], has_channels: bool, changes: Ch
         speaker = None
         if len(fields) >= 8 and fields[7].lower() not in NO_SPEAKERS:
             speaker = fields[7]
-        voices.setdefault((channel if has_channels else None, speaker), []).append(segment)
+        voices.setdefault((channel, speaker), []).append(segment)
     if alternative:
         raise ValueError(f"{path}: alternatives of {name} have no <ALT_END>; was the file cut off?")
     tracks = []
-    for (channel_or_none, speaker), segments in voices.items():
+    for (channel, speaker), segments in voices.items():
         segments.sort(key=lambda s: (s.start, s.end))
         tier = _cut(path, f"segments of {name}", segments, ROUNDED, changes)
-        tracks.append(Track("phones", tier, "phones", speaker, channel_or_none))
+        known = None if set(channels) == {"1"} else channel
+        tracks.append(Track("phones", tier, "phones", speaker, known, counts_from_zero="0" in channels))
     return tracks
 
 

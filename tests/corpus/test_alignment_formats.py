@@ -159,6 +159,7 @@ PANEL = "c 1 0.0 0.5 sh 1 lex anna\nc 1 0.2 0.5 iy 1 lex ben\nc 1 0.5 0.5 t 1 le
         (CALL.replace("A", "1").replace("B", "2"), {"channel": 1}, "iy"),
         (CALL.replace("A", "0").replace("B", "1"), {"channel": 1}, "iy"),
         (CALL.replace("A", "1").replace("B", "2"), {"channel": "B"}, "iy"),
+        (CALL.replace("A", "0").replace("B", "1") + "d 1 0 1 s\n", {"channel": 1, "utterance": "d"}, "s"),
         (PANEL, {"speaker": "ben"}, "iy"),
         (PANEL, {"speaker": "Anna"}, "sh t"),
         ("c 1 0 1 sh\n", {"channel": 1, "speaker": "ben"}, "sh"),  # Kaldi's channel is always 1, and tells nothing

@@ -65,7 +65,7 @@ def test_all_forms_say_the_same(path, form, encoding, line_end):
 @pytest.mark.parametrize("form", FORMS)
 def test_no_part_of_a_textgrid_is_taken_as_whole(path, form):
     text = FORMS[form]([("phones", PHONES), ("words", WORDS)]).rstrip()
-    for length in range(len(text)):
+    for length in (*range(0, len(text), 5), len(text) - 1):
         path.write_text(text[:length])
         with pytest.raises(ValueError, match=r"a\.TextGrid"):
             read_alignment(path)
