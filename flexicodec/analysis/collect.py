@@ -481,7 +481,9 @@ def clip_alignment(utterance: Utterance, seconds: float) -> Alignment:
     ids = utterance_ids(path)
     has_file = utterance.id not in ids and utterance.path.stem in ids
     name = utterance.path.stem if has_file else utterance.id
-    speaker = None if utterance.speaker_guessed else utterance.speaker
+    speaker = None
+    if utterance.speaker is not None and not utterance.speaker_guessed:
+        speaker = str(utterance.speaker)  # manifests may have numbers
     alignment = read_alignment(path, utterance=name if ids else None, speaker=speaker, channel=utterance.channel)
 
     # CTM and CSV end with the last phone, and not with the clip.

@@ -213,7 +213,7 @@ def read_alignment(
             names = ", ".join(repr(track.name) for track in tracks) or "none"
             raise ValueError(f"{path} has the tiers {names}, but none of the usual names ({', '.join(PHONE_TIERS)})")
         found = _first(path, _of_voice(path, usual, speaker, channel), PHONE_TIERS)
-    _check_phones(path, found)
+        _check_phones(path, found)
 
     # Words are of the same speaker and channel as the phones, whichever way these were chosen.
     if words is not None:
@@ -224,7 +224,9 @@ def read_alignment(
     elif word_tier is not None:
         found_words = [_named(path, tracks, word_tier)]
     else:
-        usual = _of_kinds(tracks, WORD_TIERS)
+        usual = [track for track in _of_kinds(tracks, WORD_TIERS) if not track.has_points]
+        if len(usual) < len(_of_kinds(tracks, WORD_TIERS)):
+            changes["tiers of words left out, which hold points"] += 1
         found_words = [t for t in usual if (t.speaker, t.channel) == (found.speaker, found.channel)]
         if not found_words and len({t.speaker for t in tracks} - {None}) == 1:
             found_words = [t for t in usual if t.speaker is None]  # "phones_v2" beside "words"

@@ -92,7 +92,7 @@ def _split_mlf(path: Path, lines: Sequence[Line]) -> Utterances:
             if not (line[0] == line[-1] == '"' and len(line) > 2):
                 raise ValueError(f'{path}, line {number}: {line!r} names no file; expected "*/name.lab" in quotes')
             # HTK fills in the folder that "*" stands for.
-            name = re.sub(r"\.\w+$", "", line[1:-1]).removeprefix("*/")
+            name = re.sub(r"\.(\w+|\*)$", "", line[1:-1]).removeprefix("*/")
             if name in found:
                 raise ValueError(f"{path}, line {number}: {name!r} is there twice")
             found[name] = []
@@ -137,6 +137,7 @@ READERS: dict[str, Callable[[Path, Changes], list[Track]]] = {
     ".phn": _read_timit,
     ".phones": _read_buckeye,
     ".lab": _read_lab,
+    ".rec": _read_lab,
     ".json": lambda path, changes: read_json(path),
     ".csv": lambda path, changes: read_csv(path),
 }

@@ -39,6 +39,7 @@ READ = {
     "Festival": ("a.lab", "separator ;\n#\n 0.250 26 sil ;\n 0.400 26 hh ;\n", SIL_HH, []),
     "HTK": ("a.lab", "0 2500000 sil\n2500000 4000000 hh\n", SIL_HH, []),
     "HTK with scores": ("a.LAB", "0 2500000 sil -120.5\r\n2500000 4000000 hh -9e1\r\n", SIL_HH, []),
+    "HVite's output": ("a.rec", "0 2500000 sil -120.5\n2500000 4000000 hh -9.5\n", SIL_HH, []),
     "HTK triphones": ("a.lab", "0 2500000 sil\n2500000 4000000 sil-hh+ah\n", SIL_HH, []),
     "HTS": ("a.lab", "0 2500000 x^x-sil+hh=ah@1_1/A:0\n2500000 4000000 x^sil-hh+ah=l@1_2/A:0\n", SIL_HH, []),
     "HTK alternatives": ("a.lab", "0 2500000 sil\n2500000 4000000 hh\n///\n0 4000000 s\n", SIL_HH, []),

@@ -104,6 +104,13 @@ def test_intervals_are_preferred_to_points_of_a_like_name(path):
     assert len(read_alignment(path).phones) == 3
 
 
+def test_phones_do_not_depend_on_words_that_are_points(path):
+    path.write_text(long_grid([("phones", PHONES), ("words", [(0.1, "x")])]))
+    found = read_alignment(path)
+    assert (len(found.phones), found.words) == (3, ())
+    assert found.changes == {"tiers of words left out, which hold points": 1}
+
+
 # ---- speakers
 def grid_of(*names):
     """Tiers whose only label is the name of the tier."""
