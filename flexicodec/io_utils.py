@@ -3,6 +3,7 @@
 import gzip
 import os
 import uuid
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,10 @@ def read_text(path: Path) -> str:
     """Decode a text file, plain or `.gz`: UTF-8, or UTF-16 with a byte order mark; lines end with a line feed."""
     data = path.read_bytes()
     if path.suffix.lower() == ".gz":
-        data = gzip.decompress(data)
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{path} is damaged gzip data ({error}); was it cut off?") from error
     is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
         text = data.decode("utf-16" if is_utf16 else "utf-8-sig")

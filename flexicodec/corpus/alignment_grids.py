@@ -34,16 +34,23 @@ class _PraatValues:
         return value
 
     def text(self, expected: str) -> str:
+        """Take a text; Praat doubles the quotes in it."""
         return self._take(0, expected).replace('""', '"').strip()
 
     def number(self, expected: str) -> float:
+        """Take a number."""
         return float(self._take(1, expected))
 
     def count(self, expected: str) -> int:
-        return int(self.number(expected))
+        """Take the number of tiers or entries."""
+        number = self.number(expected)
+        if not number.is_integer():
+            raise ValueError(f"{self.path} is a damaged TextGrid: {expected} is {number:g}; expected a whole number")
+        return int(number)
 
 
 def read_textgrid(path: Path) -> list[Track]:
+    """Read the tiers of a TextGrid: Praat's long or short text format, or JSON of praatio."""
     data = path.read_bytes()
     if data.startswith(b"ooBinaryFile"):
         raise ValueError(f"{path} is a binary TextGrid; open it in Praat and save it as a text file")
@@ -64,6 +71,7 @@ def _parse_textgrid(path: Path, text: str) -> list[Track]:
             f'{path} is no TextGrid that can be read; expected "ooTextFile" and "TextGrid" in its first lines'
         )
     values.position = 2
+    # The counts of tiers and intervals decide how much has to follow, so that a file that was cut off is noticed.
     values.number("the start of the clip")
     values.number("the end of the clip")
     tiers = []
@@ -73,6 +81,8 @@ def _parse_textgrid(path: Path, text: str) -> list[Track]:
         kind, name = values.text(where), values.text(f"the name of {where}")
         values.number(f"the start of {where}")
         values.number(f"the end of {where}")
+        if kind not in ("IntervalTier", "TextTier"):
+            raise ValueError(f"{path} is a damaged TextGrid: {where} is of class {kind!r}; was it edited by hand?")
         has_points = kind == "TextTier"
         entries = []
         size = values.count(f"the size of {where}")
@@ -102,7 +112,7 @@ def read_json(path: Path) -> list[Track]:
         raise ValueError(f"{path} is JSON with {keys}; expected `tiers` as MFA writes them (--output_format json)")
     try:
         listed = grid["tiers"]
-        if isinstance(listed, dict):
+        if isinstance(listed, dict):  # MFA and praatio's "json"; its "textgrid_json" has a list
             listed = [{"name": name, "class": tier["type"], **tier} for name, tier in listed.items()]
         tiers = []
         for tier in listed:
@@ -133,6 +143,7 @@ def _grid_tracks(path: Path, tiers: Sequence[tuple[str, bool, list[tuple[float, 
             raise ValueError(f"{path}, tier {name!r}: {error}") from error
         kind, speaker = _tier_kind(name)
         tracks.append(Track(name, segments, kind, speaker, has_points=has_points))
+    # Names such as "old phones" count only where there is no tier "phones".
     if not any(track.kind in PHONE_TIERS for track in tracks):
         loose = [_loose_tier_kind(track.name) for track in tracks]
         tracks = [
@@ -181,6 +192,7 @@ def read_csv(path: Path) -> list[Track]:
             ) from error
     tracks = []
     for (kind, speaker), segments in tiers.items():
+        # MFA writes the tiers of a speaker one after the other.
         segments.sort(key=lambda s: (s.start, s.end))
         tracks.append(Track(kind, tuple(segments), _tier_kind(kind)[0], speaker))
     return tracks

@@ -63,6 +63,7 @@ def parse_ctm(path: Path, lines: Iterable[Line], channels: Collection[str], chan
                     raise ValueError("ALT_BEGIN, ALT and ALT_END are out of order")
                 alternative = 0 if marker == "<ALT_END>" else alternative + 1
                 continue
+            # The first alternative is the reference's own; NIST's scoring accepts the others too.
             if label == "@":  # an alternative of nothing
                 continue
             if alternative > 1:
@@ -90,7 +91,7 @@ def parse_ctm(path: Path, lines: Iterable[Line], channels: Collection[str], chan
 
 HTK_FIELDS = "`start end label` of HTK, in whole units of 100 ns"
 HTK_STATE = re.compile(r"(?P<phone>.+)\[(?P<state>\d+)\]|s\d+")
-HTK_CONTEXT = re.compile(r"[^+]*?[^+-]-([^-+]+)\+.*|([^-+]+)\+[^-+]+|(?!ax-h$)[^-+]+-([^-+]+)")  # l-c+r, c+r, l-c
+HTK_CONTEXT = re.compile(r"[^+]*?[^+-]-([^-+]+)\+.*|([^-+]+)\+[^-+]+|(?!(?i:ax-h)$)[^-+]+-([^-+]+)")  # l-c+r, c+r, l-c
 
 
 def parse_htk(path: Path, lines: Iterable[Line], changes: Changes) -> list[Track]:
@@ -116,6 +117,7 @@ def parse_htk(path: Path, lines: Iterable[Line], changes: Changes) -> list[Track
                 if not rows and not fields[0][0].isdigit():
                     raise ValueError(f"{path} holds text without times, a transcript; expected {HTK_FIELDS}") from error
                 raise _bad_line(path, line, f"{HTK_FIELDS}; are these seconds?", error) from error
+    # Level 0 are phones, or states with phones at level 1; the last level are words.
     first = 0
     if rows and all(HTK_STATE.fullmatch(names[0]) for _, names in rows):
         rows = _with_phones_of_states(rows)
@@ -205,7 +207,7 @@ def parse_timit(path: Path, lines: Iterable[Line], changes: Changes, most: float
 
 def parse_xlabel(path: Path, lines: Iterable[Line]) -> tuple[Segment, ...]:
     """Parse labels of ESPS xwaves (Buckeye, Festival): a header up to `#`, then lines `end color label; comment`."""
-    segments: list[Segment] = []
+    segments: list[Segment] = []  # each starts where the one before ends
     in_header = True
     end = 0.0
     for line in lines:

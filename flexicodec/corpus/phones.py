@@ -15,47 +15,15 @@ from jaxtyping import Bool, Float
 
 from flexicodec.corpus.alignment import SAME_TIME, Segment
 
-# In phones and words of MFA, TIMIT, Kaldi, MAUS, Buckeye, Festival; in lexicons of Kaldi and HTK
-SILENCES = frozenset(
-    (
-        "",
-        "sp",
-        "sil",
-        "ssil",
-        "silence",
-        "<sil>",
-        "<silence>",
-        "<eps>",
-        "<p:>",
-        "<p>",
-        "h#",
-        "#h",
-        "pau",
-        "epi",
-        "#",
-        "##",
-    )
-    + ("!sil", "[sil]", "(sil)", "[silence]", "(silence)", "<pause>", "[pause]", "(pause)", "<#>", "_", "{b_trans}")
-    + ("{e_trans}", "<s>", "</s>", "!enter", "!exit", "sent-start", "sent-end", "sent_start", "sent_end")
-)
-UNKNOWNS = frozenset(
-    (
-        "spn",
-        "unk",
-        "nsn",
-        "oov",
-        "lau",
-        "brth",
-        "noise",
-        "vocnoise",
-        "laugh",
-        "iver",
-        "unknown",
-        "exclude",
-        "cutoff",
-        "error",
-    )
-)
+# Of MFA, TIMIT, MAUS, Festival and Buckeye; then of lexicons of Kaldi and HTK, and of transcripts
+_SILENCES = """
+    sp sil ssil silence <sil> <silence> h# #h # ## pau epi <p:> <p> <#> _ {b_trans} {e_trans}
+    <eps> !sil <s> </s> !enter !exit sent-start sent-end sent_start sent_end
+    [sil] (sil) [silence] (silence) <pause> [pause] (pause)
+"""
+SILENCES = frozenset(("", *_SILENCES.split()))
+# Of MFA and Kaldi; then of Buckeye
+UNKNOWNS = frozenset("spn nsn lau unk oov brth noise vocnoise laugh iver unknown exclude cutoff error".split())
 _IN_BRACKETS = re.compile(r"<.+>|\[.+\]|\{.+\}|\(.+\)|\++[a-z]+\++")  # <usb>, [noise], +SPN+
 _POSITION = re.compile(r"(?<=.)_[BIES]$")  # in a word: beginning, inside, end, or a phone that is the whole word
 

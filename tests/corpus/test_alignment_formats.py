@@ -222,6 +222,7 @@ REFUSED = {
     "alternatives of nothing": ("a.ctm", "u A * * <ALT_END>\n", "out of order"),
     "Kaldi's phone numbers": ("a.ctm", "u 1 0 .1 12\nu 1 .1 .2 7\n", r"numbers in place of phones .12, 7.; .*int2sym"),
     "Latin-1": ("a.ctm", "u 1 0 .1 \xe4\n".encode("latin-1"), "neither UTF-8 nor UTF-16"),
+    "gzip data cut off": ("a.ctm.gz", gzip.compress(b"u 1 0 1 s\n")[:-9], "damaged gzip data"),
     "other JSON": ("a.json", '{"text": "hi", "speaker": 3}', "JSON with 'text', 'speaker'; expected `tiers`"),
     "JSON cut off": ("a.json", '{"tiers": {"phones": ', "damaged JSON .* was it cut off"),
     "JSON of other tiers": ("a.json", '{"end": 1, "tiers": {"phones": [1]}}', "malformed tiers"),

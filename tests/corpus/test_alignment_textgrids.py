@@ -77,6 +77,11 @@ def test_no_part_of_a_textgrid_is_taken_as_whole(path, form):
         (long_grid([("phones", PHONES)]).replace("size = 3", "size = 2"), "3 values follow the 1 tiers"),
         (long_grid([("phones", PHONES)]).replace("size = 3", "size = 4"), "interval 4 of 4 in tier 'phones' is due"),
         (short_grid([("phones", PHONES)]).replace("<exists>\n1", "<exists>\n2"), "tier 2 of 2 is due"),
+        (
+            long_grid([("phones", PHONES)]).replace("size = 3", "size = 2.5"),
+            "size of tier 1 of 1 is 2.5; expected a whole",
+        ),
+        (short_grid([("phones", PHONES)]).replace("IntervalTier", "Tier"), "tier 1 of 1 is of class 'Tier'"),
         (long_grid([("phones", PHONES)]).replace("xmax = 0.5", "xmax = half"), "was it cut off"),
         (long_grid([("phones", [(0.0, "SH"), (0.5, "IY")])]), "tier 'phones' holds points in time"),
         (long_grid([("phones", PHONES), ("phones", PHONES)]), "has 2 tiers named 'phones'"),
