@@ -24,7 +24,7 @@ SAME_TIME = 1e-6  # seconds below which two times are equal
 PHONE_TIERS = ("phones", "phone", "phonemes", "phoneme", "segments", "mau")
 WORD_TIERS = ("words", "word", "ort-mau", "ort")
 
-Changes = Counter[str]  # what a reader changed or left out
+Changes = list[tuple[float | None, str]]  # what a reader changed or left out, with the time where it is known
 
 ALIGNMENT_SUFFIXES = (".textgrid", ".phn", ".phones", ".lab", ".json", ".csv")
 """Suffixes, in lower case, of files with the alignment of one clip, in the order in which one is preferred; `.lab`,
@@ -62,12 +62,12 @@ class Segment:
 class Alignment:
     """Phones and words of a clip in time; `words` is empty where the source has none.
 
-    `changes` counts what was cut or left out in reading, by what it is.
+    `changed` is what was cut or left out in reading.
     """
 
     phones: tuple[Segment, ...]
     words: tuple[Segment, ...] = ()
-    changes: Mapping[str, int] = field(default_factory=dict, compare=False)
+    changed: tuple[tuple[float | None, str], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "phones", check_tier(self.phones, "phones"))
@@ -77,6 +77,11 @@ class Alignment:
     def end(self) -> float:
         """Seconds to the end of the last segment; 0 without segments."""
         return max((tier[-1].end for tier in (self.phones, self.words) if tier), default=0.0)
+
+    @property
+    def changes(self) -> dict[str, int]:
+        """Count what was cut or left out in reading, by what it is."""
+        return dict(Counter(what for _, what in self.changed))
 
     def within(self, start: float, end: float) -> "Alignment":
         """Cut out the part from `start` to `end` seconds, whose times then count from `start`.
@@ -88,7 +93,8 @@ class Alignment:
             kept = [s for s in tier if start <= s.middle < end]
             return tuple(Segment(max(s.start, start) - start, min(s.end, end) - start, s.label) for s in kept)
 
-        return Alignment(cut(self.phones), cut(self.words), self.changes)
+        changed = [(time, what) for time, what in self.changed if time is None or start <= time < end]
+        return Alignment(cut(self.phones), cut(self.words), tuple(changed))
 
 
 @dataclass(frozen=True)
@@ -115,15 +121,14 @@ def check_tier(tier: Sequence[Segment], name: str = "segments") -> tuple[Segment
     return tuple(tier)
 
 
-def cut_overlaps(segments: Iterable[Segment], most: float) -> tuple[list[Segment], int]:
-    """End segments where the next one starts, if they overlap by up to `most` seconds; also returns how many."""
+def cut_overlaps(segments: Iterable[Segment], most: float, changes: Changes) -> list[Segment]:
+    """End segments where the next one starts, if they overlap by up to `most` seconds."""
     tier = list(segments)
-    count = 0
     for i, after in enumerate(tier[1:]):
         if tier[i].start <= after.start and OVERLAP < tier[i].end - after.start <= most:
             tier[i] = Segment(tier[i].start, after.start, tier[i].label)
-            count += 1
-    return tier, count
+            changes.append((after.start, "segments cut where the next one starts"))
+    return tier
 
 
 def label_at(tier: Sequence[Segment], times: Float[np.ndarray, " times"]) -> list[str]:
@@ -149,7 +154,7 @@ def read_ctm(path: str | os.PathLike[str]) -> dict[str, tuple[Segment, ...]]:
 
     tiers = {}
     for name in utterance_ids(Path(path)):
-        (track,) = _of_voice(Path(path), read_tracks(Path(path), name, Counter()), None, None)
+        (track,) = _of_voice(Path(path), read_tracks(Path(path), name, []), None, None)
         tiers[name] = track.segments
     return tiers
 
@@ -203,7 +208,7 @@ def read_alignment(
     from flexicodec.corpus.alignment_formats import read_tracks  # which imports the classes above
 
     path = Path(path)
-    changes: Changes = Counter()
+    changes: Changes = []
     tracks = read_tracks(path, utterance, changes)
     if phone_tier is not None:
         found = _named(path, tracks, phone_tier)
@@ -226,13 +231,13 @@ def read_alignment(
     else:
         usual = [track for track in _of_kinds(tracks, WORD_TIERS) if not track.has_points]
         if len(usual) < len(_of_kinds(tracks, WORD_TIERS)):
-            changes["tiers of words left out, which hold points"] += 1
+            changes.append((None, "tiers of words left out, which hold points"))
         found_words = [t for t in usual if (t.speaker, t.channel) == (found.speaker, found.channel)]
         if not found_words and len({t.speaker for t in tracks} - {None}) == 1:
             found_words = [t for t in usual if t.speaker is None]  # "phones_v2" beside "words"
         if found_words:
             found_words = [_first(path, found_words, WORD_TIERS)]
-    return Alignment(found.segments, found_words[0].segments if found_words else (), dict(changes))
+    return Alignment(found.segments, found_words[0].segments if found_words else (), tuple(changes))
 
 
 def _check_phones(path: Path, track: Track) -> None:

@@ -33,9 +33,7 @@ def _bad_line(path: Path, line: Line, expected: str, error: Exception) -> ValueE
 
 def _cut(path: Path, what: str, segments: Iterable[Segment], most: float, changes: Changes) -> tuple[Segment, ...]:
     """Cut segments that overlap their neighbour a little; overlaps of more than `most` seconds are a `ValueError`."""
-    tier, count = cut_overlaps(segments, most)
-    if count:
-        changes["segments cut where the next one starts"] += count
+    tier = cut_overlaps(segments, most, changes)
     return check_tier(tier, f"{path}: {what}")
 
 
@@ -67,7 +65,7 @@ def parse_ctm(path: Path, lines: Iterable[Line], channels: Collection[str], chan
             if label == "@":  # an alternative of nothing
                 continue
             if alternative > 1:
-                changes[ALTERNATIVES] += 1
+                changes.append((None if begin == "*" else float(begin), ALTERNATIVES))
                 continue
             if "*" in (begin, duration):
                 raise ValueError("* stands for an unknown time, and only alternatives may have it")
@@ -108,7 +106,7 @@ def parse_htk(path: Path, lines: Iterable[Line], changes: Changes) -> list[Track
         if fields == ["///"]:
             is_alternative = True
         elif is_alternative and fields:
-            changes[ALTERNATIVES] += 1
+            changes.append((None, ALTERNATIVES))
         elif fields:
             try:
                 start, end = int(fields[0]), int(fields[1])

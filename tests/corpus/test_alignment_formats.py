@@ -114,7 +114,7 @@ def test_words_of_timit_share_a_phone(tmp_path, words, ends):
     assert [round(s.end * 16_000) for s in found.words] == ends
     assert [f"{s.start * 16_000:.0f} {s.end * 16_000:.0f} {s.label}" for s in found.phones] == phones.splitlines()
     assert found.changes == {CUT: 1}
-    assert found.within(0, 1).changes == {CUT: 1}
+    assert (found.within(0, 1).changes, found.within(1, 2).changes) == ({CUT: 1}, {})
 
 
 def test_neighbours_in_a_ctm_overlap_by_a_frame(tmp_path):
