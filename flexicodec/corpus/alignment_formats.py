@@ -89,7 +89,7 @@ def _split_mlf(path: Path, lines: Sequence[Line]) -> Utterances:
     name = None
     for number, line in written[1:]:
         if name is None:
-            if not (line[0] == line[-1] == '"' and len(line) > 2):
+            if not re.fullmatch('"[^"]+"', line):
                 raise ValueError(f'{path}, line {number}: {line!r} names no file; expected "*/name.lab" in quotes')
             # HTK fills in the folder that "*" stands for.
             name = re.sub(r"\.(\w+|\*)$", "", line[1:-1]).removeprefix("*/")
@@ -127,6 +127,8 @@ def _with_words_beside(path: Path, parse: Callable[[Path, float], tuple[Segment,
 
 def _read_lab(path: Path, changes: Changes) -> list[Track]:
     lines = numbered(read_text(path))
+    if lines[0][1].strip() == "#!MLF!#":
+        raise ValueError(f"{path} is a master label file of HTK, with many clips; rename it to .mlf")
     if any(line.strip() == "#" for _, line in lines):
         return [Track("phones", parse_xlabel(path, lines), "phones")]
     return parse_htk(path, lines, changes)

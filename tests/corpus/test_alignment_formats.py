@@ -216,6 +216,8 @@ REFUSED = {
     "no master label file": ("a.mlf", MLF[8:], "no HTK master label file"),
     "a master label file cut off": ("a.mlf", MLF[:-2], "ends inside '/data/spk/u2', without the dot"),
     "a master label file of two": ("a.mlf", MLF, "holds 2 utterances; say which"),
+    "a master label file as one clip": ("a.lab", MLF, "master label file of HTK, with many clips; rename it to .mlf"),
+    "folders in a master label file": ("a.mlf", MLF.replace('lab"', 'lab" -> "x"'), "line 2: .* names no file"),
     "an empty CTM": ("a.ctm", ";; nothing\n", "holds no utterances; is it empty"),
     "times unknown": ("a.ctm", "u A * * sh\n", "line 1: .*unknown time"),
     "alternatives cut off": ("a.ctm", ALTERNATIVES[:50], "have no <ALT_END>; was the file cut off"),
