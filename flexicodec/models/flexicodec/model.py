@@ -304,8 +304,7 @@ class FlexiCodec(FlexiCodecNetwork):
 
         # Clips next to each other again, padded to the longest
         if len(coded) == 1:
-            semantic, acoustic, *margins_of_both = coded[0]
-            return semantic, acoustic, margins_of_both
+            return coded[0][0], coded[0][1], coded[0][2:]
         semantic_codes, acoustic_codes, *margins_of = zip(*coded, strict=True)
         padded_margins = [pad_and_cat(margins, torch.inf) for margins in margins_of]
         return pad_and_cat(semantic_codes), pad_and_cat(acoustic_codes), padded_margins
