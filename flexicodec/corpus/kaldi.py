@@ -225,6 +225,7 @@ def _parse_stage(program: str, arguments: list[str]) -> tuple[str, int | None]:
     known = PROGRAMS[program]
     files: list[str] = []
     options: dict[str, str] = {}
+    effects: list[str] = []
     left = list(arguments)
     while left:
         word = left.pop(0)
@@ -237,7 +238,8 @@ def _parse_stage(program: str, arguments: list[str]) -> tuple[str, int | None]:
         elif word.startswith("-") and word != "-":
             raise ValueError(f"{program} has the option {word}, which may change more than the format")
         elif program == "sox" and len(files) == 2:  # what follows the output are effects
-            return files[0], _sox_channel([word, *left])
+            effects = [word, *left]
+            break
         else:
             files.append(word)
 
@@ -247,12 +249,13 @@ def _parse_stage(program: str, arguments: list[str]) -> tuple[str, int | None]:
     output = files[1:]
     if not files or len(output) > 1 or (output and output[0] not in STANDARD_OUTPUT):
         raise ValueError(f"{program} is given {' '.join(files) or 'no file'}; expected one file, sent to the output")
-    side = options.get("-c", "") if program == "sph2pipe" else ""
-    return files[0], channel_number(side, first=1) if side else None
+    if program == "sph2pipe" and "-c" in options:
+        return files[0], channel_number(options["-c"], first=1)
+    return files[0], _sox_channel(effects)
 
 
 def _sox_channel(effects: list[str]) -> int | None:
-    """Return the channel that SoX's effects choose; those that change times or levels are a `ValueError`."""
+    """Return the channel that SoX's effects, if any, choose; those that change times or levels are a `ValueError`."""
     channel = None
     while effects:
         name = effects.pop(0)

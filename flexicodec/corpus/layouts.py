@@ -35,7 +35,7 @@ LAYOUTS = tuple(
     dict.fromkeys(["kaldi", "librispeech", "plain", "stm", *(rule.name for rule in TABLES), *(r.name for r in RULES)])
 )
 OVERSHOOT = 0.5  # seconds by which a clip may end after its file, and is cut; Kaldi's extract-segments likewise
-MISSTATED = 0.05  # share by which utt2dur may differ from the audio, beside TOLERANCE
+MISSTATED = 0.02  # share by which utt2dur may differ from the audio, beside TOLERANCE
 
 
 @dataclass(frozen=True)
