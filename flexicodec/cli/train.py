@@ -88,12 +88,17 @@ def manifest(args: argparse.Namespace) -> int:
         if not args.folder.is_dir():
             raise ValueError("say where to write: -o OUT.jsonl for a manifest, --shards DIR for tar shards")
         args.output = args.folder.with_name(f"{args.folder.resolve().name}.jsonl")
-    from flexicodec.corpus import ScanResult, read_manifest, scan, write_manifest
+    from flexicodec.corpus import read_list, scan, write_manifest
+    from flexicodec.corpus.packed import packed_files, unpack
     from flexicodec.training.data import write_shards
 
-    # What there is: utterances of a manifest or of a folder.
-    if args.folder.is_file() and args.folder.suffix.lower() != ".tsv":
-        listing = ScanResult("manifest", read_manifest(args.folder), [])
+    # What there is: utterances of a list, of files with audio in them, or of a folder.
+    if packed_files(args.folder):
+        if args.output is None:
+            raise ValueError(f"say -o OUT.jsonl; the audio in {args.folder} is written to a folder beside it")
+        listing = unpack(args.folder, args.output.with_name(f"{args.output.name.partition('.')[0]}.audio"))
+    elif args.folder.is_file():
+        listing = read_list(args.folder, args.check)
     else:
         listing = scan(args.folder, args.layout, args.check, args.alignments)
     skipped = list(listing.unreadable)

@@ -118,7 +118,7 @@ class RuleReader:
 
     def _list(self, path: Path, column: int) -> dict[str, str]:
         if (path, column) not in self._lists:
-            self._lists[path, column] = read_list(path, column)
+            self._lists[path, column] = read_texts(path, column)
         return self._lists[path, column]
 
     def _missing_audio(self) -> list[Entry]:
@@ -140,7 +140,7 @@ def _preference(path: Path, wanted: str) -> tuple[bool, int, str]:
     return wanted in path.stem.lower(), -AUDIO_SUFFIXES.index(path.suffix.lower()), path.name
 
 
-def read_list(path: Path, column: int = 1) -> dict[str, str]:
+def read_texts(path: Path, column: int = 1) -> dict[str, str]:
     """Read a list of clips: the text of each by its name.
 
     Lines are `( name "text" )` (Festival), or columns between `|` or tabs, or a name, a colon or space, and the text.

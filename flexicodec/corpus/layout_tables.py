@@ -1,15 +1,17 @@
 """Layouts that a table in the folder tells: TSV and CSV files with a header, and STM files with the turns of talks."""
 
 import csv
+import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from flexicodec.corpus.folder import Entry, Folder, Listing, channel_number, read_lines
+from flexicodec.corpus.folder import Entry, Folder, Listing, channel_number, read_lines, read_text
+from flexicodec.corpus.list_fields import folded, known_values, language_code
 from flexicodec.io_utils import AUDIO_SUFFIXES
 
-UNKNOWN = ("", "None", "none", "nan", "N/A", "NA")  # values of a speaker column that name nobody
 NOT_SCORED = "ignore_time_segment_in_scoring"  # the text of gaps in STM files (TED-LIUM)
 
 
@@ -17,14 +19,14 @@ NOT_SCORED = "ignore_time_segment_in_scoring"  # the text of gaps in STM files (
 class TableRule:
     """A layout told by the header of a table with a row per clip.
 
+    Text, speaker, id and language are in columns of the usual names, see `list_fields`.
+
     Attributes:
         name: Name of the layout.
         told: What such a corpus looks like, for messages.
         columns: Columns that tell the layout.
         audio: Template of the audio file, of columns and `folder`; a suffix may be missing or another.
-        texts: Columns of the text, the best first.
-        speaker: Column of the speaker.
-        language: Column of the language; "" takes the name of the table's folder.
+        folder_is_language: The folder of the table is called by the language.
         preferred: Names of tables where several lie in a folder: those of the first group that is there are read.
         audio_folder: Folder whose further files are left out, because the table is a selection of them.
     """
@@ -33,9 +35,7 @@ class TableRule:
     told: str
     columns: tuple[str, ...]
     audio: str
-    texts: tuple[str, ...]
-    speaker: str | None = None
-    language: str | None = None
+    folder_is_language: bool = False
     preferred: tuple[tuple[str, ...], ...] = ()
     audio_folder: str | None = None
 
@@ -46,9 +46,6 @@ TABLES = (
         "de/clips/common_voice_de_1.mp3 with de/validated.tsv (or train.tsv, dev.tsv and test.tsv)",
         columns=("client_id", "path", "sentence"),
         audio="{folder}/clips/{path}",
-        texts=("sentence",),
-        speaker="client_id",
-        language="locale",
         preferred=(("validated.tsv",), ("train.tsv", "dev.tsv", "test.tsv")),
         audio_folder="clips",
     ),
@@ -57,42 +54,32 @@ TABLES = (
         "en/2009/ID.ogg with en/asr_train.tsv",
         columns=("id", "raw_text", "normalized_text", "speaker_id"),
         audio="{folder}/{id}",
-        texts=("normalized_text", "raw_text"),
-        speaker="speaker_id",
-        language="",
+        folder_is_language=True,
     ),
     TableRule(
         "magicdata",
         "train/SPEAKER/NAME.wav with train/TRANS.txt",
         columns=("UtteranceID", "SpeakerID", "Transcription"),
         audio="{folder}/{SpeakerID}/{UtteranceID}",
-        texts=("Transcription",),
-        speaker="SpeakerID",
     ),
-    *(
-        TableRule(
-            "audiofolder",
-            "metadata.csv or metadata.jsonl with file_name, as Hugging Face datasets has it",
-            columns=("file_name", speaker) if speaker else ("file_name",),
-            audio="{folder}/{file_name}",
-            texts=("transcription", "text", "sentence", "normalized_text"),
-            speaker=speaker,
-            language="language",
-        )
-        for speaker in ("speaker_id", "speaker", None)
+    TableRule(
+        "audiofolder",
+        "metadata.csv or metadata.jsonl with file_name, as Hugging Face datasets has it",
+        columns=("file_name",),
+        audio="{folder}/{file_name}",
     ),
 )
 TABLE_SUFFIXES = (".tsv", ".csv", ".jsonl")
 
 
-def read_tables(folder: Folder, only: Path | None = None) -> tuple[dict[str, Listing], set[Path]]:
+def read_tables(folder: Folder) -> tuple[dict[str, Listing], set[Path]]:
     """List the clips of all tables with a known header.
 
     Returns:
         The listing of each layout by its name, and the audio files that need no further look.
     """
     tables: dict[tuple[TableRule, Path], list[Path]] = {}
-    for path in folder.others if only is None else [only]:
+    for path in folder.others:
         rule = table_rule(path)
         if rule is not None:
             tables.setdefault((rule, path.parent), []).append(path)
@@ -128,11 +115,8 @@ def table_rule(path: Path) -> TableRule | None:
         return None
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         first = file.readline().strip("\r\n")
-    columns: Iterable[str]
     if path.suffix.lower() == ".jsonl":
-        if path.name != "metadata.jsonl" or not first.startswith("{"):
-            return None
-        columns = json.loads(first)
+        columns = list(json.loads(first)) if path.name == "metadata.jsonl" else []
     else:
         columns = first.split(_delimiter(first))
     return next((rule for rule in TABLES if set(rule.columns) <= set(columns)), None)
@@ -158,24 +142,23 @@ def _choose(rule: TableRule, paths: list[Path], listing: Listing) -> list[Path]:
     return paths
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
+def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield the rows of a table with their line numbers."""
-    lines = read_lines(path)
     if path.suffix.lower() == ".jsonl":
-        for number, line in lines:
-            yield number, json.loads(line)
+        for number, line in read_lines(path):
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: expected a JSON object ({error})") from error
         return
-    header = lines[0][1]
-    if _delimiter(header) == "\t":  # no quotes: a sentence may begin with one, and would take the next lines with it
-        names = header.split("\t")
-        for number, line in lines[1:]:
-            cells = line.split("\t")
-            yield number, dict(zip(names, cells, strict=False))
-        return
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            yield reader.line_num, row
+    text = read_text(path)
+    lines = io.StringIO(text, newline="")
+    reader = csv.DictReader(lines)
+    if _delimiter(text.partition("\n")[0]) == "\t":
+        # No quotes between tabs: a sentence may begin with one, and would take the next lines with it.
+        reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    for row in reader:
+        yield reader.line_num, row
 
 
 def _table_entries(rule: TableRule, path: Path, folder: Folder) -> Iterator[Entry]:
@@ -186,17 +169,17 @@ def _table_entries(rule: TableRule, path: Path, folder: Folder) -> Iterator[Entr
             yield Entry(f"{path}:{number}", path, problem=f"the row has no {', '.join(missing)}")
             continue
         audio = Path(rule.audio.format(folder=path.parent, **values))
-        texts = [values[column] for column in rule.texts if values.get(column)]
-        speaker = values.get(rule.speaker or "", "")
-        language = path.parent.name if rule.language == "" else values.get(rule.language or "")
         found = folder.audio_of(audio)
+        known = known_values(folded(values))
+        stem = audio.stem if audio.suffix.lower() in AUDIO_SUFFIXES else audio.name
+        text = known.get("text")
         yield Entry(
             str(audio),
             audio if found is None else found,
-            text=" ".join(texts[0].split()) if texts else None,
-            speaker=None if speaker in UNKNOWN else speaker,
-            id=audio.name if audio.suffix.lower() not in AUDIO_SUFFIXES else audio.stem,
-            language=language or None,
+            text=None if text is None else " ".join(text.split()),
+            speaker=known.get("speaker"),
+            id=stem,
+            language=language_code(path.parent.name) if rule.folder_is_language else known.get("language"),
         )
 
 

@@ -63,7 +63,7 @@ def scan(
     """List the speech in a folder.
 
     Args:
-        folder: The folder; or one table (`.tsv`) of a Common Voice folder, say.
+        folder: The folder.
         layout: One of `LAYOUTS`, or "auto" to detect it.
         check: Decode every clip, not only its header.
         alignments: Folder with alignments, as MFA writes it. Those beside the audio, or in a parallel folder below
@@ -72,41 +72,35 @@ def scan(
     root = Path(folder)
     if layout not in ("auto", *LAYOUTS):
         raise ValueError(f"layout is {layout!r}, expected auto, {', '.join(LAYOUTS)}")
-    table = root if root.is_file() else None
-    root = root.parent if table else root
     if not root.is_dir():
         raise ValueError(f"{folder} is not a folder")
 
     # What the lists and names say.
-    if layout == "kaldi" or (layout == "auto" and table is None and is_kaldi(root)):
+    if layout == "kaldi" or (layout == "auto" and is_kaldi(root)):
         files = None
         layout, listing = "kaldi", read_kaldi(root)
     else:
         files = Folder(root)
-        layout, listing = _list_files(files, layout, table)
+        layout, listing = _list_files(files, layout)
     aligned = _with_alignments(listing, root, files, None if alignments is None else Path(alignments))
     # What the audio says.
     return _open(aligned, layout, listing, check)
 
 
-def _list_files(files: Folder, layout: str, table: Path | None) -> tuple[str, Listing]:
+def _list_files(files: Folder, layout: str) -> tuple[str, Listing]:
     """List what layouts explain, and the rest as plain audio."""
     if not files.audio:
         raise ValueError(_nothing(files))
     listings: dict[str, Listing] = {}
     rest = files.audio
     if layout in ("auto", *(rule.name for rule in TABLES)):
-        listings, done = read_tables(files, table)
+        listings, done = read_tables(files)
         rest = [path for path in rest if path not in done]
-    if layout in ("auto", "stm") and table is None:
+    if layout in ("auto", "stm"):
         turns, done = read_stm(files)
         rest = [path for path in rest if path not in done]
         if turns.entries:
             listings["stm"] = turns
-    if table is not None:
-        if not listings:
-            raise ValueError(f"{table} is no table of a known corpus; its header should have {_table_columns()}")
-        rest = []  # a part of a corpus was asked for
     rules = [rule for rule in RULES if layout in ("auto", rule.name)]
     by_path, rest = RuleReader(files.root, rules).read(rest)
     listings |= by_path
@@ -147,10 +141,6 @@ def _told() -> list[tuple[str, str]]:
     tables = [(rule.name, rule.told) for rule in TABLES]
     paths = [(rule.name, rule.told) for rule in RULES]
     return [*dict.fromkeys([("stm", "NAME.stm with the turns of NAME.wav"), *tables, *paths])]
-
-
-def _table_columns() -> str:
-    return " or ".join(dict.fromkeys(", ".join(rule.columns) for rule in TABLES))
 
 
 def _unknown(files: Folder, count: int) -> str:
