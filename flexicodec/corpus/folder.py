@@ -1,5 +1,6 @@
 """A folder of speech: its files, from one walk, and what a layout says about each clip in it."""
 
+import gzip
 import os
 import re
 from collections import Counter
@@ -165,8 +166,10 @@ def channel_number(name: str, first: int) -> int:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, or in UTF-16 with its mark (lists of ESD)."""
+    """Read a text file, `.gz` too, in UTF-8, or in UTF-16 with its mark (lists of ESD)."""
     content = path.read_bytes()
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
     encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         return content.decode(encoding)

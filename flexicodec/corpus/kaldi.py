@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flexicodec.corpus.folder import ChannelCounts, Entry, Listing, channel_number, read_lines
+from flexicodec.corpus.list_fields import language_code
 from flexicodec.corpus.manifest import resolve_path
 
 FILE_END = -1.0  # an end time in segments
@@ -84,6 +85,9 @@ class _Utterances:
         self.tables = {
             name: _read_table(folder / name, optional=True) for name in ("text", "utt2spk", "utt2lang", "utt2dur")
         }
+        if not self.tables["utt2spk"]:
+            for speaker, names in _read_table(folder / "spk2utt", optional=True).items():
+                self.tables["utt2spk"].update(dict.fromkeys(names.split(), speaker))
 
     def complete(self, entry: Entry) -> Entry:
         """Add text, speaker, language and the duration that utt2dur states."""
@@ -92,7 +96,7 @@ class _Utterances:
             entry,
             text=self.tables["text"].get(entry.name),
             speaker=self.tables["utt2spk"].get(entry.name),
-            language=self.tables["utt2lang"].get(entry.name),
+            language=language_code(self.tables["utt2lang"].get(entry.name)),
             seconds=None if seconds is None else float(seconds),
         )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flexicodec.corpus.folder import Entry, Listing, Siblings, read_lines, read_text
 from flexicodec.corpus.layout_rules import RULES, PathRule
+from flexicodec.corpus.list_fields import SYNONYMS
 from flexicodec.io_utils import AUDIO_SUFFIXES
 
 LANGUAGES = {  # of folder names of MLS; those of M-AILABS begin with the code
@@ -18,6 +19,7 @@ LANGUAGES = {  # of folder names of MLS; those of M-AILABS begin with the code
     "portuguese": "pt",
     "polish": "pl",
 }
+HEADERS = (*SYNONYMS["path"], *SYNONYMS["id"])  # first cells of a line that is no clip
 
 
 class RuleReader:
@@ -61,7 +63,7 @@ class RuleReader:
             values = rule.match(path.absolute())
             if values is None:
                 continue
-            if not rule.needs_list or self._lists_of(rule, values):
+            if not rule.needs_list or self._listed_text(rule, values) is not None:
                 return rule, values
         return None
 
@@ -97,12 +99,17 @@ class RuleReader:
             path = self._siblings.find(Path(template.format(**values)))
             if path is not None:
                 return rule.clean(read_text(path)) or None
+        text = self._listed_text(rule, values)
+        return None if text is None else rule.clean(text) or None
+
+    def _listed_text(self, rule: PathRule, values: dict[str, str]) -> str | None:
+        """Return the text that a list has for a clip, "" too; None where no list names it."""
         for path in self._lists_of(rule, values):
             texts = self._list(path, rule.column)
             key = values["id"] if "id" in values else values["sentence"]
             if key in texts:
                 self._used.add((path, key))
-                return rule.clean(texts[key]) or None
+                return texts[key]
         return None
 
     def _lists_of(self, rule: PathRule, values: dict[str, str]) -> list[Path]:
@@ -150,7 +157,10 @@ def read_texts(path: Path, column: int = 1) -> dict[str, str]:
         column: Column of the text; where it is missing or empty, the one before.
     """
     texts: dict[str, str] = {}
-    for number, line in read_lines(path):
+    lines = read_lines(path)
+    if path.suffix.lower() == ".csv" and lines and "|" not in lines[0][1]:  # another kind of table
+        return texts
+    for number, line in lines:
         festival = re.fullmatch(r'\(\s*(\S+)\s+"(.*)"\s*\)', line)
         delimiter = next((each for each in ("|", "\t") if each in line), None)
         if festival is not None:
@@ -163,6 +173,8 @@ def read_texts(path: Path, column: int = 1) -> dict[str, str]:
             name, _, text = re.sub(r"^(\S+?)[:\s]\s*", r"\1 ", line, count=1).partition(" ")
         if Path(name).suffix.lower() in AUDIO_SUFFIXES:
             name = Path(name).stem
+        if not texts and name.lower() in HEADERS:
+            continue
         if name in texts and texts[name] != text:
             raise ValueError(f"{path}:{number}: {name} is there twice, with different texts; expected a line per clip")
         texts[name] = text

@@ -53,7 +53,7 @@ class PathRule:
         alignment: Template of the alignment, where it does not lie beside the audio.
         prefer: Part of the name of the file to take where an utterance has several.
         copies: What the others are, for the count of what is left out.
-        needs_list: The path alone says too little: one of `lists` has to exist.
+        needs_list: The path alone says too little: one of `lists` has to name the clip.
     """
 
     name: str
@@ -102,15 +102,18 @@ RULES = (
         "librispeech",
         "84/121123/84-121123-0000.flac with 84-121123.trans.txt beside",
         r"(?P<speaker>\d+)/(?P<chapter>\d+)/(?P<id>(?P=speaker)-(?P=chapter)-\d+)",
-        lists=("{folder}/*.trans.txt",),
+        lists=("{folder}/*.trans.txt", "{folder}/*.trans.txt.gz"),
         language="en",
     ),
-    PathRule(
-        "mls",
-        "mls_polish/train/audio/SPEAKER/BOOK/SPEAKER_BOOK_000000.flac with train/transcripts.txt",
-        r"(?P<base>(?:.*/)?)audio/(?P<speaker>\d+)/(?P<book>\d+)/(?P<id>(?P=speaker)_(?P=book)_\d+)",
-        lists=("{base}transcripts.txt",),
-        language_in=r"/mls_([a-z]+)",
+    *(
+        PathRule(
+            "mls",
+            f"mls_polish/train/{folder}SPEAKER/BOOK/SPEAKER_BOOK_000000.flac with train/transcripts.txt",
+            rf"(?P<base>(?:.*/)?){folder}(?P<speaker>\d+)/(?P<book>\d+)/(?P<id>(?P=speaker)_(?P=book)_\d+)",
+            lists=("{base}transcripts.txt",),
+            language_in=r"/mls_([a-z]+)",
+        )
+        for folder in ("audio/", "")
     ),
     PathRule(
         "libri-light",
@@ -265,24 +268,27 @@ RULES = (
         "librispeech",
         "SPEAKER-CHAPTER-NAME.flac, or with underscores (Zeroth), with SPEAKER-CHAPTER.trans.txt beside",
         r"(?P<id>(?P<chapter>(?P<speaker>[^/_-]+)[_-][^/_-]+)[_-][^/]+)",
-        lists=("{folder}/{chapter}.trans.txt",),
+        lists=("{folder}/{chapter}.trans.txt", "{folder}/{chapter}.trans.txt.gz"),
         needs_list=True,
     ),
     PathRule(
         "trans-txt",
         "NAME.flac with any .trans.txt beside; the name up to a dash or underscore is taken for the speaker",
         r"(?P<id>(?:(?P<speaker>[^/_-]+)[_-])?[^/]+)",
-        lists=("{folder}/*.trans.txt",),
+        lists=("{folder}/*.trans.txt", "{folder}/*.trans.txt.gz"),
         guessed=True,
         needs_list=True,
     ),
-    PathRule(
-        "metadata-csv",
-        "wavs/NAME.wav with metadata.csv, as in LJSpeech; the folder is taken for the speaker",
-        r"(?P<base>(?:.*/)?(?P<speaker>[^/]+))/wavs?/(?P<id>[^/]+)",
-        lists=("{base}/metadata.csv",),
-        column=2,
-        guessed=True,
-        needs_list=True,
+    *(
+        PathRule(
+            "metadata-csv",
+            f"{folder}NAME.wav with metadata.csv, as in LJSpeech; the folder is taken for the speaker",
+            rf"(?P<base>(?:.*/)?(?P<speaker>[^/]+))/{folder}(?P<id>[^/]+)",
+            lists=("{base}/metadata.csv",),
+            column=2,
+            guessed=True,
+            needs_list=True,
+        )
+        for folder in ("wavs/", "wav/", "")
     ),
 )

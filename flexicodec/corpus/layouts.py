@@ -3,13 +3,15 @@
 - `kaldi`: a data directory, see `kaldi.py`.
 - Published corpora, told by tables in the folder (`layout_tables.py`) or by the paths of their audio
   (`layout_rules.py`, `layout_paths.py`). A folder may hold several of them.
-- `plain`: whatever no layout explains. A `.txt` or `.lab` of the same name is the transcript; the innermost folder is
-  taken for the speaker, which is a guess and marked as one.
+- `plain`: whatever no layout explains. A `.txt`, `.lab` or `.json` of the same name has the transcript; the innermost
+  folder is taken for the speaker, which is a guess and marked as one.
 """
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -28,6 +30,7 @@ from flexicodec.corpus.kaldi import is_kaldi, read_kaldi
 from flexicodec.corpus.layout_paths import RuleReader
 from flexicodec.corpus.layout_rules import RULES
 from flexicodec.corpus.layout_tables import TABLES, read_stm, read_tables
+from flexicodec.corpus.list_fields import folded, known_values
 from flexicodec.corpus.manifest import Utterance
 from flexicodec.io_utils import AUDIO_SUFFIXES
 
@@ -35,6 +38,8 @@ LAYOUTS = tuple(
     dict.fromkeys(["kaldi", "librispeech", "plain", "stm", *(rule.name for rule in TABLES), *(r.name for r in RULES)])
 )
 OVERSHOOT = 0.5  # seconds by which a clip may end after its file, and is cut; Kaldi's extract-segments likewise
+LIST_SUFFIXES = (".jsonl", ".jsonl.gz", ".tsv", ".csv")  # what may be a list that the user should name instead
+MOST_LISTS = 3  # of them that are named
 MISSTATED = 0.02  # share by which utt2dur may differ from the audio, beside TOLERANCE
 
 
@@ -144,33 +149,55 @@ def _told() -> list[tuple[str, str]]:
 
 
 def _unknown(files: Folder, count: int) -> str:
-    """Say that audio is of no known layout, and what was looked for."""
+    """Say that audio is of no known layout, what was looked for, and which lists there might tell more."""
     remark = (
         f"{count} files are of no known layout ({', '.join(name for name in LAYOUTS if name != 'plain')}): their text "
-        "is that of a .txt or .lab of the same name, and their speaker the folder, which is a guess"
+        "is that of a .txt, .lab or .json of the same name; their speaker, where no .json has it, is the folder, which is "
+        "a guess"
     )
     below = _kaldi_below(files)
-    return f"{remark}; Kaldi directories below are not read, name one of them: {below}" if below else remark
+    if below:
+        remark += f"; Kaldi directories below are not read, name one of them: {below}"
+    lists = [str(path) for path in files.others if path.name.lower().endswith(LIST_SUFFIXES)]
+    if lists:
+        more = ", ..." if len(lists) > MOST_LISTS else ""
+        remark += f"; lists there are not read, name one of them: {', '.join(lists[:MOST_LISTS])}{more}"
+    return remark
 
 
 def _plain(root: Path, audio: list[Path]) -> Listing:
+    """List files by what lies beside them: a text, or a JSON object with the usual keys (Emilia)."""
     listing = Listing()
     siblings = Siblings()
     for path in audio:
-        problem = text = None
+        entry = Entry(str(path), path)
         try:
-            for suffix in (".normalized.txt", ".txt", ".lab"):
-                beside = siblings.find(path.with_suffix(suffix))
-                if beside is not None and not is_alignment(beside):
-                    text = " ".join(read_text(beside).split())
-                    break
+            entry = replace(entry, **_beside(path, siblings))
         except ValueError as error:
-            problem = str(error)
-        speaker = None if path.parent == root else path.parent.name
-        listing.entries.append(
-            Entry(str(path), path, text=text, speaker=speaker, speaker_guessed=speaker is not None, problem=problem)
-        )
+            entry = replace(entry, problem=str(error))
+        if entry.speaker is None and path.parent != root:
+            entry = replace(entry, speaker=path.parent.name, speaker_guessed=True)
+        listing.entries.append(entry)
     return listing
+
+
+def _beside(path: Path, siblings: Siblings) -> dict[str, Any]:
+    """Return the fields that the files beside an audio file state."""
+    values: dict[str, Any] = {}
+    described = siblings.find(path.with_suffix(".json"))
+    if described is not None and not is_alignment(described):
+        try:
+            row = json.loads(read_text(described))
+            known = known_values(folded(row)) if isinstance(row, dict) else {}
+        except ValueError as error:
+            raise ValueError(f"{described} cannot be read ({error})") from error
+        values = {name: known[name].strip() for name in ("id", "text", "speaker", "language") if name in known}
+    for suffix in (".normalized.txt", ".txt", ".lab"):
+        beside = siblings.find(path.with_suffix(suffix))
+        if beside is not None and not is_alignment(beside):
+            values["text"] = " ".join(read_text(beside).split())
+            break
+    return values
 
 
 def _with_alignments(listing: Listing, root: Path, files: Folder | None, folder: Path | None) -> list[Entry]:

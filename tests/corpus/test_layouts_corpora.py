@@ -1,5 +1,6 @@
 """Published corpora as folders: the clips, ids, speakers, texts and alignments that each layout's own rule gives."""
 
+import gzip
 import json
 
 import numpy as np
@@ -76,6 +77,11 @@ CORPORA = {
             "mls_german/dev/transcripts.txt": "252_1_000000\teins\n",
         },
         [("252_1_000000", "252", "eins", "de"), ("6892_10349_000001", "6892", "jeden dwa", "pl")],
+    ),
+    "mls without its folder audio": (
+        "mls",
+        {"dev/252/1/252_1_000000.flac": AUDIO, "dev/transcripts.txt": "252_1_000000\teins\n"},
+        [("252_1_000000", "252", "eins", None)],
     ),
     "libri-light has no text": (
         "libri-light",
@@ -428,6 +434,8 @@ def test_ids_are_unique_where_names_are_not(tmp_path):
         ({"ann/1.wav": AUDIO, "ann/1.lab": "a transcript\n"}, "ann", "a transcript"),
         ({"ann/1.wav": AUDIO, "ann/1.lab": HTK}, "ann", None),
         ({"1.wav": AUDIO, "1.txt": "words"}, None, "words"),
+        ({"x/a.wav": AUDIO, "x/metadata.csv": "id|text\na.wav|A\n"}, "x", "A"),
+        ({"x/a.wav": AUDIO, "x/metadata.csv": "seconds,kind\n1,A\n"}, "x", None),
     ],
 )
 def test_a_guessed_speaker_is_marked(tmp_path, tree, speaker, text):
@@ -435,6 +443,28 @@ def test_a_guessed_speaker_is_marked(tmp_path, tree, speaker, text):
     assert (utterance.speaker, utterance.text) == (speaker, text)
     assert utterance.speaker_guessed == (speaker is not None)
     assert utterance.known_speaker is None
+
+
+def test_json_beside_the_audio_is_read(tmp_path):
+    row = {"id": "EN_1", "wav": "a.mp3", "text": " hello", "speaker": "EN_s", "language": "en", "dnsmos": 3.3}
+    tree = {"x/a.mp3": AUDIO, "x/a.json": json.dumps(row), "x/b.mp3": AUDIO, "x/b.json": "[1]", "cuts.jsonl": "{}"}
+    listing = scan(plant(tmp_path, tree))
+    assert rows(listing, "id", "speaker", "speaker_guessed", "text", "language") == [
+        ("EN_1", "EN_s", False, "hello", "en"),
+        (str(tmp_path / "x" / "b"), "x", True, None, None),
+    ]
+    assert f"name one of them: {tmp_path / 'cuts.jsonl'}" in listing.remarks[0]
+    plant(tmp_path, {"x/b.json": "{", "x/a.txt": "other words"})
+    listing = scan(tmp_path)
+    assert rows(listing, "text") == [("other words",)]
+    assert "b.json cannot be read" in listing.unreadable[0][1]
+
+
+def test_a_packed_list_of_texts_is_read(tmp_path):
+    plant(tmp_path, {"1-2-3.flac": AUDIO})
+    with gzip.open(tmp_path / "1-2.trans.txt.gz", "wt") as file:
+        file.write("1-2-3 WORDS\n")
+    assert rows(scan(tmp_path), "text", "known_speaker") == [("WORDS", "1")]
 
 
 def test_a_known_speaker_is_not_a_guess(tmp_path):
