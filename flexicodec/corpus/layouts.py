@@ -152,8 +152,8 @@ def _unknown(files: Folder, count: int) -> str:
     """Say that audio is of no known layout, what was looked for, and which lists there might tell more."""
     known = ", ".join(name for name in LAYOUTS if name != "plain")
     remark = (
-        f"{count} files are of no known layout ({known}): their text is that of a .txt, .lab or .json of the same name; "
-        "their speaker, where no .json has it, is the folder, which is a guess"
+        f"{count} files are of no known layout ({known}): the text is that of a .txt, .lab or .json of the same name; "
+        "the speaker, where no .json has it, is the folder, which is a guess"
     )
     below = _kaldi_below(files)
     if below:
