@@ -194,9 +194,8 @@ def match_alignments(
 ) -> dict[Path, Path]:
     """Find the alignment of each audio file: one beside it, else one in a parallel folder, as MFA writes it.
 
-    A parallel path is that of the audio but for one folder that is added, left out or, where the audio's is called wav
-    or the like, named otherwise. Where only one audio file and one alignment have a name, and it is no bare number,
-    folders do not matter. Folders with audio belong to their own audio.
+    A parallel path is that of the audio but for one folder, see `_difference`. Where only one audio file and one
+    alignment have a name, and it is no bare number, folders do not matter. Folders with audio belong to their own.
     """
     files = list(audio)
     by_name: dict[str, list[Path]] = {}
@@ -204,35 +203,46 @@ def match_alignments(
         by_name.setdefault(path.stem.lower(), []).append(path)
     names = Counter(path.stem.lower() for path in files)
     folders = {path.parent for path in files}
+    above = {folder for path in files for folder in path.parents}
 
-    found = {}
+    found: dict[Path, Path] = {}
+    parallel: dict[Path, Path] = {}
     for path in files:
         candidates = by_name.get(path.stem.lower(), [])
         beside = [each for each in candidates if each.parent == path.parent]
         if beside:
             found[path] = min(beside, key=lambda each: ALIGNMENT_SUFFIXES.index(each.suffix.lower()))
             continue
-        parallel = [each for each in candidates if each.parent not in folders]
-        if names[path.stem.lower()] > 1 or len(parallel) > 1 or not TELLING_NAME.search(path.stem):
-            folder = path.parent.relative_to(root).parts if path.is_relative_to(root) else ()
-            differences = {each: _difference(folder, each.parent.relative_to(other_root).parts) for each in parallel}
+        candidates = [each for each in candidates if each.parent not in folders]
+        if names[path.stem.lower()] > 1 or len(candidates) > 1 or not TELLING_NAME.search(path.stem):
+            differences = {each: _difference(path, root, each, other_root, above) for each in candidates}
             least = min(differences.values(), default=2)
-            parallel = [each for each in parallel if differences[each] == least < 2]
-        if len(parallel) == 1:
-            found[path] = parallel[0]
-    return found
+            candidates = [each for each in candidates if differences[each] == least < 2]
+        if len(candidates) == 1:
+            parallel[path] = candidates[0]
+    claims = Counter(parallel.values())  # one that fits two files is of neither for sure
+    return found | {path: each for path, each in parallel.items() if claims[each] == 1}
 
 
-def _difference(audio: tuple[str, ...], other: tuple[str, ...]) -> int:
-    """Return 0 for equal folders, 1 where one is added, left out or named otherwise, 2 for others."""
-    longest = max(len(audio), len(other))
-    shortest = min(len(audio), len(other))
+def _difference(path: Path, root: Path, other: Path, other_root: Path, above: set[Path]) -> int:
+    """Compare the folders of audio and an alignment, below their roots.
+
+    Returns:
+        0 where they are equal. 1 where one is added or left out, or named otherwise: the innermost, if it is called wav
+        or the like, or an outer one, if there is no audio (`above` has all folders with audio at any depth) below the
+        other. 2 for all others, which may be of another speaker.
+    """
+    first = path.parent.relative_to(root).parts if path.is_relative_to(root) else ()
+    second = other.parent.relative_to(other_root).parts
+    longest = max(len(first), len(second))
+    shortest = min(len(first), len(second))
     head = 0
-    while head < shortest and audio[head] == other[head]:
+    while head < shortest and first[head] == second[head]:
         head += 1
     tail = 0
-    while tail < shortest - head and audio[-1 - tail] == other[-1 - tail]:
+    while tail < shortest - head and first[-1 - tail] == second[-1 - tail]:
         tail += 1
-    if longest - head - tail == 1 and len(audio) == len(other) and not AUDIO_FOLDER.search(audio[head]):
-        return 2  # of another speaker, perhaps
-    return min(longest - head - tail, 2)
+    if longest - head - tail != 1 or len(first) != len(second):
+        return min(longest - head - tail, 2)
+    is_outer = tail > 0 and other_root.joinpath(*second[: head + 1]) not in above
+    return 1 if is_outer or AUDIO_FOLDER.search(first[head]) else 2

@@ -92,6 +92,8 @@ class _Utterances:
     def complete(self, entry: Entry) -> Entry:
         """Add text, speaker, language and the duration that utt2dur states."""
         seconds = self.tables["utt2dur"].get(entry.name)
+        if seconds is not None and not re.fullmatch(r"\d+(\.\d*)?(e-?\d+)?", seconds):
+            raise ValueError(f"utt2dur: {entry.name} has {seconds!r}; expected seconds")
         return replace(
             entry,
             text=self.tables["text"].get(entry.name),
@@ -195,7 +197,7 @@ def _recording(folder: Path, name: str, file: str) -> _Recording:
             ) from error
         return _Recording(resolve_path(source, folder), channel, command=True)
     path = resolve_path(file, folder)
-    if not path.exists() and file.rpartition(":")[2].isdigit():
+    if not path.exists() and re.search(r":\d+(\[.*\])?$", file):
         raise ValueError(f"{where} lies in an archive ({file}); expected a file each")
     return _Recording(path)
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from flexicodec.corpus.folder import Entry, Folder, Listing, channel_number, rea
 from flexicodec.corpus.list_fields import folded, known_values, language_code
 from flexicodec.io_utils import AUDIO_SUFFIXES
 
+LANGUAGE_FOLDER = re.compile(r"[a-z]{2,3}(-\w+)?")
 NOT_SCORED = "ignore_time_segment_in_scoring"  # the text of gaps in STM files (TED-LIUM)
 
 
@@ -26,7 +28,7 @@ class TableRule:
         told: What such a corpus looks like, for messages.
         columns: Columns that tell the layout.
         audio: Template of the audio file, of columns and `folder`; a suffix may be missing or another.
-        folder_is_language: The folder of the table is called by the language.
+        folder_is_language: The folder of the table is called by the language, where no column states it.
         preferred: Names of tables where several lie in a folder: those of the first group that is there are read.
         audio_folder: Folder whose further files are left out, because the table is a selection of them.
     """
@@ -46,6 +48,7 @@ TABLES = (
         "de/clips/common_voice_de_1.mp3 with de/validated.tsv (or train.tsv, dev.tsv and test.tsv)",
         columns=("client_id", "path", "sentence"),
         audio="{folder}/clips/{path}",
+        folder_is_language=True,  # in releases without the column locale
         preferred=(("validated.tsv",), ("train.tsv", "dev.tsv", "test.tsv")),
         audio_folder="clips",
     ),
@@ -173,13 +176,16 @@ def _table_entries(rule: TableRule, path: Path, folder: Folder) -> Iterator[Entr
         known = known_values(folded(values))
         stem = audio.stem if audio.suffix.lower() in AUDIO_SUFFIXES else audio.name
         text = known.get("text")
+        language = known.get("language")
+        if language is None and rule.folder_is_language and LANGUAGE_FOLDER.fullmatch(path.parent.name):
+            language = language_code(path.parent.name)
         yield Entry(
             str(audio),
             audio if found is None else found,
             text=None if text is None else " ".join(text.split()),
             speaker=known.get("speaker"),
             id=stem,
-            language=language_code(path.parent.name) if rule.folder_is_language else known.get("language"),
+            language=language,
         )
 
 
@@ -218,9 +224,7 @@ def _stm_entry(where: str, line: str, path: Path, folder: Folder) -> Entry:
         number = channel_number(channel, first=1)
     except ValueError as error:
         raise ValueError(f"{where}: {line!r} is not `file channel speaker start end text` ({error})") from error
-    text = "".join(rest)
-    if text.startswith("<") and "," in text.partition(">")[0]:
-        text = text.partition(">")[2]
+    text = re.sub(r"^<(NA|[^>]*,[^>]*)>", "", "".join(rest))
     audio = folder.audio_of(path.with_name(name))
     return Entry(
         where,

@@ -38,7 +38,7 @@ LAYOUTS = tuple(
     dict.fromkeys(["kaldi", "librispeech", "plain", "stm", *(rule.name for rule in TABLES), *(r.name for r in RULES)])
 )
 OVERSHOOT = 0.5  # seconds by which a clip may end after its file, and is cut; Kaldi's extract-segments likewise
-LIST_SUFFIXES = (".jsonl", ".jsonl.gz", ".tsv", ".csv")  # what may be a list that the user should name instead
+LIST_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".tsv", ".csv")  # what may be a list that the user should name instead
 MOST_LISTS = 3  # of them that are named
 MISSTATED = 0.02  # share by which utt2dur may differ from the audio, beside TOLERANCE
 
@@ -158,7 +158,9 @@ def _unknown(files: Folder, count: int) -> str:
     below = _kaldi_below(files)
     if below:
         remark += f"; Kaldi directories below are not read, name one of them: {below}"
-    lists = [str(path) for path in files.others if path.name.lower().endswith(LIST_SUFFIXES)]
+    stems = {path.stem for path in files.audio}  # what has the name of a clip is of that clip
+    others = [path for path in files.others if path.stem not in stems]
+    lists = [str(path) for path in others if path.name.lower().endswith(LIST_SUFFIXES)]
     if lists:
         more = ", ..." if len(lists) > MOST_LISTS else ""
         remark += f"; lists there are not read, name one of them: {', '.join(lists[:MOST_LISTS])}{more}"
@@ -195,7 +197,7 @@ def _beside(path: Path, siblings: Siblings) -> dict[str, Any]:
     for suffix in (".normalized.txt", ".txt", ".lab"):
         beside = siblings.find(path.with_suffix(suffix))
         if beside is not None and not is_alignment(beside):
-            values["text"] = " ".join(read_text(beside).split())
+            values["text"] = " ".join(read_text(beside).split()) or None
             break
     return values
 

@@ -197,6 +197,8 @@ def test_commands_that_do_more_are_refused(command, reason):
     [
         ({"wav_scp": "rec sox call.wav -t wav - tempo 0.9 |\n"}, "rec is the output of a command .*effect tempo"),
         ({"wav_scp": "rec raw.ark:17\n"}, r"rec lies in an archive \(raw.ark:17\)"),
+        ({"wav_scp": "rec raw.ark:17[0:80]\n"}, r"rec lies in an archive"),
+        ({"utt2dur": "rec one\n"}, "utt2dur: rec has 'one'; expected seconds"),
         ({"segments": "u1 rec 0 1 left\n"}, "perhaps a channel .*fifth column that is no channel"),
         ({"segments": "u1 rec 0 1 A B\n"}, "fifth column"),
         ({"reco2file_and_channel": "rec call\n"}, r"rec has 'call'; expected a file and a channel"),

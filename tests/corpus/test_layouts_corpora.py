@@ -163,6 +163,11 @@ CORPORA = {
         },
         [("cv_2", "f01", "nein", "de"), ("cv_1", "f00", "ja", "de")],
     ),
+    "common voice of an early release": (
+        "common-voice",
+        {"de/clips/1.mp3": AUDIO, "de/validated.tsv": "client_id\tpath\tsentence\nf00\t1.mp3\tja\n"},
+        [("1", "f00", "ja", "de")],
+    ),
     "aishell": (
         "aishell",
         {
@@ -367,7 +372,7 @@ def test_turns_of_talks(tmp_path):
             ";; a comment\n"
             "Ann_2010 1 Ann_2010 0.05 0.10 <o,f0,female> so it's <unk> fine\n"
             "Ann_2010 1 inter_segment_gap 0.10 0.12 <o,,unknown> ignore_time_segment_in_scoring\n"
-            "Ann_2010 1 Ann_2010 0.12 0.20 <o,f0,female> more\n"
+            "Ann_2010 1 Ann_2010 0.12 0.20 <NA> more\n"
         ),
     }
     listing = scan(plant(tmp_path, tree))
@@ -494,6 +499,12 @@ def test_a_known_speaker_is_not_a_guess(tmp_path):
             {"wav/a/long-name.wav": AUDIO, "grids/long-name.TextGrid": ""},
             {"wav/a/long-name.wav": "grids/long-name.TextGrid"},
         ),
+        (
+            {"corpus/a/1.wav": AUDIO, "corpus/b/1.wav": AUDIO, "aligned/a/1.TextGrid": "", "aligned/b/1.TextGrid": ""},
+            {"corpus/a/1.wav": "aligned/a/1.TextGrid", "corpus/b/1.wav": "aligned/b/1.TextGrid"},
+        ),
+        ({"a/s1/1.wav": AUDIO, "b/s2/1.wav": AUDIO, "b/s1/1.TextGrid": ""}, {"a/s1/1.wav": None, "b/s2/1.wav": None}),
+        ({"a/s/1.wav": AUDIO, "b/s/1.wav": AUDIO, "c/s/1.TextGrid": ""}, {"a/s/1.wav": None, "b/s/1.wav": None}),
         # A file in another speaker's folder is not one's own.
         ({"a/1.wav": AUDIO, "b/1.wav": AUDIO, "a/1.TextGrid": ""}, {"a/1.wav": "a/1.TextGrid", "b/1.wav": None}),
         ({"a/1.wav": AUDIO, "b/2.wav": AUDIO, "b/1.TextGrid": ""}, {"a/1.wav": None, "b/2.wav": None}),
