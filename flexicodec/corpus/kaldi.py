@@ -31,9 +31,11 @@ PROGRAMS = {
     "cat": _Program(),
     "sph2pipe": _Program(("-f", "-c"), ("-p", "-u", "-a")),
     "flac": _Program((), ("-c", "-d", "-s", "-F", "--decode", "--stdout", "--silent", "-cd", "-dc", "-cds", "-dcs")),
-    "sox": _Program(("-t", "-r", "-b", "-e", "-c"), ("-R", "-D", "-G", "-q", "-V0", "-V1", "-V2", "--no-dither")),
+    "sox": _Program(
+        ("-t", "-r", "-b", "-e", "-c"), ("-R", "-D", "-G", "-q", "-s", "-2", "-V0", "-V1", "-V2", "--no-dither")
+    ),
     "ffmpeg": _Program(
-        ("-i", "-f", "-ar", "-ac", "-acodec", "-c:a", "-v", "-loglevel", "-sample_fmt"),
+        ("-i", "-f", "-ar", "-ac", "-acodec", "-c:a", "-ab", "-b:a", "-v", "-loglevel", "-sample_fmt"),
         ("-nostdin", "-hide_banner", "-y", "-vn", "-nostats"),
     ),
 }

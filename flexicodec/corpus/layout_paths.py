@@ -119,7 +119,8 @@ class RuleReader:
             name = template.format(**values)
             if name not in self._found_lists:
                 path = Path(name)
-                self._found_lists[name] = sorted(each for each in path.parent.glob(path.name) if each.is_file())
+                matching = path.parent.glob(path.name) if "*" in template else [path]
+                self._found_lists[name] = sorted(each for each in matching if each.is_file())
             paths += self._found_lists[name]
         return paths
 

@@ -132,7 +132,7 @@ RULES = (
     PathRule(
         "vctk",
         "wav48_silence_trimmed/p225/p225_001_mic1.flac with txt/p225/p225_001.txt",
-        r"(?P<base>.*)/[^/]+/(?P<speaker>[ps]\d+)/(?P<id>(?P=speaker)_\d{3})(?:_mic\d)?",
+        r"(?P<base>.*)/[^/]*wav[^/]*/(?P<speaker>p\d{3}|s5)/(?P<id>(?P=speaker)_\d{3})(?:_mic\d)?",
         beside=("{base}/txt/{speaker}/{id}.txt",),
         language="en",
         prefer="_mic1",  # all speakers have it; p280 and p315 lack mic2
@@ -142,7 +142,7 @@ RULES = (
         "ljspeech",
         "wavs/LJ001-0001.wav with metadata.csv",
         r"(?P<base>.*)/[^/]+/(?P<id>LJ\d{3}-\d{4})",
-        lists=("{base}/metadata.csv",),
+        lists=("{base}/metadata.csv", "{folder}/metadata.csv"),
         column=2,
         language="en",
         speaker="LJ",

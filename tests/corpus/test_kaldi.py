@@ -161,6 +161,8 @@ def test_alignments_beside_whole_recordings_are_found(call):
         ("sox a.wav -t wav - remix - |", "a.wav", None),
         ("ffmpeg -v 8 -i a.opus -ar 16000 -ac 1 -f wav - |", "a.opus", None),
         ("ffmpeg -i a.opus -f wav pipe:1 |", "a.opus", None),
+        ("ffmpeg -v 8 -i a.m4a -f wav -acodec pcm_s16le -|", "a.m4a", None),
+        ("sox a.wav -r 16000 -s -2 -t wav - |", "a.wav", None),
     ],
 )
 def test_commands_that_hand_a_file_on_are_followed(command, file, channel):
