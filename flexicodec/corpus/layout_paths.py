@@ -33,8 +33,8 @@ class RuleReader:
         self._found_lists: dict[str, list[Path]] = {}
         self._used: set[tuple[Path, str]] = set()
 
-    def read(self, audio: Iterable[Path]) -> tuple[dict[str, Listing], list[Path]]:
-        """Return the listing of each layout by its name, and the files that no rule explains."""
+    def read(self, audio: Iterable[Path]) -> tuple[dict[str, Listing], list[Path], Listing]:
+        """Return the listing of each layout by its name, the files that no rule explains, and texts without audio."""
         groups: dict[tuple[PathRule, str], list[tuple[Path, dict[str, str]]]] = {}
         rest = []
         for path in audio:
@@ -54,9 +54,7 @@ class RuleReader:
             listing.entries.append(self._entry(rule, path, values))
             if len(files) > 1:
                 listing.left_out[f"{rule.name}: {rule.copies}"] += len(files) - 1
-        for missing in self._missing_audio():
-            next(iter(listings.values())).entries.append(missing)
-        return listings, rest
+        return listings, rest, self._without_audio()
 
     def _rule(self, path: Path) -> tuple[PathRule, dict[str, str]] | None:
         for rule in self.rules:
@@ -129,18 +127,21 @@ class RuleReader:
             self._lists[path, column] = read_texts(path, column)
         return self._lists[path, column]
 
-    def _missing_audio(self) -> list[Entry]:
-        """List the clips that have a text but no audio."""
-        missing = []
+    def _without_audio(self) -> Listing:
+        """List the clips that have a text but no audio; of a list that names no audio at all, the lines are counted."""
+        listing = Listing()
         root = self.root.absolute()
-        for (path, _), texts in self._lists.items():
+        for path, texts in {path: texts for (path, _), texts in self._lists.items()}.items():
             if not path.is_relative_to(root):  # a part of the corpus was asked for
                 continue
-            for key in texts:
-                if (path, key) not in self._used:
-                    problem = f"{path} lists it, but there is no audio of this name"
-                    missing.append(Entry(f"{path.parent / key}.*", path.parent / key, problem=problem))
-        return missing
+            unused = [key for key in texts if (path, key) not in self._used]
+            if texts and len(unused) == len(texts):
+                listing.left_out[f"lines of {path}, none of which names audio here"] += len(unused)
+                continue
+            for key in unused:
+                problem = f"{path} lists it, but there is no audio of this name"
+                listing.entries.append(Entry(f"{path.parent / key}.*", path.parent / key, problem=problem))
+        return listing
 
 
 def _preference(path: Path, wanted: str) -> tuple[bool, int, str]:

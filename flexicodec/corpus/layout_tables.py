@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,15 +75,15 @@ TABLES = (
 TABLE_SUFFIXES = (".tsv", ".csv", ".jsonl")
 
 
-def read_tables(folder: Folder) -> tuple[dict[str, Listing], set[Path]]:
-    """List the clips of all tables with a known header.
+def read_tables(folder: Folder, rules: Sequence[TableRule]) -> tuple[dict[str, Listing], set[Path]]:
+    """List the clips of all tables with the header of one of the rules.
 
     Returns:
         The listing of each layout by its name, and the audio files that need no further look.
     """
     tables: dict[tuple[TableRule, Path], list[Path]] = {}
     for path in folder.others:
-        rule = table_rule(path)
+        rule = _table_rule(path, rules)
         if rule is not None:
             tables.setdefault((rule, path.parent), []).append(path)
     listings: dict[str, Listing] = {}
@@ -112,7 +112,7 @@ def read_tables(folder: Folder) -> tuple[dict[str, Listing], set[Path]]:
     return listings, done
 
 
-def table_rule(path: Path) -> TableRule | None:
+def _table_rule(path: Path, rules: Sequence[TableRule]) -> TableRule | None:
     """Return the rule whose columns a table has; None if there is none, or it is no table."""
     if path.suffix.lower() not in TABLE_SUFFIXES and path.name != "TRANS.txt":
         return None
@@ -122,7 +122,7 @@ def table_rule(path: Path) -> TableRule | None:
         columns = list(json.loads(first)) if path.name == "metadata.jsonl" else []
     else:
         columns = first.split(_delimiter(first))
-    return next((rule for rule in TABLES if set(rule.columns) <= set(columns)), None)
+    return next((rule for rule in rules if set(rule.columns) <= set(columns)), None)
 
 
 def _delimiter(header: str) -> str:

@@ -96,18 +96,15 @@ def _list_files(files: Folder, layout: str) -> tuple[str, Listing]:
     """List what layouts explain, and the rest as plain audio."""
     if not files.audio:
         raise ValueError(_nothing(files))
-    listings: dict[str, Listing] = {}
-    rest = files.audio
-    if layout in ("auto", *(rule.name for rule in TABLES)):
-        listings, done = read_tables(files)
-        rest = [path for path in rest if path not in done]
+    listings, done = read_tables(files, [rule for rule in TABLES if layout in ("auto", rule.name)])
+    rest = [path for path in files.audio if path not in done]
     if layout in ("auto", "stm"):
         turns, done = read_stm(files)
         rest = [path for path in rest if path not in done]
         if turns.entries:
             listings["stm"] = turns
     rules = [rule for rule in RULES if layout in ("auto", rule.name)]
-    by_path, rest = RuleReader(files.root, rules).read(rest)
+    by_path, rest, without_audio = RuleReader(files.root, rules).read(rest)
     listings |= by_path
     if layout not in ("auto", "plain") and not listings:
         told = " or ".join(told for name, told in _told() if name == layout)
@@ -121,7 +118,7 @@ def _list_files(files: Folder, layout: str) -> tuple[str, Listing]:
     # One listing, and a name that tells of all.
     names = [f"{name} ({len(each.entries)})" if len(listings) > 1 else name for name, each in listings.items()]
     total = Listing(left_out=files.left_out)
-    for each in listings.values():
+    for each in (*listings.values(), without_audio):
         total.add(each)
     return ", ".join(names), total
 

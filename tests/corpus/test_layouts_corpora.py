@@ -406,12 +406,25 @@ def test_a_wished_layout_that_is_not_there_says_what_it_looks_like(tmp_path):
         scan(tmp_path, layout="vctk")
 
 
+def test_a_wished_layout_leaves_other_tables_alone(tmp_path):
+    plant(tmp_path, {**CORPORA["ljspeech"][1], **CORPORA["common voice without validated.tsv"][1]})
+    assert scan(tmp_path, layout="common-voice").layout == "common-voice (2), plain (2)"
+    assert scan(tmp_path, layout="ljspeech").layout == "ljspeech (2), plain (2)"
+    assert scan(tmp_path, layout="plain").layout == "plain"
+
+
 def test_texts_without_audio_are_named(tmp_path):
     tree = dict(CORPORA["mls"][1])
     tree["mls_german/dev/transcripts.txt"] += "252_1_000009\tzwei\n"
     listing = scan(plant(tmp_path, tree))
     assert len(listing.utterances) == 2
     assert [name for name, _ in listing.unreadable] == [f"{tmp_path / 'mls_german' / 'dev' / '252_1_000009'}.*"]
+
+
+def test_a_list_that_names_no_audio_is_counted(tmp_path):
+    listing = scan(plant(tmp_path, {"wavs/1.wav": AUDIO, "metadata.csv": "x1|A|a\nx2|B|b\n"}))
+    assert (listing.layout, listing.unreadable) == ("plain", [])
+    assert listing.left_out == {f"lines of {tmp_path / 'metadata.csv'}, none of which names audio here": 2}
 
 
 def test_copies_in_other_formats_are_left_out(tmp_path):
