@@ -136,9 +136,10 @@ def default_id(path: str, start: float, channel: int | None = None) -> str:
     return name if channel is None else f"{name}-ch{channel}"
 
 
-def own_id(utterance: Utterance, name: str) -> str | None:
-    """Return the id unless it follows from the path, as it is or as `name`."""
-    derived = [default_id(path, utterance.start, utterance.channel) for path in (name, utterance.path.as_posix())]
+def own_id(utterance: Utterance, *names: str) -> str | None:
+    """Return the id unless it follows from the path, as it is or as one of `names`."""
+    paths = (utterance.path.as_posix(), *names)
+    derived = [default_id(path, utterance.start, utterance.channel) for path in paths]
     return None if utterance.id in derived else utterance.id
 
 

@@ -82,9 +82,13 @@ def _unpack_tar(shard: Path, folder: Path) -> ScanResult:
         path = folder / (name if taken[name] == 1 else f"{taken[name]}/{name}")
         with entry.open() as file:
             _write(path, file.read())
-        has_own_id = not entry.utterance.id.startswith(shard.as_posix())
-        own_id = entry.utterance.id if has_own_id else ""
-        listing.utterances.append(replace(entry.utterance, path=path, id=own_id))
+        try:
+            seconds = read_duration(path)
+        except UNREADABLE as error:
+            listing.unreadable.append((f"{shard}/{name}", str(error)))
+            continue
+        duration = entry.utterance.duration if entry.is_part else seconds
+        listing.utterances.append(replace(entry.utterance, path=path, duration=duration))
     return listing
 
 

@@ -224,7 +224,7 @@ def _to_first_dot(stem: str) -> str:
 
 
 def _clip_entry(shard: Path, audio: _Member, descriptions: dict[str, _Member]) -> ShardEntry:
-    row: dict[str, Any] = {"name": audio.name, "offset": audio.offset, "size": audio.size}
+    row: dict[str, Any] = {"name": audio.name, "offset": audio.offset, "size": audio.size, "id": audio.clip[0]}
     if ".txt" in descriptions:
         row["text"] = _content(shard, descriptions[".txt"]).decode().strip()
     described: dict[str, Any] = {}
