@@ -206,6 +206,10 @@ LISTS = {
         "wavs\na.wav\t16000\nb.1.wav\t16000\n",
         [("wavs/a.wav", 0, 1, None, {"id": "wavs/a"}), ("wavs/b.1.wav", 0, 1, None, {"id": "wavs/b.1"})],
     ),
+    "samples and words": (
+        [{"path": "two.wav", "num_samples": 8000, "sample_rate": 16000, "timestamp": [[0, 100], [100, 200]]}],
+        [("two.wav", 0, 0.5, None, {"id": "two"})],
+    ),
     "files": ("wavs/a.wav\n\nwavs/b.1.wav\n", [("wavs/a.wav", 0, 1, None, {}), ("wavs/b.1.wav", 0, 1, None, {})]),
 }
 
@@ -248,6 +252,8 @@ REFUSED = {
     "unknown start": ({"path": "wavs/a.wav", "onset": 0.5}, r"onset \(0.5\) looks like a time; rename it"),
     "pair of times": ({"path": "wavs/a.wav", "timestamp": [0.5, 1]}, "timestamp .* looks like a time"),
     "table of times": ({"path": "wavs/a.wav", "interval": {"from": 0.5}}, "interval .* looks like a time"),
+    "times in an object": ({"path": "wavs/a.wav", "segment": {"start": 0.5, "end": 1}}, "segment .* looks like a time"),
+    "a pair": ({"path": "wavs/a.wav", "trim": [0.5, 1]}, "trim .* looks like a time"),
     "unknown length": ({"path": "wavs/a.wav", "speech_seconds": 0.5}, "speech_seconds .* looks like a time"),
     "samples from a start on": ({"path": "wavs/a.wav", "start": 0.1, "num_samples": 800}, "num_samples .* looks like"),
     "start in samples": ({"path": "wavs/a.wav", "start_sample": 800, "duration": 0.1}, "start_sample .* looks like"),
@@ -287,7 +293,7 @@ def test_rows_that_cannot_be_right_are_named(folder, name):
         ("text,duration\none,1\n", "are not known"),
         ("path|text\nwavs/a.wav|one|two\n", r"list\.jsonl:2: 3 columns, expected 2"),
         ('{"recording_id": "r", "id": "s", "start": 0, "duration": 1}', "lhotse supervisions; make cuts"),
-        ({"utts": {"u": {"input": [{"feat": "ark:1"}]}}}, r"entry 1 \(utts\): .*no key names an audio file"),
+        ({"utts": {"u": {"input": [{"feat": "ark:1"}]}}}, r"entry 1 \(u\): .*no key names an audio file"),
     ],
 )
 def test_files_that_are_no_such_list_are_refused(folder, content, message):
@@ -296,7 +302,8 @@ def test_files_that_are_no_such_list_are_refused(folder, content, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("x.tar.gz", "unpack it"), ("x.parquet", "flexicodec manifest"), ("", "-o")]
+    ("name", "message"),
+    [("wav.scp", "Kaldi"), ("x.tar.gz", "unpack it"), ("x.parquet", "flexicodec manifest"), ("", "-o")],
 )
 def test_what_holds_audio_is_no_list(tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
