@@ -5,6 +5,7 @@ A line has `path` (relative to the manifest, or absolute), `start` (seconds into
 `num_phones` and `alignment`. `lists` reads them, and the lists of other tools.
 """
 
+import gzip
 import json
 import logging
 import math
@@ -99,9 +100,10 @@ class Filter:
 
 
 def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
-    """Write a manifest atomically; paths below its folder become relative, others absolute."""
+    """Write a manifest atomically, compressed if it ends in `.gz`; paths below its folder become relative."""
     folder = Path(os.path.abspath(path)).parent
-    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
+    open_text = gzip.open if str(path).endswith(".gz") else open
+    with replacing(path) as part, open_text(part, "wt", encoding="utf-8") as file:
         for utterance in utterances:
             file.write(json.dumps(_row(utterance, folder), ensure_ascii=False) + "\n")
 

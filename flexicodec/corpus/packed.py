@@ -26,6 +26,8 @@ from flexicodec.io_utils import AUDIO_SUFFIXES, replacing
 ROWS_AT_ONCE = 16  # of a table, with their audio in memory
 SUFFIX_OF_FORMAT = {"WAVEX": ".wav", "RF64": ".wav", "OGG": ".ogg"}  # names of libsndfile that are no suffix
 
+EXTRACTED = ".audio"  # suffix of folders of audio that was extracted
+
 _log = logging.getLogger(__name__)
 
 
@@ -34,13 +36,22 @@ def packed_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if path.name.lower().endswith(PACKED_SUFFIXES) else []
     found = []
+    audio_files = 0
     for file in sorted(path.rglob("*")):
-        if file.suffix.lower() in AUDIO_SUFFIXES:
-            return []
-        is_own = not file.name.startswith((".", "cache-"))  # Hugging Face's caches hold the same rows again
-        if file.suffix.lower() in PACKED_SUFFIXES and is_own and file.is_file():
+        if file.name.startswith((".", "cache-")) or any(folder.suffix == EXTRACTED for folder in file.parents):
+            continue  # Hugging Face's caches hold the same rows again, and so does what was extracted
+        if file.suffix.lower() in PACKED_SUFFIXES and file.is_file():
             found.append(file)
+        audio_files += file.suffix.lower() in AUDIO_SUFFIXES
+    if found and audio_files:
+        _log.warning("%s has audio files; its %d Parquet, Arrow and tar files are passed over", path, len(found))
+        return []
     return found
+
+
+def extracted_folder(manifest: Path) -> Path:
+    """Name the folder beside a manifest for the audio that it was extracted to."""
+    return manifest.with_name(Path(manifest.name.removesuffix(".gz")).stem + EXTRACTED)
 
 
 def unpack(source: Path, folder: Path) -> ScanResult:

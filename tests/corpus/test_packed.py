@@ -103,6 +103,15 @@ def test_folders_keep_their_splits(tmp_path):
     }
 
 
+def test_a_folder_can_hold_its_manifest_but_not_other_audio(tmp_path, caplog):
+    write(tmp_path / "t.parquet", [{"audio": audio(1), "text": "one"}])
+    for _ in range(2):  # what was extracted is not listed again
+        assert [utterance.text for utterance in manifest(tmp_path, tmp_path)] == ["one"]
+    soundfile.write(tmp_path / "a.flac", noise(2), RATE)
+    assert "a.flac" in [utterance.path.name for utterance in manifest(tmp_path, tmp_path)]
+    assert "its 1 Parquet, Arrow and tar files are passed over" in caplog.text
+
+
 def test_files_that_rows_name_stay_where_they_are(tmp_path):
     (tmp_path / "a.flac").write_bytes(encoded(1))
     write(tmp_path / "p" / "t.parquet", [{"audio": {"bytes": None, "path": str(tmp_path / "a.flac")}, "text": "one"}])
