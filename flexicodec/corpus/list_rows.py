@@ -100,7 +100,9 @@ def _document_rows(path: Path, document: Any) -> Iterator[tuple[str, Any]]:
     """Yield the rows of an array, of an object of ids, or of an object with a list of them and what they share."""
     shared: dict[str, Any] = {}
     rows = document
-    if isinstance(document, Mapping):
+    if isinstance(document, Mapping) and any(key in document for key in SYNONYMS["path"]):
+        rows = [document]
+    elif isinstance(document, Mapping):
         name = next((key for key in ROWS_KEYS if isinstance(document.get(key), list | Mapping)), None)
         if name is not None:
             rows = document[name]

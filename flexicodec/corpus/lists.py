@@ -160,7 +160,7 @@ def _utterance(row: Row, folder: Path, file_seconds: dict[Path, float]) -> tuple
 
 def _audio_path(name: str, folder: Path) -> Path:
     path = resolve_path(name, folder)
-    if not path.exists():
+    if "/" not in name and not path.exists():
         for below in AUDIO_FOLDERS:
             if (folder / below / name).is_file():
                 return folder / below / name

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from flexicodec.corpus.audio_reading import UNREADABLE, read_duration
 from flexicodec.corpus.layouts import ScanResult
-from flexicodec.corpus.list_fields import SYNONYMS, audio_name, clip_times, folded, known_values
+from flexicodec.corpus.list_fields import SYNONYMS, audio_name, check_unknown_times, clip_times, folded, known_values
 from flexicodec.corpus.lists import PACKED_SUFFIXES
 from flexicodec.corpus.manifest import Utterance, resolve_path
 from flexicodec.corpus.tar_shards import place_in_file, scan_tar
@@ -114,7 +114,13 @@ def _unpack_table(table: Path, folder: Path) -> ScanResult:
             values = known_values({key: value for key, value in row.items() if not isinstance(value, Mapping)})
             where += f" ({values['id']})" if "id" in values else ""
             path = _audio_file(table, row, folder, number)
-            start, duration = place_in_file(*clip_times(row), read_duration(path))
+            start, duration = clip_times(row)
+            seconds = read_duration(path)
+            if path.is_relative_to(folder):
+                start, duration = place_in_file(start, duration, seconds)
+            else:  # a list like others
+                check_unknown_times(row, start, duration)
+                duration = seconds - start if duration is None else duration
             if "alignment" in values:
                 values["alignment"] = resolve_path(values["alignment"], table.parent)
             listing.utterances.append(Utterance(path, duration, start, **values))

@@ -168,6 +168,13 @@ LISTS = {
             ("two.wav", 0.5, 2.0, None, {"id": "two@0.5", "text": "of it", "language": "en"}),
         ],
     ),
+    "Whisper, one document": (
+        WHISPER,
+        [
+            ("two.wav", 0.0, 0.5, None, {"id": "two", "text": " all", "language": "en"}),
+            ("two.wav", 0.5, 2.0, None, {"id": "two@0.5", "text": "of it", "language": "en"}),
+        ],
+    ),
     "SpeechBrain": (
         {"u1": {"wav": "wavs/a.wav", "length": 1.0, "words": "one", "spk_id": "s1"}, "u2": {"wav": "wavs/b.1.wav"}},
         [

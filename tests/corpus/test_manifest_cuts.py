@@ -127,6 +127,14 @@ def test_a_text_that_goes_beyond_its_cut_is_left_out_and_counted(lhotse, clips, 
     assert "1 of 2 cuts have no text" in caplog.text
 
 
+def test_a_bad_cut_is_named_by_its_line(lhotse, clips, tmp_path):
+    good = json.dumps(cut(lhotse, clips[0][5].path).to_dict())
+    for bad in ('{"type": "MonoCut", "id": "x"}', '{"type": '):
+        (tmp_path / "cuts.jsonl").write_text(f"{good}\n{bad}\n")
+        with pytest.raises(ValueError, match=r"cuts\.jsonl:2: lhotse cannot read this cut"):
+            read_manifest(tmp_path / "cuts.jsonl")
+
+
 @pytest.mark.parametrize("name", ["cuts.json", "cuts.jsonl"])
 def test_libriheavy_has_several_texts(lhotse, clips, tmp_path, name):
     row = cut(lhotse, clips[0][5].path).to_dict()

@@ -137,9 +137,11 @@ def test_rows_that_cannot_be_read_are_named_and_counted(tmp_path, capsys):
         ([{"audio": {"array": [0.1], "sampling_rate": 16000, "path": "a"}}], "Audio(decode=False)"),
         ([{"near": audio(1), "far": audio(2)}], "the columns near, far hold audio"),
         ([{"text": "one"}], "no key names an audio file"),
+        ([{"path": "a.flac", "onset": 0.5}], "onset (0.5) looks like a time"),
     ],
 )
 def test_other_tables_are_refused(tmp_path, capsys, rows, message):
+    (tmp_path / "a.flac").write_bytes(encoded(1))
     write(tmp_path / "t.parquet", rows)
     assert main(["manifest", str(tmp_path / "t.parquet"), "-o", str(tmp_path / "out.jsonl")]) == 2
     assert message in capsys.readouterr().err

@@ -90,6 +90,11 @@ TARS = {
         [("a.flac", None, None, 0.125, 0.25)],
         *({}, []),
     ),
+    "a start near the beginning": (
+        [("a.flac", A), ("a.json", {"offset": 0.0625}), ("b.flac", B), ("b.json", {"start": 0.0625, "end": 0.5})],
+        [("a.flac", None, None, 0.0625, 0.4375), ("b.flac", None, None, 0.0625, 0.4375)],
+        *({}, []),
+    ),
     "times of neither": (
         [("a.flac", A), ("a.json", {"start": 3, "duration": 2}), ("b.flac", B), ("b.json", b"[]")],
         [],
