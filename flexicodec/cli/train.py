@@ -65,8 +65,8 @@ def train_asr(args: argparse.Namespace) -> int:
 def add_manifest_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `manifest`."""
     folder_help = (
-        "Kaldi data directory, published corpus (docs/corpora.md has the list) or any folder of audio; a table of a "
-        "Common Voice folder; or a manifest, lhotse cuts too"
+        "Kaldi data directory, published corpus (docs/corpora.md has the list) or any folder of audio; or a list, lhotse "
+        "cuts, Parquet, tars"
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help=folder_help)
     output_help = "JSONL manifest to write (default: FOLDER.jsonl)"
@@ -89,14 +89,14 @@ def manifest(args: argparse.Namespace) -> int:
             raise ValueError("say where to write: -o OUT.jsonl for a manifest, --shards DIR for tar shards")
         args.output = args.folder.with_name(f"{args.folder.resolve().name}.jsonl")
     from flexicodec.corpus import read_list, scan, write_manifest
-    from flexicodec.corpus.packed import packed_files, unpack
+    from flexicodec.corpus.packed import extracted_folder, packed_files, unpack
     from flexicodec.training.data import write_shards
 
     # What there is: utterances of a list, of files with audio in them, or of a folder.
     if packed_files(args.folder):
         if args.output is None:
             raise ValueError(f"say -o OUT.jsonl; the audio in {args.folder} is written to a folder beside it")
-        listing = unpack(args.folder, args.output.with_name(f"{args.output.name.partition('.')[0]}.audio"))
+        listing = unpack(args.folder, extracted_folder(args.output))
     elif args.folder.is_file():
         listing = read_list(args.folder, args.check)
     else:

@@ -7,6 +7,7 @@ same for every source.
 import importlib
 import logging
 from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,14 @@ def load_cuts(path: Path) -> Iterator[tuple[str, Any]]:
         lhotse = importlib.import_module("lhotse")  # 1.33 needs no torchaudio
     except ImportError as error:
         raise ImportError(f"{path} holds lhotse cuts, and lhotse is not installed: pip install lhotse") from error
-    cuts = lhotse.serialization.load_manifest_lazy_or_eager(path)
-    for number, cut in enumerate(cuts, start=1):
+    cuts = iter(lhotse.serialization.load_manifest_lazy_or_eager(path))
+    for number in count(1):
+        try:
+            cut = next(cuts, None)
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+            raise ValueError(f"{path}:{number}: lhotse cannot read this cut ({error!r})") from error
+        if cut is None:
+            return
         yield f"{path}:{number}: cut {cut.id!r}", cut
 
 

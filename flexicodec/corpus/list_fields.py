@@ -52,6 +52,7 @@ POSITIONS = {"start", "begin", "end", "stop", "offset", "onset", "time", "timest
 POSITIONS |= {"tmin", "tmax", "xmin", "xmax", "t0", "t1", "interval", "span"}
 LENGTHS = {"dur", "duration", "length", "seconds", "secs", "sec", "ms"}
 COUNTS = {"len", "samples", "frames", "nframes"}  # in units that the list does not state (FunASR's are 10 ms frames)
+PAIRS = {"segment", "trim", "range", "region", "bounds", "window", "clip", "cut", "crop", "slice", "times"}
 OF_TEXT = {"text", "target", "prompt", "tgt", "txt"}
 EPOCH = 1e8  # greater numbers are dates
 
@@ -126,6 +127,10 @@ def clip_times(row: Row) -> tuple[float, float | None]:
         other, before = found.setdefault(field, (key, seconds))
         if abs(before - seconds) > AGREEMENT:
             raise ValueError(f"{other} says {before:g} s and {key} says {seconds:g} s; keep the one that is right")
+    samples = next((row[key] for key in ("num_samples", "n_samples") if row.get(key)), None)
+    rate = next((row[key] for key in ("sample_rate", "sampling_rate") if row.get(key)), None)
+    if "duration" not in found and samples is not None and rate is not None:
+        found["duration"] = ("num_samples", _seconds("num_samples", samples) / _seconds("sample_rate", rate))
     start = found["start"][1] if "start" in found else 0.0
     duration = found["duration"][1] if "duration" in found else None
     if "end" in found:
@@ -146,11 +151,18 @@ def check_unknown_times(row: Row, start: float, duration: float | None) -> None:
     """Refuse keys that look like times of the clip and are not known; `start` and `duration` are `clip_times`."""
     for key, value in row.items():
         words = set(key.split("_"))
-        if key in TIME_KEYS or words & OF_TEXT or not _is_time(value):
+        if key in TIME_KEYS or words & OF_TEXT:
             continue
-        is_missed = bool(words & POSITIONS)
-        if duration is None:  # the file's header has the length of all of it, but not of a part
-            is_missed = is_missed or bool(words & LENGTHS) or (bool(words & COUNTS) and start > 0)
+        if isinstance(value, Mapping):  # times of the clip, but for names that say nothing
+            is_missed = any(name in TIME_KEYS or set(name.split("_")) & POSITIONS for name in folded(value))
+        elif isinstance(value, list | tuple):  # lists of words with their times are none of the clip
+            is_missed = bool(words & (POSITIONS | PAIRS)) and len(value) == 2 and all(map(_is_time, value))
+        elif not _is_time(value):
+            continue
+        elif duration is None:  # the file's header has the length of all of it, but not of a part
+            is_missed = bool(words & (POSITIONS | LENGTHS)) or (bool(words & COUNTS) and start > 0)
+        else:
+            is_missed = bool(words & POSITIONS)
         if is_missed:
             known = ", ".join(name for names in TIMES.values() for name in names)
             raise ValueError(f"{key} ({value!r}) looks like a time; rename it ({known}; seconds, or _ms), or remove it")
@@ -247,11 +259,6 @@ def _seconds(key: str, value: Any) -> float:
 
 
 def _is_time(value: Any) -> bool:
-    """Tell a number, or a pair or table of few: lists of words with times are none of the clip."""
-    if isinstance(value, Mapping):
-        return any(_is_time(part) for part in value.values())
-    if isinstance(value, list | tuple):
-        return len(value) == 2 and all(_is_time(part) for part in value)
     if isinstance(value, str):
         return re.fullmatch(r"\s*\d+([.,]\d*)?\s*", value) is not None
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value < EPOCH

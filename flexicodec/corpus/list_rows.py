@@ -91,7 +91,7 @@ def _is_document(value: Any) -> bool:
     if isinstance(value, list):
         return True
     return not any(key in value for key in SYNONYMS["path"]) and (
-        any(isinstance(value.get(key), list) for key in ROWS_KEYS)
+        any(isinstance(value.get(key), list | Mapping) for key in ROWS_KEYS)
         or (len(value) > 0 and all(isinstance(row, Mapping) for row in value.values()))
     )
 
@@ -100,15 +100,16 @@ def _document_rows(path: Path, document: Any) -> Iterator[tuple[str, Any]]:
     """Yield the rows of an array, of an object of ids, or of an object with a list of them and what they share."""
     shared: dict[str, Any] = {}
     rows = document
-    if isinstance(document, Mapping):
-        name = next((key for key in ROWS_KEYS if isinstance(document.get(key), list)), None)
+    if isinstance(document, Mapping) and any(key in document for key in SYNONYMS["path"]):
+        rows = [document]
+    elif isinstance(document, Mapping):
+        name = next((key for key in ROWS_KEYS if isinstance(document.get(key), list | Mapping)), None)
         if name is not None:
             rows = document[name]
             shared = {key: document[key] for key in ("language", "dataset") if key in document}
-        elif document and all(isinstance(row, Mapping) for row in document.values()):
-            rows = [{"id": key, **row} for key, row in document.items()]  # SpeechBrain
-        else:
-            rows = [document]
+        if isinstance(rows, Mapping):  # by id, as SpeechBrain has them
+            is_by_id = len(rows) > 0 and all(isinstance(row, Mapping) for row in rows.values())
+            rows = [{"id": key, **row} for key, row in rows.items()] if is_by_id else [rows]
     for number, row in enumerate(rows, start=1):
         yield f"{path}: entry {number}", {**shared, **row} if isinstance(row, Mapping) else row
 

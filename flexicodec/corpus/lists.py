@@ -29,6 +29,7 @@ from flexicodec.corpus.list_rows import EXPECTED, ListRow, list_rows
 from flexicodec.corpus.manifest import Utterance, default_id, resolve_path
 
 PACKED_SUFFIXES = (".parquet", ".arrow", ".tar")  # files with the audio in them
+KALDI_FILES = ("wav.scp", "segments", "text", "utt2spk", "reco2file_and_channel")
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".zip")
 AUDIO_FOLDERS = ("clips", "wavs")  # of Common Voice and LJSpeech, which name files without them
 
@@ -58,6 +59,8 @@ def read_list(path: str | Path, check: bool = False) -> ScanResult:
     path = Path(path)
     if path.name.lower().endswith(COMPRESSED_SUFFIXES):
         raise ValueError(f"{path} is a compressed archive; unpack it first")
+    if path.name in KALDI_FILES:
+        raise ValueError(f"{path} is a part of a Kaldi directory; give `flexicodec manifest` the directory")
     if path.is_dir() or path.name.lower().endswith(PACKED_SUFFIXES):
         raise ValueError(
             f"{path} is no list of clips; `flexicodec manifest {path} -o LIST.jsonl` makes one of a folder, and of "
@@ -157,7 +160,7 @@ def _utterance(row: Row, folder: Path, file_seconds: dict[Path, float]) -> tuple
 
 def _audio_path(name: str, folder: Path) -> Path:
     path = resolve_path(name, folder)
-    if not path.exists():
+    if "/" not in name and not path.exists():
         for below in AUDIO_FOLDERS:
             if (folder / below / name).is_file():
                 return folder / below / name

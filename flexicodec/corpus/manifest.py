@@ -5,6 +5,7 @@ A line has `path` (relative to the manifest, or absolute), `start` (seconds into
 `num_phones` and `alignment`. `lists` reads them, and the lists of other tools.
 """
 
+import gzip
 import json
 import logging
 import math
@@ -104,9 +105,10 @@ class Filter:
 
 
 def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
-    """Write a manifest atomically; paths below its folder become relative, others absolute."""
+    """Write a manifest atomically, compressed if it ends in `.gz`; paths below its folder become relative."""
     folder = Path(os.path.abspath(path)).parent
-    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
+    open_text = gzip.open if str(path).endswith(".gz") else open
+    with replacing(path) as part, open_text(part, "wt", encoding="utf-8") as file:
         for utterance in utterances:
             file.write(json.dumps(_row(utterance, folder), ensure_ascii=False) + "\n")
 
@@ -141,9 +143,10 @@ def default_id(path: str, start: float, channel: int | None = None) -> str:
     return name if channel is None else f"{name}-ch{channel}"
 
 
-def own_id(utterance: Utterance, name: str) -> str | None:
-    """Return the id unless it follows from the path, as it is or as `name`."""
-    derived = [default_id(path, utterance.start, utterance.channel) for path in (name, utterance.path.as_posix())]
+def own_id(utterance: Utterance, *names: str) -> str | None:
+    """Return the id unless it follows from the path, as it is or as one of `names`."""
+    paths = (utterance.path.as_posix(), *names)
+    derived = [default_id(path, utterance.start, utterance.channel) for path in paths]
     return None if utterance.id in derived else utterance.id
 
 

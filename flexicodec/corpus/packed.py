@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from flexicodec.corpus.audio_reading import UNREADABLE, read_duration
 from flexicodec.corpus.layouts import ScanResult
-from flexicodec.corpus.list_fields import SYNONYMS, audio_name, clip_times, folded, known_values
+from flexicodec.corpus.list_fields import SYNONYMS, audio_name, check_unknown_times, clip_times, folded, known_values
 from flexicodec.corpus.lists import PACKED_SUFFIXES
 from flexicodec.corpus.manifest import Utterance, resolve_path
 from flexicodec.corpus.tar_shards import place_in_file, scan_tar
@@ -25,6 +25,8 @@ from flexicodec.io_utils import AUDIO_SUFFIXES, replacing
 
 ROWS_AT_ONCE = 16  # of a table, with their audio in memory
 SUFFIX_OF_FORMAT = {"WAVEX": ".wav", "RF64": ".wav", "OGG": ".ogg"}  # names of libsndfile that are no suffix
+
+EXTRACTED = ".audio"  # suffix of folders of audio that was extracted
 
 _log = logging.getLogger(__name__)
 
@@ -34,13 +36,22 @@ def packed_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if path.name.lower().endswith(PACKED_SUFFIXES) else []
     found = []
+    audio_files = 0
     for file in sorted(path.rglob("*")):
-        if file.suffix.lower() in AUDIO_SUFFIXES:
-            return []
-        is_own = not file.name.startswith((".", "cache-"))  # Hugging Face's caches hold the same rows again
-        if file.suffix.lower() in PACKED_SUFFIXES and is_own and file.is_file():
+        if file.name.startswith((".", "cache-")) or any(folder.suffix == EXTRACTED for folder in file.parents):
+            continue  # Hugging Face's caches hold the same rows again, and so does what was extracted
+        if file.suffix.lower() in PACKED_SUFFIXES and file.is_file():
             found.append(file)
+        audio_files += file.suffix.lower() in AUDIO_SUFFIXES
+    if found and audio_files:
+        _log.warning("%s has audio files; its %d Parquet, Arrow and tar files are passed over", path, len(found))
+        return []
     return found
+
+
+def extracted_folder(manifest: Path) -> Path:
+    """Name the folder beside a manifest for the audio that it was extracted to."""
+    return manifest.with_name(Path(manifest.name.removesuffix(".gz")).stem + EXTRACTED)
 
 
 def unpack(source: Path, folder: Path) -> ScanResult:
@@ -82,9 +93,13 @@ def _unpack_tar(shard: Path, folder: Path) -> ScanResult:
         path = folder / (name if taken[name] == 1 else f"{taken[name]}/{name}")
         with entry.open() as file:
             _write(path, file.read())
-        has_own_id = not entry.utterance.id.startswith(shard.as_posix())
-        own_id = entry.utterance.id if has_own_id else ""
-        listing.utterances.append(replace(entry.utterance, path=path, id=own_id))
+        try:
+            seconds = read_duration(path)
+        except UNREADABLE as error:
+            listing.unreadable.append((f"{shard}/{name}", str(error)))
+            continue
+        duration = entry.utterance.duration if entry.is_part else seconds
+        listing.utterances.append(replace(entry.utterance, path=path, duration=duration))
     return listing
 
 
@@ -99,7 +114,13 @@ def _unpack_table(table: Path, folder: Path) -> ScanResult:
             values = known_values({key: value for key, value in row.items() if not isinstance(value, Mapping)})
             where += f" ({values['id']})" if "id" in values else ""
             path = _audio_file(table, row, folder, number)
-            start, duration = place_in_file(*clip_times(row), read_duration(path))
+            start, duration = clip_times(row)
+            seconds = read_duration(path)
+            if path.is_relative_to(folder):
+                start, duration = place_in_file(start, duration, seconds)
+            else:  # a list like others
+                check_unknown_times(row, start, duration)
+                duration = seconds - start if duration is None else duration
             if "alignment" in values:
                 values["alignment"] = resolve_path(values["alignment"], table.parent)
             listing.utterances.append(Utterance(path, duration, start, **values))

@@ -26,6 +26,7 @@ from flexicodec.corpus.manifest import SHARD_FIELDS, Utterance
 from flexicodec.io_utils import AUDIO_SUFFIXES
 
 DESCRIPTIONS = (".json", ".txt")  # files that say what is spoken
+ROUNDING = 0.002  # seconds of a time in a description
 SHAR_AUDIO = (*AUDIO_SUFFIXES, ".original")  # lhotse names audio so that it did not encode itself
 
 _log = logging.getLogger(__name__)
@@ -150,7 +151,8 @@ def place_in_file(start: float, duration: float | None, seconds: float) -> tuple
     The times may be those of a longer recording, of which the file is the clip: then it has their duration.
     """
     length = seconds - start if duration is None else duration
-    if abs(length - seconds) <= TOLERANCE:
+    fits = start > 0 and start + length <= seconds + ROUNDING
+    if abs(length - seconds) <= TOLERANCE and not fits:
         return 0.0, seconds
     if start + length > seconds + TOLERANCE or not length > 0:
         raise ValueError(f"it is said to be {length:g} s from {start:g} s on, but its audio has {seconds:g} s")
@@ -224,7 +226,7 @@ def _to_first_dot(stem: str) -> str:
 
 
 def _clip_entry(shard: Path, audio: _Member, descriptions: dict[str, _Member]) -> ShardEntry:
-    row: dict[str, Any] = {"name": audio.name, "offset": audio.offset, "size": audio.size}
+    row: dict[str, Any] = {"name": audio.name, "offset": audio.offset, "size": audio.size, "id": audio.clip[0]}
     if ".txt" in descriptions:
         row["text"] = _content(shard, descriptions[".txt"]).decode().strip()
     described: dict[str, Any] = {}

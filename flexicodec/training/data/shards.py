@@ -213,7 +213,7 @@ def _encoded_clip(utterance: Utterance) -> tuple[str, bytes, dict[str, Any]]:
     seconds = frames / rate
     suffix = utterance.path.suffix.lower()
     fields = known_fields(utterance)
-    if (name := own_id(utterance, utterance.path.as_posix())) is not None:
+    if (name := own_id(utterance)) is not None:
         fields["id"] = name
     # Manifests round durations: within 2 ms it is the whole file.
     if utterance.start == 0 and abs(utterance.duration - seconds) < 0.002 and suffix in AUDIO_SUFFIXES:
@@ -239,7 +239,7 @@ def _write_index(shard: Path, entries: Sequence[ShardEntry]) -> None:
     for entry in entries:
         row: dict[str, Any] = {"name": entry.utterance.path.name, "offset": entry.offset, "size": entry.size}
         row |= {"duration": entry.utterance.duration, **known_fields(entry.utterance)}
-        if (name := own_id(entry.utterance, entry.utterance.path.name)) is not None:
+        if (name := own_id(entry.utterance)) is not None:
             row["id"] = name
         rows.append(row)
     with replacing(index_path(shard)) as part:
