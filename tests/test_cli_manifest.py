@@ -38,7 +38,7 @@ def test_a_manifest_of_a_folder(folder, capsys):
 
 
 def test_everything_is_counted(folder, tmp_path, capsys):
-    for name in ("b.wma", "c.wma", "d.amr"):
+    for name in ("b.spx", "c.spx", "d.shn"):
         (folder / name).write_bytes(b"")
     (folder / "speaker0" / "0.TextGrid").write_text("")
     (folder / "speaker0" / "8.TextGrid").write_text("")
@@ -46,8 +46,8 @@ def test_everything_is_counted(folder, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "1 with alignment" in lines[0]
     assert [line for line in lines if line.startswith("left out")] == [
-        "left out: 2 .wma files: audio that is not read (convert it to FLAC, say)",
-        "left out: 1 .amr files: audio that is not read (convert it to FLAC, say)",
+        "left out: 2 .spx files: audio that is not read (convert it to FLAC, say)",
+        "left out: 1 .shn files: audio that is not read (convert it to FLAC, say)",
         "left out: 1 alignments that are of no clip here",
     ]
 

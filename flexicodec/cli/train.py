@@ -65,8 +65,8 @@ def train_asr(args: argparse.Namespace) -> int:
 def add_manifest_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `manifest`."""
     folder_help = (
-        "Kaldi data directory, published corpus (docs/corpora.md has the list) or any folder of audio; or a list, lhotse "
-        "cuts, Parquet, tars"
+        "Kaldi data directory, published corpus (docs/corpora.md has the list) or any folder of audio; or a list, "
+        "lhotse cuts, Parquet, tars"
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help=folder_help)
     output_help = "JSONL manifest to write (default: FOLDER.jsonl)"

@@ -8,17 +8,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import soundfile
-
+from flexicodec.audio import OpenedAudio
 from flexicodec.corpus.alignment import ALIGNMENT_SUFFIXES, is_alignment
 from flexicodec.io_utils import AUDIO_SUFFIXES
 
-# Names that are known to hold audio, which soundfile (or we) cannot read; what AUDIO_SUFFIXES gains is no longer here.
+# Suffixes that are known to be of audio that is not read, or has no header to read it by.
 AUDIO_NOT_READ = tuple(
     suffix
     for suffix in (
-        *(".m4a", ".mp4", ".aac", ".wma", ".amr", ".awb", ".webm", ".mka", ".ac3", ".ape", ".wv", ".tta", ".spx"),
-        *(".sph", ".nist", ".shn", ".raw", ".pcm", ".snd", ".aifc", ".rm", ".ra", ".3gp", ".m4b", ".mov", ".mkv"),
+        *(
+            ".m4a",
+            ".m4b",
+            ".mp4",
+            ".m4v",
+            ".mov",
+            ".3gp",
+            ".aac",
+            ".ac3",
+            ".wma",
+            ".asf",
+            ".amr",
+            ".awb",
+            ".webm",
+            ".mkv",
+        ),
+        *(".mka", ".ape", ".wv", ".tta", ".mpc", ".dts", ".dsf", ".spx", ".shn", ".rm", ".ra", ".raw", ".pcm", ".sln"),
     )
     if suffix not in AUDIO_SUFFIXES
 )
@@ -128,15 +142,23 @@ class Folder:
         return same_name[0] if len(same_name) == 1 else None
 
 
-class ChannelCounts(dict[Path, int | None]):
-    """Numbers of channels of audio files, from their headers; None where soundfile does not read one."""
+class AudioHeaders(dict[Path, tuple[float, int]]):
+    """Seconds and numbers of channels of audio files, each opened once; a `ValueError` where one cannot be."""
 
-    def __missing__(self, path: Path) -> int | None:
+    def __missing__(self, path: Path) -> tuple[float, int]:
         try:
-            self[path] = int(soundfile.info(str(path)).channels)
-        except (soundfile.SoundFileError, OSError):
-            self[path] = None
+            with OpenedAudio(path) as opened:
+                self[path] = opened.frames / opened.rate, opened.channels
+        except ValueError as error:
+            raise ValueError(f"cannot read {path}: {error}") from error
         return self[path]
+
+    def channels(self, path: Path) -> int | None:
+        """Return a file's number of channels; None where it cannot be read, which is said later."""
+        try:
+            return self[path][1]
+        except (ValueError, OSError):
+            return None
 
 
 class Siblings:

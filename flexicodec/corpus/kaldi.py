@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flexicodec.corpus.folder import ChannelCounts, Entry, Listing, channel_number, read_lines
+from flexicodec.corpus.folder import AudioHeaders, Entry, Listing, channel_number, read_lines
 from flexicodec.corpus.list_fields import language_code
 from flexicodec.corpus.manifest import resolve_path
 
@@ -54,8 +54,8 @@ def is_kaldi(folder: Path) -> bool:
     return (folder / "wav.scp").is_file() and not (folder / "trans.txt").is_file()
 
 
-def read_kaldi(folder: Path) -> Listing:
-    """List the utterances of a data directory.
+def read_kaldi(folder: Path, headers: AudioHeaders) -> Listing:
+    """List the utterances of a data directory; `headers` is asked, and remembers, how many channels files have.
 
     Raises:
         ValueError: A list cannot be followed, or names audio in archives, or of commands that change it.
@@ -67,11 +67,10 @@ def read_kaldi(folder: Path) -> Listing:
     commands = sum(recording.command for recording in recordings.values())
     if commands:
         listing.remarks.append(f"wav.scp names {commands} recordings by commands; the files in them are read directly")
-    counts = ChannelCounts()
-    _add_sides(folder / "reco2file_and_channel", recordings, counts, listing)
+    _add_sides(folder / "reco2file_and_channel", recordings, headers, listing)
 
     names = _Utterances(folder)
-    for entry in _entries(folder, recordings, counts, listing):
+    for entry in _entries(folder, recordings, headers, listing):
         listing.entries.append(names.complete(entry))
     for name, table in names.tables.items():
         extra = len(table.keys() - {entry.name for entry in listing.entries})
@@ -106,7 +105,7 @@ class _Utterances:
 
 
 def _entries(
-    folder: Path, recordings: dict[str, _Recording], counts: ChannelCounts, listing: Listing
+    folder: Path, recordings: dict[str, _Recording], headers: AudioHeaders, listing: Listing
 ) -> Iterator[Entry]:
     """Yield the segments; without a list of them, the recordings."""
     segments = _read_table(folder / "segments", optional=True)
@@ -123,7 +122,7 @@ def _entries(
     numbers = [(int(row[3]), row[0]) for row in rows.values() if row[3].isdigit()]
     first = 0
     if numbers and min(numbers)[0] == 1:
-        first = int(any(number == counts[recordings[recording].path] for number, recording in numbers))
+        first = int(any(number == headers.channels(recordings[recording].path) for number, recording in numbers))
     if first:
         listing.remarks.append("the channels in segments were taken to count from 1, as they do not fit from 0")
     for name, (source, start, end, channel) in rows.items():
@@ -148,7 +147,7 @@ def _segment(where: str, row: str, recordings: dict[str, _Recording]) -> tuple[s
     return recording, *times, "" if channel in ([], ["-1"]) else channel[0]
 
 
-def _add_sides(path: Path, recordings: dict[str, _Recording], counts: ChannelCounts, listing: Listing) -> None:
+def _add_sides(path: Path, recordings: dict[str, _Recording], headers: AudioHeaders, listing: Listing) -> None:
     """Take the channels of reco2file_and_channel, where wav.scp does not choose one.
 
     The list names the side of a call for scoring. Where the file of a recording has one channel, it is that side.
@@ -163,7 +162,7 @@ def _add_sides(path: Path, recordings: dict[str, _Recording], counts: ChannelCou
             channel = channel_number(side, first=1)
         except ValueError as error:
             raise ValueError(f"{path}: {name} has {row!r}; expected a file and a channel (A, B, 1, 2)") from error
-        if counts[recording.path] == 1:
+        if headers.channels(recording.path) == 1:
             mono += channel > 0
             continue
         recordings[name] = replace(recording, channel=channel)

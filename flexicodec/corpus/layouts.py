@@ -16,9 +16,9 @@ from typing import Any
 from tqdm import tqdm
 
 from flexicodec.corpus.alignment import is_alignment
-from flexicodec.corpus.audio_reading import TOLERANCE, UNREADABLE, read_duration, read_utterance
+from flexicodec.corpus.audio_reading import TOLERANCE, UNREADABLE, read_utterance
 from flexicodec.corpus.folder import (
-    ChannelCounts,
+    AudioHeaders,
     Entry,
     Folder,
     Listing,
@@ -81,15 +81,16 @@ def scan(
         raise ValueError(f"{folder} is not a folder")
 
     # What the lists and names say.
+    headers = AudioHeaders()
     if layout == "kaldi" or (layout == "auto" and is_kaldi(root)):
         files = None
-        layout, listing = "kaldi", read_kaldi(root)
+        layout, listing = "kaldi", read_kaldi(root, headers)
     else:
         files = Folder(root)
         layout, listing = _list_files(files, layout)
     aligned = _with_alignments(listing, root, files, None if alignments is None else Path(alignments))
     # What the audio says.
-    return _open(aligned, layout, listing, check)
+    return _open(aligned, layout, listing, headers, check)
 
 
 def _list_files(files: Folder, layout: str) -> tuple[str, Listing]:
@@ -225,11 +226,9 @@ def _with_alignments(listing: Listing, root: Path, files: Folder | None, folder:
     return entries
 
 
-def _open(entries: list[Entry], layout: str, listing: Listing, check: bool) -> ScanResult:
+def _open(entries: list[Entry], layout: str, listing: Listing, headers: AudioHeaders, check: bool) -> ScanResult:
     """Open the audio of every entry."""
     result = ScanResult(layout, [], [], listing.left_out, listing.remarks)
-    durations: dict[Path, float] = {}  # of files, which may hold many clips
-    channels = ChannelCounts()
     counts: Counter[str] = Counter()
     for entry in tqdm(entries, unit="clip", disable=None):
         try:
@@ -237,19 +236,16 @@ def _open(entries: list[Entry], layout: str, listing: Listing, check: bool) -> S
                 raise ValueError(entry.problem)
             if not entry.path.is_file():
                 raise FileNotFoundError(f"no such audio file: {entry.path}")
-            if entry.path not in durations:
-                durations[entry.path] = read_duration(entry.path)
-            utterance = _utterance(entry, durations[entry.path], channels[entry.path])
+            seconds, channels = headers[entry.path]
+            utterance = _utterance(entry, seconds, channels)
             if check:
                 read_utterance(utterance, 16_000)
         except UNREADABLE as error:
             result.unreadable.append((entry.name, str(error)))
             continue
         result.utterances.append(utterance)
-        counts["have several channels and name none: the mean is read"] += (
-            utterance.channel is None and (channels[entry.path] or 1) > 1
-        )
-        counts["end after their file and were cut"] += (entry.end or 0) > durations[entry.path] + TOLERANCE
+        counts["have several channels and name none: the mean is read"] += utterance.channel is None and channels > 1
+        counts["end after their file and were cut"] += (entry.end or 0) > seconds + TOLERANCE
         off = abs(utterance.duration - (entry.seconds or utterance.duration))
         counts["differ from the duration in utt2dur"] += off > TOLERANCE + MISSTATED * utterance.duration
     _make_ids_unique(result, counts)
@@ -257,14 +253,14 @@ def _open(entries: list[Entry], layout: str, listing: Listing, check: bool) -> S
     return result
 
 
-def _utterance(entry: Entry, file_seconds: float, channels: int | None) -> Utterance:
+def _utterance(entry: Entry, file_seconds: float, channels: int) -> Utterance:
     end = file_seconds if entry.end is None else min(entry.end, file_seconds)
     if not 0 <= entry.start < end:
         clip = f"it begins at {entry.start:g} s and ends at {end:g} s"
         raise ValueError(f"{clip} of {entry.path} ({file_seconds:g} s long)")
     if entry.end is not None and entry.end > file_seconds + OVERSHOOT:
         raise ValueError(f"it is said to end at {entry.end:g} s, but {entry.path} ends at {file_seconds:g} s")
-    if entry.channel is not None and channels is not None and entry.channel >= channels:
+    if entry.channel is not None and entry.channel >= channels:
         raise ValueError(f"channel {entry.channel} (from 0) is named, but {entry.path} has {channels}")
     return Utterance(
         path=entry.path,
