@@ -5,20 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flexicodec.corpus.folder import Entry, Listing, Siblings, read_lines, read_text
-from flexicodec.corpus.layout_rules import RULES, PathRule
+from flexicodec.corpus.layout_rules import LANGUAGES, RULES, PathRule
 from flexicodec.corpus.list_fields import SYNONYMS
 from flexicodec.io_utils import AUDIO_SUFFIXES
 
-LANGUAGES = {  # of folder names of MLS; those of M-AILABS begin with the code
-    "english": "en",
-    "german": "de",
-    "dutch": "nl",
-    "french": "fr",
-    "spanish": "es",
-    "italian": "it",
-    "portuguese": "pt",
-    "polish": "pl",
-}
 HEADERS = (*SYNONYMS["path"], *SYNONYMS["id"])  # first cells of a line that is no clip
 
 

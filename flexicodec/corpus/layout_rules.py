@@ -9,6 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+LANGUAGES = {  # of folder names of MLS; those of M-AILABS begin with the code
+    "english": "en",
+    "german": "de",
+    "dutch": "nl",
+    "french": "fr",
+    "spanish": "es",
+    "italian": "it",
+    "portuguese": "pt",
+    "polish": "pl",
+}
 ANOTHER_FILE = "further files of an utterance (other formats, copies)"
 
 
@@ -111,7 +121,7 @@ RULES = (
             f"mls_polish/train/{folder}SPEAKER/BOOK/SPEAKER_BOOK_000000.flac with train/transcripts.txt",
             rf"(?P<base>(?:.*/)?){folder}(?P<speaker>\d+)/(?P<book>\d+)/(?P<id>(?P=speaker)_(?P=book)_\d+)",
             lists=("{base}transcripts.txt",),
-            language_in=r"/mls_([a-z]+)",
+            language_in=f".*/mls_({'|'.join(LANGUAGES)})",
         )
         for folder in ("audio/", "")
     ),
@@ -153,7 +163,7 @@ RULES = (
         r"(?P<base>.*/by_book/(?:female|male)/(?P<speaker>[^/]+)/[^/]+)/wavs/(?P<id>[^/]+)",
         lists=("{base}/metadata.csv",),
         column=2,
-        language_in=r"/([a-z]{2})_[A-Z]{2}/by_book/",
+        language_in=r".*/([a-z]{2})_[A-Z]{2}/by_book/",
     ),
     PathRule(
         "m-ailabs",
@@ -161,7 +171,7 @@ RULES = (
         r"(?P<base>.*/by_book/mix/[^/]+)/wavs/(?P<id>[^/]+)",
         lists=("{base}/metadata.csv",),
         column=2,
-        language_in=r"/([a-z]{2})_[A-Z]{2}/by_book/",
+        language_in=r".*/([a-z]{2})_[A-Z]{2}/by_book/",
     ),
     PathRule(
         "hui",

@@ -73,8 +73,8 @@ CORPORA = {
         {
             "mls_polish_opus/train/audio/6892/10349/6892_10349_000001.opus": AUDIO,
             "mls_polish_opus/train/transcripts.txt": "6892_10349_000001\tjeden dwa\n",
-            "mls_german/dev/audio/252/1/252_1_000000.flac": AUDIO,
-            "mls_german/dev/transcripts.txt": "252_1_000000\teins\n",
+            "mls_all/mls_german/dev/audio/252/1/252_1_000000.flac": AUDIO,
+            "mls_all/mls_german/dev/transcripts.txt": "252_1_000000\teins\n",
         },
         [("252_1_000000", "252", "eins", "de"), ("6892_10349_000001", "6892", "jeden dwa", "pl")],
     ),
@@ -415,10 +415,12 @@ def test_a_wished_layout_leaves_other_tables_alone(tmp_path):
 
 def test_texts_without_audio_are_named(tmp_path):
     tree = dict(CORPORA["mls"][1])
-    tree["mls_german/dev/transcripts.txt"] += "252_1_000009\tzwei\n"
+    tree["mls_all/mls_german/dev/transcripts.txt"] += "252_1_000009\tzwei\n"
     listing = scan(plant(tmp_path, tree))
     assert len(listing.utterances) == 2
-    assert [name for name, _ in listing.unreadable] == [f"{tmp_path / 'mls_german' / 'dev' / '252_1_000009'}.*"]
+    assert [name for name, _ in listing.unreadable] == [
+        f"{tmp_path / 'mls_all' / 'mls_german' / 'dev' / '252_1_000009'}.*"
+    ]
 
 
 def test_a_list_that_names_no_audio_is_counted(tmp_path):
