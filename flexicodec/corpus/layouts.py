@@ -220,7 +220,8 @@ def _with_alignments(listing: Listing, root: Path, files: Folder | None, folder:
         if entry.alignment is None and entry.path in found:
             entry = replace(entry, alignment=found[entry.path])
         entries.append(entry)
-    unused = len(set(found_files) - {entry.alignment for entry in entries})
+    used = {entry.alignment.absolute() for entry in entries if entry.alignment is not None}
+    unused = len({path.absolute() for path in found_files} - used)
     if unused and (files is not None or folder is not None):
         listing.left_out["alignments that are of no clip here"] += unused
     return entries

@@ -334,6 +334,13 @@ def test_timit(tmp_path, case):
     assert listing.left_out == {"timit: further files of an utterance (other formats, copies)": 1}
 
 
+def test_a_relative_folder_is_no_other(tmp_path, monkeypatch):
+    plant(tmp_path, {"t/DR1/FCJF0/SA1.WAV": SPHERE, "t/DR1/FCJF0/SA1.PHN": PHN, "t/DR1/FCJF0/SA1.TXT": "0 9 She"})
+    monkeypatch.chdir(tmp_path)
+    listing = scan("t")
+    assert (rows(listing, "id", "text"), listing.left_out) == ([("FCJF0_SA1", "She")], {})
+
+
 def test_a_sentence_of_l2_arctic_has_its_name_and_alignment(tmp_path):
     listing = scan(plant(tmp_path, CORPORA["l2-arctic"][1]))
     assert rows(listing, "sentence", "alignment") == [
