@@ -20,7 +20,7 @@ from flexicodec.corpus.layouts import ScanResult
 from flexicodec.corpus.list_fields import SYNONYMS, audio_name, check_unknown_times, clip_times, folded, known_values
 from flexicodec.corpus.lists import PACKED_SUFFIXES
 from flexicodec.corpus.manifest import Utterance, resolve_path
-from flexicodec.corpus.tar_shards import place_in_file, scan_tar
+from flexicodec.corpus.tar_shards import SHAR_RECORDING, place_in_file, scan_tar, shar_field
 from flexicodec.io_utils import AUDIO_SUFFIXES, replacing
 
 ROWS_AT_ONCE = 16  # of a table, with their audio in memory
@@ -37,12 +37,18 @@ def packed_files(path: Path) -> list[Path]:
         return [path] if path.name.lower().endswith(PACKED_SUFFIXES) else []
     found = []
     audio_files = 0
+    other_fields: Counter[str] = Counter()  # of a Shar
     for file in sorted(path.rglob("*")):
         if file.name.startswith((".", "cache-")) or any(folder.suffix == EXTRACTED for folder in file.parents):
             continue  # Hugging Face's caches hold the same rows again, and so does what was extracted
-        if file.suffix.lower() in PACKED_SUFFIXES and file.is_file():
+        field = shar_field(file)
+        if field is not None and field[0] != SHAR_RECORDING:
+            other_fields[field[0]] += 1
+        elif file.suffix.lower() in PACKED_SUFFIXES and file.is_file():
             found.append(file)
         audio_files += file.suffix.lower() in AUDIO_SUFFIXES
+    for name, count in other_fields.items():
+        _log.warning("%s: passed over %d tars with %s of a lhotse Shar", path, count, name)
     if found and audio_files:
         _log.warning("%s has audio files; its %d Parquet, Arrow and tar files are passed over", path, len(found))
         return []
