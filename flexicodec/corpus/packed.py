@@ -18,7 +18,7 @@ from tqdm import tqdm
 from flexicodec.corpus.audio_reading import UNREADABLE, read_duration
 from flexicodec.corpus.layouts import ScanResult
 from flexicodec.corpus.list_fields import SYNONYMS, audio_name, check_unknown_times, clip_times, folded, known_values
-from flexicodec.corpus.lists import PACKED_SUFFIXES
+from flexicodec.corpus.lists import PACKED_SUFFIXES, decoded
 from flexicodec.corpus.manifest import Utterance, resolve_path
 from flexicodec.corpus.tar_shards import SHAR_RECORDING, place_in_file, scan_tar, shar_field
 from flexicodec.io_utils import AUDIO_SUFFIXES, replacing
@@ -60,12 +60,13 @@ def extracted_folder(manifest: Path) -> Path:
     return manifest.with_name(Path(manifest.name.removesuffix(".gz")).stem + EXTRACTED)
 
 
-def unpack(source: Path, folder: Path) -> ScanResult:
+def unpack(source: Path, folder: Path, check: bool = False) -> ScanResult:
     """Write the audio of packed files below `folder`, and list its clips; existing files are replaced.
 
     Args:
         source: A Parquet, Arrow or tar file, or a folder of them.
         folder: Each packed file gets a folder in it.
+        check: Decode every clip, not only its header.
     """
     listing = ScanResult("packed", [], [])
     for file in tqdm(packed_files(source), unit="file", disable=None):
@@ -75,7 +76,8 @@ def unpack(source: Path, folder: Path) -> ScanResult:
         _log.info("%s: %d clips, %d left out", file, len(found.utterances), len(found.unreadable))
         listing.utterances.extend(found.utterances)
         listing.unreadable.extend(found.unreadable)
-    return ScanResult("packed", _with_unique_ids(listing.utterances), listing.unreadable)
+    listing = ScanResult("packed", _with_unique_ids(listing.utterances), listing.unreadable)
+    return decoded(listing) if check else listing
 
 
 def _with_unique_ids(utterances: list[Utterance]) -> list[Utterance]:
