@@ -96,7 +96,7 @@ def manifest(args: argparse.Namespace) -> int:
     if packed_files(args.folder):
         if args.output is None:
             raise ValueError(f"say -o OUT.jsonl; the audio in {args.folder} is written to a folder beside it")
-        listing = unpack(args.folder, extracted_folder(args.output))
+        listing = unpack(args.folder, extracted_folder(args.output), args.check)
     elif args.folder.is_file():
         listing = read_list(args.folder, args.check)
     else:

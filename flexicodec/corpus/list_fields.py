@@ -35,7 +35,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 TIMES: dict[str, tuple[str, ...]] = {
     "start": ("start", "start_time", "begin", "begin_time", "offset", "segment_start"),
     "end": ("end", "end_time", "stop", "stop_time", "segment_end"),
-    "duration": ("duration", "dur", "length", "audio_duration"),  # `length` of SpeechBrain is seconds too
+    "duration": ("duration", "dur", "audio_duration"),
 }
 SECONDS = 1.0
 MILLISECONDS = 1e-3
@@ -127,12 +127,10 @@ def clip_times(row: Row) -> tuple[float, float | None]:
         other, before = found.setdefault(field, (key, seconds))
         if abs(before - seconds) > AGREEMENT:
             raise ValueError(f"{other} says {before:g} s and {key} says {seconds:g} s; keep the one that is right")
-    samples = next((row[key] for key in ("num_samples", "n_samples") if row.get(key)), None)
-    rate = next((row[key] for key in ("sample_rate", "sampling_rate") if row.get(key)), None)
-    if "duration" not in found and samples is not None and rate is not None:
-        found["duration"] = ("num_samples", _seconds("num_samples", samples) / _seconds("sample_rate", rate))
     start = found["start"][1] if "start" in found else 0.0
     duration = found["duration"][1] if "duration" in found else None
+    if "duration" not in found and "end" not in found:
+        duration = _length(row)
     if "end" in found:
         end = found["end"][1]
         if duration is not None and abs(end - start - duration) > ROUNDING:
@@ -246,6 +244,17 @@ def _count(value: Any) -> int | None:
     if not number.is_integer() or number < 0:
         raise ValueError(f"num_phones is {value}; expected a whole number of at least 0")
     return int(number)
+
+
+def _length(row: Row) -> float | None:
+    """Return what says how long a clip is where no other key does: seconds, or samples with their rate."""
+    if _is_time(row.get("length")):  # SpeechBrain's; others call other things so
+        return _seconds("length", row["length"])
+    samples = next((row[key] for key in ("num_samples", "n_samples") if row.get(key)), None)
+    rate = next((row[key] for key in ("sample_rate", "sampling_rate") if row.get(key)), None)
+    if samples is None or rate is None:
+        return None
+    return _seconds("num_samples", samples) / _seconds("sample_rate", rate)
 
 
 def _seconds(key: str, value: Any) -> float:

@@ -74,7 +74,7 @@ def read_list(path: str | Path, check: bool = False) -> ScanResult:
         listing = ScanResult("lhotse cuts", cut_utterances(path), [])
     else:
         listing = _read_rows(path, chain([first], rows))
-    return _decoded(listing) if check else listing
+    return decoded(listing) if check else listing
 
 
 def read_field(path: str | Path, name: str) -> list[Any]:
@@ -180,7 +180,7 @@ def _check_unit(utterance: Utterance) -> None:
         )
 
 
-def _decoded(listing: ScanResult) -> ScanResult:
+def decoded(listing: ScanResult) -> ScanResult:
     """Keep the clips that can be decoded."""
     result = ScanResult(listing.layout, [], list(listing.unreadable))
     for utterance in listing.utterances:

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from flexicodec.corpus.audio_reading import UNREADABLE, read_duration
 from flexicodec.corpus.layouts import ScanResult
 from flexicodec.corpus.list_fields import SYNONYMS, audio_name, check_unknown_times, clip_times, folded, known_values
-from flexicodec.corpus.lists import PACKED_SUFFIXES
+from flexicodec.corpus.lists import PACKED_SUFFIXES, decoded
 from flexicodec.corpus.manifest import Utterance, resolve_path
-from flexicodec.corpus.tar_shards import place_in_file, scan_tar
+from flexicodec.corpus.tar_shards import SHAR_RECORDING, place_in_file, scan_tar, shar_field
 from flexicodec.io_utils import AUDIO_SUFFIXES, replacing
 
 ROWS_AT_ONCE = 16  # of a table, with their audio in memory
@@ -37,12 +37,18 @@ def packed_files(path: Path) -> list[Path]:
         return [path] if path.name.lower().endswith(PACKED_SUFFIXES) else []
     found = []
     audio_files = 0
+    other_fields: Counter[str] = Counter()  # of a Shar
     for file in sorted(path.rglob("*")):
         if file.name.startswith((".", "cache-")) or any(folder.suffix == EXTRACTED for folder in file.parents):
             continue  # Hugging Face's caches hold the same rows again, and so does what was extracted
-        if file.suffix.lower() in PACKED_SUFFIXES and file.is_file():
+        field = shar_field(file)
+        if field is not None and field[0] != SHAR_RECORDING:
+            other_fields[field[0]] += 1
+        elif file.suffix.lower() in PACKED_SUFFIXES and file.is_file():
             found.append(file)
         audio_files += file.suffix.lower() in AUDIO_SUFFIXES
+    for name, count in other_fields.items():
+        _log.warning("%s: passed over %d tars with %s of a lhotse Shar", path, count, name)
     if found and audio_files:
         _log.warning("%s has audio files; its %d Parquet, Arrow and tar files are passed over", path, len(found))
         return []
@@ -54,12 +60,13 @@ def extracted_folder(manifest: Path) -> Path:
     return manifest.with_name(Path(manifest.name.removesuffix(".gz")).stem + EXTRACTED)
 
 
-def unpack(source: Path, folder: Path) -> ScanResult:
+def unpack(source: Path, folder: Path, check: bool = False) -> ScanResult:
     """Write the audio of packed files below `folder`, and list its clips; existing files are replaced.
 
     Args:
         source: A Parquet, Arrow or tar file, or a folder of them.
         folder: Each packed file gets a folder in it.
+        check: Decode every clip, not only its header.
     """
     listing = ScanResult("packed", [], [])
     for file in tqdm(packed_files(source), unit="file", disable=None):
@@ -69,7 +76,8 @@ def unpack(source: Path, folder: Path) -> ScanResult:
         _log.info("%s: %d clips, %d left out", file, len(found.utterances), len(found.unreadable))
         listing.utterances.extend(found.utterances)
         listing.unreadable.extend(found.unreadable)
-    return ScanResult("packed", _with_unique_ids(listing.utterances), listing.unreadable)
+    listing = ScanResult("packed", _with_unique_ids(listing.utterances), listing.unreadable)
+    return decoded(listing) if check else listing
 
 
 def _with_unique_ids(utterances: list[Utterance]) -> list[Utterance]:

@@ -27,6 +27,7 @@ from flexicodec.io_utils import AUDIO_SUFFIXES
 
 DESCRIPTIONS = (".json", ".txt")  # files that say what is spoken
 ROUNDING = 0.002  # seconds of a time in a description
+SHAR_RECORDING = "recording"  # the field with the audio of a Shar's cuts
 SHAR_AUDIO = (*AUDIO_SUFFIXES, ".original")  # lhotse names audio so that it did not encode itself
 
 _log = logging.getLogger(__name__)
@@ -257,18 +258,27 @@ def _content(shard: Path, member: _Member) -> bytes:
 # --------------------------------------------------------------------------------------------------------- lhotse Shar
 
 
-def _shar_cuts(shard: Path) -> dict[str, tuple[str, Any]] | None:
-    """Return the cuts of a Shar's tar by id, None where it is another tar; only `recording` is the cuts' audio."""
+def shar_field(shard: Path) -> tuple[str, Path] | None:
+    """Return which field of a Shar's cuts a tar holds, and the file of the cuts; None for other tars."""
     match = re.fullmatch(r"(\w+)\.(\d+)\.tar", shard.name)
     if match is None:
         return None
     for suffix in (".jsonl.gz", ".jsonl"):
         cuts = shard.with_name(f"cuts.{match[2]}{suffix}")
         if cuts.is_file():
-            if match[1] != "recording":
-                raise ValueError(f"{shard} holds {match[1]} of a lhotse Shar; name its recording.*.tar only")
-            return {cut.id: (where, cut) for where, cut in load_cuts(cuts)}
+            return match[1], cuts
     return None
+
+
+def _shar_cuts(shard: Path) -> dict[str, tuple[str, Any]] | None:
+    """Return the cuts of a Shar's tar by id, None where it is another tar."""
+    found = shar_field(shard)
+    if found is None:
+        return None
+    field_name, cuts = found
+    if field_name != SHAR_RECORDING:
+        raise ValueError(f"{shard} holds {field_name} of a lhotse Shar; name its {SHAR_RECORDING}.*.tar only")
+    return {cut.id: (where, cut) for where, cut in load_cuts(cuts)}
 
 
 def _add_shar_clips(

@@ -86,7 +86,7 @@ LISTS = {
         [("two.wav", 0.5, 1.5, 1, {"id": "x", "speaker": "ann", "sentence": "SA1"})],
     ),
     "path and offset": (
-        [{"path": "two.wav", "offset": 0.5}],
+        [{"path": "two.wav", "offset": 0.5, "length": "long"}],
         [("two.wav", 0.5, 2.0, None, {"id": "two@0.5"})],
     ),
     "two channels": (

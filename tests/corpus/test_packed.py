@@ -131,6 +131,15 @@ def test_rows_that_cannot_be_read_are_named_and_counted(tmp_path, capsys):
     assert "1 skipped" in printed.out
 
 
+def test_checking_decodes_what_was_extracted(tmp_path, capsys):
+    torn = bytearray(encoded(1))
+    torn[2000:4000] = bytes(2000)
+    write(tmp_path / "t.parquet", [{"id": "torn", "audio": {"bytes": bytes(torn), "path": None}}, {"audio": audio(2)}])
+    assert len(manifest(tmp_path / "t.parquet", tmp_path)) == 2
+    assert main(["manifest", str(tmp_path / "t.parquet"), "-o", str(tmp_path / "out.jsonl"), "--check"]) == 1
+    assert "skipped torn: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

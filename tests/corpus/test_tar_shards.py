@@ -10,6 +10,7 @@ import soundfile
 
 from flexicodec.cli import main
 from flexicodec.corpus import read_manifest, read_utterance
+from flexicodec.corpus.packed import packed_files
 from flexicodec.corpus.tar_shards import scan_tar
 from flexicodec.training.config import DataConfig
 from flexicodec.training.data import training_batches, write_shards
@@ -199,7 +200,7 @@ def test_a_shar_is_its_cuts(shar, tmp_path):
     assert trained_on(folder / "recording.*.tar") == listed(found)
 
 
-def test_what_a_shar_lacks_is_named(shar):
+def test_what_a_shar_lacks_is_named(shar, caplog):
     folder, _ = shar
     with tarfile.open(folder / "recording.000000.tar") as tar:
         first = tar.extractfile("c.1.flac").read()
@@ -208,5 +209,7 @@ def test_what_a_shar_lacks_is_named(shar):
     assert [entry.utterance.id for entry in listing.entries] == ["c.1"]
     assert listing.unreadable == [("c.9.flac", "its Shar has no such cut"), ("c.2", "it has no audio in the tar")]
     make_tar(folder / "noise.000000.tar", [("c.1.flac", first)])
+    assert packed_files(folder) == [folder / "recording.000000.tar"]
+    assert "passed over 1 tars with noise of a lhotse Shar" in caplog.text
     with pytest.raises(ValueError, match="holds noise of a lhotse Shar"):
         scan_tar(folder / "noise.000000.tar")
