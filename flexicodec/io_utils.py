@@ -8,7 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")
+# What libsndfile reads, then what PyAV does (the extra `av`). Containers that mostly hold video (.mp4, .mkv) are read
+# where they are named, but not searched for.
+AUDIO_SUFFIXES = (
+    *(".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aiff", ".aif"),
+    *(".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc", ".sf", ".ircam", ".8svx", ".svx", ".paf", ".pvf"),
+    *(".avr", ".sds", ".gsm", ".vox"),
+    *(".m4a", ".m4b", ".aac", ".webm", ".weba", ".wma", ".mka", ".amr", ".3gp", ".wv", ".ape", ".ac3", ".tta"),
+)
 
 # Exceptions of a bad file on its way through a codec: invalid content, an unreadable disk, torch's out-of-memory.
 BAD_FILE = (ValueError, OSError, RuntimeError)

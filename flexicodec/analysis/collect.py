@@ -315,7 +315,7 @@ def _extract_features(job: tuple[int, Utterance], codec: Any, folder: Path) -> _
     torch.save(features, path)
     clip = AnalysisClip(
         id=utterance.id,
-        speaker=utterance.speaker,
+        speaker=utterance.known_speaker,
         corpus=utterance.corpus,
         seconds=len(audio) / codec.sample_rate,
         audio=audio,

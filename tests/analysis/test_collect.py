@@ -86,6 +86,12 @@ def test_an_alignment_of_another_clip_is_not_used(listening_codec, utterances):
     assert "is it of another clip?" in found.without_phones[0][1]  # too short is no better than too long
 
 
+def test_guessed_speakers_are_unknown(listening_codec, utterances):
+    guessed = [replace(utterances[0], speaker_guessed=True), *utterances[1:3]]
+    found = collect(listening_codec, guessed, thresholds=(0.9,))
+    assert [clip.speaker for clip in found.clips] == [None, utterances[1].speaker, utterances[2].speaker]
+
+
 def test_silence_is_a_clip_like_any_other(listening_codec, tmp_path):
     soundfile.write(tmp_path / "silent.wav", np.zeros(16_000), 16_000)
     write_textgrid(tmp_path / "silent.TextGrid", {"phones": [Segment(0, 1, "sil")]}, 1.0)
