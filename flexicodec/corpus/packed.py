@@ -39,14 +39,20 @@ def packed_files(path: Path) -> list[Path]:
     audio_files = 0
     other_fields: Counter[str] = Counter()  # of a Shar
     for file in sorted(path.rglob("*")):
-        if file.name.startswith((".", "cache-")) or any(folder.suffix == EXTRACTED for folder in file.parents):
-            continue  # Hugging Face's caches hold the same rows again, and so does what was extracted
+        suffix = file.suffix.lower()
+        if suffix not in (*AUDIO_SUFFIXES, *PACKED_SUFFIXES):
+            continue
+        # What was extracted is here again, and Hugging Face's caches hold the same rows.
+        if f"{EXTRACTED}/" in file.relative_to(path).as_posix() or file.name.startswith((".", "cache-")):
+            continue
+        if suffix in AUDIO_SUFFIXES:
+            audio_files += 1
+            continue
         field = shar_field(file)
         if field is not None and field[0] != SHAR_RECORDING:
             other_fields[field[0]] += 1
-        elif file.suffix.lower() in PACKED_SUFFIXES and file.is_file():
+        elif file.is_file():
             found.append(file)
-        audio_files += file.suffix.lower() in AUDIO_SUFFIXES
     for name, count in other_fields.items():
         _log.warning("%s: passed over %d tars with %s of a lhotse Shar", path, count, name)
     if found and audio_files:
