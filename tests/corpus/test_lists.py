@@ -183,9 +183,9 @@ LISTS = {
         ],
     ),
     "SpeechBrain CSV": (
-        'ID,duration,wav,spk_id,wrd\nu1,1.0,wavs/a.wav,s1,"one, two"\nu2,0.5,wavs/b.1.wav,,\n',
+        'ID,duration,wav,spk_id,wrd\nu1,1.0,wavs/a.wav,s1,"one,\ntwo"\nu2,0.5,wavs/b.1.wav,,\n',
         [
-            ("wavs/a.wav", 0, 1, None, {"id": "u1", "text": "one, two", "speaker": "s1"}),
+            ("wavs/a.wav", 0, 1, None, {"id": "u1", "text": "one,\ntwo", "speaker": "s1"}),
             ("wavs/b.1.wav", 0, 0.5, None, {"id": "u2"}),
         ],
     ),
