@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flexicodec.analysis.token_contents import ratio_of_sums
-from flexicodec.corpus.phones import is_silence, is_unknown, strip_stress
+from flexicodec.corpus.phones import alphabet_of, is_silence, is_unknown, phone_name
 from flexicodec.statistics import Interval, bootstrap
 from flexicodec.statistics.entropy import (
     CodebookUse,
@@ -284,7 +284,9 @@ def study_digits(
         labels += [""] * len(of_clip) if known is None else known
     digits = fsq_digits(np.concatenate(list(codes)), levels)
     is_phone = np.array([not (is_silence(label) or is_unknown(label)) for label in labels])
-    names, phone = np.unique([strip_stress(labels[i]) for i in np.flatnonzero(is_phone)], return_inverse=True)
+    alphabet = alphabet_of(labels)
+    spoken = [phone_name(labels[i], alphabet) for i in np.flatnonzero(is_phone)]
+    names, phone = np.unique(spoken, return_inverse=True)
     random = np.random.default_rng(seed)
     shuffled = [random.permutation(phone) for _ in range(draws if len(names) else 0)]
 

@@ -207,6 +207,7 @@ def _describe(study: StudyResults) -> dict[str, Any]:
         "settings": [asdict(setting) for setting in data.settings],
         "unread": data.unread,
         "without_phones": data.without_phones,
+        "alignment_changes": data.alignment_changes,
         "offset_seconds": study.offset,
         "notes": study.notes,
     }

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from flexicodec.analysis.acoustic_features import frame_energies_db
 from flexicodec.analysis.token_timeline import TokenTimeline
 from flexicodec.corpus.alignment import SAME_TIME, Segment, label_at
-from flexicodec.corpus.phones import CLASSES, is_silence, phone_class, without_silence
+from flexicodec.corpus.phones import CLASSES, alphabet_of, has_primary_stress, is_silence, phone_class, without_silence
 from flexicodec.statistics import FittedModel, Interval, bootstrap, logistic_model
 from flexicodec.statistics.entropy import counts_entropy
 
@@ -128,7 +128,8 @@ def durations_by_class(
     table = np.zeros((len(clips), len(CLASSES), longest), dtype=np.int64)
     for of_clip, clip, tier in zip(table, clips, tiers, strict=True):
         labels = label_at(tier, clip.middles(offset))
-        kinds = np.array([CLASSES.index(phone_class(label)) for label in labels])
+        alphabet = alphabet_of(s.label for s in tier)
+        kinds = np.array([CLASSES.index(phone_class(label, alphabet)) for label in labels])
         np.add.at(of_clip, (kinds, clip.durations - 1), 1)
 
     def summary(name: str, histograms: Int[np.ndarray, "clips durations"]) -> ClassDurations:
@@ -184,7 +185,8 @@ def neighbours(clip: TokenTimeline, tier: Tier, offset: float = 0.0) -> Neighbou
     segments = _fill_gaps(tier)
     index = np.maximum(np.searchsorted([s.start for s in segments], middles, side="right") - 1, 0)
     at_frame = [segments[i] for i in index]
-    classes = [phone_class(s.label) for s in at_frame]
+    alphabet = alphabet_of(s.label for s in tier)
+    classes = [phone_class(s.label, alphabet) for s in at_frame]
     kinds = np.minimum(np.diff(index), KINDS.index("beyond"))
     is_last = np.zeros(clip.num_frames, dtype=bool)
     is_last[np.cumsum(clip.durations) - 1] = True
@@ -193,7 +195,7 @@ def neighbours(clip: TokenTimeline, tier: Tier, offset: float = 0.0) -> Neighbou
     stressed = np.zeros(len(kinds), dtype=bool)
     edges = (middles[:-1] + middles[1:]) / 2
     for i, segment in enumerate(at_frame[:-1]):
-        stressed[i] = kinds[i] == 0 and segment.label.endswith("1")
+        stressed[i] = kinds[i] == 0 and has_primary_stress(segment.label)
         if segment.duration:
             position[i] = np.clip((edges[i] - segment.start) / segment.duration, 0, 1)
     return Neighbours(kinds, classes[:-1], classes[1:], ~is_last[:-1], position, stressed)

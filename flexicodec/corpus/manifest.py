@@ -59,6 +59,11 @@ class Utterance:
         if not self.id:
             object.__setattr__(self, "id", default_id(self.path.as_posix(), self.start, self.channel))
 
+    @property
+    def known_speaker(self) -> str | None:
+        """The speaker, or None where it is a guess: what intervals and splits by speaker rest on."""
+        return None if self.speaker_guessed else self.speaker
+
 
 Keep = Callable[[Utterance], bool]
 

@@ -296,7 +296,7 @@ class Worker:
 def _row(system: str, setting: Setting, clip: Utterance) -> Row:
     return {
         "id": clip.id,
-        "speaker": clip.speaker,
+        "speaker": clip.known_speaker,
         "corpus": clip.corpus,
         "seconds": clip.duration,
         "system": system,
