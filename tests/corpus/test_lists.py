@@ -321,9 +321,12 @@ def test_unreadable_clips_are_listed_and_durations_counted(folder, caplog):
     (folder / "bad.wav").write_bytes(b"no audio")
     rows = [{"path": "bad.wav", "utt": "u1"}, {"path": "two.wav", "offset": 1.5}, {"path": "two.wav", "duration": 1}]
     path = written(folder, rows)
+    listing = read_list(path)
+    assert [remark[:39] for remark in listing.remarks] == ["1 of 2 durations are those of the files"]
+    good = written(folder, rows[1:], "good.jsonl")
     with caplog.at_level(logging.INFO):
-        listing = read_list(path)
-    assert "1 of 2 durations are those of the files" in caplog.text
+        assert len(read_manifest(good)) == 2
+    assert "good.jsonl: 1 of 2 durations are those of the files" in caplog.text
     ((name, reason),) = listing.unreadable
     assert name == f"{path}:1 (u1)"
     assert "bad.wav" in reason
