@@ -136,8 +136,8 @@ def _segment_rows(where: str, recording: Row, segments: list[Row]) -> Iterator[L
 
 def _table_rows(path: Path) -> Iterator[tuple[str, Any]]:
     with _open(path) as file:
-        lines = [line.rstrip("\r\n") for line in file]
-    written = [line for line in lines if line.strip()]
+        lines = list(file)
+    written = [line.rstrip("\n") for line in lines if line.strip()]
     layout = _table_layout(path, written[0], written[1] if len(written) > 1 else "")
     table = _csv(lines, layout.delimiter)
     header_lines = layout.header_lines

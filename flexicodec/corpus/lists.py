@@ -9,6 +9,7 @@ Keys have synonyms (`list_fields`). A duration that is not stated is the file's,
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ def read_manifest(path: str | Path) -> list[Utterance]:
         where, reason = listing.unreadable[0]
         more = f"; {len(listing.unreadable)} clips in all" if len(listing.unreadable) > 1 else ""
         raise ValueError(f"{where}: {EXPECTED} ({reason}{more})")
+    for remark in listing.remarks:
+        _log.info("%s: %s", path, remark)
     return listing.utterances
 
 
@@ -129,7 +132,8 @@ def _read_rows(path: Path, rows: Iterable[ListRow]) -> ScanResult:
         measured += not is_stated
         listing.utterances.append(utterance)
     if measured:
-        _log.info("%s: %d of %d durations are those of the files", path, measured, len(listing.utterances))
+        total = len(listing.utterances)
+        listing.remarks.append(f"{measured} of {total} durations are those of the files: the list does not state them")
     return listing
 
 
@@ -182,7 +186,7 @@ def _check_unit(utterance: Utterance) -> None:
 
 def decoded(listing: ScanResult) -> ScanResult:
     """Keep the clips that can be decoded."""
-    result = ScanResult(listing.layout, [], list(listing.unreadable))
+    result = replace(listing, utterances=[], unreadable=list(listing.unreadable))
     for utterance in listing.utterances:
         try:
             read_utterance(utterance, 16_000)

@@ -23,6 +23,7 @@ from flexicodec.corpus.manifest import Utterance, resolve_path
 from flexicodec.corpus.tar_shards import SHAR_RECORDING, place_in_file, scan_tar, shar_field
 from flexicodec.io_utils import AUDIO_SUFFIXES, replacing
 
+FILES_NAMED = 10
 ROWS_AT_ONCE = 16  # of a table, with their audio in memory
 SUFFIX_OF_FORMAT = {"WAVEX": ".wav", "RF64": ".wav", "OGG": ".ogg"}  # names of libsndfile that are no suffix
 
@@ -39,14 +40,20 @@ def packed_files(path: Path) -> list[Path]:
     audio_files = 0
     other_fields: Counter[str] = Counter()  # of a Shar
     for file in sorted(path.rglob("*")):
-        if file.name.startswith((".", "cache-")) or any(folder.suffix == EXTRACTED for folder in file.parents):
-            continue  # Hugging Face's caches hold the same rows again, and so does what was extracted
+        suffix = file.suffix.lower()
+        if suffix not in (*AUDIO_SUFFIXES, *PACKED_SUFFIXES):
+            continue
+        # What was extracted is here again, and Hugging Face's caches hold the same rows.
+        if f"{EXTRACTED}/" in file.relative_to(path).as_posix() or file.name.startswith((".", "cache-")):
+            continue
+        if suffix in AUDIO_SUFFIXES:
+            audio_files += 1
+            continue
         field = shar_field(file)
         if field is not None and field[0] != SHAR_RECORDING:
             other_fields[field[0]] += 1
-        elif file.suffix.lower() in PACKED_SUFFIXES and file.is_file():
+        elif file.is_file():
             found.append(file)
-        audio_files += file.suffix.lower() in AUDIO_SUFFIXES
     for name, count in other_fields.items():
         _log.warning("%s: passed over %d tars with %s of a lhotse Shar", path, count, name)
     if found and audio_files:
@@ -69,30 +76,38 @@ def unpack(source: Path, folder: Path, check: bool = False) -> ScanResult:
         check: Decode every clip, not only its header.
     """
     listing = ScanResult("packed", [], [])
+    left_out: Counter[str] = Counter()
+    counts = []
     for file in tqdm(packed_files(source), unit="file", disable=None):
         below = Path(file.name) if source.is_file() else file.relative_to(source)
         unpack_file = _unpack_tar if file.suffix.lower() == ".tar" else _unpack_table
         found = unpack_file(file, folder / below.with_suffix(""))
-        _log.info("%s: %d clips, %d left out", file, len(found.utterances), len(found.unreadable))
+        counts.append(f"{below} {len(found.utterances)}")
         listing.utterances.extend(found.utterances)
         listing.unreadable.extend(found.unreadable)
-    listing = ScanResult("packed", _with_unique_ids(listing.utterances), listing.unreadable)
+        left_out.update(found.left_out)
+    listing.left_out.update(left_out)
+    more = f", and {len(counts) - FILES_NAMED} more" if len(counts) > FILES_NAMED else ""
+    listing.remarks.append(f"clips by file: {', '.join(counts[:FILES_NAMED])}{more}")
+    utterances, repeated = _with_unique_ids(listing.utterances)
+    if repeated:
+        listing.remarks.append(f"{repeated} clips have ids that are not unique; they are named by their files")
+    listing = replace(listing, utterances=utterances)
     return decoded(listing) if check else listing
 
 
-def _with_unique_ids(utterances: list[Utterance]) -> list[Utterance]:
-    """Name clips whose id is not unique (FLEURS has ids of sentences) by their files."""
+def _with_unique_ids(utterances: list[Utterance]) -> tuple[list[Utterance], int]:
+    """Name clips whose id is not unique (FLEURS has ids of sentences) by their files, and count them."""
     counts = Counter(utterance.id for utterance in utterances)
     repeated = sum(counts[utterance.id] > 1 for utterance in utterances)
-    if repeated:
-        _log.warning("%d clips have ids that are not unique; they are named by their files", repeated)
-    return [replace(each, id="") if counts[each.id] > 1 else each for each in utterances]
+    return [replace(each, id="") if counts[each.id] > 1 else each for each in utterances], repeated
 
 
 def _unpack_tar(shard: Path, folder: Path) -> ScanResult:
     scanned = scan_tar(shard)
-    scanned.log(shard)
-    listing = ScanResult("tar", [], [(f"{shard}/{name}", reason) for name, reason in scanned.unreadable])
+    unreadable = [(f"{shard}/{name}", reason) for name, reason in scanned.unreadable]
+    left_out = {f"members of tars: {reason}": count for reason, count in scanned.passed_over.items()}
+    listing = ScanResult("tar", [], unreadable, left_out)
     taken: Counter[str] = Counter()
     for entry in scanned.entries:
         name = entry.utterance.path.relative_to(shard).as_posix()

@@ -183,9 +183,9 @@ LISTS = {
         ],
     ),
     "SpeechBrain CSV": (
-        'ID,duration,wav,spk_id,wrd\nu1,1.0,wavs/a.wav,s1,"one, two"\nu2,0.5,wavs/b.1.wav,,\n',
+        'ID,duration,wav,spk_id,wrd\nu1,1.0,wavs/a.wav,s1,"one,\ntwo"\nu2,0.5,wavs/b.1.wav,,\n',
         [
-            ("wavs/a.wav", 0, 1, None, {"id": "u1", "text": "one, two", "speaker": "s1"}),
+            ("wavs/a.wav", 0, 1, None, {"id": "u1", "text": "one,\ntwo", "speaker": "s1"}),
             ("wavs/b.1.wav", 0, 0.5, None, {"id": "u2"}),
         ],
     ),
@@ -321,9 +321,12 @@ def test_unreadable_clips_are_listed_and_durations_counted(folder, caplog):
     (folder / "bad.wav").write_bytes(b"no audio")
     rows = [{"path": "bad.wav", "utt": "u1"}, {"path": "two.wav", "offset": 1.5}, {"path": "two.wav", "duration": 1}]
     path = written(folder, rows)
+    listing = read_list(path)
+    assert [remark[:39] for remark in listing.remarks] == ["1 of 2 durations are those of the files"]
+    good = written(folder, rows[1:], "good.jsonl")
     with caplog.at_level(logging.INFO):
-        listing = read_list(path)
-    assert "1 of 2 durations are those of the files" in caplog.text
+        assert len(read_manifest(good)) == 2
+    assert "good.jsonl: 1 of 2 durations are those of the files" in caplog.text
     ((name, reason),) = listing.unreadable
     assert name == f"{path}:1 (u1)"
     assert "bad.wav" in reason

@@ -133,6 +133,20 @@ def test_each_tar_gives_its_clips(tmp_path, name):
     assert [name for name, _ in listing.unreadable] == unreadable
 
 
+def test_the_command_counts_what_it_leaves_out(tmp_path, capsys):
+    (tmp_path / "tars").mkdir()
+    for number in range(2):
+        make_tar(tmp_path / "tars" / f"{number}.tar", [("a.flac", A), ("a.npy", b"x"), ("b.flac", b"no audio")])
+    assert main(["manifest", str(tmp_path / "tars"), "-o", str(tmp_path / "x.jsonl")]) == 1
+    printed = capsys.readouterr()
+    assert "2 clips" in printed.out
+    assert "2 skipped" in printed.out
+    assert "left out: 2 members of tars: .npy" in printed.out
+    assert "note: clips by file: 0.tar 1, 1.tar 1" in printed.out
+    assert "note: 2 clips have ids that are not unique; they are named by their files" in printed.out
+    assert f"skipped {tmp_path / 'tars' / '0.tar'}/b.flac: " in printed.err
+
+
 @pytest.mark.parametrize("name", [name for name in TARS if TARS[name][1]])
 def test_training_reads_a_clip_as_the_manifest_of_its_tar_does(tmp_path, name):
     shard = make_tar(tmp_path / "x.tar", TARS[name][0])
