@@ -1,7 +1,9 @@
 """File search, atomic writes, and the errors of bad files."""
 
+import gzip
 import os
 import uuid
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,24 @@ def find(path: Path, suffixes: Sequence[str] = AUDIO_SUFFIXES) -> list[Path]:
     if not found:
         raise ValueError(f"no files to read in {path} (looked for {' '.join(suffixes)})")
     return found
+
+
+def read_text(path: Path) -> str:
+    """Decode a text file, plain or `.gz`: UTF-8, or UTF-16 with a byte order mark; lines end with a line feed."""
+    data = path.read_bytes()
+    if path.suffix.lower() == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{path} is damaged gzip data ({error}); was it cut off?") from error
+    is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    try:
+        text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is neither UTF-8 nor UTF-16 ({error}); is it Latin-1? `iconv -f latin1 -t utf-8` converts it"
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 @contextmanager

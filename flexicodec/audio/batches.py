@@ -104,25 +104,10 @@ def split(audio: Shaped[Tensor, "batch samples"], lengths: Lengths | None = None
     if audio.ndim != 2:
         raise ValueError(f"audio has shape {list(audio.shape)}; expected [B, S]")
     batch, samples = audio.shape
+    if lengths is None:
+        return list(audio.split(1))
     valid = check_lengths(lengths, batch, samples, minimum=0)
     return [audio[index : index + 1, :length] for index, length in enumerate(valid.tolist())]
-
-
-def fit_lengths(
-    audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], wanted: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch wanted"]:
-    """Cut decoded clips to their lengths, or extend them by zeros; the result is as wide as the longest.
-
-    Args:
-        audio: Decoded clips.
-        lengths: Valid samples of each.
-        wanted: Samples that each should have.
-    """
-    # wanted 5, valid 3    x x x 0 0
-    samples = int(wanted.max())
-    audio = pad(audio, (0, samples - audio.shape[-1]))  # a negative number cuts
-    inside = torch.arange(samples, device=audio.device) < torch.minimum(wanted, lengths)[:, None]
-    return audio.masked_fill(~inside, 0.0)
 
 
 def as_batch(
@@ -160,10 +145,13 @@ def as_batch(
     # Check everything before the audio is copied.
     if channels is not None:
         check_channels(channels)
-    target_sample_rate = check_sample_rate(target_sample_rate, "target_sample_rate")
     sample_rate = target_sample_rate if sample_rate is None else check_sample_rate(sample_rate)
     waves = _with_channels(as_tensor(audio), channels, minimum)
-    valid = check_lengths(lengths, waves.shape[0], waves.shape[-1], minimum)
+    batch, _, samples = waves.shape
+    if lengths is None:
+        valid = torch.full((batch,), samples, device="cpu")
+    else:
+        valid = check_lengths(lengths, batch, samples, minimum)
     padding = torch.arange(waves.shape[-1], device=waves.device) >= valid.to(waves.device)[:, None]
     waves = waves.masked_fill(padding[:, None], 0)  # a copy, so that nothing below touches the input
     mono = to_float32(waves, "item, channel, sample").mean(dim=1)
@@ -185,10 +173,8 @@ def check_sample_rate(value: int, name: str = "sample_rate") -> int:
     return int(value)
 
 
-def check_lengths(lengths: Lengths | None, batch: int, samples: int, minimum: int = 1) -> Int[Tensor, " batch"]:
-    """Return the valid samples per item, `minimum` to `samples`, as int64 [B] on the CPU; None means all."""
-    if lengths is None:
-        return torch.full((batch,), samples, device="cpu")
+def check_lengths(lengths: Lengths, batch: int, samples: int, minimum: int = 1) -> Int[Tensor, " batch"]:
+    """Return the valid samples per item, `minimum` to `samples`, as int64 [B] on the CPU."""
     try:
         if isinstance(lengths, Tensor):
             values = lengths.detach().cpu()
@@ -233,7 +219,7 @@ def as_tensor(audio: Tensor | np.ndarray) -> Tensor:
             f"audio is a {type(audio).__name__}; expected a torch tensor or numpy array "
             "(several clips go through flexicodec.collate, files through flexicodec.read_audio)"
         )
-    name = _dtype_name(audio)
+    name = str(audio.dtype).removeprefix("torch.") if isinstance(audio, Tensor) else audio.dtype.name
     if name not in FULL_SCALE:
         raise ValueError(f"audio is {name}, which has no agreed full scale; expected one of {', '.join(FULL_SCALE)}")
     if isinstance(audio, Tensor):
@@ -283,7 +269,7 @@ def to_float32(waves: Tensor, axes: str) -> Tensor:
                 f"audio reaches {peak:g} where 1 is full scale; were int16 samples cast to float without dividing "
                 "by 32768? (pass them as int16, or divide)"
             )
-    return waves.to(torch.float32) / FULL_SCALE[_dtype_name(waves)]
+    return waves.to(torch.float32) / FULL_SCALE[str(waves.dtype).removeprefix("torch.")]
 
 
 def check_channels(channels: str) -> None:
@@ -296,7 +282,5 @@ def check_channel_count(waves: Tensor) -> None:
         raise ValueError(f"audio has shape {list(waves.shape)}: {waves.shape[-2]} channels? {_TRANSPOSED}")
 
 
-def _dtype_name(array: Tensor | np.ndarray) -> str:
-    if isinstance(array, np.ndarray):
-        return array.dtype.name
-    return str(array.dtype).removeprefix("torch.")
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

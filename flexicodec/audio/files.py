@@ -1,4 +1,7 @@
-"""Audio files as waveforms: reading and writing. Damaged files raise an error that names them."""
+"""Whole audio files as waveforms: reading and writing; `opened` reads parts.
+
+Damaged files raise an error that names them.
+"""
 
 import io
 import os

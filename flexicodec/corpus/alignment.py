@@ -1,16 +1,18 @@
-"""Time alignments: labelled segments, tiers of them, and their files (TextGrid, CTM, TIMIT's .phn and .wrd).
+"""Time alignments: labelled segments, tiers of them, the alignment of one clip, and writing TextGrids and CTMs.
 
 A tier is a sequence of segments in order of time that do not overlap. Times are seconds everywhere: TIMIT's sample
-numbers and the durations of a CTM are converted on reading. praatio (the extra `analysis`) does TextGrids.
+numbers and the durations of a CTM are converted on reading (`alignment_formats.py`, `alignment_grids.py`).
+praatio (the extra `analysis`) writes TextGrids.
 """
 
-import difflib
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +23,13 @@ OVERLAP = 1e-3  # seconds by which segments may overlap through rounding in a fi
 SAME_TIME = 1e-6  # seconds below which two times are equal
 PHONE_TIERS = ("phones", "phone", "phonemes", "phoneme", "segments", "mau")
 WORD_TIERS = ("words", "word", "ort-mau", "ort")
-TIMIT_RATE = 16_000  # Hz, of the samples counted in .phn and .wrd
+
+Changes = list[tuple[float | None, str]]  # what a reader changed or left out, with the time where it is known
+
+ALIGNMENT_SUFFIXES = (".textgrid", ".phn", ".phones", ".lab", ".json", ".csv")
+"""Suffixes, in lower case, of files with the alignment of one clip, in the order in which one is preferred; `.lab`,
+`.json` and `.csv` may be other things too, which `is_alignment` tells apart."""
+SHARED_SUFFIXES = (".ctm", ".mlf")  # of files with the alignments of many clips
 
 
 @dataclass(frozen=True)
@@ -52,10 +60,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Phones and words of a clip in time; `words` is empty where the source has none."""
+    """Phones and words of a clip in time; `words` is empty where the source has none.
+
+    `changed` is what was cut or left out in reading.
+    """
 
     phones: tuple[Segment, ...]
     words: tuple[Segment, ...] = ()
+    changed: tuple[tuple[float | None, str], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "phones", check_tier(self.phones, "phones"))
@@ -65,6 +77,11 @@ class Alignment:
     def end(self) -> float:
         """Seconds to the end of the last segment; 0 without segments."""
         return max((tier[-1].end for tier in (self.phones, self.words) if tier), default=0.0)
+
+    @property
+    def changes(self) -> dict[str, int]:
+        """Count what was cut or left out in reading, by what it is."""
+        return dict(Counter(what for _, what in self.changed))
 
     def within(self, start: float, end: float) -> "Alignment":
         """Cut out the part from `start` to `end` seconds, whose times then count from `start`.
@@ -76,7 +93,21 @@ class Alignment:
             kept = [s for s in tier if start <= s.middle < end]
             return tuple(Segment(max(s.start, start) - start, min(s.end, end) - start, s.label) for s in kept)
 
-        return Alignment(cut(self.phones), cut(self.words))
+        changed = [(time, what) for time, what in self.changed if time is None or start <= time < end]
+        return Alignment(cut(self.phones), cut(self.words), tuple(changed))
+
+
+@dataclass(frozen=True)
+class Track:
+    """Segments of one tier of a file, with the speaker or channel where the file tells it."""
+
+    name: str  # of the tier as the file has it; "phones" or "words" where it has no names
+    segments: tuple[Segment, ...]
+    kind: str = ""  # the same in lower case and without its speaker, if it is one of `PHONE_TIERS` or `WORD_TIERS`
+    speaker: str | None = None
+    channel: str | None = None
+    counts_from_zero: bool = False  # whether the first channel is 0, and not 1
+    has_points: bool = False  # points in time, which have no duration
 
 
 def check_tier(tier: Sequence[Segment], name: str = "segments") -> tuple[Segment, ...]:
@@ -88,6 +119,16 @@ def check_tier(tier: Sequence[Segment], name: str = "segments") -> tuple[Segment
                 f"{after.start:g} s; expected them in order of time (are two speakers in one tier?)"
             )
     return tuple(tier)
+
+
+def cut_overlaps(segments: Iterable[Segment], most: float, changes: Changes) -> list[Segment]:
+    """End segments where the next one starts, if they overlap by up to `most` seconds."""
+    tier = list(segments)
+    for i, after in enumerate(tier[1:]):
+        if tier[i].start <= after.start and OVERLAP < tier[i].end - after.start <= most:
+            tier[i] = Segment(tier[i].start, after.start, tier[i].label)
+            changes.append((after.start, "segments cut where the next one starts"))
+    return tier
 
 
 def label_at(tier: Sequence[Segment], times: Float[np.ndarray, " times"]) -> list[str]:
@@ -103,6 +144,41 @@ def label_at(tier: Sequence[Segment], times: Float[np.ndarray, " times"]) -> lis
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
+def read_ctm(path: str | os.PathLike[str]) -> dict[str, tuple[Segment, ...]]:
+    """Read a CTM file (Kaldi, NIST) into the segments of each utterance, in order of time.
+
+    Each line is `utterance channel start duration label [confidence [type [speaker]]]`; lines that start with ;; are
+    comments. An utterance with two channels or speakers is a `ValueError`: `read_alignment` chooses one.
+    """
+    from flexicodec.corpus.alignment_formats import read_tracks, utterance_ids
+
+    tiers = {}
+    for name in utterance_ids(Path(path)):
+        (track,) = _of_voice(Path(path), read_tracks(Path(path), name, []), None, None)
+        tiers[name] = track.segments
+    return tiers
+
+
+def is_alignment(path: str | os.PathLike[str]) -> bool:
+    """Tell by its suffix, and its first lines where that is not enough, whether a file is an alignment of one clip.
+
+    A `.lab` may be a transcript (MFA's corpora), a `.json` or `.csv` anything.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in ALIGNMENT_SUFFIXES or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        beginning = file.read(2000).decode("utf-8-sig", errors="replace")
+    if suffix == ".lab":  # HTK begins with times; files of ESPS and Festival have a line with only "#"
+        return bool(re.match(r"\s*\d+\s+\d+\s+\S|[^#]*^#\s*$", beginning, re.MULTILINE))
+    if suffix == ".json":
+        return '"tiers"' in beginning
+    if suffix == ".csv":
+        return {"begin", "end", "label", "type"} <= set(beginning.split("\n")[0].strip().lower().split(","))
+    return True
+
+
 def read_alignment(
     path: str | os.PathLike[str],
     *,
@@ -110,107 +186,141 @@ def read_alignment(
     word_tier: str | None = None,
     words: str | os.PathLike[str] | None = None,
     utterance: str | None = None,
+    speaker: str | None = None,
+    channel: str | int | None = None,
 ) -> Alignment:
     """Read the alignment of one clip; the suffix tells the format.
 
     Args:
-        path: `.TextGrid`; `.ctm` with phones; or TIMIT's `.phn`, with the words from the `.wrd` beside it.
-        phone_tier: Tier of the TextGrid; by default the one named "phones", or as MFA and MAUS name it.
+        path: A file with phones: `.TextGrid`, `.ctm`, `.phn` of TIMIT, `.phones` of Buckeye (with the words from the
+            file beside these two), `.lab` and `.mlf` of HTK, `.json` and `.csv` of MFA; a CTM also as `.gz`.
+        phone_tier: Tier of a TextGrid; by default the one named "phones", or as MFA and MAUS name it.
         word_tier: Likewise for words; without a name, a TextGrid may lack it.
         words: CTM file with the words, if `path` is one with phones.
-        utterance: Id of the utterance in a CTM; not needed where it holds one.
+        utterance: Id of the utterance in a CTM or MLF; not needed where it holds one.
+        speaker: Speaker whose phones and words are read; needed where the file has several.
+        channel: Likewise the channel, as the file names it or as a number from 0: 0 is "A" or "1".
+
+    Raises:
+        ValueError: The file is damaged or of another format, has no phones, or has those of several speakers or
+            channels and it is not said which.
     """
+    from flexicodec.corpus.alignment_formats import read_tracks  # which imports the classes above
+
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix == ".textgrid":
-        return _read_textgrid(path, phone_tier, word_tier)
-    if suffix == ".ctm":
-        phones = _one_utterance(path, utterance)
-        return Alignment(phones, () if words is None else _one_utterance(Path(words), utterance))
-    if suffix == ".phn":
-        for ending in (".wrd", ".WRD"):
-            if path.with_suffix(ending).exists():
-                return Alignment(_read_timit(path), _read_timit(path.with_suffix(ending)))
-        return Alignment(_read_timit(path))
-    raise ValueError(f"{path} is no alignment that can be read; expected a .TextGrid, .ctm or .phn file")
+    changes: Changes = []
+    tracks = read_tracks(path, utterance, changes)
+    if phone_tier is not None:
+        found = _named(path, tracks, phone_tier)
+    else:
+        usual = _of_kinds(tracks, PHONE_TIERS)
+        if not usual:
+            names = ", ".join(repr(track.name) for track in tracks) or "none"
+            raise ValueError(f"{path} has the tiers {names}, but none of the usual names ({', '.join(PHONE_TIERS)})")
+        found = _first(path, _of_voice(path, usual, speaker, channel), PHONE_TIERS)
+        _check_phones(path, found)
+
+    # Words are of the same speaker and channel as the phones, whichever way these were chosen.
+    if words is not None:
+        in_words = read_tracks(Path(words), utterance, changes)
+        in_words = _of_kinds(in_words, WORD_TIERS) or in_words  # a CTM does not tell words from phones
+        near = channel if found.channel is None else found.channel
+        found_words = _of_voice(Path(words), in_words, found.speaker or speaker, near)[:1]
+    elif word_tier is not None:
+        found_words = [_named(path, tracks, word_tier)]
+    else:
+        usual = [track for track in _of_kinds(tracks, WORD_TIERS) if not track.has_points]
+        if len(usual) < len(_of_kinds(tracks, WORD_TIERS)):
+            changes.append((None, "tiers of words left out, which hold points"))
+        found_words = [t for t in usual if (t.speaker, t.channel) == (found.speaker, found.channel)]
+        if not found_words and len({t.speaker for t in tracks} - {None}) == 1:
+            found_words = [t for t in usual if t.speaker is None]  # "phones_v2" beside "words"
+        if found_words:
+            found_words = [_first(path, found_words, WORD_TIERS)]
+    return Alignment(found.segments, found_words[0].segments if found_words else (), tuple(changes))
 
 
-def read_ctm(path: str | os.PathLike[str]) -> dict[str, tuple[Segment, ...]]:
-    """Read a CTM file (Kaldi, NIST) into the segments of each utterance, in order of time.
-
-    Each line is `utterance channel start duration label [confidence]`; lines that start with ;; are comments.
-    """
-    utterances: dict[str, list[Segment]] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        fields = line.split()
-        if not fields or line.startswith(";;"):
-            continue
-        try:
-            start = float(fields[2])
-            segment = Segment(start, start + float(fields[3]), fields[4])
-        except (IndexError, ValueError) as error:
-            raise ValueError(
-                f"{path}, line {number}: {line!r} is not `utterance channel start duration label` ({error})"
-            ) from error
-        utterances.setdefault(fields[0], []).append(segment)
-    tiers = {}
-    for name, segments in utterances.items():
-        segments.sort(key=lambda s: (s.start, s.end))
-        tiers[name] = check_tier(segments, f"{path}: segments of {name}")
-    return tiers
+def _check_phones(path: Path, track: Track) -> None:
+    labels = [segment.label for segment in track.segments]
+    if not any(labels):
+        raise ValueError(f"{path} has no phones: tier {track.name!r} is empty")
+    if all(label.isdigit() for label in filter(None, labels)):
+        raise ValueError(
+            f"{path} has numbers in place of phones ({', '.join(labels[:3])}); are they Kaldi's? "
+            "`utils/int2sym.pl -f 5 phones.txt` turns them into labels"
+        )
 
 
-def _one_utterance(path: Path, name: str | None) -> tuple[Segment, ...]:
-    utterances = read_ctm(path)
-    if name is None and len(utterances) == 1:
-        return next(iter(utterances.values()))
-    if name is None:
-        raise ValueError(f"{path} holds {len(utterances)} utterances; say which one with utterance=")
-    if name not in utterances:
-        near = difflib.get_close_matches(name, utterances, n=1)
-        raise ValueError(f"{path} has no utterance {name!r}{f'; is it {near[0]!r}?' if near else ''}")
-    return utterances[name]
+def _of_kinds(tracks: Sequence[Track], kinds: Sequence[str]) -> list[Track]:
+    return [track for track in tracks if track.kind in kinds]
 
 
-def _read_timit(path: Path) -> tuple[Segment, ...]:
-    """Read lines `first_sample past_last_sample label`."""
-    segments = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            first, last, label = line.split(maxsplit=2)
-            segments.append(Segment(int(first) / TIMIT_RATE, int(last) / TIMIT_RATE, label.strip()))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {line!r} is not `first last label`, in samples") from error
-    return tuple(segments)
+def _named(path: Path, tracks: Sequence[Track], name: str) -> Track:
+    """Return the tier of a name that the caller gave."""
+    named = [track for track in tracks if track.name == name]
+    if not named:
+        raise ValueError(f"{path} has the tiers {', '.join(repr(t.name) for t in tracks)}, but none named {name!r}")
+    return _first(path, named, [track.kind for track in named])
 
 
-def _read_textgrid(path: Path, phone_tier: str | None, word_tier: str | None) -> Alignment:
-    from praatio.textgrid import openTextgrid
-
-    try:
-        grid = openTextgrid(str(path), includeEmptyIntervals=True, reportingMode="silence", duplicateNamesMode="rename")
-    except OSError:
-        raise
-    except Exception as error:  # praatio's own errors, and those of its parser on other files
-        raise ValueError(f"{path} is no TextGrid that can be read: {type(error).__name__}: {error}") from error
-    phones = _textgrid_tier(path, grid, phone_tier, PHONE_TIERS)
-    if phones is None:
-        names = ", ".join(map(repr, grid.tierNames))
-        raise ValueError(f"{path} has the tiers {names}, but none of the usual names ({','.join(PHONE_TIERS)})")
-    return Alignment(phones, _textgrid_tier(path, grid, word_tier, WORD_TIERS) or ())
+def _first(path: Path, tracks: Sequence[Track], kinds: Sequence[str]) -> Track:
+    """Return the tier whose kind comes first in a list; intervals before points, which have no duration."""
+    best = min((track.has_points, kinds.index(track.kind)) for track in tracks)
+    found = [track for track in tracks if (track.has_points, kinds.index(track.kind)) == best]
+    if len(found) > 1:
+        raise ValueError(f"{path} has {len(found)} tiers named {found[0].name!r}; give them different names in Praat")
+    if found[0].has_points:
+        raise ValueError(f"{path}: tier {found[0].name!r} holds points in time; expected intervals, with start and end")
+    return found[0]
 
 
-def _textgrid_tier(path: Path, grid: Any, name: str | None, usual: Sequence[str]) -> tuple[Segment, ...] | None:
-    """Return the tier of a name, or the first with a usual one; None where there is none."""
-    if name is not None and name not in grid.tierNames:
-        raise ValueError(f"{path} has the tiers {', '.join(map(repr, grid.tierNames))}, but none named {name!r}")
-    if name is None:
-        # MFA writes "speaker - phones" where files name a speaker
-        by_usual = {full.lower().rsplit(" - ", 1)[-1]: full for full in reversed(grid.tierNames)}
-        name = next((by_usual[each] for each in usual if each in by_usual), None)
-    return None if name is None else tuple(Segment(*entry) for entry in grid.getTier(name).entries)
+def _of_voice(path: Path, tracks: Sequence[Track], speaker: str | None, channel: str | int | None) -> Sequence[Track]:
+    """Return the tracks of one speaker on one channel: the only one there is, or the one asked for."""
+    channels = list(dict.fromkeys(track.channel for track in tracks))
+    chosen = _matching_channel(channels, channel, any(track.counts_from_zero for track in tracks))
+    if channels != [None]:
+        _check_choice(path, "channel", channels, channel, chosen)
+        tracks = [track for track in tracks if track.channel in chosen]
+
+    speakers = list(dict.fromkeys(track.speaker for track in tracks))
+    chosen = [name for name in speakers if name == speaker and name is not None]
+    if speaker is not None and not chosen:
+        chosen = [name for name in speakers if name is not None and name.lower() == speaker.lower()]
+    if channel is not None and not chosen:
+        chosen = _matching_channel(speakers, channel, "0" in speakers)  # MFA's "A - phones" of a call
+    if speakers != [None]:
+        _check_choice(path, "speaker", speakers, speaker, chosen or (speakers if speaker is None else []))
+        tracks = [track for track in tracks if track.speaker in (chosen or speakers)]
+    return tracks
+
+
+def _matching_channel(names: Sequence[str | None], wanted: str | int | None, from_zero: bool) -> Sequence[str | None]:
+    """Return the names of a channel: A and 1 (or 0, where channels count from 0) are the first; all for None."""
+    if wanted is None:
+        return names
+    if wanted in names:
+        return [wanted]  # type: ignore[list-item]
+    index = wanted if isinstance(wanted, int) else _channel_index(wanted, False)
+    return [name for name in names if name is not None and _channel_index(name, from_zero) == index]
+
+
+def _channel_index(name: str, from_zero: bool) -> int | None:
+    """Return the number of a channel from 0, for names such as A or 1."""
+    if len(name) == 1 and name.upper() in string.ascii_uppercase:
+        return string.ascii_uppercase.index(name.upper())
+    return int(name) - (not from_zero) if name.isdigit() else None
+
+
+def _check_choice(
+    path: Path, what: str, names: Sequence[str | None], wanted: str | int | None, chosen: Sequence[str | None]
+) -> None:
+    """Check that one speaker or channel is chosen."""
+    if len(chosen) == 1:
+        return
+    listed = ", ".join("one without a name" if name is None else repr(name) for name in names)
+    if wanted is None:
+        raise ValueError(f"{path} has the {what}s {listed}; say which with {what}=")
+    raise ValueError(f"{path} has the {what}s {listed}, but not {wanted!r}; is the {what} in the manifest another one?")
 
 
 # ---------------------------------------------------------------------------------------------------------- writing

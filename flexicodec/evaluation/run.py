@@ -127,6 +127,8 @@ def describe_run(utterances: Sequence[Utterance], worker: "Worker", settings: di
     digests = {}
     for utterance in utterances:
         content = [utterance.id, round(utterance.start, 6), round(utterance.duration, 6), utterance.text]
+        if utterance.channel is not None:  # rows of earlier versions have none
+            content.append(utterance.channel)
         digests[utterance.id] = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
     return {
         **asdict(worker.config.measures),
@@ -294,7 +296,7 @@ class Worker:
 def _row(system: str, setting: Setting, clip: Utterance) -> Row:
     return {
         "id": clip.id,
-        "speaker": clip.speaker,
+        "speaker": clip.known_speaker,
         "corpus": clip.corpus,
         "seconds": clip.duration,
         "system": system,

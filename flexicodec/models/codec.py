@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from functools import cached_property, wraps
-from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast, get_args
 
@@ -98,24 +97,6 @@ def check_samples(samples: Any) -> Tensor:
     if lengths.dtype == torch.bool or lengths.is_floating_point() or bool((lengths < 1).any()):
         raise ValueError(f"samples is {samples!r}; expected a whole number, 1 or more (not seconds)")
     return lengths
-
-
-def check_num_codebooks(num_codebooks: Any, available: int) -> int:
-    """Return how many acoustic codebooks to use; None means all.
-
-    Raises:
-        ValueError: Not a count, or more than the model has.
-    """
-    if num_codebooks is None:
-        return available
-    # True is an Integral and no count.
-    whole = isinstance(num_codebooks, Integral) and not isinstance(num_codebooks, bool)
-    if not whole or not 0 <= num_codebooks <= available:
-        raise ValueError(
-            f"num_codebooks is {num_codebooks!r}, but this model has {available} acoustic codebooks, of which 0 to "
-            f"{available} can be used; the semantic codebook is not counted"
-        )
-    return int(num_codebooks)
 
 
 class Codec(nn.Module, ABC):

@@ -37,6 +37,15 @@ def test_boundaries_and_middles_are_those_of_the_tokens(short):
     assert coded.seconds == pytest.approx(float(tokens.seconds[0]))
 
 
+@pytest.mark.parametrize("number", [2, 5, 16])
+def test_a_policy_cuts_a_clip_into_other_tokens(number):
+    coded = TokenTimeline.of(tokens_of(3, 1, 8, 4))
+    similarities = np.random.default_rng(number).random(15)
+    cut = coded.with_durations(coded.cut(ExactRate(float(number)), similarities))
+    assert (cut.num_tokens, cut.num_frames, cut.seconds) == (number, 16, coded.seconds)
+    assert coded.cut(Threshold(1.0), similarities).tolist() == [1] * 16
+
+
 def test_padding_of_a_batch_falls_away():
     batch = Tokens.cat([tokens_of(3, 1, 8, 4), tokens_of(2, 5)])
     assert TokenTimeline.of(batch[1]).durations.tolist() == [2, 5]

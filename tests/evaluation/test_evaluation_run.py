@@ -66,6 +66,12 @@ def test_a_row_for_every_clip_system_and_setting(utterances, system, tmp_path):
     assert "bitrate_kbps" not in truth
 
 
+def test_guessed_speakers_are_unknown(utterances, tmp_path):
+    guessed = [replace(utterances[0], speaker_guessed=True), utterances[1]]
+    results = evaluate_corpus(guessed, [], tmp_path, PLAN)
+    assert [row["speaker"] for row in results.rows] == [None, utterances[1].speaker]
+
+
 def test_what_is_there_is_not_measured_again(utterances, system, tmp_path):
     evaluate_corpus(utterances, [system], tmp_path / "a", PLAN)
     whole_run = (tmp_path / "a" / "rows.jsonl").read_text()

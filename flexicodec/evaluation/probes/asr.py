@@ -286,7 +286,9 @@ def probe_asr(
         for clip, text in zip(tested, transcripts, strict=True):
             reference = vocabulary.reference(clip.text or "") or ""
             characters = character_errors(reference, text)
-            rows.append(Transcript(clip.id, clip.speaker, reference, text, characters, word_errors(reference, text)))
+            rows.append(
+                Transcript(clip.id, clip.known_speaker, reference, text, characters, word_errors(reference, text))
+            )
         results.append(
             ASRProbeResult(
                 representation=representation,
@@ -428,5 +430,5 @@ def _error_rate(counts: Sequence[ErrorCounts], clips: Sequence[Utterance], confi
     # A ratio of sums, never a mean of rates.
     errors = np.array([each.errors for each in counts], dtype=float)
     lengths = np.array([each.length for each in counts], dtype=float)
-    clusters = speaker_clusters([clip.speaker for clip in clips], [clip.id for clip in clips])
+    clusters = speaker_clusters([clip.known_speaker for clip in clips], [clip.id for clip in clips])
     return Resamples.sample(len(clips), clusters, config.resamples, seed=config.fit.seed).ratio(errors, lengths)
