@@ -7,7 +7,7 @@ import pytest
 
 from flexicodec import cli
 from flexicodec.corpus import Utterance, read_manifest, write_manifest
-from flexicodec.corpus.alignment import Segment, read_alignment, write_ctm, write_textgrid
+from flexicodec.corpus.alignments.alignment import Segment, read_alignment, write_ctm, write_textgrid
 from flexicodec.evaluation.metrics import asr
 
 

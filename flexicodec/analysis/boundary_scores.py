@@ -20,8 +20,8 @@ from jaxtyping import Float, Int
 
 from flexicodec.analysis.null_codecs import NULLS, RANDOM_NULLS, null_timelines
 from flexicodec.analysis.token_timeline import TokenTimeline
-from flexicodec.corpus.alignment import Alignment
-from flexicodec.corpus.phones import syllables, tier_boundaries
+from flexicodec.corpus.alignments.alignment import Alignment
+from flexicodec.corpus.alignments.phones import syllables, tier_boundaries
 from flexicodec.statistics import Interval, Sampling, cluster_rows
 from flexicodec.statistics.entropy import counts_entropy, table_information
 

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from flexicodec.analysis.acoustic_features import Controls
 from flexicodec.analysis.null_codecs import active_frames, null_timelines
 from flexicodec.analysis.token_timeline import TokenTimeline
-from flexicodec.corpus.alignment import Segment
-from flexicodec.corpus.phones import (
+from flexicodec.corpus.alignments.alignment import Segment
+from flexicodec.corpus.alignments.phones import (
     count_as,
     in_speech,
     is_unknown,

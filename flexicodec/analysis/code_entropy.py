@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flexicodec.analysis.token_contents import ratio_of_sums
-from flexicodec.corpus.phones import alphabet_of, is_silence, is_unknown, phone_name
+from flexicodec.corpus.alignments.phones import alphabet_of, is_silence, is_unknown, phone_name
 from flexicodec.statistics import Interval, bootstrap
 from flexicodec.statistics.entropy import (
     CodebookUse,

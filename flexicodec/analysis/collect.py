@@ -24,11 +24,11 @@ from flexicodec.analysis.token_timeline import TokenTimeline, token_tiers
 from flexicodec.asr import Recognizer
 from flexicodec.calibration import fit_threshold
 from flexicodec.corpus import Utterance, check_ids, read_utterance
-from flexicodec.corpus.alignment import Alignment, Segment, read_alignment, write_textgrid
-from flexicodec.corpus.alignment_formats import file_suffix, utterance_ids
-from flexicodec.corpus.alignment_lines import TIMIT_RATE
+from flexicodec.corpus.alignments.alignment import Alignment, Segment, read_alignment, write_textgrid
+from flexicodec.corpus.alignments.formats import file_suffix, utterance_ids
+from flexicodec.corpus.alignments.lines import TIMIT_RATE
+from flexicodec.corpus.alignments.phones import without_silence
 from flexicodec.corpus.audio_reading import UNREADABLE
-from flexicodec.corpus.phones import without_silence
 from flexicodec.merging import (
     ExactRate,
     MergingPolicy,

@@ -18,8 +18,8 @@ from torch.nn.functional import pad
 from flexicodec.analysis.token_contents import ALL, MANY, SPEECH, MergeProbability
 from flexicodec.analysis.token_timeline import boundary_mask, effective_threshold
 from flexicodec.audio import resample
-from flexicodec.corpus.alignment import Segment
-from flexicodec.corpus.phones import CLASSES, is_silence
+from flexicodec.corpus.alignments.alignment import Segment
+from flexicodec.corpus.alignments.phones import CLASSES, is_silence
 from flexicodec.encoders.base import FrontEndConfig
 from flexicodec.encoders.fbank import KaldiFbank
 from flexicodec.statistics import Interval

@@ -27,7 +27,7 @@ from flexicodec.analysis.code_entropy import BitsPerPart, DigitStudy, flag_limit
 from flexicodec.analysis.collect import AnalysisClip, clip_tiers
 from flexicodec.analysis.run_study import SettingResults, StudyResults
 from flexicodec.analysis.token_contents import ALL, MANY, ODDS, SPEECH
-from flexicodec.corpus.phones import CLASSES
+from flexicodec.corpus.alignments.phones import CLASSES
 from flexicodec.io_utils import replacing
 from flexicodec.statistics import Interval
 

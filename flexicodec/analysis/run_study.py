@@ -31,8 +31,8 @@ from flexicodec.analysis.phone_rate import (
 )
 from flexicodec.analysis.token_timeline import TokenTimeline
 from flexicodec.analysis.window_rates import WithinClip, within_clip_correlation
-from flexicodec.corpus.alignment import Segment, label_at
-from flexicodec.corpus.phones import syllables
+from flexicodec.corpus.alignments.alignment import Segment, label_at
+from flexicodec.corpus.alignments.phones import syllables
 from flexicodec.merging import Threshold
 from flexicodec.statistics import FittedModel, Interval, Sampling, pearson
 

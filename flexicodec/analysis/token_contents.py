@@ -15,8 +15,15 @@ from jaxtyping import Bool, Float, Int
 
 from flexicodec.analysis.acoustic_features import frame_energies_db
 from flexicodec.analysis.token_timeline import TokenTimeline
-from flexicodec.corpus.alignment import SAME_TIME, Segment, label_at
-from flexicodec.corpus.phones import CLASSES, alphabet_of, has_primary_stress, is_silence, phone_class, without_silence
+from flexicodec.corpus.alignments.alignment import SAME_TIME, Segment, label_at
+from flexicodec.corpus.alignments.phones import (
+    CLASSES,
+    alphabet_of,
+    has_primary_stress,
+    is_silence,
+    phone_class,
+    without_silence,
+)
 from flexicodec.statistics import FittedModel, Interval, bootstrap, logistic_model
 from flexicodec.statistics.entropy import counts_entropy
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flexicodec.corpus.alignment import Segment, write_ctm, write_textgrid
+from flexicodec.corpus.alignments.alignment import Segment, write_ctm, write_textgrid
 from flexicodec.merging import MergingPolicy, Threshold
 from flexicodec.tokens import Tokens
 

@@ -89,7 +89,7 @@ def manifest(args: argparse.Namespace) -> int:
             raise ValueError("say where to write: -o OUT.jsonl for a manifest, --shards DIR for tar shards")
         args.output = args.folder.with_name(f"{args.folder.resolve().name}.jsonl")
     from flexicodec.corpus import read_list, scan, write_manifest
-    from flexicodec.corpus.packed import extracted_folder, packed_files, unpack
+    from flexicodec.corpus.lists.packed import extracted_folder, packed_files, unpack
     from flexicodec.training.data import write_shards
 
     # What there is: utterances of a list, of files with audio in them, or of a folder.

@@ -9,7 +9,7 @@ import soundfile
 from flexicodec.analysis.collect import choose_source, clip_alignment, collect, evenly_spaced
 from flexicodec.asr import Recognizer
 from flexicodec.corpus import Utterance
-from flexicodec.corpus.alignment import Segment, write_ctm, write_textgrid
+from flexicodec.corpus.alignments.alignment import Segment, write_ctm, write_textgrid
 
 
 def test_every_setting_makes_its_tokens(gathered, listening_codec):

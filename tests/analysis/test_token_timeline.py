@@ -15,7 +15,7 @@ from flexicodec.analysis.token_timeline import (
     token_tiers,
 )
 from flexicodec.cli import main
-from flexicodec.corpus.alignment import read_ctm
+from flexicodec.corpus.alignments.alignment import read_ctm
 from flexicodec.merging import ExactRate, Threshold, Uniform
 from flexicodec.token_format import TokenFormat
 from flexicodec.tokens import Tokens

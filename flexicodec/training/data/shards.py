@@ -28,8 +28,8 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from flexicodec.corpus.audio_reading import UNREADABLE, read_header, read_span, read_utterance, to_int16
+from flexicodec.corpus.lists.tar_shards import ShardEntry, entry_of, scan_tar
 from flexicodec.corpus.manifest import Filter, Utterance, known_fields, own_id
-from flexicodec.corpus.tar_shards import ShardEntry, entry_of, scan_tar
 from flexicodec.io_utils import AUDIO_SUFFIXES, replacing
 from flexicodec.training.data.sampler import Clips, Purpose, rng_for
 

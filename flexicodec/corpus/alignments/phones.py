@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from flexicodec.corpus.alignment import SAME_TIME, Segment
+from flexicodec.corpus.alignments.alignment import SAME_TIME, Segment
 
 # Of MFA, TIMIT, MAUS, Festival and Buckeye; then of lexicons of Kaldi and HTK, and of transcripts
 _SILENCES = """

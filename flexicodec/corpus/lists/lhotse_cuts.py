@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from flexicodec.corpus.list_fields import language_code
+from flexicodec.corpus.lists.fields import language_code
 from flexicodec.corpus.manifest import Utterance, resolve_path
 
 OUTSIDE = 0.1  # seconds of a supervision beyond its cut, from which on its text is not the cut's

@@ -4,7 +4,7 @@
     [{"audio_filepath": ...}, ...]   {"utt1": {"wav": ...}, ...}   {"audios": [{"path": ..., "segments": [...]}]}
     path<TAB>sentence                audio_file|text               also without a header, where columns are plain
 
-Keys have synonyms (`list_fields`). A duration that is not stated is the file's, from its header.
+Keys have synonyms (`fields.py`). A duration that is not stated is the file's, from its header.
 """
 
 import logging
@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from flexicodec.corpus.audio_reading import UNREADABLE, read_duration, read_utterance
-from flexicodec.corpus.layouts import ScanResult
-from flexicodec.corpus.lhotse_cuts import cut_utterances
-from flexicodec.corpus.list_fields import (
+from flexicodec.corpus.layouts.scan import ScanResult
+from flexicodec.corpus.lists.fields import (
     SYNONYMS,
     Row,
     audio_name,
@@ -26,7 +25,8 @@ from flexicodec.corpus.list_fields import (
     folded,
     known_values,
 )
-from flexicodec.corpus.list_rows import EXPECTED, ListRow, list_rows
+from flexicodec.corpus.lists.lhotse_cuts import cut_utterances
+from flexicodec.corpus.lists.rows import EXPECTED, ListRow, list_rows
 from flexicodec.corpus.manifest import Utterance, default_id, resolve_path
 
 PACKED_SUFFIXES = (".parquet", ".arrow", ".tar")  # files with the audio in them

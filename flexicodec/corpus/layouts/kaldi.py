@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flexicodec.corpus.folder import AudioHeaders, Entry, Listing, channel_number, read_lines
-from flexicodec.corpus.list_fields import language_code
+from flexicodec.corpus.layouts.folder import AudioHeaders, Entry, Listing, channel_number, read_lines
+from flexicodec.corpus.lists.fields import language_code
 from flexicodec.corpus.manifest import resolve_path
 
 FILE_END = -1.0  # an end time in segments

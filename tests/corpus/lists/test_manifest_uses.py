@@ -11,7 +11,7 @@ import flexicodec
 from flexicodec.analysis.collect import clip_alignment
 from flexicodec.cli import main
 from flexicodec.corpus import read_manifest, read_utterance
-from flexicodec.corpus.alignment import Segment
+from flexicodec.corpus.alignments.alignment import Segment
 from flexicodec.evaluation.metrics.suite import MetricConfig
 from flexicodec.evaluation.results_store import read_rows
 from flexicodec.evaluation.run import EvaluationConfig, evaluate_corpus

@@ -1,7 +1,7 @@
 """Time alignments: labelled segments, tiers of them, the alignment of one clip, and writing TextGrids and CTMs.
 
 A tier is a sequence of segments in order of time that do not overlap. Times are seconds everywhere: TIMIT's sample
-numbers and the durations of a CTM are converted on reading (`alignment_formats.py`, `alignment_grids.py`).
+numbers and the durations of a CTM are converted on reading (`formats.py`, `grids.py`).
 praatio (the extra `analysis`) writes TextGrids.
 """
 
@@ -150,7 +150,7 @@ def read_ctm(path: str | os.PathLike[str]) -> dict[str, tuple[Segment, ...]]:
     Each line is `utterance channel start duration label [confidence [type [speaker]]]`; lines that start with ;; are
     comments. An utterance with two channels or speakers is a `ValueError`: `read_alignment` chooses one.
     """
-    from flexicodec.corpus.alignment_formats import read_tracks, utterance_ids
+    from flexicodec.corpus.alignments.formats import read_tracks, utterance_ids
 
     tiers = {}
     for name in utterance_ids(Path(path)):
@@ -205,7 +205,7 @@ def read_alignment(
         ValueError: The file is damaged or of another format, has no phones, or has those of several speakers or
             channels and it is not said which.
     """
-    from flexicodec.corpus.alignment_formats import read_tracks  # which imports the classes above
+    from flexicodec.corpus.alignments.formats import read_tracks  # which imports the classes above
 
     path = Path(path)
     changes: Changes = []

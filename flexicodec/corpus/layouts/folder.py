@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flexicodec.audio import OpenedAudio
-from flexicodec.corpus.alignment import ALIGNMENT_SUFFIXES, is_alignment
+from flexicodec.corpus.alignments.alignment import ALIGNMENT_SUFFIXES, is_alignment
 from flexicodec.io_utils import AUDIO_SUFFIXES
 
 # Suffixes that are known to be of audio that is not read, or has no header to read it by.

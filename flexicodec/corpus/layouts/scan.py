@@ -1,8 +1,8 @@
 """Folder layouts: utterances of a folder of speech as other tools and published corpora lay it out.
 
 - `kaldi`: a data directory, see `kaldi.py`.
-- Published corpora, told by tables in the folder (`layout_tables.py`) or by the paths of their audio
-  (`layout_rules.py`, `layout_paths.py`). A folder may hold several of them.
+- Published corpora, told by tables in the folder (`tables.py`) or by the paths of their audio
+  (`rules.py`, `paths.py`). A folder may hold several of them.
 - `plain`: whatever no layout explains. A `.txt`, `.lab` or `.json` of the same name has the transcript; the innermost
   folder is taken for the speaker, which is a guess and marked as one.
 """
@@ -15,9 +15,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from flexicodec.corpus.alignment import is_alignment
+from flexicodec.corpus.alignments.alignment import is_alignment
 from flexicodec.corpus.audio_reading import TOLERANCE, UNREADABLE, read_utterance
-from flexicodec.corpus.folder import (
+from flexicodec.corpus.layouts.folder import (
     AudioHeaders,
     Entry,
     Folder,
@@ -26,11 +26,11 @@ from flexicodec.corpus.folder import (
     match_alignments,
     read_text,
 )
-from flexicodec.corpus.kaldi import is_kaldi, read_kaldi
-from flexicodec.corpus.layout_paths import RuleReader
-from flexicodec.corpus.layout_rules import RULES
-from flexicodec.corpus.layout_tables import TABLES, read_stm, read_tables
-from flexicodec.corpus.list_fields import folded, known_values
+from flexicodec.corpus.layouts.kaldi import is_kaldi, read_kaldi
+from flexicodec.corpus.layouts.paths import RuleReader
+from flexicodec.corpus.layouts.rules import RULES
+from flexicodec.corpus.layouts.tables import TABLES, read_stm, read_tables
+from flexicodec.corpus.lists.fields import folded, known_values
 from flexicodec.corpus.manifest import Utterance
 from flexicodec.io_utils import AUDIO_SUFFIXES
 

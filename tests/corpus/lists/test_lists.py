@@ -10,7 +10,7 @@ import soundfile
 
 from flexicodec.cli import main
 from flexicodec.corpus import read_field, read_list, read_manifest, read_utterance, write_manifest
-from flexicodec.corpus.list_fields import language_code
+from flexicodec.corpus.lists.fields import language_code
 
 RATE = 16_000
 

@@ -16,11 +16,11 @@ import soundfile
 from tqdm import tqdm
 
 from flexicodec.corpus.audio_reading import UNREADABLE, read_duration
-from flexicodec.corpus.layouts import ScanResult
-from flexicodec.corpus.list_fields import SYNONYMS, audio_name, check_unknown_times, clip_times, folded, known_values
-from flexicodec.corpus.lists import PACKED_SUFFIXES, decoded
+from flexicodec.corpus.layouts.scan import ScanResult
+from flexicodec.corpus.lists.fields import SYNONYMS, audio_name, check_unknown_times, clip_times, folded, known_values
+from flexicodec.corpus.lists.read import PACKED_SUFFIXES, decoded
+from flexicodec.corpus.lists.tar_shards import SHAR_RECORDING, place_in_file, scan_tar, shar_field
 from flexicodec.corpus.manifest import Utterance, resolve_path
-from flexicodec.corpus.tar_shards import SHAR_RECORDING, place_in_file, scan_tar, shar_field
 from flexicodec.io_utils import AUDIO_SUFFIXES, replacing
 
 FILES_NAMED = 10

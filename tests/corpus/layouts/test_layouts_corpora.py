@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from flexicodec.corpus import Utterance, read_manifest, scan, write_manifest
-from flexicodec.corpus.layout_paths import read_texts
+from flexicodec.corpus.layouts.paths import read_texts
 
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".opus": "OGG", ".mp3": "MP3"}
 AUDIO = object()  # what stands for audio in a tree

@@ -1,6 +1,6 @@
 """Rows of list files: JSONL, JSON documents and tables, each row with the place where it stands.
 
-Every row is a mapping of keys as the file has them; what the keys mean is `list_fields`.
+Every row is a mapping of keys as the file has them; what the keys mean is `fields.py`.
 """
 
 import csv
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from flexicodec.corpus.list_fields import SYNONYMS, TIME_KEYS, Row, folded
+from flexicodec.corpus.lists.fields import SYNONYMS, TIME_KEYS, Row, folded
 from flexicodec.io_utils import AUDIO_SUFFIXES
 
 EXPECTED = "expected a JSON object, or a row of a table, with an audio file and times in seconds"

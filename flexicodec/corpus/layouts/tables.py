@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flexicodec.corpus.folder import Entry, Folder, Listing, channel_number, read_lines, read_text
-from flexicodec.corpus.list_fields import folded, known_values, language_code
+from flexicodec.corpus.layouts.folder import Entry, Folder, Listing, channel_number, read_lines, read_text
+from flexicodec.corpus.lists.fields import folded, known_values, language_code
 from flexicodec.io_utils import AUDIO_SUFFIXES
 
 LANGUAGE_FOLDER = re.compile(r"[a-z]{2,3}(-\w+)?")
@@ -21,7 +21,7 @@ NOT_SCORED = "ignore_time_segment_in_scoring"  # the text of gaps in STM files (
 class TableRule:
     """A layout told by the header of a table with a row per clip.
 
-    Text, speaker, id and language are in columns of the usual names, see `list_fields`.
+    Text, speaker, id and language are in columns of the usual names, see `fields.py`.
 
     Attributes:
         name: Name of the layout.

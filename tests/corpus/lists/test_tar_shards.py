@@ -10,8 +10,8 @@ import soundfile
 
 from flexicodec.cli import main
 from flexicodec.corpus import read_manifest, read_utterance
-from flexicodec.corpus.packed import packed_files
-from flexicodec.corpus.tar_shards import scan_tar
+from flexicodec.corpus.lists.packed import packed_files
+from flexicodec.corpus.lists.tar_shards import scan_tar
 from flexicodec.training.config import DataConfig
 from flexicodec.training.data import training_batches, write_shards
 from flexicodec.training.data.shards import index_path

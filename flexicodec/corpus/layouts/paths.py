@@ -1,12 +1,12 @@
-"""Clips of layouts that paths tell: the rules of `layout_rules.py` applied to audio files, and lists of texts."""
+"""Clips of layouts that paths tell: the rules of `rules.py` applied to audio files, and lists of texts."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from flexicodec.corpus.folder import Entry, Listing, Siblings, read_lines, read_text
-from flexicodec.corpus.layout_rules import LANGUAGES, RULES, PathRule
-from flexicodec.corpus.list_fields import SYNONYMS
+from flexicodec.corpus.layouts.folder import Entry, Listing, Siblings, read_lines, read_text
+from flexicodec.corpus.layouts.rules import LANGUAGES, RULES, PathRule
+from flexicodec.corpus.lists.fields import SYNONYMS
 from flexicodec.io_utils import AUDIO_SUFFIXES
 
 HEADERS = (*SYNONYMS["path"], *SYNONYMS["id"])  # first cells of a line that is no clip

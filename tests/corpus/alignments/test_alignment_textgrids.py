@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flexicodec.corpus.alignment import Segment, read_alignment
+from flexicodec.corpus.alignments.alignment import Segment, read_alignment
 
 PHONES = [(0.0, 0.5, "SH"), (0.5, 0.75, 'say "!" 5'), (0.75, 1.0, "")]
 WORDS = [(0.0, 0.75, "she"), (0.75, 1.0, "")]

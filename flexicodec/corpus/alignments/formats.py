@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from flexicodec.corpus.alignment import SHARED_SUFFIXES, Changes, Segment, Track
-from flexicodec.corpus.alignment_grids import read_csv, read_json, read_textgrid
-from flexicodec.corpus.alignment_lines import (
+from flexicodec.corpus.alignments.alignment import SHARED_SUFFIXES, Changes, Segment, Track
+from flexicodec.corpus.alignments.grids import read_csv, read_json, read_textgrid
+from flexicodec.corpus.alignments.lines import (
     ROUNDED,
     SHARED_PHONE,
     Line,

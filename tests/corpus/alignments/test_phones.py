@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexicodec.corpus.alignment import Alignment, Segment, label_at
-from flexicodec.corpus.phones import (
+from flexicodec.corpus.alignments.alignment import Alignment, Segment, label_at
+from flexicodec.corpus.alignments.phones import (
     CLASSES,
     alphabet_of,
     count_as,

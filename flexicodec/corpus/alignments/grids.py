@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flexicodec.corpus.alignment import PHONE_TIERS, WORD_TIERS, Segment, Track
+from flexicodec.corpus.alignments.alignment import PHONE_TIERS, WORD_TIERS, Segment, Track
 from flexicodec.io_utils import read_text
 
 # Praat reads free-standing numbers, texts in quotes and flags; everything else in a text file is a remark

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from flexicodec.corpus.alignment import is_alignment, read_alignment, read_ctm
+from flexicodec.corpus.alignments.alignment import is_alignment, read_alignment, read_ctm
 
 XLABEL = "signal s01\ntype 0\nseparator ;\nnfields 1\n#\n"
 MLF = '#!MLF!#\n"*/u1.lab"\n0 2500000 sil\n2500000 4000000 hh\n.\n"/data/spk/u2.rec"\n0 1000000 s\n.\n'

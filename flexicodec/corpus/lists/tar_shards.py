@@ -1,7 +1,7 @@
 """Clips in tar shards: WebDataset's layout, Emilia's, and lhotse's Shar; found by the tar's headers, read in place.
 
 The files of a clip have one name and known suffixes, wherever they are in the tar: `000017.flac`, `000017.json` with
-the fields of a list's row (`list_fields`), `000017.txt` with the text. WebDataset ends a name at its first dot; here it
+the fields of a list's row (`fields.py`), `000017.txt` with the text. WebDataset ends a name at its first dot; here it
 goes up to the suffix, so that `utt.1.a.flac` and `utt.1.b.flac` are two clips, and WebDataset's rule joins what is left
 (`17.audio.flac` and `17.meta.json`). A Shar's `recording.000000.tar` takes ids and texts from `cuts.000000.jsonl.gz`.
 """
@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from flexicodec.corpus.audio_reading import TOLERANCE, UNREADABLE, read_duration
-from flexicodec.corpus.lhotse_cuts import cut_fields, cut_source, load_cuts
-from flexicodec.corpus.list_fields import TIME_KEYS, clip_times, folded, known_values
+from flexicodec.corpus.lists.fields import TIME_KEYS, clip_times, folded, known_values
+from flexicodec.corpus.lists.lhotse_cuts import cut_fields, cut_source, load_cuts
 from flexicodec.corpus.manifest import SHARD_FIELDS, Utterance
 from flexicodec.io_utils import AUDIO_SUFFIXES
 

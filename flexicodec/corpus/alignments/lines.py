@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flexicodec.corpus.alignment import Changes, Segment, Track, check_tier, cut_overlaps
-from flexicodec.corpus.phones import is_silence
+from flexicodec.corpus.alignments.alignment import Changes, Segment, Track, check_tier, cut_overlaps
+from flexicodec.corpus.alignments.phones import is_silence
 
 TIMIT_RATE = 16_000  # Hz, of the samples counted in .phn and .wrd
 HTK_RATE = 10_000_000  # HTK counts units of 100 ns

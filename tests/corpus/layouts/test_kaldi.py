@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from flexicodec.corpus import read_manifest, read_utterance, scan, write_manifest
-from flexicodec.corpus.kaldi import parse_command
+from flexicodec.corpus.layouts.kaldi import parse_command
 
 LEVELS = (0.1, 0.3)  # of the two sides of the call: their mean is 0.2
 

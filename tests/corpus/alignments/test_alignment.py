@@ -2,7 +2,14 @@
 
 import pytest
 
-from flexicodec.corpus.alignment import Alignment, Segment, read_alignment, read_ctm, write_ctm, write_textgrid
+from flexicodec.corpus.alignments.alignment import (
+    Alignment,
+    Segment,
+    read_alignment,
+    read_ctm,
+    write_ctm,
+    write_textgrid,
+)
 
 PHONES = (Segment(0.0, 0.25, "sil"), Segment(0.25, 0.4, "HH"), Segment(0.4, 0.625, "AY1"), Segment(0.75, 1.0, "sp"))
 
