@@ -272,7 +272,8 @@ class ASRTrainer(Trainer):
             pairs += zip(references, recognizer.transcribe(batch.audio, batch.lengths), strict=True)
         recognizer.train()
         # Both are normalised already, and phones have to stay as they are.
-        rates = error_rates(*zip(*gather_object(pairs), strict=True), normaliser=str)
+        said, heard = zip(*gather_object(pairs), strict=True)
+        rates = error_rates(said, heard, str)
         return {f"validation/{name}": rate for name, rate in rates.items()}, rates["cer"]
 
     def weights_and_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
