@@ -25,6 +25,7 @@ SENSEVOICE_WEIGHTS = "model.pt"
 MODELSCOPE_OWNER = "iic/"  # SenseVoiceSmall was first published as iic/SenseVoiceSmall
 
 
+@torch.inference_mode(False)  # inference tensors would be rounded otherwise, and could never be trained
 def load(
     model: str | Path = "flexicodec-mini",
     *,
@@ -79,6 +80,7 @@ def load(
     return codec.to(device or "cpu").eval()
 
 
+@torch.inference_mode(False)
 def load_pretrained(folder: str | Path, name: str | None = None, parts: str = "all") -> Codec:
     """Load a folder that `Codec.save_pretrained` wrote; weights of other parts are not read."""
     from flexicodec.models.flexicodec.config import FlexiCodecConfig
@@ -118,6 +120,7 @@ def load_pretrained(folder: str | Path, name: str | None = None, parts: str = "a
     return codec.eval()
 
 
+@torch.inference_mode(False)
 def load_upstream(
     folder: str | Path,
     *,

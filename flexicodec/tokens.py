@@ -147,7 +147,7 @@ class Tokens:
         duration_bits: int | Tensor | None = self.format.duration_bits
         if duration_bits is None:  # the longest token of each clip sets the width
             longest = pad(self.durations, (0, 1)).amax(-1).clamp(min=1)
-            duration_bits = torch.tensor([(duration - 1).bit_length() for duration in longest.tolist()])
+            duration_bits = torch.tensor([(each - 1).bit_length() for each in longest.tolist()], device="cpu")
         code_bits = self.format.semantic_bits + self.num_codebooks * self.format.acoustic_bits
         return self.token_lengths.cpu() * (code_bits + duration_bits)
 

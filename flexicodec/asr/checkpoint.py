@@ -52,8 +52,8 @@ def encoder_state(folder: str | Path, config: SanmConfig) -> dict[str, Tensor]:
         if name.startswith("encoder.") and (block is None or int(block[1]) < config.num_layers):
             kept[name.removeprefix("encoder.")] = tensor
     norm = f"encoder.layers.{config.num_layers - 1}.final_layernorm."
-    kept.setdefault(norm + "weight", torch.ones(config.dim))
-    kept.setdefault(norm + "bias", torch.zeros(config.dim))
+    kept.setdefault(norm + "weight", torch.ones(config.dim, dtype=torch.float32, device="cpu"))
+    kept.setdefault(norm + "bias", torch.zeros(config.dim, dtype=torch.float32, device="cpu"))
     return kept
 
 

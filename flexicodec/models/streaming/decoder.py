@@ -156,7 +156,7 @@ class StreamingDecoder(StreamBatch):
         # Check the tokens; their durations without padding.
         chosen = self._choose(items)
         device = self.codec.device
-        inputs = torch.zeros(len(chosen), self._modules[0].channels, 0, device=device)
+        inputs = torch.zeros(len(chosen), self._modules[0].channels, 0, dtype=torch.float32, device=device)
         durations: list[list[int]] = [[] for _ in chosen]
         if tokens is not None:
             self.codec.check_tokens(tokens, may_be_empty=True)
