@@ -1,5 +1,6 @@
 """File search, atomic writes, and the errors of bad files."""
 
+import difflib
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,16 @@ def find(path: Path, suffixes: Sequence[str] = AUDIO_SUFFIXES) -> list[Path]:
     if not found:
         raise ValueError(f"no files to read in {path} (looked for {' '.join(suffixes)})")
     return found
+
+
+def describe_missing(path: str | os.PathLike[str]) -> str:
+    """Say that a file or folder is missing, with the nearest name beside it or the folder that is missing too."""
+    path = Path(path)
+    parent = path.parent
+    if not parent.is_dir():
+        return f"{path} is missing (and so is its folder {parent})"
+    close = difflib.get_close_matches(path.name, [each.name for each in parent.iterdir()], 1)
+    return f"{path} is missing" + (f" (did you mean {parent / close[0]}?)" if close else "")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from flexicodec import token_file
 from flexicodec.code_margins import Margins
+from flexicodec.io_utils import describe_missing
 from flexicodec.token_format import (
     Integers,
     TokenFormat,
@@ -271,8 +272,13 @@ class Tokens:
         """Read a `.flxc` file, or only its first `acoustic` codebooks; the file may end behind those.
 
         Raises:
+            FileNotFoundError: It is missing.
             ValueError: Not such a file, truncated or altered in the part that is read, or fewer codebooks than asked.
         """
+        if Path(path).is_dir():
+            raise ValueError(f"{os.fspath(path)} is a folder; pass the .flxc files in it one by one")
+        if not Path(path).exists():
+            raise FileNotFoundError(describe_missing(path))
         data = Path(path).read_bytes()
         try:
             return cls(**token_file.unpack_clip(data, acoustic))

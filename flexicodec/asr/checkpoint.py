@@ -14,6 +14,7 @@ from flexicodec.asr.config import RecognizerConfig
 from flexicodec.asr.vocabulary import Vocabulary
 from flexicodec.config import from_dict, to_dict
 from flexicodec.encoders.base import SanmConfig
+from flexicodec.io_utils import describe_missing
 from flexicodec.weights import CONFIG_NAME, WEIGHTS_NAME, write_model_folder
 
 MODEL_TYPE = "recognizer"
@@ -75,6 +76,8 @@ def write_folder(
 def read_folder(folder: str | Path) -> tuple[RecognizerConfig, dict[str, Tensor]]:
     """Read a recogniser's config and its weights, in float32."""
     folder = Path(folder)
+    if not folder.exists():
+        raise ValueError(f"no recogniser: the folder {describe_missing(folder)}")
     if not is_recognizer(folder):
         raise ValueError(f"{folder} holds no recogniser: expected {CONFIG_NAME} with model_type {MODEL_TYPE!r}")
     if not (folder / WEIGHTS_NAME).is_file():
