@@ -129,6 +129,13 @@ def test_settings_may_be_combined(saved):
     assert {key for key, value in expected.items() if not same(value, found[key])} == set()
 
 
+@pytest.mark.parametrize("name", ["default dtype float64", "default dtype bfloat16", "default device meta"])
+def test_calibration_neither(whole, speech_folder, name):
+    expected = flexicodec.calibrate(whole, [speech_folder], 6.25)
+    with SETTINGS[name]():
+        assert flexicodec.calibrate(whole, [speech_folder], 6.25) == expected
+
+
 def test_weights_without_values_are_refused(whole):
     with torch.device("meta"):
         empty = type(whole)(whole.config)
