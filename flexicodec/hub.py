@@ -187,8 +187,8 @@ def locate(model: str, filename: str | None, revision: str | None) -> tuple[Path
     close = difflib.get_close_matches(model, SHIPPED, 1)
     lost = f"{model} is missing (did you mean {close[0]}?)" if close else describe_missing(path)
     raise ValueError(
-        f"there is no model {model!r}: the folder {lost}; expected {', '.join(SHIPPED)}, an existing folder or .nemo "
-        "file, or a hub id like owner/name"
+        f"there is no model {model!r}: expected {', '.join(SHIPPED)}, an existing folder or .nemo file, or a hub id "
+        f"like owner/name; the folder {lost}"
     )
 
 
