@@ -48,7 +48,7 @@ def load(
             hub id: FunAudioLLM/SenseVoiceSmall, or iic/SenseVoiceSmall on ModelScope (extra funasr).
         filename: Weights file of the folder or hub repository, where there are several.
         revision: Branch, tag or commit of the hub repository.
-        device: None means the CPU.
+        device: None means the CPU, whatever default device and dtype the caller has set.
         parts: "all"; or to save time and memory "encode" for a model that only makes tokens, "decode" for one that only
             decodes them, "semantic" for a FlexiCodec that makes tokens without acoustic codes. Using a part that was
             not loaded raises a ValueError.

@@ -9,7 +9,7 @@ FRAMES = (1, 7)
 ODD = (-1, 0, 1)  # samples beside a whole frame
 
 
-@pytest.fixture(params=["whole", "released", "lfsc", "nano", "causal", "noncausal"])
+@pytest.fixture(params=["whole", "released", "lfsc", "nano", "causal"])
 def model(request, nanocodecs):
     """Both families, each with and without layers that look ahead."""
     return nanocodecs[request.param] if request.param in nanocodecs else request.getfixturevalue(request.param)
