@@ -99,7 +99,7 @@ def fit_threshold(
     so that neither float noise nor printing it with a few digits changes a token.
     """
     padded = torch.nn.utils.rnn.pad_sequence(similarities, batch_first=True)
-    counts = torch.tensor(lengths)
+    counts = torch.tensor(lengths, device=padded.device)
 
     def tokens_per_clip(threshold: float) -> torch.Tensor:
         return (Threshold(threshold)(padded, counts, max_duration=max_duration) > 0).sum(1)
@@ -108,7 +108,7 @@ def fit_threshold(
         return int(tokens_per_clip(candidates[index]).sum()) - target
 
     # Invariant: at most `target` tokens at `low`, more at `high`.
-    candidates = torch.cat([torch.tensor([-1.0]), torch.cat(similarities).unique(), torch.tensor([1.0])]).tolist()
+    candidates = [-1.0, *torch.cat(similarities).unique().tolist(), 1.0]
     target = frame_rate * sum(seconds)
     low = 0
     high = len(candidates) - 1
@@ -125,7 +125,7 @@ def fit_threshold(
     between = (best + candidates[min(nearest + 1, len(candidates) - 1)]) / 2
     if torch.equal(tokens_per_clip(between), found):
         best = between
-    rates = found / torch.tensor(seconds)
+    rates = found / torch.tensor(seconds, dtype=torch.float32, device=found.device)
     return Calibration(
         threshold=best,
         frame_rate=float(frame_rate),

@@ -1,5 +1,6 @@
 """File search, atomic writes, and the errors of bad files."""
 
+import difflib
 import gzip
 import os
 import uuid
@@ -50,6 +51,16 @@ def read_text(path: Path) -> str:
             f"{path} is neither UTF-8 nor UTF-16 ({error}); is it Latin-1? `iconv -f latin1 -t utf-8` converts it"
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def describe_missing(path: str | os.PathLike[str]) -> str:
+    """Say that a file or folder is missing, with the nearest name beside it or the folder that is missing too."""
+    path = Path(path)
+    parent = path.parent
+    if not parent.is_dir():
+        return f"{path} is missing (and so is its folder {parent})"
+    close = difflib.get_close_matches(path.name, [each.name for each in parent.iterdir()], 1)
+    return f"{path} is missing" + (f" (did you mean {parent / close[0]}?)" if close else "")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from flexicodec import token_file
 from flexicodec.code_margins import Margins
+from flexicodec.io_utils import describe_missing
 from flexicodec.token_format import (
     RELEASED,
     Integers,
@@ -144,7 +145,7 @@ class Tokens:
         duration_bits: int | Tensor | None = self.format.duration_bits
         if duration_bits is None:  # the longest token of each clip sets the width
             longest = pad(self.durations, (0, 1)).amax(-1).clamp(min=1)
-            duration_bits = torch.tensor([(duration - 1).bit_length() for duration in longest.tolist()])
+            duration_bits = torch.tensor([(each - 1).bit_length() for each in longest.tolist()], device="cpu")
         code_bits = self.format.semantic_bits + self.num_codebooks * self.format.acoustic_bits
         return self.token_lengths.cpu() * (code_bits + duration_bits)
 
@@ -268,8 +269,13 @@ class Tokens:
         """Read a `.flxc` file, or only its first `acoustic` codebooks; the file may end behind those.
 
         Raises:
+            FileNotFoundError: It is missing.
             ValueError: Not such a file, truncated or altered in the part that is read, or fewer codebooks than asked.
         """
+        if Path(path).is_dir():
+            raise ValueError(f"{os.fspath(path)} is a folder; pass the .flxc files in it one by one")
+        if not Path(path).exists():
+            raise FileNotFoundError(describe_missing(path))
         data = Path(path).read_bytes()
         try:
             return cls(**token_file.unpack_clip(data, acoustic))

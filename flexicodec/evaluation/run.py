@@ -15,6 +15,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 import flexicodec
+from flexicodec.asr.text import primary_language
 from flexicodec.corpus import Utterance, check_ids, read_utterance
 from flexicodec.evaluation.metrics import suite
 from flexicodec.evaluation.metrics.bitrate import clip_rates
@@ -230,7 +231,8 @@ class Worker:
         failure: Exception | None = None
         try:
             texts = [self._text(clip.utterance) for clip in clips]
-            references = self.suite.prepare([clip.reference for clip in clips], texts)
+            languages = [clip.utterance.language for clip in clips]
+            references = self.suite.prepare([clip.reference for clip in clips], texts, languages)
             outputs = system.reconstruct([clip.codec_input for clip in clips], settings)
         except Exception as error:
             failure = error
@@ -289,8 +291,8 @@ class Worker:
         wanted = self.config.measures.language
         if wanted is None or clip.language is None:
             return clip.text
-        language = clip.language.replace("-", " ").split()[:1]  # "en-GB" and "en (Welsh)" are English
-        return clip.text if language == [wanted] else None
+        # "en-GB" and "en (Welsh)" are English.
+        return clip.text if primary_language(clip.language) == primary_language(wanted) else None
 
 
 def _row(system: str, setting: Setting, clip: Utterance) -> Row:

@@ -143,7 +143,7 @@ class Quantizer(nn.Module, ABC):
                 "or a padding mark?"
             )
         if num_codebooks == 0:
-            return torch.zeros(batch, self.dim, tokens, device=codes.device)
+            return torch.zeros(batch, self.dim, tokens, dtype=torch.float32, device=codes.device)
         with torch.autocast(codes.device.type, enabled=False):
             latents = self.dequantize_tokens(rearrange(codes, "b k n -> (b n) k"))
         latents = rearrange(latents, "(b n) d -> b d n", b=batch, n=tokens)

@@ -94,7 +94,7 @@ class ResidualVectorQuantizer(Quantizer):
     ) -> FlatQuantized:
         residual = features
         latents = torch.zeros_like(features)
-        nothing = torch.zeros(features.shape[0], 0, device=features.device)
+        nothing = torch.zeros(features.shape[0], 0, dtype=torch.float32, device=features.device)
         codes = [nothing.long()]
         commitment = [nothing]
         codebook = [nothing]
@@ -120,7 +120,7 @@ class ResidualVectorQuantizer(Quantizer):
         return torch.cat(margins, dim=1)
 
     def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
-        latents = torch.zeros(codes.shape[0], self.dim, device=codes.device)
+        latents = torch.zeros(codes.shape[0], self.dim, dtype=torch.float32, device=codes.device)
         for k, quantizer in enumerate(list(self.quantizers)[: codes.shape[1]]):
             latents = latents + cast(VectorQuantizer, quantizer).dequantize_tokens(codes[:, k : k + 1])
         return latents

@@ -221,6 +221,12 @@ def test_texts_are_transcribed_in_one_language(utterances, tmp_path):
     counts = rows[0]["transcripts"]["ctc:recognizer-mini"]
     assert counts["characters"] == len(spoken[0].text.strip())
     assert counts["words"] == len(spoken[0].text.split())
+    # Codes of one language are alike, whatever their region and length.
+    codes = zip(utterances[:3], ("cmn", "zh_TW", "yue"), strict=True)
+    spoken_chinese = [replace(utterance, language=code, text="今 天") for utterance, code in codes]
+    chinese = replace(plan, measures=replace(plan.measures, language="zh-CN"))
+    rows = evaluate_corpus(spoken_chinese, [], tmp_path / "zh", chinese).rows
+    assert [row.get("transcripts", {}).get("ctc:recognizer-mini", {}).get("words") for row in rows] == [2, 2, None]
     everything = replace(plan, measures=replace(plan.measures, language=None))
     rows = evaluate_corpus(spoken, [], tmp_path / "all", everything).rows
     assert ["transcripts" in row for row in rows] == [True, True, True, False]

@@ -42,6 +42,7 @@ class ReferenceData:
 
     audio: list[Waveform]  # at `SAMPLE_RATE`
     texts: list[str | None]  # None where it is unknown or not to be transcribed
+    languages: list[str | None]  # of the texts, ISO 639; None where it is unknown
     embeddings: dict[str, np.ndarray]  # of speakers, by encoder
 
 
@@ -71,7 +72,7 @@ class MetricSuite:
 
         # Counting an empty text finds a missing jiwer as well as an unknown normaliser.
         load(partial(asr.word_errors, "", ""), (config.normaliser,), "--normaliser basic")
-        open_transcriber = partial(asr.open_transcriber, device=device)
+        open_transcriber = partial(asr.open_transcriber, device=device, language=config.language)
         open_encoder = partial(speaker.open_speaker_encoder, device=device)
         self.transcribers = load(open_transcriber, config.transcribers, "--transcriber none")
         self.encoders = load(open_encoder, config.speaker_encoders, "--speaker-encoder none")
@@ -100,12 +101,25 @@ class MetricSuite:
         models: dict[str, Any] = {**self.transcribers, **self.encoders, **self.predictors}
         return {spec: model.fingerprint for spec, model in models.items()}
 
-    def prepare(self, audio: Sequence[Waveform], texts: Sequence[str | None]) -> ReferenceData:
-        """Compute once what the reconstructions of every system are compared with."""
+    def prepare(
+        self,
+        audio: Sequence[Waveform],
+        texts: Sequence[str | None],
+        languages: Sequence[str | None] | None = None,
+    ) -> ReferenceData:
+        """Compute once what the reconstructions of every system are compared with.
+
+        Args:
+            audio: The recordings.
+            texts: What is said; None leaves a clip out of the error rates.
+            languages: ISO 639 codes of the texts, where they are known; None: those of the recognisers.
+        """
+        default = self.config.language
+        known = [language or default for language in languages or [None] * len(texts)]
         embeddings = {}
         for name, encoder in self.encoders.items():
             embeddings[name] = encoder.embed(_resampled(audio, encoder.sample_rate))
-        return ReferenceData(list(audio), list(texts), embeddings)
+        return ReferenceData(list(audio), list(texts), known, embeddings)
 
     def measure(self, references: ReferenceData, estimates: Sequence[Waveform]) -> list[dict[str, Any]]:
         """Measure reconstructions that have the length and sample rate of their references.
@@ -127,7 +141,7 @@ class MetricSuite:
             for metric, values in scores.items():
                 _add(rows, f"{metric}.{name}", values)
         for name, transcriber in self.transcribers.items():
-            self._add_transcripts(rows, name, transcriber, references.texts, estimates)
+            self._add_transcripts(rows, name, transcriber, references, estimates)
         return rows
 
     def _add_transcripts(
@@ -135,18 +149,18 @@ class MetricSuite:
         rows: list[dict[str, Any]],
         name: str,
         transcriber: asr.Transcriber,
-        texts: Sequence[str | None],
+        references: ReferenceData,
         estimates: Sequence[Waveform],
     ) -> None:
         """Transcribe the clips that have a text, and count the errors."""
-        indices = [index for index, text in enumerate(texts) if text is not None]
+        indices = [index for index, text in enumerate(references.texts) if text is not None]
         if not indices:
             return
         clips = _resampled([estimates[index] for index in indices], transcriber.sample_rate)
         for index, hypothesis in zip(indices, transcriber.transcribe(clips), strict=True):
-            text = texts[index] or ""
-            words = asr.word_errors(text, hypothesis, self.config.normaliser)
-            characters = asr.character_errors(text, hypothesis, self.config.normaliser)
+            compared = (references.texts[index] or "", hypothesis, self.config.normaliser, references.languages[index])
+            words = asr.word_errors(*compared)
+            characters = asr.character_errors(*compared)
             rows[index].setdefault("transcripts", {})[name] = {
                 "text": hypothesis,
                 "word_errors": words.errors,
