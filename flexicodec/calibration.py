@@ -3,7 +3,7 @@
 Similarities are computed once per clip and serve every threshold that is tried.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from flexicodec.audio import read_audio
+from flexicodec.corpus import Utterance, read_manifest, read_utterance
 from flexicodec.io_utils import find
 from flexicodec.merging import Threshold, check_frame_rate
 from flexicodec.models.codec import UNSET
@@ -42,7 +43,7 @@ def calibrate(
 
     Args:
         codec: A codec with `features`, as FlexiCodec has.
-        speech: A folder, searched with its subfolders, or audio files.
+        speech: Folders, searched with their subfolders, audio files, or JSONL manifests.
         frame_rate: Tokens per second over the whole corpus.
         max_duration: Most frames per token; None for no cap. The model's own by default.
         progress: Show a bar.
@@ -50,7 +51,7 @@ def calibrate(
     if codec.format.max_duration == 1:
         raise ValueError(f"this model has a fixed rate of {codec.base_frame_rate:g} Hz; there is no threshold to find")
     given = [speech] if isinstance(speech, str | Path) else speech
-    paths = [file for path in given for file in find(Path(path))]
+    clips = [clip for path in given for clip in _clips(Path(path))]
     cap = codec.max_duration if max_duration is UNSET else max_duration
     if isinstance(check_frame_rate(frame_rate, codec.base_frame_rate, cap), tuple):
         raise ValueError(f"frame_rate is {frame_rate!r}; expected one number, that of the corpus")
@@ -58,19 +59,30 @@ def calibrate(
     lengths = []
     seconds = []
     skipped = []
-    for path in tqdm(paths, desc="calibrate", disable=not progress):
+    for clip in tqdm(clips, desc="calibrate", disable=not progress):
         try:
-            audio = read_audio(path, sample_rate=codec.sample_rate, channels="mix")
+            audio = _read(clip, codec.sample_rate)
             features = codec.features(audio)
         except (ValueError, OSError) as error:
-            skipped.append(f"{path}: {error}")
+            skipped.append(f"{clip.id if isinstance(clip, Utterance) else clip}: {error}")
             continue
         similarities.append(features.similarities[0].cpu())
         lengths.append(int(features.lengths[0]))
         seconds.append(audio.shape[1] / codec.sample_rate)
     if not lengths:
-        raise ValueError(f"none of {len(paths)} files could be read; first: {skipped[0] if skipped else 'no files'}")
+        raise ValueError(f"none of {len(clips)} files could be read; first: {skipped[0] if skipped else 'no files'}")
     return fit_threshold(similarities, lengths, seconds, frame_rate, cap, tuple(skipped))
+
+
+def _clips(path: Path) -> Sequence[Path | Utterance]:
+    return read_manifest(path) if path.name.endswith((".jsonl", ".jsonl.gz")) else find(path)
+
+
+def _read(clip: Path | Utterance, sample_rate: int) -> torch.Tensor:
+    """Read a clip as mono, [1, samples]."""
+    if isinstance(clip, Utterance):
+        return torch.from_numpy(read_utterance(clip, sample_rate))[None]
+    return read_audio(clip, sample_rate=sample_rate, channels="mix")
 
 
 def fit_threshold(
@@ -87,7 +99,7 @@ def fit_threshold(
     so that neither float noise nor printing it with a few digits changes a token.
     """
     padded = torch.nn.utils.rnn.pad_sequence(similarities, batch_first=True)
-    counts = torch.tensor(lengths)
+    counts = torch.tensor(lengths, device=padded.device)
 
     def tokens_per_clip(threshold: float) -> torch.Tensor:
         return (Threshold(threshold)(padded, counts, max_duration=max_duration) > 0).sum(1)
@@ -96,7 +108,7 @@ def fit_threshold(
         return int(tokens_per_clip(candidates[index]).sum()) - target
 
     # Invariant: at most `target` tokens at `low`, more at `high`.
-    candidates = torch.cat([torch.tensor([-1.0]), torch.cat(similarities).unique(), torch.tensor([1.0])]).tolist()
+    candidates = [-1.0, *torch.cat(similarities).unique().tolist(), 1.0]
     target = frame_rate * sum(seconds)
     low = 0
     high = len(candidates) - 1
@@ -113,7 +125,7 @@ def fit_threshold(
     between = (best + candidates[min(nearest + 1, len(candidates) - 1)]) / 2
     if torch.equal(tokens_per_clip(between), found):
         best = between
-    rates = found / torch.tensor(seconds)
+    rates = found / torch.tensor(seconds, dtype=torch.float32, device=found.device)
     return Calibration(
         threshold=best,
         frame_rate=float(frame_rate),

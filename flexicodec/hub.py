@@ -4,6 +4,7 @@ Three layouts are read: ours (`config.json` + `model.safetensors`), that of Flex
 file + a yaml), and NeMo's archives of LFSC and NanoCodec (one `.nemo` file). Only hub ids are downloaded.
 """
 
+import difflib
 import json
 from collections.abc import Mapping
 from importlib.resources import files
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flexicodec.config import from_dict, load_yaml
+from flexicodec.io_utils import describe_missing
 from flexicodec.models.codec import Codec
 from flexicodec.weights import CONFIG_NAME, WEIGHTS_NAME, load_exactly, read_weights, unloaded_modules
 
@@ -21,10 +23,13 @@ SHIPPED = ("flexicodec-mini",)
 UPSTREAM_WEIGHTS = ("12hz_v1_half.safetensors", "nartts_flexicodec_only.safetensors")
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 NEMO_SUFFIX = ".nemo"
+TOKEN_SUFFIX = ".flxc"
+FILE_SUFFIXES = (NEMO_SUFFIX, TOKEN_SUFFIX, *WEIGHT_SUFFIXES, ".json", ".yaml", ".yml")
 SENSEVOICE_WEIGHTS = "model.pt"
 MODELSCOPE_OWNER = "iic/"  # SenseVoiceSmall was first published as iic/SenseVoiceSmall
 
 
+@torch.inference_mode(False)  # inference tensors would be rounded otherwise, and could never be trained
 def load(
     model: str | Path = "flexicodec-mini",
     *,
@@ -43,7 +48,7 @@ def load(
             hub id: FunAudioLLM/SenseVoiceSmall, or iic/SenseVoiceSmall on ModelScope (extra funasr).
         filename: Weights file of the folder or hub repository, where there are several.
         revision: Branch, tag or commit of the hub repository.
-        device: None means the CPU.
+        device: None means the CPU, whatever default device and dtype the caller has set.
         parts: "all"; or to save time and memory "encode" for a model that only makes tokens, "decode" for one that only
             decodes them, "semantic" for a FlexiCodec that makes tokens without acoustic codes. Using a part that was
             not loaded raises a ValueError.
@@ -79,6 +84,7 @@ def load(
     return codec.to(device or "cpu").eval()
 
 
+@torch.inference_mode(False)
 def load_pretrained(folder: str | Path, name: str | None = None, parts: str = "all") -> Codec:
     """Load a folder that `Codec.save_pretrained` wrote; weights of other parts are not read."""
     from flexicodec.models.flexicodec.config import FlexiCodecConfig
@@ -93,6 +99,8 @@ def load_pretrained(folder: str | Path, name: str | None = None, parts: str = "a
         NanoCodec.model_type: (NanoCodecConfig, NanoCodec),
     }
     folder = Path(folder)
+    if not (folder / CONFIG_NAME).is_file():
+        raise ValueError(describe_missing(folder / CONFIG_NAME))
     held = json.loads((folder / CONFIG_NAME).read_text())
     if held.get("model_type") not in families:
         known = ", ".join(map(repr, families))
@@ -118,6 +126,7 @@ def load_pretrained(folder: str | Path, name: str | None = None, parts: str = "a
     return codec.eval()
 
 
+@torch.inference_mode(False)
 def load_upstream(
     folder: str | Path,
     *,
@@ -159,21 +168,27 @@ def locate(model: str, filename: str | None, revision: str | None) -> tuple[Path
     if model in SHIPPED:
         return Path(str(files("flexicodec") / "assets" / model)), model
     path = Path(model)
-    if path.is_file() and path.suffix == NEMO_SUFFIX:
+    if path.is_file() and path.suffix.lower() == NEMO_SUFFIX:
         return path, path.stem
+    if path.is_file() and path.suffix.lower() == TOKEN_SUFFIX:
+        raise ValueError(f"{model} is a token file and no model; flexicodec.Tokens.load reads it")
     if path.is_file():
         raise ValueError(f"{model} is a file; give its folder, and filename={path.name!r} if it holds several models")
     if path.is_dir():
         return path, path.resolve().name
+    if path.suffix.lower() in FILE_SUFFIXES:  # no hub id ends like a file
+        raise ValueError(f"there is no model {model!r}: the file {describe_missing(path)}")
     _refuse_published_names(model)
     if _is_hub_id(model):
         wanted = [CONFIG_NAME, WEIGHTS_NAME, UPSTREAM_WEIGHTS[0], "*.yaml", "*" + NEMO_SUFFIX]
         if filename is not None:
             wanted = [filename, "*.yaml", "*.json", "am.mvn"]
         return _download(model, wanted, revision), model
+    close = difflib.get_close_matches(model, SHIPPED, 1)
+    lost = f"{model} is missing (did you mean {close[0]}?)" if close else describe_missing(path)
     raise ValueError(
         f"there is no model {model!r}: expected {', '.join(SHIPPED)}, an existing folder or .nemo file, or a hub id "
-        "like owner/name"
+        f"like owner/name; the folder {lost}"
     )
 
 
@@ -211,7 +226,7 @@ def _download(repo: str, wanted: list[str], revision: str | None = None) -> Path
         return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
     except Exception as error:
         raise ValueError(
-            f"{repo} is no folder here and could not be fetched from {hub} ({type(error).__name__}: {error}); "
+            f"{repo} is missing here and could not be fetched from {hub} ({type(error).__name__}: {error}); "
             "download it elsewhere and pass the folder"
         ) from error
 
@@ -240,7 +255,7 @@ def _nemo_archive(path: Path, filename: str | None) -> Path | None:
 def _upstream_weights(folder: Path, filename: str | None) -> Path:
     if filename is not None:
         if not (folder / filename).is_file():
-            raise ValueError(f"{folder} has no file {filename!r}")
+            raise ValueError(f"{folder} has no file {filename!r}: {describe_missing(folder / filename)}")
         return folder / filename
     for known in UPSTREAM_WEIGHTS:
         if (folder / known).is_file():
@@ -276,6 +291,8 @@ def _sensevoice_file(sensevoice: str | Path) -> Path:
     if (path / SENSEVOICE_WEIGHTS).is_file():
         return path / SENSEVOICE_WEIGHTS
     name = str(sensevoice)
+    if not path.exists() and (path.suffix.lower() in FILE_SUFFIXES or not _is_hub_id(name)):
+        raise ValueError(f"sensevoice={name!r}: {describe_missing(path)}")
     if not path.exists() and _is_hub_id(name):
         return _download(name, [SENSEVOICE_WEIGHTS, "am.mvn"]) / SENSEVOICE_WEIGHTS
     raise ValueError(

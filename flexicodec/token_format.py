@@ -142,11 +142,17 @@ class TokenFormat:
                 )
 
 
+RELEASED = TokenFormat()  # of the released FlexiCodec weights
+
+
 # ------------------------------------------------------------------------------------------- integers given to `Tokens`
 
 
-def read_integers(values: dict[str, Integers | int | None]) -> dict[str, Tensor]:
-    """Copy integers into int64 tensors with a batch axis, on the device of the first tensor given; None is left out."""
+def read_integers(values: dict[str, Integers | int | None], format: TokenFormat) -> dict[str, Tensor]:
+    """Copy integers into int64 tensors with a batch axis, on the device of the first tensor given.
+
+    None is left out, but acoustic codes (no codebooks) and the durations of fixed-rate codecs are filled in.
+    """
     given = {name: value for name, value in values.items() if value is not None}
     tensors: dict[str, Tensor] = {}
     for name, value in given.items():
@@ -182,15 +188,35 @@ def read_integers(values: dict[str, Integers | int | None]) -> dict[str, Tensor]
     device = next((value.device for value in given.values() if isinstance(value, Tensor)), None)
     for name, tensor in tensors.items():
         tensors[name] = (tensor[None] if missing[name] else tensor).to(device)
+
+    # What may be left out
+    codes = tensors.get("semantic", tensors.get("acoustic"))
+    if codes is None or 0 in codes.shape[1:-1]:
+        raise ValueError("neither semantic nor acoustic codes; a token needs at least one code")
+    tensors.setdefault("acoustic", codes.new_zeros(len(codes), 0, codes.shape[-1]))
+    if "durations" not in tensors and format.max_duration != 1:
+        raise ValueError(
+            f"durations are missing, and they may vary from 1 to {format.max_duration} frames{_slip(format)}"
+        )
+    tensors.setdefault("durations", codes.new_ones(len(codes), codes.shape[-1]))
     return tensors
 
 
-def check_values(values: dict[str, Tensor], format: TokenFormat) -> None:
-    """Check durations, codes and audio lengths against the format, and set the codes of padding to 0.
+def check_values(values: dict[str, Tensor], format: TokenFormat) -> dict[str, Tensor]:
+    """Check shapes, durations, codes and audio lengths against the format, and set the codes of padding to 0.
 
     Padding is on the right; a clip may have no token (yet), and then has no samples.
     """
     durations = values["durations"]
+    for name in values.keys() - {"audio_lengths"}:
+        if (len(values[name]), values[name].shape[-1]) != durations.shape:
+            shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in values.items())
+            raise ValueError(f"{shapes} do not agree in batch and tokens")
+    if ("semantic" in values) != (format.semantic_codebook_size is not None):
+        have = "semantic codes" if "semantic" in values else "no semantic codes"
+        raise ValueError(
+            f"{have}, but the format has semantic_codebook_size={format.semantic_codebook_size}{_slip(format)}"
+        )
     if not len(durations):
         raise ValueError(f"durations {list(durations.shape)} hold no clip, expected at least one")
     limit = format.max_duration or _LARGEST
@@ -227,6 +253,7 @@ def check_values(values: dict[str, Tensor], format: TokenFormat) -> None:
         values[name] = torch.where(valid[name], codes, 0)
     if "audio_lengths" in values:
         check_audio_lengths(values["audio_lengths"], durations.sum(-1), format)
+    return values
 
 
 def check_audio_lengths(
@@ -294,6 +321,13 @@ def checked_info(info: dict[str, Any], batch: int) -> dict[str, Any]:
 def per_clip(value: Any, batch: int) -> list[Any]:
     """Return a note of `Tokens.info` as one value per clip."""
     return value if isinstance(value, list) else [value] * batch
+
+
+def _slip(format: TokenFormat) -> str:
+    """Name the likely mistake where no format was given."""
+    if format is not RELEASED:
+        return ""
+    return "; that is the format of the released FlexiCodec weights, as none was given: is format=codec.format missing?"
 
 
 def _first(bad: Bool[Tensor, "*axes"]) -> tuple[int, ...]:

@@ -18,7 +18,9 @@ from torch.nn.functional import pad
 
 from flexicodec import token_file
 from flexicodec.code_margins import Margins
+from flexicodec.io_utils import describe_missing
 from flexicodec.token_format import (
+    RELEASED,
     Integers,
     TokenFormat,
     check_kept,
@@ -30,8 +32,6 @@ from flexicodec.token_format import (
 )
 
 __all__ = ["TokenFormat", "Tokens"]
-
-_RELEASED = TokenFormat()
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -57,7 +57,7 @@ class Tokens:
         acoustic: Integers | None = None,
         durations: Integers | None = None,
         audio_lengths: Integers | int | None = None,
-        format: TokenFormat = _RELEASED,
+        format: TokenFormat = RELEASED,
         info: dict[str, Any] | None = None,
         margins: Margins | None = None,
     ):
@@ -81,10 +81,8 @@ class Tokens:
         """
         if not isinstance(format, TokenFormat):
             raise ValueError(f"format is {format!r}, expected a TokenFormat: format=codec.format")
-        given = read_integers(
-            {"semantic": semantic, "acoustic": acoustic, "durations": durations, "audio_lengths": audio_lengths}
-        )
-        values: dict[str, Any] = _validated(given, format)
+        given = {"semantic": semantic, "acoustic": acoustic, "durations": durations, "audio_lengths": audio_lengths}
+        values: dict[str, Any] = {**dict.fromkeys(given), **check_values(read_integers(given, format), format)}
         if margins is not None:
             margins.check(values["durations"], values["acoustic"])
         values |= {"format": format, "margins": margins}
@@ -147,7 +145,7 @@ class Tokens:
         duration_bits: int | Tensor | None = self.format.duration_bits
         if duration_bits is None:  # the longest token of each clip sets the width
             longest = pad(self.durations, (0, 1)).amax(-1).clamp(min=1)
-            duration_bits = torch.tensor([(duration - 1).bit_length() for duration in longest.tolist()])
+            duration_bits = torch.tensor([(each - 1).bit_length() for each in longest.tolist()], device="cpu")
         code_bits = self.format.semantic_bits + self.num_codebooks * self.format.acoustic_bits
         return self.token_lengths.cpu() * (code_bits + duration_bits)
 
@@ -271,8 +269,13 @@ class Tokens:
         """Read a `.flxc` file, or only its first `acoustic` codebooks; the file may end behind those.
 
         Raises:
+            FileNotFoundError: It is missing.
             ValueError: Not such a file, truncated or altered in the part that is read, or fewer codebooks than asked.
         """
+        if Path(path).is_dir():
+            raise ValueError(f"{os.fspath(path)} is a folder; pass the .flxc files in it one by one")
+        if not Path(path).exists():
+            raise FileNotFoundError(describe_missing(path))
         data = Path(path).read_bytes()
         try:
             return cls(**token_file.unpack_clip(data, acoustic))
@@ -310,42 +313,6 @@ class Tokens:
             f"{int(self.semantic is not None)}+{self.num_codebooks} codebooks, "
             f"{int(self._bits().sum()) / seconds / 1000:.2f} kbps)"
         )
-
-
-def _validated(given: dict[str, Tensor], format: TokenFormat) -> dict[str, Tensor | None]:
-    """Fill in what may be left out, and check shapes, codes, durations and lengths against the format."""
-    # Fill in what may be left out: acoustic codes, and the durations of fixed-rate codecs.
-    codes = given.get("semantic", given.get("acoustic"))
-    if codes is None or 0 in codes.shape[1:-1]:
-        raise ValueError("neither semantic nor acoustic codes; a token needs at least one code")
-    batch = codes.shape[0]
-    num_tokens = codes.shape[-1]
-    given.setdefault("acoustic", codes.new_zeros(batch, 0, num_tokens))
-    if "durations" not in given and format.max_duration != 1:
-        raise ValueError(
-            f"durations are missing, and they may vary from 1 to {format.max_duration} frames{_slip(format)}"
-        )
-    given.setdefault("durations", codes.new_ones(batch, num_tokens))
-
-    # Everything agrees in shape, and with the format.
-    for name in given.keys() - {"audio_lengths"}:
-        if (len(given[name]), given[name].shape[-1]) != (batch, num_tokens):
-            shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in given.items())
-            raise ValueError(f"{shapes} do not agree in batch and tokens")
-    if ("semantic" in given) != (format.semantic_codebook_size is not None):
-        have = "semantic codes" if "semantic" in given else "no semantic codes"
-        raise ValueError(
-            f"{have}, but the format has semantic_codebook_size={format.semantic_codebook_size}{_slip(format)}"
-        )
-    check_values(given, format)
-    return {name: given.get(name) for name in ("semantic", "acoustic", "durations", "audio_lengths")}
-
-
-def _slip(format: TokenFormat) -> str:
-    """Name the likely mistake where no format was given."""
-    if format is not _RELEASED:
-        return ""
-    return "; that is the format of the released FlexiCodec weights, as none was given: is format=codec.format missing?"
 
 
 def _join(

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from flexicodec.io_utils import replacing
+from flexicodec.io_utils import describe_missing, replacing
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -27,6 +27,8 @@ def read_weights(path: str | Path, skip: tuple[str, ...] = ()) -> Mapping[str, T
         skip: Prefixes of tensors that are not read, in safetensors files only.
     """
     path = Path(path)
+    if not path.exists():
+        raise ValueError(describe_missing(path))
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:

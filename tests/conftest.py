@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 
@@ -228,6 +229,26 @@ def nanocodecs():
 def nanocodec(request, nanocodecs):
     """Each of the tiny ones."""
     return nanocodecs[request.param]
+
+
+@pytest.fixture(params=["float64", "bfloat16", "meta", "inference"])
+def other_settings(request):
+    """A caller's settings that loading must not be changed by; `tests/models/test_process_settings.py` has more."""
+    if request.param == "meta":
+        return torch.device("meta")
+    if request.param == "inference":
+        return torch.inference_mode()
+    return default_dtype(getattr(torch, request.param))
+
+
+@contextmanager
+def default_dtype(dtype):
+    """Change the default dtype for a while."""
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 # ------------------------------------------------------------------------------------------------------------ speech

@@ -7,7 +7,7 @@ import pytest
 
 from flexicodec import cli
 from flexicodec.corpus import Utterance, read_manifest, write_manifest
-from flexicodec.corpus.alignment import Segment, read_alignment, write_ctm, write_textgrid
+from flexicodec.corpus.alignments.alignment import Segment, read_alignment, write_ctm, write_textgrid
 from flexicodec.evaluation.metrics import asr
 
 
@@ -93,6 +93,21 @@ def test_a_ctm_of_other_clips_is_an_error_with_a_hint(folder, tmp_path, capsys):
     manifest = rewritten(folder, "ctm.jsonl", alignment=folder / "other.ctm")
     assert analyze(folder, tmp_path, "--limit", "1", manifest=manifest) == 1
     assert "has no utterance '0-0.0'; is it '0-0.00'?" in capsys.readouterr().err
+
+
+def test_cuts_in_alignments_are_counted(folder, tmp_path, capsys):
+    rows = "{0} A 0.1 0.2 S\n{0} A 0.29 0.3 AA1\n{0} B 0.1 0.5 T\n"
+    (folder / "call.ctm").write_text("".join(rows.format(u.id) for u in read_manifest(folder / "pieces.jsonl")))
+    manifest = rewritten(folder, "call.jsonl", alignment=folder / "call.ctm", channel=0)
+    utterances = read_manifest(folder / manifest)
+    utterances[1] = replace(utterances[1], channel=None)
+    write_manifest(folder / manifest, utterances)
+    analyze(folder, tmp_path, manifest=manifest)
+    error = capsys.readouterr().err
+    assert "flexicodec: in alignments: 5 segments cut where the next one starts, of 5 clips\n" in error
+    assert "has the channels 'A', 'B'; say which with channel=" in error
+    text = (tmp_path / "report.html").read_text()
+    assert "In alignments: 5 segments cut where the next one starts, of 5 clips." in text
 
 
 def test_phones_that_were_asked_for_have_to_be_there(folder, tmp_path, capsys):

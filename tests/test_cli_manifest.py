@@ -25,9 +25,9 @@ def folder(tmp_path):
 
 def test_a_manifest_of_a_folder(folder, capsys):
     assert main(["manifest", str(folder), "-o", str(folder / "m.jsonl")]) == 0
-    assert capsys.readouterr().out == (
-        f"{folder / 'm.jsonl'}: plain, 4 clips, 0.00 hours, 2 speakers, 1 with text, 0 skipped\n"
-    )
+    first, note = capsys.readouterr().out.splitlines()
+    assert first == f"{folder / 'm.jsonl'}: plain, 4 clips, 0.00 hours, 2 guessed speakers, 1 with text, 0 skipped"
+    assert note.startswith("note: 4 files are of no known layout (kaldi, ")
     utterances = read_manifest(folder / "m.jsonl")
     assert [(u.path, u.duration, u.text, u.speaker) for u in utterances] == [
         (folder / "speaker0" / "0.flac", 0.5, None, "speaker0"),
@@ -35,6 +35,30 @@ def test_a_manifest_of_a_folder(folder, capsys):
         (folder / "speaker1" / "1.flac", 1.0, None, "speaker1"),
         (folder / "speaker1" / "3.flac", 2.0, "hello", "speaker1"),
     ]
+
+
+def test_everything_is_counted(folder, tmp_path, capsys):
+    for name in ("b.spx", "c.spx", "d.shn"):
+        (folder / name).write_bytes(b"")
+    (folder / "speaker0" / "0.TextGrid").write_text("")
+    (folder / "speaker0" / "8.TextGrid").write_text("")
+    assert main(["manifest", str(folder), "-o", str(tmp_path / "m.jsonl")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "1 with alignment" in lines[0]
+    assert [line for line in lines if line.startswith("left out")] == [
+        "left out: 2 .spx files: audio that is not read (convert it to FLAC, say)",
+        "left out: 1 .shn files: audio that is not read (convert it to FLAC, say)",
+        "left out: 1 alignments that are of no clip here",
+    ]
+
+
+def test_many_bad_files_are_named_in_part(folder, tmp_path, capsys):
+    for index in range(23):
+        (folder / f"bad{index:02}.wav").write_bytes(b"no audio")
+    assert main(["manifest", str(folder), "-o", str(tmp_path / "m.jsonl")]) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 21
+    assert error[-1] == "flexicodec: skipped 3 more"
 
 
 def test_what_cannot_be_read_is_counted_and_named(folder, capsys):
@@ -84,6 +108,6 @@ def test_a_folder_of_bad_files_is_an_error(tmp_path, capsys):
 
 
 def test_kaldi_commands_are_refused(tmp_path, capsys):
-    (tmp_path / "wav.scp").write_text("a sox a.sph -t wav - |\n")
+    (tmp_path / "wav.scp").write_text("a sox a.sph -t wav - speed 1.1 |\n")
     assert main(["manifest", str(tmp_path), "-o", str(tmp_path / "m.jsonl")]) == 2
     assert "a is the output of a command" in capsys.readouterr().err

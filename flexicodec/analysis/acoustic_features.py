@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 
 from flexicodec.audio import resample
-from flexicodec.corpus.alignment import Segment
-from flexicodec.corpus.phones import in_speech
+from flexicodec.corpus.alignments.alignment import Segment
+from flexicodec.corpus.alignments.phones import in_speech
 from flexicodec.encoders.base import FrontEndConfig
 from flexicodec.encoders.fbank import KaldiFbank
 

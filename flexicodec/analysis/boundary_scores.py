@@ -13,14 +13,15 @@ other half is scored with it.
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from flexicodec.analysis.null_codecs import NULLS, RANDOM_NULLS, null_timelines
 from flexicodec.analysis.token_timeline import TokenTimeline
-from flexicodec.corpus.alignment import Alignment
-from flexicodec.corpus.phones import syllables, tier_boundaries
+from flexicodec.corpus.alignments.alignment import Alignment
+from flexicodec.corpus.alignments.phones import syllables, tier_boundaries
 from flexicodec.statistics import Interval, Sampling, cluster_rows
 from flexicodec.statistics.entropy import counts_entropy, table_information
 
@@ -34,7 +35,9 @@ OFFSET_STEP = 0.005  # seconds
 DISTANCE_BINS = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12)  # seconds, upper edges; one more bin for the rest
 RESAMPLES = 2000
 
+T = TypeVar("T")
 Times = Float[np.ndarray, " boundaries"]
+Counts = Int[np.ndarray, "clips 3"]  # of hits, reference boundaries and found ones
 ReferenceBoundaries = Mapping[str, Sequence[Times]]
 """Boundaries of each clip, by tier: "phones", "syllables" and "words"."""
 
@@ -42,8 +45,7 @@ ReferenceBoundaries = Mapping[str, Sequence[Times]]
 # ------------------------------------------------------------------------------------------------------------- hits
 
 
-@dataclass(frozen=True)
-class BoundaryScores:
+class BoundaryScores(NamedTuple):
     """Agreement of found boundaries with reference boundaries, over one clip or pooled over many."""
 
     hits: int
@@ -155,8 +157,7 @@ def score_null(
 
 def pool(scores: Sequence[BoundaryScores]) -> BoundaryScores:
     """Add up the counts of clips."""
-    hits, reference, found = _counts(scores).sum(0).tolist()
-    return BoundaryScores(hits, reference, found)
+    return _pooled(_counts(scores))
 
 
 def score_interval(
@@ -179,17 +180,24 @@ def score_interval(
     if not scores:
         raise ValueError("there are no scores; expected one for each clip")
 
-    def pooled(counts: Int[np.ndarray, "clips 3"], *null_counts: Int[np.ndarray, "clips 3"]) -> float:
-        hits, reference, found = counts.sum(0).tolist()
-        value = getattr(BoundaryScores(hits, reference, found), measure)
-        return value - pooled(*null_counts) if null_counts else value
+    def pooled(counts: Counts) -> float:
+        return getattr(_pooled(counts), measure)
 
-    arrays = [_counts(scores)] if nulls is None else [_counts(scores), _counts(nulls)]
-    return (sampling or Sampling()).interval(pooled, *arrays, clusters=clusters)
+    def gain(counts: Counts, null_counts: Counts) -> float:
+        return pooled(counts) - pooled(null_counts)
+
+    sampling = sampling or Sampling()
+    if nulls is None:
+        return sampling.interval(pooled, _counts(scores), clusters=clusters)
+    return sampling.interval(gain, _counts(scores), _counts(nulls), clusters=clusters)
 
 
-def _counts(scores: Sequence[BoundaryScores]) -> Int[np.ndarray, "clips 3"]:
-    return np.array([(s.hits, s.reference, s.found) for s in scores], dtype=np.int64).reshape(-1, 3)
+def _counts(scores: Sequence[BoundaryScores]) -> Counts:
+    return np.array(scores, dtype=np.int64).reshape(-1, 3)
+
+
+def _pooled(counts: Counts) -> BoundaryScores:
+    return BoundaryScores(*counts.sum(0).tolist())
 
 
 def corrected(value: float, chance: float) -> float:
@@ -257,18 +265,17 @@ def boundary_information(
 
     Clips without any reference boundary do not count; `offset` shifts tokens by seconds.
     """
-    pairs = [(np.asarray(each), clip) for each, clip in zip(references, clips, strict=True) if len(each)]
-    times = [each for each, _ in pairs]
-    tokens = [clip for _, clip in pairs]
+    counted = [i for i, (times, _) in enumerate(zip(references, clips, strict=True)) if len(times)]
+    times = _select(references, counted)
+    tokens = _select(clips, counted)
     table = _distance_counts(times, tokens, offset)
     random = np.random.default_rng(seed)
     chance = []
     for _ in range(draws):
         shuffled = null_timelines("shuffled", tokens, random)
         chance.append(table_information(_distance_counts(times, shuffled, offset)))
-    return BoundaryInformation(
-        table_information(table), float(np.mean(chance)), counts_entropy(table.sum(1)), int(table.sum())
-    )
+    bits = table_information(table)
+    return BoundaryInformation(bits, float(np.mean(chance)), counts_entropy(table.sum(1)), int(table.sum()))
 
 
 def _distance_counts(
@@ -340,7 +347,7 @@ def split_and_fit_offset(
         raise ValueError(f"{len(references)} clips with phones; two or more are needed to fit on one and score another")
     fitted, scored = split_by_speaker(list(range(len(references))) if clusters is None else clusters)
     tokens = [clips[i] for clips in settings for i in fitted]
-    offset = fit_offset([references[i] for i in fitted] * len(settings), tokens, MAIN_TOLERANCE)
+    offset = fit_offset(_select(references, fitted) * len(settings), tokens, MAIN_TOLERANCE)
     return FitTestSplit(tuple(fitted), tuple(scored), offset)
 
 
@@ -356,30 +363,21 @@ def score_tiers(
 ) -> list[TierAgreement]:
     """Score the tokens of one setting and the null codecs against every tier at every tolerance.
 
-    Args:
-        references: Reference boundaries by tier.
-        clips: Tokens of each clip.
-        split: Clips to fit the nulls' offsets on, and to score.
-        clusters: Speaker of each clip.
-        draws: Repetitions of random nulls.
-        resamples: Bootstrap resamples.
-        seed: Random seed.
+    `clusters` names the speaker of each clip; random nulls are drawn `draws` times.
     """
     sampling = Sampling(resamples, seed=seed)
-    scored = [clips[i] for i in split.scored]
-    speakers = None if clusters is None else [clusters[i] for i in split.scored]
+    scored = _select(clips, split.scored)
+    speakers = None if clusters is None else _select(clusters, split.scored)
 
     # Each null gets an offset of its own, fitted like the codec's.
-    fitted = [clips[i] for i in split.fitted]
-    fit_references = [references["phones"][i] for i in split.fitted]
     offsets = {}
     for null in NULLS:
-        tokens = null_timelines(null, fitted, np.random.default_rng(seed))
-        offsets[null] = fit_offset(fit_references, tokens, MAIN_TOLERANCE).seconds
+        tokens = null_timelines(null, _select(clips, split.fitted), np.random.default_rng(seed))
+        offsets[null] = fit_offset(_select(references["phones"], split.fitted), tokens, MAIN_TOLERANCE).seconds
 
     agreements = []
     for tier, of_clips in references.items():
-        reference = [of_clips[i] for i in split.scored]
+        reference = _select(of_clips, split.scored)
         for tolerance in TOLERANCES:
             scores = score_clips(reference, scored, tolerance, split.offset.seconds)
             pooled = pool(scores)
@@ -406,10 +404,13 @@ def tier_information(
     seed: int = 0,
 ) -> dict[str, BoundaryInformation]:
     """Measure the boundary information of one setting for every tier; arguments as for `score_tiers`."""
-    scored = [clips[i] for i in split.scored]
-    offset = split.offset.seconds
+    options: dict[str, Any] = {"offset": split.offset.seconds, "draws": draws, "seed": seed}
+    scored = _select(clips, split.scored)
     found = {}
     for tier, of_clips in references.items():
-        reference = [of_clips[i] for i in split.scored]
-        found[tier] = boundary_information(reference, scored, offset=offset, draws=draws, seed=seed)
+        found[tier] = boundary_information(_select(of_clips, split.scored), scored, **options)
     return found
+
+
+def _select(values: Sequence[T], rows: Sequence[int]) -> list[T]:
+    return [values[i] for i in rows]

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flexicodec.analysis.token_contents import ratio_of_sums
-from flexicodec.corpus.phones import is_silence, is_unknown, strip_stress
+from flexicodec.corpus.alignments.phones import alphabet_of, is_silence, is_unknown, phone_name
 from flexicodec.statistics import Interval, bootstrap
 from flexicodec.statistics.entropy import (
     CodebookUse,
@@ -79,9 +79,7 @@ def study_codes(
         clusters: Speaker of each clip; none is both fitted and coded, and the bootstrap resamples speakers.
         resamples: Bootstrap resamples.
     """
-    groups: list[Hashable] = list(range(len(clips)))
-    if clusters is not None:
-        groups = list(clusters)
+    groups: list[Hashable] = list(range(len(clips)) if clusters is None else clusters)
     if len(set(groups)) < 2 or any(len(clip) != 1 for clip in clips):
         raise ValueError(
             f"{len(clips)} entries of {len(set(groups))} clips or speakers; a model is tried on others than it was "
@@ -91,15 +89,11 @@ def study_codes(
     held_out = _HeldOut(groups, clusters, resamples, np.array([len(each) for each in durations]))
     parts, cheapest = _code_parts(clips, durations, levels, held_out)
     seconds = np.array([float(clip.seconds[0]) for clip in clips])
-    nominal = np.array([1000 * float(clip.bitrates_kbps[0] * clip.seconds[0]) for clip in clips])  # bits
-
-    def kbps(bits: Bits, seconds: Bits) -> float:
-        return ratio_of_sums(bits, seconds) / 1000
-
+    nominal = np.array([float(clip.bitrates_kbps[0] * clip.seconds[0]) for clip in clips])  # kbit
     return CodeStudy(
         parts=tuple(parts),
-        nominal_kbps=held_out.interval(kbps, nominal, seconds),
-        coded_kbps=held_out.interval(kbps, np.sum(cheapest, axis=0), seconds),
+        nominal_kbps=held_out.interval(ratio_of_sums, nominal, seconds),
+        coded_kbps=held_out.interval(ratio_of_sums, np.sum(cheapest, axis=0) / 1000, seconds),
         flags_bps=_flags_bps(durations, seconds, cheapest[0], clips[0].format.duration_bits, held_out),
         tokens=int(held_out.tokens.sum()),
     )
@@ -274,31 +268,38 @@ def study_digits(
         phones: Label at the middle of each token; None for a clip without. Stress, silence and unknown words are
             left out.
         draws: Shuffles for the chance level.
-        seed: Random seed.
+        seed: Of the shuffles.
     """
     labels: list[str] = []
     for i, of_clip in enumerate(codes):
-        known = phones[i] if phones is not None else None
-        if known is not None and len(known) != len(of_clip):
+        known = None if phones is None else phones[i]
+        if known is None:
+            known = [""] * len(of_clip)
+        if len(known) != len(of_clip):
             raise ValueError(f"clip {i} has {len(of_clip)} codes but other labels; expected one per token")
-        labels += [""] * len(of_clip) if known is None else known
+        labels += known
     digits = fsq_digits(np.concatenate(list(codes)), levels)
     is_phone = np.array([not (is_silence(label) or is_unknown(label)) for label in labels])
-    names, phone = np.unique([strip_stress(labels[i]) for i in np.flatnonzero(is_phone)], return_inverse=True)
+    alphabet = alphabet_of(labels)
+    spoken = [phone_name(labels[i], alphabet) for i in np.flatnonzero(is_phone)]
+    names, phone = np.unique(spoken, return_inverse=True)
+
+    def information(phone: Int[np.ndarray, " spoken"]) -> tuple[float, ...]:
+        """Return the mutual information of each digit and the phone."""
+        found = []
+        for j, digit in enumerate(digits[is_phone].T if len(names) else ()):
+            table = np.zeros((levels[j], len(names)), dtype=np.int64)
+            np.add.at(table, (digit, phone), 1)
+            found.append(table_information(table))
+        return tuple(found)
+
     random = np.random.default_rng(seed)
-    shuffled = [random.permutation(phone) for _ in range(draws if len(names) else 0)]
-
-    def information(digit: int, phone: Int[np.ndarray, " spoken"]) -> float:
-        table = np.zeros((levels[digit], len(names)), dtype=np.int64)
-        np.add.at(table, (digits[is_phone, digit], phone), 1)
-        return table_information(table)
-
-    counted = range(len(levels) if len(names) else 0)
+    shuffled = [information(random.permutation(phone)) for _ in range(draws)]
     return DigitStudy(
         levels=tuple(levels),
         shared=digit_information(digits),
-        phones=tuple(information(j, phone) for j in counted),
-        chance=tuple(float(np.mean([information(j, each) for each in shuffled])) for j in counted),
+        phones=information(phone),
+        chance=tuple(np.mean(shuffled, axis=0).tolist()),
         phone_entropy=counts_entropy(np.bincount(phone)),
         tokens=len(digits),
         spoken=int(is_phone.sum()),

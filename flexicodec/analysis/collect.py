@@ -24,9 +24,11 @@ from flexicodec.analysis.token_timeline import TokenTimeline, token_tiers
 from flexicodec.asr import Recognizer
 from flexicodec.calibration import fit_threshold
 from flexicodec.corpus import Utterance, check_ids, read_utterance
-from flexicodec.corpus.alignment import Alignment, Segment, read_alignment, write_textgrid
+from flexicodec.corpus.alignments.alignment import Alignment, Segment, read_alignment, write_textgrid
+from flexicodec.corpus.alignments.formats import file_suffix, utterance_ids
+from flexicodec.corpus.alignments.lines import TIMIT_RATE
+from flexicodec.corpus.alignments.phones import without_silence
 from flexicodec.corpus.audio_reading import UNREADABLE
-from flexicodec.corpus.phones import without_silence
 from flexicodec.merging import (
     ExactRate,
     MergingPolicy,
@@ -151,6 +153,16 @@ class AnalysisData:
         """Return the bootstrap cluster of each clip, its speaker; None where fewer than two speakers are known."""
         clips = self.clips if clips is None else clips
         return speaker_clusters([clip.speaker for clip in clips], [clip.id for clip in clips])
+
+    @property
+    def alignment_changes(self) -> dict[str, tuple[int, int]]:
+        """Count what was cut or left out in reading alignments: by what it is, how often and in how many clips."""
+        counts: dict[str, tuple[int, int]] = {}
+        for clip in self.clips:
+            for what, count in clip.alignment.changes.items() if clip.alignment else ():
+                sums, clips = counts.get(what, (0, 0))
+                counts[what] = (sums + count, clips + 1)
+        return counts
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -303,7 +315,7 @@ def _extract_features(job: tuple[int, Utterance], codec: Any, folder: Path) -> _
     torch.save(features, path)
     clip = AnalysisClip(
         id=utterance.id,
-        speaker=utterance.speaker,
+        speaker=utterance.known_speaker,
         corpus=utterance.corpus,
         seconds=len(audio) / codec.sample_rate,
         audio=audio,
@@ -432,12 +444,14 @@ def find_phones(
             return {}, "no phone count"
         return {"num_phones": utterance.num_phones}, None
     if source == "alignment":
+        if utterance.alignment is None:
+            return {}, "no alignment"
         try:
             return {"alignment": clip_alignment(utterance, len(audio) / sample_rate)}, None
-        except LookupError as error:
-            return {}, str(error)
         except (ValueError, OSError) as error:
             return {}, f"alignment cannot be used: {error}"
+        except Exception as error:  # one file of many must not end the analysis
+            return {}, f"alignment cannot be used: {utterance.alignment}: {type(error).__name__}: {error}"
     assert recognizer is not None
     if not utterance.text:
         return {}, "no text"
@@ -452,25 +466,61 @@ def find_phones(
 def clip_alignment(utterance: Utterance, seconds: float) -> Alignment:
     """Read the alignment of a clip; where the clip is a part of a file that the alignment covers, that part of it.
 
+    A CTM or MLF is searched for the utterance's id, whose times count from the start of the clip, and then for the name
+    of its file, whose times count from the start of the file. Of several speakers or channels, those of the utterance
+    are read; a speaker that is a guess is not used.
+
     Raises:
         LookupError: The utterance names no alignment.
         OSError: The file is missing.
-        ValueError: It is malformed, holds no phones, or does not match the duration of the clip.
+        ValueError: It is malformed, has no phones or only those of others, or does not match the duration of the clip.
     """
-    if utterance.alignment is None:
+    path = utterance.alignment
+    if path is None:
         raise LookupError("no alignment")
-    is_ctm = utterance.alignment.suffix.lower() == ".ctm"  # holds many clips, and no silence up to their end
-    alignment = read_alignment(utterance.alignment, utterance=utterance.id if is_ctm else None)
-    if utterance.start > 0 and not alignment_matches(alignment, seconds):
-        alignment = alignment.within(utterance.start, utterance.start + seconds)
+    ids = utterance_ids(path)
+    has_file = utterance.id not in ids and utterance.path.stem in ids
+    name = utterance.path.stem if has_file else utterance.id
+    speaker = None
+    if utterance.speaker is not None and not utterance.speaker_guessed:
+        speaker = str(utterance.speaker)  # manifests may have numbers
+    alignment = read_alignment(path, utterance=name if ids else None, speaker=speaker, channel=utterance.channel)
+
+    # CTM and CSV end with the last phone, and not with the clip.
+    is_sparse = file_suffix(path) in (".ctm", ".csv")
+    if utterance.start > 0:
+        ends_late = not alignment_matches(alignment, seconds)
+        if not is_sparse:
+            ends_late = alignment.end > seconds + min(utterance.start / 2, MISALIGNED)
+        if has_file or ends_late:
+            alignment = alignment.within(utterance.start, utterance.start + seconds)
     if not alignment.phones:
-        raise ValueError(f"{utterance.alignment} holds no phones")
-    ends_early = alignment.end <= seconds - MISALIGNED and not is_ctm
+        raise ValueError(f"{path} holds no phones within the clip, {seconds:.2f} s from {utterance.start:.2f} s")
+    ends_early = alignment.end <= seconds - MISALIGNED and not is_sparse
     if ends_early or not alignment_matches(alignment, seconds):
-        raise ValueError(
-            f"{utterance.alignment} lasts {alignment.end:.2f} s, but the clip {seconds:.2f} s; is it of another clip?"
-        )
+        slip = _likely_slip(path, alignment.end / seconds)
+        raise ValueError(f"{path} lasts {alignment.end:.2f} s, but the clip {seconds:.2f} s; {slip}")
     return alignment
+
+
+UNITS = {
+    1000.0: "are its times milliseconds?",
+    100.0: "are its times frames of 10 ms?",
+    16_000.0: "are its times samples?",
+    1e-4: "are its times milliseconds, and not units of 100 ns?",
+    1.6e-3: "are its times samples, and not units of 100 ns?",
+}
+"""Slips by the ratio of the duration of an alignment to that of its clip."""
+
+
+def _likely_slip(path: Path, ratio: float) -> str:
+    """Name the likely reason why an alignment lasts `ratio` times as long as its clip."""
+    for factor, slip in UNITS.items():
+        if 0.8 < ratio / factor < 1.05:
+            return slip
+    if file_suffix(path) == ".phn":
+        return f"is it of another clip, or are its samples not counted at {TIMIT_RATE} Hz?"
+    return "is it of another clip?"
 
 
 def alignment_matches(alignment: Alignment, seconds: float) -> bool:

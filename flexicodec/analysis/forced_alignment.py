@@ -10,11 +10,12 @@ from urllib.parse import quote
 
 from tqdm import tqdm
 
+from flexicodec.asr.text import primary_language
 from flexicodec.corpus import Utterance, read_utterance
-from flexicodec.corpus.alignment import write_textgrid
+from flexicodec.corpus.alignments.alignment import write_textgrid
+from flexicodec.corpus.alignments.phone_aligner import SAMPLE_RATE, NotAligned, PhoneAligner
+from flexicodec.corpus.alignments.phone_recogniser import PhoneRecogniser
 from flexicodec.corpus.audio_reading import UNREADABLE
-from flexicodec.corpus.phone_aligner import SAMPLE_RATE, NotAligned, PhoneAligner
-from flexicodec.corpus.phone_recogniser import PhoneRecogniser
 from flexicodec.parallel import share
 
 ALIGNERS: dict[str, Callable[[], PhoneAligner | PhoneRecogniser]] = {
@@ -131,8 +132,7 @@ def refusal(utterance: Utterance) -> str | None:
     """Say why a clip is not given to the aligner, if so."""
     if not utterance.text:
         return "no text"
-    parts = (utterance.language or "en").replace("-", " ").split()
-    if parts[:1] != ["en"]:
+    if primary_language(utterance.language) not in (None, "en"):
         return f"not English: its language is {utterance.language!r}"
     return None
 

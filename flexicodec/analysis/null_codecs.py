@@ -7,10 +7,8 @@ of the first kind would copy. All keep to the cap on a token's frames.
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 
 from flexicodec.analysis.acoustic_features import frame_energies_db, frame_mels, speech_activity
@@ -19,7 +17,6 @@ from flexicodec.merging import ExactRate, Threshold
 
 Durations = Int[np.ndarray, " tokens"]
 Similarities = Float[np.ndarray, " pairs"]
-Measure = Callable[[TokenTimeline, np.random.Generator], Similarities]
 Null = Callable[[TokenTimeline, np.random.Generator], Durations]
 RateNull = Callable[[Sequence[TokenTimeline], np.random.Generator], list[Durations]]
 
@@ -36,12 +33,12 @@ def random_similarities(clip: TokenTimeline, random: np.random.Generator) -> Sim
     return random.random(clip.num_frames - 1)
 
 
-def energy_similarities(clip: TokenTimeline, random: np.random.Generator) -> Similarities:
+def energy_similarities(clip: TokenTimeline) -> Similarities:
     """Return minus the change in dB from each frame to the next."""
     return -np.abs(np.diff(_energies(clip)))
 
 
-def mel_similarities(clip: TokenTimeline, random: np.random.Generator) -> Similarities:
+def mel_similarities(clip: TokenTimeline) -> Similarities:
     """Return the cosine of each frame's log-mel spectrum, less the clip's mean, with the next one's."""
     mels = frame_mels(_audio(clip), clip.sample_rate, clip.frame_seconds, clip.num_frames)
     unit = mels / np.maximum(np.linalg.norm(mels, axis=1, keepdims=True), 1e-12)
@@ -74,11 +71,7 @@ def cut_by_similarity(clip: TokenTimeline, similarities: Similarities) -> Durati
         raise ValueError(
             f"{len(similarities)} similarities; expected {clip.num_frames - 1}, one for each two neighbours"
         )
-    values = torch.as_tensor(np.asarray(similarities, dtype=np.float64))[None]
-    # A rate of N Hz in a clip of one second is N tokens.
-    policy = ExactRate(float(clip.num_tokens))
-    lengths = torch.tensor([clip.num_frames])
-    return policy(values, lengths, seconds=[1.0], max_duration=clip.max_duration)[0].numpy()
+    return clip.cut(ExactRate(float(clip.num_tokens)), similarities)
 
 
 def cut_by_threshold(clips: Sequence[TokenTimeline], similarities: Sequence[Similarities]) -> list[Durations]:
@@ -95,11 +88,7 @@ def cut_by_threshold(clips: Sequence[TokenTimeline], similarities: Sequence[Simi
 
     def cut(rank: int) -> list[Durations]:
         policy = Threshold((rank - 0.5) / highest)
-        made = []
-        for clip, of_clip in zip(clips, relative_ranks, strict=True):
-            lengths = torch.tensor([clip.num_frames])
-            made.append(policy(torch.as_tensor(of_clip)[None], lengths, max_duration=clip.max_duration)[0].numpy())
-        return made
+        return [clip.cut(policy, of_clip) for clip, of_clip in zip(clips, relative_ranks, strict=True)]
 
     def count(rank: int) -> int:
         return sum(map(len, cut(rank)))
@@ -120,14 +109,15 @@ def voice_activity_durations(
     while min_tokens_per_run(runs, max_duration).sum() > num_tokens:
         runs = merge_shortest_run(runs)
     tokens = min_tokens_per_run(runs, max_duration)
-    for is_speech in (True, False):  # silence gets more tokens only when every frame of speech has its own
-        mine = [i for i, (_, kind) in enumerate(runs) if kind == is_speech]
-        while tokens.sum() < num_tokens:
-            growable = [i for i in mine if tokens[i] < runs[i][0]]
-            if not growable:
-                break
-            tokens[max(growable, key=lambda i: runs[i][0] / tokens[i])] += 1
-    return np.concatenate([uniform_durations(runs[i][0], int(tokens[i])) for i in range(len(runs))])
+    frames = np.array([frames for frames, _ in runs])
+    speech = np.array([is_speech for _, is_speech in runs])
+    while tokens.sum() < num_tokens:
+        growable = tokens < frames
+        # Silence gets more tokens only when every frame of speech has its own.
+        if (growable & speech).any():
+            growable &= speech
+        tokens[np.argmax(np.where(growable, frames / tokens, 0.0))] += 1
+    return np.concatenate(list(map(uniform_durations, frames.tolist(), tokens.tolist())))
 
 
 def voice_activity_tokens(active: Bool[np.ndarray, " frames"], pace: float, max_duration: int | None) -> int:
@@ -163,36 +153,16 @@ def merge_shortest_run(runs: list[tuple[int, bool]]) -> list[tuple[int, bool]]:
 # ---------------------------------------------------------------------------------- as many tokens in every clip
 
 
-def uniform(clip: TokenTimeline, random: np.random.Generator) -> Durations:
-    """Make tokens of equal durations, as near as whole frames allow."""
-    return uniform_durations(clip.num_frames, clip.num_tokens)
-
-
-def shuffled(clip: TokenTimeline, random: np.random.Generator) -> Durations:
-    """Shuffle the clip's own tokens."""
-    return random.permutation(clip.durations)
-
-
-def voice_activity(clip: TokenTimeline, random: np.random.Generator) -> Durations:
-    """Distinguish only speech and silence; see `voice_activity_durations`."""
-    return voice_activity_durations(active_frames(clip), clip.num_tokens, clip.max_duration)
-
-
-def by_similarity(similarities: Measure) -> Null:
-    """Make a null that cuts each clip where neighbouring frames are least similar, the codec's own rule for a rate."""
-    return lambda clip, random: cut_by_similarity(clip, similarities(clip, random))
-
-
-NULLS: Mapping[str, Null] = MappingProxyType(
-    {
-        "uniform": uniform,
-        "random": by_similarity(random_similarities),
-        "shuffled": shuffled,
-        "voice_activity": voice_activity,
-        "energy": by_similarity(energy_similarities),
-        "mel_cosine": by_similarity(mel_similarities),
-    }
-)
+NULLS: Mapping[str, Null] = {
+    "uniform": lambda clip, random: uniform_durations(clip.num_frames, clip.num_tokens),
+    "random": lambda clip, random: cut_by_similarity(clip, random_similarities(clip, random)),
+    "shuffled": lambda clip, random: random.permutation(clip.durations),
+    "voice_activity": lambda clip, random: voice_activity_durations(
+        active_frames(clip), clip.num_tokens, clip.max_duration
+    ),
+    "energy": lambda clip, random: cut_by_similarity(clip, energy_similarities(clip)),
+    "mel_cosine": lambda clip, random: cut_by_similarity(clip, mel_similarities(clip)),
+}
 """Nulls with as many tokens as the codec made of the clip, by name."""
 
 RANDOM_NULLS = frozenset(("random", "shuffled"))
@@ -242,21 +212,14 @@ def voice_activity_rate(clips: Sequence[TokenTimeline], random: np.random.Genera
     return list(map(voice_activity_durations, activity, token_counts(low), caps))
 
 
-def by_threshold(similarities: Measure) -> RateNull:
-    """Make a null that merges neighbours above a similarity threshold, the same in all clips."""
-    return lambda clips, random: cut_by_threshold(clips, [similarities(clip, random) for clip in clips])
-
-
-RATE_NULLS: Mapping[str, RateNull] = MappingProxyType(
-    {
-        "uniform": uniform_rate,
-        "random": by_threshold(random_similarities),
-        "shuffled": shuffled_rate,
-        "voice_activity": voice_activity_rate,
-        "energy": by_threshold(energy_similarities),
-        "mel_cosine": by_threshold(mel_similarities),
-    }
-)
+RATE_NULLS: Mapping[str, RateNull] = {
+    "uniform": uniform_rate,
+    "random": lambda clips, random: cut_by_threshold(clips, [random_similarities(clip, random) for clip in clips]),
+    "shuffled": shuffled_rate,
+    "voice_activity": voice_activity_rate,
+    "energy": lambda clips, random: cut_by_threshold(clips, list(map(energy_similarities, clips))),
+    "mel_cosine": lambda clips, random: cut_by_threshold(clips, list(map(mel_similarities, clips))),
+}
 """Nulls with as many tokens as the codec made of the corpus, or as near as possible, by the same names."""
 
 

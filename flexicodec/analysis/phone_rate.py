@@ -1,310 +1,51 @@
 """Frame rate against phone rate: correlations, lines and regression models of the rates of clips, with intervals.
 
-Rates are per second, over whole clips ("all") or over their speech ("speech": silence is left out of the seconds, and
-tokens in it out of the tokens). The phone rate is x, the frame rate (tokens per second) is y. Clips of one speaker are
-alike, so the bootstrap resamples speakers; where fewer than two are known it resamples clips.
+The phone rate is x, the frame rate (tokens per second) is y. Clips of one speaker are alike, so the bootstrap resamples
+speakers; where fewer than two are known it resamples clips.
 
 The paper (arXiv 2510.00981) reports r = 0.775 and a slope of about 0.5 on TIMIT. What such numbers can and cannot say
 is the subject of specs/tts-and-evaluation.md, section 3.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from flexicodec import statistics
-from flexicodec.analysis.acoustic_features import Controls
-from flexicodec.analysis.null_codecs import RANDOM_NULLS, active_frames, null_timelines
-from flexicodec.analysis.token_timeline import TokenTimeline
-from flexicodec.corpus.alignment import Segment
-from flexicodec.corpus.phones import (
-    count_as,
-    in_speech,
-    is_unknown,
-    speech_before,
-    speech_seconds,
-    syllables,
-    without_silence,
+from flexicodec.analysis.clip_rates import (
+    ClipRates,
+    Over,
+    RateTable,
+    SpokenClip,
+    Values,
+    columns_of,
+    correlatable,
+    count_rates,
+    merge_at,
+    null_clips,
 )
-from flexicodec.merging import Threshold
+from flexicodec.analysis.null_codecs import RANDOM_NULLS
+from flexicodec.analysis.token_contents import ratio_of_sums
+from flexicodec.analysis.window_rates import (
+    WithinClip,
+    pooled_correlation,
+    pooled_partial,
+    window_products,
+    within_clip_correlation,
+)
 from flexicodec.statistics import Band, FittedModel, Interval, Line, Sampling, fisher_interval, pearson, spearman
 
-WINDOW_SECONDS = 1.0
 MIN_CLIPS = 4  # to correlate
 MIN_CLIPS_OF_CORPUS = 10  # to correlate a corpus by itself
 
 CONTROLS = ("silence_share", "log_energy_mean", "log_energy_std", "seconds", "voiced_share")
 """Fields of `ClipRates` that partial correlations control for."""
-
-TIMIT_DIALECT = ("SA1", "SA2")
-"""Sentences that all speakers of TIMIT read; without them, correlations rest on different texts."""
-
-Over = Literal["speech", "all"]
-Values = Float[np.ndarray, " clips"]
-
-# ------------------------------------------------------------------------------------------------- counts of a clip
-
-
-@dataclass(frozen=True, eq=False)
-class SpokenClip:
-    """A clip with its tokens and its phones."""
-
-    id: str
-    timeline: TokenTimeline
-    phones: tuple[Segment, ...] | int  # in time; or their number without silence, where times are not known
-    words: tuple[Segment, ...] = ()
-    speaker: str | None = None
-    sentence: str | None = None  # name of the text, where speakers read the same: TIMIT's "SA1"
-    controls: Controls | None = None
-
-    @property
-    def speech(self) -> tuple[Segment, ...]:
-        """Segments of speech: the phones, or else the parts of the clip that are loud enough."""
-        if not isinstance(self.phones, int):
-            return without_silence(self.phones)
-        flags = np.concatenate([[False], active_frames(self.timeline), [False]])
-        times = np.minimum(np.flatnonzero(np.diff(flags)) * self.timeline.frame_seconds, self.timeline.seconds)
-        return tuple(Segment(start, end, "speech") for start, end in times.reshape(-1, 2).tolist())
-
-
-@dataclass(frozen=True, eq=False)
-class ClipRates:
-    """Counts of one clip."""
-
-    id: str
-    speaker: str | None
-    seconds: float
-    speech_seconds: float  # without silence
-    phones: int
-    spoken_phones: int  # the same without silences
-    tokens: int
-    speech_tokens: int  # tokens whose middle lies in speech
-    syllables: int | None = None  # None where phones have no times
-    words: int | None = None  # None where they are not known
-    unknown: int = 0  # words that the alignment does not spell; their phones are not counted
-    sentence: str | None = None
-    log_energy_mean: float = np.nan  # dB, over the speech
-    log_energy_std: float = np.nan
-    voiced_share: float = np.nan
-    windows: Float[np.ndarray, "windows 3"] | None = None  # phones, tokens and seconds of speech in each second
-
-    @property
-    def silence_share(self) -> float:
-        """Share of the clip that is silence."""
-        return 1 - self.speech_seconds / self.seconds
-
-
-def count_rates(
-    clip: SpokenClip, *, counting: str = "speech", offset: float = 0.0, window_seconds: float = WINDOW_SECONDS
-) -> ClipRates:
-    """Count a clip's phones and tokens.
-
-    `counting` is one of `phones.COUNTINGS`; it has no effect where only the number of phones is known. `offset` shifts
-    tokens by seconds. What remains after the last whole window is in none.
-    """
-    speech = clip.speech
-    middles = clip.timeline.middles(offset)
-    counts: dict[str, Any] = {"phones": clip.phones, "spoken_phones": clip.phones}
-    controls = {} if clip.controls is None else vars(clip.controls)
-    if not isinstance(clip.phones, int):
-        counted = count_as([phone for phone in clip.phones if not is_unknown(phone.label)], counting)
-        counts = {
-            "phones": len(counted),
-            "spoken_phones": len(without_silence(counted)),
-            "syllables": len(syllables(clip.phones, clip.words)),
-            "unknown": sum(is_unknown(phone.label) for phone in clip.phones),
-            "windows": _count_windows(counted, middles, speech, clip.timeline.seconds, window_seconds),
-        }
-    return ClipRates(
-        id=clip.id,
-        speaker=clip.speaker,
-        seconds=clip.timeline.seconds,
-        speech_seconds=speech_seconds(speech),
-        tokens=clip.timeline.num_tokens,
-        speech_tokens=int(in_speech(speech, middles).sum()),
-        words=len(without_silence(clip.words)) if clip.words else None,
-        sentence=clip.sentence,
-        **counts,
-        **controls,
-    )
-
-
-def _count_windows(
-    phones: Sequence[Segment],
-    middles: Float[np.ndarray, " tokens"],
-    speech: Sequence[Segment],
-    seconds: float,
-    window_seconds: float,
-) -> Float[np.ndarray, "windows 3"]:
-    grid = np.arange(int(seconds / window_seconds + 1e-9) + 1) * window_seconds
-    if len(grid) < 2:
-        return np.zeros((0, 3))
-    phone_counts, _ = np.histogram([phone.middle for phone in phones], grid)
-    token_counts, _ = np.histogram(middles, grid)
-    return np.stack([phone_counts, token_counts, np.diff(speech_before(speech, grid))], axis=1).astype(np.float64)
-
-
-def null_clips(clips: Sequence[SpokenClip], name: str, *, per_clip: bool, seed: int = 0) -> list[SpokenClip]:
-    """Replace the tokens of a corpus by those of a null codec; see `null_timelines`."""
-    timelines = [clip.timeline for clip in clips]
-    made = null_timelines(name, timelines, np.random.default_rng(seed), per_clip=per_clip)
-    return [replace(clip, timeline=timeline) for clip, timeline in zip(clips, made, strict=True)]
-
-
-# --------------------------------------------------------------------------------------------------- clips as columns
-
-
-def correlatable(
-    rates: Sequence[ClipRates], over: Over, leave_sentences: Sequence[str] = TIMIT_DIALECT
-) -> tuple[list[ClipRates], dict[str, tuple[str, ...]]]:
-    """Select clips that can be correlated; returns them, and the ids of the others by reason."""
-    repeated = [name for name, times in Counter(clip.id for clip in rates).items() if times > 1]
-    if repeated:
-        raise ValueError(f"clip {repeated[0]!r} is there twice; expected every id once (are two corpora mixed?)")
-    unwanted = {sentence.lower() for sentence in leave_sentences}
-    kept: list[ClipRates] = []
-    lost: dict[str, tuple[str, ...]] = {}
-    for clip in rates:
-        reasons = {
-            "sentence that all speakers read": (clip.sentence or "").lower() in unwanted,
-            "words that the alignment does not spell": clip.unknown > 0,
-            "no phones": clip.phones == 0,
-            "no speech": clip.speech_seconds <= 0,
-            "no token in speech": over == "speech" and clip.speech_tokens == 0,
-        }
-        reason = next((name for name, applies in reasons.items() if applies), None)
-        if reason is None:
-            kept.append(clip)
-        else:
-            lost[reason] = (*lost.get(reason, ()), clip.id)
-    return kept, lost
-
-
-@dataclass(frozen=True, eq=False)
-class RateTable:
-    """Counts of clips as columns, over all or over speech."""
-
-    phones: Values
-    tokens: Values
-    seconds: Values
-    clusters: list[str] | None  # speaker of each clip; None where clips are resampled
-
-    @classmethod
-    def of(cls, rates: Sequence[ClipRates], over: Over) -> "RateTable":
-        """Lay out clips as columns."""
-        names = ("phones", "tokens", "seconds")
-        if over == "speech":
-            names = ("spoken_phones", "speech_tokens", "speech_seconds")
-        columns = [np.array([getattr(clip, name) for clip in rates], dtype=np.float64) for name in names]
-        phones, tokens, seconds = columns
-        return cls(phones, tokens, seconds, clusters_of(rates))
-
-    @property
-    def x(self) -> Values:
-        """Phones per second."""
-        return self.phones / self.seconds
-
-    @property
-    def y(self) -> Values:
-        """Tokens per second."""
-        return self.tokens / self.seconds
-
-    @property
-    def xy(self) -> tuple[Values, Values]:
-        """Both rates."""
-        return self.x, self.y
-
-
-def clusters_of(rates: Sequence[ClipRates]) -> list[str] | None:
-    """Return the bootstrap cluster of each clip, see `statistics.speaker_clusters`."""
-    return statistics.speaker_clusters([clip.speaker for clip in rates], [clip.id for clip in rates])
-
-
-def _controls_of(rates: Sequence[ClipRates]) -> tuple[Float[np.ndarray, "rows controls"], list[int]]:
-    """Return the controls of clips that have them all, and the indices of these clips."""
-    values = np.array([[getattr(clip, name) for name in CONTROLS] for clip in rates], dtype=np.float64)
-    rows = np.flatnonzero(np.isfinite(values).all(1))
-    return values[rows], rows.tolist()
-
-
-# -------------------------------------------------------------------------------------------------------- inside clips
-
-
-@dataclass(frozen=True)
-class WithinClip:
-    """Tokens against phones in windows of one second with a fixed effect for each clip: does the rate adapt inside?"""
-
-    windows: int  # in clips with two or more
-    clips: int
-    r: Interval
-    fisher: Interval  # the same, as if windows were independent
-    given_speech: Interval  # partial correlation, controlling for the seconds of speech in the window
-    slope: Interval  # tokens per phone, by least squares
-
-
-def within_clip_correlation(rates: Sequence[ClipRates], sampling: Sampling | None = None) -> WithinClip | None:
-    """Correlate tokens with phones in windows of clips, each clip's means subtracted; None without windows.
-
-    The bootstrap resamples clips or speakers, not windows, by way of each clip's products of deviations.
-    """
-    sampling = sampling or Sampling()
-    counts = {clip.id: len(clip.windows) for clip in rates if clip.windows is not None and len(clip.windows) > 1}
-    clips = [clip for clip in rates if clip.id in counts]
-    if len(clips) < 2:
-        return None
-    windows = sum(counts.values())
-    products = window_products(clips)
-    clusters = clusters_of(clips)
-    r = sampling.interval(pooled_correlation, products, clusters=clusters)
-    return WithinClip(
-        windows=windows,
-        clips=len(clips),
-        r=r,
-        fisher=fisher_interval(r.value, windows, controls=len(clips) - 1, level=sampling.level),
-        given_speech=sampling.interval(pooled_partial, products, clusters=clusters),
-        slope=sampling.interval(pooled_slope, products, clusters=clusters),
-    )
-
-
-def window_products(clips: Sequence[ClipRates]) -> Float[np.ndarray, "clips 3 3"]:
-    """Return the summed products of each clip's window deviations in phones, tokens and seconds of speech."""
-    products = np.zeros((len(clips), 3, 3))
-    for product, clip in zip(products, clips, strict=True):
-        if clip.windows is not None and len(clip.windows):
-            deviations = clip.windows - clip.windows.mean(0)
-            product[:] = deviations.T @ deviations
-    return products
-
-
-def pooled_correlation(products: Float[np.ndarray, "clips 3 3"]) -> float:
-    """Correlate phones and tokens within clips, from `window_products`."""
-    (xx, xy, _), (_, yy, _), _ = products.sum(0)
-    return float(xy / math.sqrt(xx * yy)) if min(xx, yy) > 1e-9 else math.nan
-
-
-def pooled_partial(products: Float[np.ndarray, "clips 3 3"]) -> float:
-    """Correlate phones and tokens within clips, controlling for seconds of speech."""
-    total = products.sum(0)
-    if total[2, 2] > 1e-9:
-        total = total - np.outer(total[2], total[2]) / total[2, 2]
-    return pooled_correlation(total[None])
-
-
-def pooled_slope(products: Float[np.ndarray, "clips 3 3"]) -> float:
-    """Regress tokens on phones within clips."""
-    (xx, xy, _), _, _ = products.sum(0)
-    return float(xy / xx) if xx > 0 else math.nan
-
-
-# ------------------------------------------------------------------------------------------------------- across clips
 
 
 @dataclass(frozen=True)
@@ -384,52 +125,42 @@ def analyze_phone_rate(
         raise ValueError(f"over is {over!r}; expected 'speech' or 'all'")
     sampling = sampling or Sampling()
     kept, lost = correlatable(rates, over)
-    lost = {**{reason: tuple(names) for reason, names in left_out.items()}, **lost}
+    lost = {reason: tuple(names) for reason, names in left_out.items()} | lost
     reasons = "; ".join(f"{len(names)} {reason}" for reason, names in lost.items())
     _check_enough(kept, why=f"; left out: {reasons or 'none'}")
     table = RateTable.of(kept, over)
     clusters = table.clusters
-
-    def phones_per_token(phones: Values, tokens: Values) -> float:
-        return float(phones.sum() / tokens.sum())
-
-    slopes = {}
-    bands = {}
-    for name in ("ols", "rma"):
-        fit = statistics.FITS[name]
-        slopes[name] = sampling.interval(partial(_slope, fit), *table.xy, clusters=clusters)
-        bands[name] = statistics.line_band(fit, *table.xy, sampling, clusters)
-    controlled, without_controls = _partial_correlations(kept, table, sampling)
+    level = sampling.level
+    fits = statistics.FITS
+    has_controls = np.isfinite(columns_of(kept, CONTROLS)).all(1)
+    controlled = [kept[i] for i in np.flatnonzero(has_controls)]
     return PhoneRate(
         over=over,
         clips=len(kept),
-        speakers=len({clip.speaker for clip in kept} - {None}),
+        speakers=statistics.num_speakers([clip.speaker for clip in kept]),
         clusters="clips" if clusters is None else "speakers",
         left_out=lost,
-        phone_rate=float(table.phones.sum() / table.seconds.sum()),
-        frame_rate=float(table.tokens.sum() / table.seconds.sum()),
+        phone_rate=ratio_of_sums(table.phones, table.seconds),
+        frame_rate=table.frame_rate,
         pearson=_correlation(pearson, table, sampling),
         spearman=_correlation(spearman, table, sampling),
-        lines={
-            "ols": statistics.fit_line("ols", *table.xy, sampling.level),
-            "rma": statistics.fit_line("rma", *table.xy, sampling.level),
-        },
-        slopes=slopes,
-        bands=bands,
-        phones_per_token=sampling.interval(phones_per_token, table.phones, table.tokens, clusters=clusters),
-        controlled=controlled,
-        without_controls=without_controls,
+        lines={kind: statistics.fit_line(kind, *table.xy, level) for kind in fits},
+        slopes={kind: table.interval(partial(_slope, kind), sampling) for kind in fits},
+        bands={kind: statistics.line_band(fits[kind], *table.xy, sampling, clusters) for kind in fits},
+        phones_per_token=sampling.interval(ratio_of_sums, table.phones, table.tokens, clusters=clusters),
+        controlled=_partial_correlations(controlled, over, sampling),
+        without_controls=tuple(kept[i].id for i in np.flatnonzero(~has_controls)),
         units=_unit_correlations(kept, table, sampling),
         counts=statistics.count_model(
-            table.tokens, {"phone_rate": table.x}, table.seconds, clusters=clusters, level=sampling.level
+            table.tokens, {"phone_rate": table.x}, table.seconds, clusters=clusters, level=level
         ),
-        mixed=_mixed_model(kept, over, sampling.level),
+        mixed=_mixed_model(controlled or kept, over, level),
         within=within_clip_correlation(kept, sampling),
     )
 
 
-def _slope(fit: Callable[..., tuple[float, float]], x: Values, y: Values) -> float:
-    return fit(x, y)[0]
+def _slope(kind: str, x: Values, y: Values) -> float:
+    return statistics.FITS[kind](x, y)[0]
 
 
 def _check_enough(clips: Sequence[Any], where: str = "", why: str = "") -> None:
@@ -438,66 +169,57 @@ def _check_enough(clips: Sequence[Any], where: str = "", why: str = "") -> None:
 
 
 def _correlation(statistic: Callable[..., float], table: RateTable, sampling: Sampling) -> Correlation:
-    bca = sampling.interval(statistic, *table.xy, clusters=table.clusters, method="bca")
+    bca = table.interval(statistic, sampling, method="bca")
     fisher = fisher_interval(bca.value, len(table.x), ranks=statistic is spearman, level=sampling.level)
     return Correlation(fisher, bca)
 
 
-def _partial_correlations(
-    rates: Sequence[ClipRates], table: RateTable, sampling: Sampling
-) -> tuple[dict[str, PartialCorrelation], tuple[str, ...]]:
-    """Control for each of `CONTROLS`, and for all; returns the correlations, and the ids of clips without controls."""
-    values, rows = _controls_of(rates)
-    without = tuple(clip.id for i, clip in enumerate(rates) if i not in rows)
-    if len(rows) < MIN_CLIPS:
-        return {}, without
-    x = table.x[rows]
-    y = table.y[rows]
-    clusters = None if table.clusters is None else [table.clusters[i] for i in rows]
-    columns = {name: [i] for i, name in enumerate(CONTROLS)} | {"all": list(range(len(CONTROLS)))}
+def _partial_correlations(rates: Sequence[ClipRates], over: Over, sampling: Sampling) -> dict[str, PartialCorrelation]:
+    """Control for each of `CONTROLS`, and for all; empty with too few clips."""
+    if len(rates) < MIN_CLIPS:
+        return {}
+    table = RateTable.of(rates, over)
     found = {}
-    for key, chosen in columns.items():
-        controls = values[:, chosen]
-        bootstrap = sampling.interval(statistics.partial_corr, x, y, controls, clusters=clusters)
-        fisher = fisher_interval(
-            bootstrap.value, len(x), controls=statistics.num_controls(controls), level=sampling.level
-        )
-        semi_partial = statistics.semi_partial_corr(x, y, controls)
-        names = tuple(CONTROLS[i] for i in chosen)
+    for key in (*CONTROLS, "all"):
+        names = CONTROLS if key == "all" else (key,)
+        controls = columns_of(rates, names)
+        count = statistics.num_controls(controls)
+        bootstrap = table.interval(statistics.partial_corr, sampling, controls)
+        fisher = fisher_interval(bootstrap.value, len(rates), controls=count, level=sampling.level)
+        semi_partial = statistics.semi_partial_corr(*table.xy, controls)
         found[key] = PartialCorrelation(names, fisher, bootstrap, semi_partial, semi_partial**2)
-    return found, without
+    return found
 
 
 def _unit_correlations(rates: Sequence[ClipRates], table: RateTable, sampling: Sampling) -> dict[str, UnitCorrelation]:
     """Correlate the frame rate with the rate of each unit, alone and given the others."""
     counts = {"phones": table.phones}
     for name in ("syllables", "words"):
-        known = [getattr(clip, name) for clip in rates]
-        if None not in known:
-            counts[name] = np.array(known, dtype=np.float64)
+        count = columns_of(rates, [name])[:, 0]
+        if np.isfinite(count).all():
+            counts[name] = count
     found = {}
     for name, count in counts.items():
-        x = count / table.seconds
-        alone = sampling.interval(pearson, x, table.y, clusters=table.clusters)
-        given_others = Interval(math.nan, math.nan, math.nan, sampling.level, len(x), len(x))
+        of_unit = replace(table, phones=count)
+        given_others = Interval(math.nan, math.nan, math.nan, sampling.level, len(rates), len(rates))
         others = [other / table.seconds for key, other in counts.items() if key != name]
         if others:
-            controls = np.stack(others, axis=1)
-            given_others = sampling.interval(statistics.partial_corr, x, table.y, controls, clusters=table.clusters)
-        found[name] = UnitCorrelation(float(count.sum() / table.seconds.sum()), alone, given_others)
+            given_others = of_unit.interval(statistics.partial_corr, sampling, np.stack(others, axis=1))
+        rate = ratio_of_sums(count, table.seconds)
+        found[name] = UnitCorrelation(rate, of_unit.interval(pearson, sampling), given_others)
     return found
 
 
 def _mixed_model(rates: Sequence[ClipRates], over: Over, level: float) -> FittedModel:
-    """Fit the frame rate with random intercepts; where some clips have controls, those without are left out."""
-    values, rows = _controls_of(rates)
-    chosen = [rates[i] for i in rows] or list(rates)
-    table = RateTable.of(chosen, over)
+    """Fit the frame rate with random intercepts of speakers and sentences, where known for all clips."""
+    table = RateTable.of(rates, over)
     predictors = {"phone_rate": table.x}
-    for name, column in zip(CONTROLS, values.T, strict=True):
-        if rows and statistics.num_controls(column[:, None]):  # not a constant
-            predictors[name] = column
-    groups = {"speaker": [clip.speaker for clip in chosen], "sentence": [clip.sentence for clip in chosen]}
+    controls = columns_of(rates, CONTROLS)
+    if np.isfinite(controls).all():
+        for name, column in zip(CONTROLS, controls.T, strict=True):
+            if statistics.num_controls(column[:, None]):  # not a constant
+                predictors[name] = column
+    groups = {"speaker": [clip.speaker for clip in rates], "sentence": [clip.sentence for clip in rates]}
     known = {name: labels for name, labels in groups.items() if None not in labels}
     return statistics.mixed_model(table.y, predictors, known, level=level)
 
@@ -515,30 +237,27 @@ def group_correlations(
         where these are known. Empty for clips of one corpus and one speaker.
     """
     table = RateTable.of(rates, "speech")
-
-    def without_means(groups: Sequence[Any]) -> Interval:
-        return sampling.interval(statistics.fixed_effects_corr, *table.xy, np.array(groups), clusters=table.clusters)
-
+    without_means = partial(table.interval, statistics.fixed_effects_corr, sampling)
     found: dict[str, Interval] = {}
-    names = [corpora.get(clip.id) or "no corpus named" for clip in rates]
+    names = np.array([corpora.get(clip.id) or "no corpus named" for clip in rates])
     if len(set(names)) > 1:
         for name in dict.fromkeys(names):
-            of_corpus = [clip for clip, its in zip(rates, names, strict=True) if its == name]
+            of_corpus = [rates[i] for i in np.flatnonzero(names == name).tolist()]
             if len(of_corpus) >= MIN_CLIPS_OF_CORPUS:
-                alone = RateTable.of(of_corpus, "speech")
-                found[f"{name} alone"] = sampling.interval(pearson, *alone.xy, clusters=alone.clusters)
+                found[f"{name} alone"] = RateTable.of(of_corpus, "speech").interval(pearson, sampling)
         found["means of corpora taken out"] = without_means(names)
     speakers = [clip.speaker for clip in rates]
     if None not in speakers and len(set(speakers)) > 1:
-        found["means of speakers taken out"] = without_means([str(speaker) for speaker in speakers])
+        found["means of speakers taken out"] = without_means(np.array(speakers))
     return found
 
 
 # -------------------------------------------------------------------------------------------------- beside null codecs
 
 Measure = Literal["pearson", "spearman", "within", "within_given_speech"]
-RATE_MEASURES: Mapping[str, Callable[..., float]] = {"pearson": pearson, "spearman": spearman}
-WINDOW_MEASURES: Mapping[str, Callable[..., float]] = {
+MEASURES: Mapping[str, Callable[..., float]] = {
+    "pearson": pearson,
+    "spearman": spearman,
     "within": pooled_correlation,
     "within_given_speech": pooled_partial,
 }
@@ -572,41 +291,37 @@ def excess_over_null(
 
     For rates of clips the null has as many tokens in the corpus, for windows as many in every clip.
     """
-    statistic_of = {**RATE_MEASURES, **WINDOW_MEASURES}
-    unknown = [name for name in measures if name not in statistic_of]
+    unknown = [name for name in measures if name not in MEASURES]
     if unknown:
-        raise ValueError(f"measure is {unknown[0]!r}; expected one of {', '.join(statistic_of)}")
+        raise ValueError(f"measure is {unknown[0]!r}; expected one of {', '.join(MEASURES)}")
     sampling = sampling or Sampling()
     draws = draws if null in RANDOM_NULLS else 1
-
-    def count(spoken: Sequence[SpokenClip]) -> list[ClipRates]:
-        return [count_rates(clip, counting=counting, offset=offset) for clip in spoken]
-
-    own, _ = correlatable(count(clips), over)
+    count = partial(count_rates, counting=counting, offset=offset)
+    own, _ = correlatable(list(map(count, clips)), over)
     _check_enough(own)
     ids = {clip.id for clip in own}
     chosen = [clip for clip in clips if clip.id in ids]
     table = RateTable.of(own, over)
-    found: dict[str, ExcessOverNull] = {}
-    for per_clip, family in ((False, RATE_MEASURES), (True, WINDOW_MEASURES)):
-        wanted = [name for name in measures if name in family]
-        if not wanted:
-            continue
+
+    @cache
+    def arrays_and_rate(per_clip: bool) -> tuple[list[Values], float]:
+        """Return what both share (x), the codec's rows, and the null's [clips, draws, ...]; the null's frame rate."""
         drawn = []
         for seed in range(sampling.seed, sampling.seed + draws):
-            drawn.append(count(null_clips(chosen, null, per_clip=per_clip, seed=seed)))
+            drawn.append(list(map(count, null_clips(chosen, null, per_clip=per_clip, seed=seed))))
         tables = [RateTable.of(each, over) for each in drawn]
-        rate = sum(float(t.tokens.sum()) for t in tables) / sum(float(t.seconds.sum()) for t in tables)
-        # Arrays of a statistic: x, which codec and null share; then the codec's, and the null's [clips, draws, ...].
+        arrays = [table.x, table.y, np.stack([each.y for each in tables], axis=1)]
         if per_clip:
-            arrays = [window_products(own), np.stack([window_products(each) for each in drawn], axis=1)]
-        else:
-            arrays = [table.x, table.y, np.stack([each.y for each in tables], axis=1)]
-        for name in wanted:
-            values = _codec_and_null(family[name], *arrays)
-            excess = sampling.interval(partial(_excess, family[name]), *arrays, clusters=table.clusters)
-            found[name] = ExcessOverNull(null, name, *values, excess, draws, rate)
-    return {name: found[name] for name in measures}
+            arrays = [window_products(own), np.stack(list(map(window_products, drawn)), axis=1)]
+        return arrays, float(np.mean([each.frame_rate for each in tables]))
+
+    found: dict[str, ExcessOverNull] = {}
+    for name in measures:
+        arrays, rate = arrays_and_rate(per_clip=name.startswith("within"))
+        values = _codec_and_null(MEASURES[name], *arrays)
+        excess = sampling.interval(partial(_excess, MEASURES[name]), *arrays, clusters=table.clusters)
+        found[name] = ExcessOverNull(null, name, *values, excess, draws, rate)
+    return found
 
 
 def _codec_and_null(statistic: Callable[..., float], *arrays: Any) -> tuple[float, float]:
@@ -653,30 +368,15 @@ def threshold_sweep(
     sampling = sampling or Sampling(resamples=2000)
     points = []
     for threshold in thresholds:
-        merged = [merge_at(clip, values, threshold) for clip, values in zip(clips, similarities, strict=True)]
-        kept, _ = correlatable([count_rates(clip, counting=counting, offset=offset) for clip in merged], over)
+        rates = []
+        for clip, of_clip in zip(clips, similarities, strict=True):
+            rates.append(count_rates(merge_at(clip, of_clip, threshold), counting=counting, offset=offset))
+        kept, _ = correlatable(rates, over)
         _check_enough(kept, where=f" at a threshold of {threshold:g}")
         table = RateTable.of(kept, over)
-        r = sampling.interval(pearson, *table.xy, clusters=table.clusters)
-        points.append(
-            SweepPoint(
-                threshold=float(threshold),
-                frame_rate=float(table.tokens.sum() / table.seconds.sum()),
-                clips=len(kept),
-                r=r,
-                fisher=fisher_interval(r.value, len(kept), level=sampling.level),
-                slope=statistics.FITS["ols"](*table.xy)[0],
-                within=pooled_correlation(window_products(kept)),
-            )
-        )
+        r = table.interval(pearson, sampling)
+        fisher = fisher_interval(r.value, len(kept), level=sampling.level)
+        slope = _slope("ols", *table.xy)
+        within = pooled_correlation(window_products(kept))
+        points.append(SweepPoint(float(threshold), table.frame_rate, len(kept), r, fisher, slope, within))
     return points
-
-
-def merge_at(clip: SpokenClip, similarities: Float[np.ndarray, " pairs"], threshold: float) -> SpokenClip:
-    """Replace a clip's tokens by those of a threshold."""
-    frames = clip.timeline.num_frames
-    if len(similarities) != frames - 1:
-        raise ValueError(f"{len(similarities)} similarities of {clip.id!r}; expected {frames - 1}")
-    values = torch.as_tensor(np.asarray(similarities))[None]
-    durations = Threshold(threshold)(values, torch.tensor([frames]), max_duration=clip.timeline.max_duration)
-    return replace(clip, timeline=clip.timeline.with_durations(durations[0].numpy()))

@@ -18,8 +18,8 @@ from torch.nn.functional import pad
 from flexicodec.analysis.token_contents import ALL, MANY, SPEECH, MergeProbability
 from flexicodec.analysis.token_timeline import boundary_mask, effective_threshold
 from flexicodec.audio import resample
-from flexicodec.corpus.alignment import Segment
-from flexicodec.corpus.phones import CLASSES, is_silence
+from flexicodec.corpus.alignments.alignment import Segment
+from flexicodec.corpus.alignments.phones import CLASSES, is_silence
 from flexicodec.encoders.base import FrontEndConfig
 from flexicodec.encoders.fbank import KaldiFbank
 from flexicodec.statistics import Interval
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from flexicodec.analysis.run_study import SettingResults, StudyResults
 
-TOKENS_WIDTH, TOKENS_DPI = 10.0, 130  # inches, hence 1300 pixels
+TOKENS_WIDTH = 10.0  # inches
+TOKENS_DPI = 130  # hence 1300 pixels
 RESULTS_WIDTH = 6.0  # inches; at 10 points the text is legible when the figure fills a phone
 SECONDS_SHOWN = 12.0  # of a longer clip
 DYNAMIC_RANGE_DB = 60.0  # of the spectrogram
@@ -76,35 +77,34 @@ def plot_tokens(
     """
     from matplotlib.figure import Figure
 
-    waveform, curve = _check(audio, tokens, similarities)
+    _check(audio, tokens, similarities)
     start, end = span or (0.0, min(float(tokens.seconds[0]), SECONDS_SHOWN))
     if not 0 <= start < end:
         raise ValueError(f"span is {start:g} to {end:g}; expected seconds from 0 up, the end after the start")
     rows = dict(tiers or {})
     heights = [2.4, 0.33] + [0.33] * len(rows)
-    if curve is not None:
+    if similarities is not None:
         heights.append(1.9)
 
     # One row for each thing to show, all with the same time axis.
     figure = Figure(figsize=(TOKENS_WIDTH, 1.2 + sum(heights)), dpi=TOKENS_DPI, layout="constrained")
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-    figure.suptitle(title or describe(tokens))
+    figure.suptitle(title or _default_title(tokens))
     axes[-1].set_xlim(start, end)
     axes[-1].set_xlabel(f"time (s); a frame is {1000 / tokens.format.base_frame_rate:g} ms")
 
-    _plot_spectrogram(axes[0], waveform, tokens)
+    _plot_spectrogram(axes[0], audio.detach().cpu().float().reshape(1, -1), tokens)
     _plot_frames_per_token(axes[1], tokens)
     for row, (name, segments) in zip(axes[2:], rows.items(), strict=False):
         _plot_segments(row, name, segments)
-    if curve is not None:
-        _plot_similarities(axes[-1], tokens, curve)
+    if similarities is not None:
+        _plot_similarities(axes[-1], tokens, similarities.detach().cpu().float().reshape(-1))
     if path is not None:
         figure.savefig(path)
     return figure
 
 
-def describe(tokens: Tokens) -> str:
-    """Return number of tokens, duration, frame rate and bitrate of one clip as one line."""
+def _default_title(tokens: Tokens) -> str:
     text = (
         f"{int(tokens.token_lengths[0])} tokens in {float(tokens.seconds[0]):.2f} s "
         f"({float(tokens.frame_rates[0]):.2f} Hz), {float(tokens.bitrates_kbps[0]):.2f} kbps"
@@ -117,8 +117,8 @@ def describe(tokens: Tokens) -> str:
 
 def _check(
     audio: Float[Tensor, "*one samples"], tokens: Tokens, similarities: Float[Tensor, "*one pairs"] | None
-) -> tuple[Float[Tensor, "1 samples"], Float[Tensor, " pairs"] | None]:
-    """Check audio and similarities against the tokens; return them in float32 on the CPU."""
+) -> None:
+    """Check audio and similarities against the tokens."""
     if len(tokens) != 1 or audio.numel() != audio.shape[-1]:
         raise ValueError(
             f"audio {list(audio.shape)} and tokens of {len(tokens)} clips; expected one clip: audio[i], tokens[i]"
@@ -129,16 +129,12 @@ def _check(
             f"audio has {samples} samples, but the tokens encode {int(tokens.audio_lengths[0])} at "
             f"{tokens.format.sample_rate} Hz; is it at another rate, or padded?"
         )
-    waveform = audio.detach().cpu().float().reshape(1, -1)
-    if similarities is None:
-        return waveform, None
     pairs = int(tokens.frame_lengths[0]) - 1
-    if similarities.numel() != pairs:
+    if similarities is not None and similarities.numel() != pairs:
         raise ValueError(
             f"similarities have shape {list(similarities.shape)}, but {pairs + 1} frames have {pairs} neighbours; of a "
             "batch pass those of one clip, without padding"
         )
-    return waveform, similarities.detach().cpu().float().reshape(-1)
 
 
 def _plot_spectrogram(axes: "Axes", audio: Float[Tensor, "1 samples"], tokens: Tokens) -> None:
@@ -180,9 +176,9 @@ def _plot_frames_per_token(axes: "Axes", tokens: Tokens) -> None:
     times = tokens.times(0).numpy()
     longest = max(8, int(durations.max()))
     edges = np.append(times[:, 0], times[-1, 1])
-    colours: dict[str, Any] = {"cmap": "YlGnBu", "vmin": 0, "vmax": longest, "edgecolors": "white"}
-    axes.pcolormesh(edges, [0, 1], durations[None], linewidth=0.8, **colours)
-
+    axes.pcolormesh(
+        edges, [0, 1], durations[None], cmap="YlGnBu", vmin=0, vmax=longest, edgecolors="white", linewidth=0.8
+    )
     first, last = axes.get_xlim()
     narrow = 0.6 / tokens.format.base_frame_rate  # a last frame with few samples is too narrow for its number
     for (start, end), duration in zip(times, durations, strict=True):
@@ -211,14 +207,8 @@ def _plot_segments(axes: "Axes", name: str, segments: Sequence[Segment]) -> None
             # The row is about four characters high, and a line of text 1.3 characters wide.
             size *= min(1.0, max(fitting / 1.3, 0.5), 4 / len(segment.label))
             rotation = 90
-        style: dict[str, Any] = {
-            "fontsize": size,
-            "rotation": rotation,
-            "ha": "center",
-            "va": "center",
-            "clip_on": True,
-        }
-        axes.text(segment.middle, 0.47, segment.label, **style)
+        text = axes.text(segment.middle, 0.47, segment.label, fontsize=size, ha="center", va="center", clip_on=True)
+        text.set_rotation(rotation)
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     axes.set_ylabel(name, rotation=0, ha="right", va="center")
@@ -231,26 +221,27 @@ def _plot_similarities(axes: "Axes", tokens: Tokens, similarities: Float[Tensor,
     axes.plot(times, similarities, color="0.6", linewidth=1, zorder=1)
 
     threshold = tokens.info.get("threshold")
-    label = "threshold"
+    name = "threshold"
     if threshold is None:
         threshold = effective_threshold(tokens, similarities)
-        label = "effective threshold"
+        name = "effective threshold"
 
     # Boundaries above the threshold come from the cap on durations.
     apart = boundary_mask(tokens)
     forced = torch.zeros_like(apart)
     if threshold is not None:
         forced = apart & (similarities > threshold)
-    kinds: tuple[tuple[Tensor, str, dict[str, Any]], ...] = (
-        (~apart, "merged", {"color": "white", "edgecolor": "black"}),
-        (apart & ~forced, "token boundary", {"color": COLOURS[1]}),
-        (forced, f"boundary: token full at {tokens.format.max_duration} frames", {"color": COLOURS[1], "marker": "x"}),
-    )
-    for which, name, style in kinds:
+    full = f"boundary: token full at {tokens.format.max_duration} frames"
+    styles: dict[str, tuple[Tensor, dict[str, Any]]] = {
+        "merged": (~apart, {"color": "white", "edgecolor": "black"}),
+        "token boundary": (apart & ~forced, {"color": COLOURS[1]}),
+        full: (forced, {"color": COLOURS[1], "marker": "x"}),
+    }
+    for label, (which, style) in styles.items():
         if which.any():
-            axes.scatter(times[which], similarities[which], s=13, linewidth=0.9, label=name, zorder=3, **style)
+            axes.scatter(times[which], similarities[which], s=13, linewidth=0.9, label=label, zorder=3, **style)
     if threshold is not None and threshold > -1:
-        label = f"{label} {threshold:.3f}"
+        label = f"{name} {threshold:.3f}"
         axes.axhline(threshold, color=COLOURS[0], linestyle="--", linewidth=1.3, zorder=2, label=label)
     axes.set_ylabel("similarity of\nneighbouring frames")
     axes.grid(axis="y", color="0.9")
@@ -488,7 +479,5 @@ def _values_and_ends(
     intervals: Sequence[Interval],
 ) -> tuple[Float[np.ndarray, " values"], Float[np.ndarray, "2 values"]]:
     """Return values, and the distances of their interval ends below and above; 0 where there is no interval."""
-    values = np.array([each.value for each in intervals])
-    low = np.array([each.low for each in intervals])
-    high = np.array([each.high for each in intervals])
+    values, low, high = np.array([(each.value, each.low, each.high) for each in intervals]).T
     return values, np.fmax(np.stack([values - low, high - values]), 0.0)

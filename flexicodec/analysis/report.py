@@ -27,7 +27,7 @@ from flexicodec.analysis.code_entropy import BitsPerPart, DigitStudy, flag_limit
 from flexicodec.analysis.collect import AnalysisClip, clip_tiers
 from flexicodec.analysis.run_study import SettingResults, StudyResults
 from flexicodec.analysis.token_contents import ALL, MANY, ODDS, SPEECH
-from flexicodec.corpus.phones import CLASSES
+from flexicodec.corpus.alignments.phones import CLASSES
 from flexicodec.io_utils import replacing
 from flexicodec.statistics import Interval
 
@@ -63,32 +63,25 @@ PAIR_NAMES = {"inside": "inside one phone", "across": "across two phones", "beyo
 
 @dataclass(frozen=True)
 class Number:
-    """A number of a table.
+    """A number of a table."""
 
-    Attributes:
-        value: With or without an interval; NaN is shown as a dash.
-        unit: "Hz", "bits", ...; "1" for shares and correlations.
-        digits: Shown after the decimal point.
-        how: How value and interval were computed, in a few words.
-        items: How many were measured, where no interval says so.
-    """
-
-    value: Interval | float
-    unit: str
-    digits: int = 3
-    how: str = ""
-    items: int | None = None
+    value: Interval | float  # NaN is shown as a dash
+    unit: str  # "Hz", "bits", ...; "1" for shares and correlations
+    digits: int = 3  # shown after the decimal point
+    how: str = ""  # how value and interval were computed, in a few words
+    items: int | None = None  # how many were measured, where no interval says so
 
     def __str__(self) -> str:
         """Format the value, and its interval in brackets that do not break over lines."""
-        if isinstance(self.value, Interval):
-            ends = (self.value.value, self.value.low, self.value.high)
-        else:
-            ends = (self.value, math.nan, math.nan)
-        value, low, high = (f"{end:.{self.digits}f}" for end in ends)
-        if not math.isfinite(ends[0]):
+        found = self.value
+        if not isinstance(found, Interval):
+            found = _without_ends(found)
+        if not math.isfinite(found.value):
             return "–"
-        return f"{value} [{low},\u00a0{high}]" if np.isfinite(ends).all() else value
+        text = f"{found.value:.{self.digits}f}"
+        if math.isfinite(found.low + found.high):
+            text += f" [{found.low:.{self.digits}f},\u00a0{found.high:.{self.digits}f}]"
+        return text
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields of `numbers.json` that are known; numbers that are not finite are None."""
@@ -125,14 +118,13 @@ def write_report(study: StudyResults, about: Mapping[str, Any], folder: str | os
     for name, figure in make_figures(study).items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-        images[name] = buffer.getvalue()
+        images[f"figures/{name}.png"] = buffer.getvalue()
     page = render_page(study, about, tables, images)
     numbers = to_json({**about, **_describe(study)}, tables)
 
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    contents = {"report.html": page.encode(), "numbers.json": numbers.encode()}
-    contents |= {f"figures/{name}.png": image for name, image in images.items()}
+    contents = {"report.html": page.encode(), "numbers.json": numbers.encode(), **images}
     for name, content in contents.items():
         with replacing(folder / name) as part:
             part.write_bytes(content)
@@ -153,7 +145,7 @@ def render_page(
         main=study.main,
         about=about,
         tables={name: to_html(rows) for name, rows in tables.items()},
-        images={name: base64.b64encode(image).decode() for name, image in images.items()},
+        images={Path(name).stem: base64.b64encode(image).decode() for name, image in images.items()},
         example=_example(study),
         short_clips=int((~study.long_enough).sum()),
         null_names=NULL_NAMES,
@@ -174,8 +166,8 @@ def _cell_html(cell: Cell | float) -> str:
         return "–"
     text = html.escape(str(cell))
     if isinstance(cell, Number):
-        details = {name: value for name, value in cell.as_dict().items() if name not in ("value", "low", "high")}
-        tooltip = ", ".join(f"{name} {value}" for name, value in details.items())
+        details = cell.as_dict().items()
+        tooltip = ", ".join(f"{name} {value}" for name, value in details if name not in ("value", "low", "high"))
         text = f'<span title="{html.escape(tooltip)}">{text}</span>'
     return text
 
@@ -207,6 +199,7 @@ def _describe(study: StudyResults) -> dict[str, Any]:
         "settings": [asdict(setting) for setting in data.settings],
         "unread": data.unread,
         "without_phones": data.without_phones,
+        "alignment_changes": data.alignment_changes,
         "offset_seconds": study.offset,
         "notes": study.notes,
     }
@@ -223,15 +216,13 @@ def _example(study: StudyResults) -> AnalysisClip:
 
 def make_tables(study: StudyResults) -> dict[str, list[Row]]:
     """Make all tables for which the study has results, by name."""
-    sections = (_rate_rows, _phone_rate_rows, _within_and_null_rows, _content_rows, _boundary_rows, _bit_rows)
     rows: list[Row] = []
     for each in study.settings:
-        for section in sections:
+        for section in (_rate_rows, _phone_rate_rows, _null_rows, _content_rows, _boundary_rows, _bit_rows):
             rows += section(study, each)
-    rows += _study_rows(study)
     # Each row names its table in an additional cell.
     tables: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in [*rows, *_study_rows(study)]:
         tables.setdefault(str(row.pop("table")), []).append(row)
     return tables
 
@@ -261,21 +252,17 @@ def _study_rows(study: StudyResults) -> Iterator[Row]:
 
 def _rate_rows(study: StudyResults, each: SettingResults) -> Iterator[Row]:
     """Frame rate with its spread over clips, and bitrate."""
-    rates = each.frame_rates[study.long_enough]
+    rates = pandas.Series(each.frame_rates[study.long_enough])
     threshold = each.setting.threshold
-    spread = 0.0
     middle = "–"
     if len(rates):
-        low, high = np.quantile(rates, [0.05, 0.95])
-        middle = f"{low:.2f} to {high:.2f}"
-    if len(rates) > 1:
-        spread = rates.std(ddof=1)
+        middle = "{:.2f} to {:.2f}".format(*rates.quantile([0.05, 0.95]))
     yield {
         "table": "rates",
         "setting": each.setting.name,
         "tau": "–" if threshold is None else Number(threshold, "cosine", 4),
         "tokens per second (Hz)": Number(each.frame_rate, "Hz", 2, "all tokens over all seconds"),
-        "spread (Hz)": Number(spread, "Hz", 2, items=len(rates)),
+        "spread (Hz)": Number(np.nan_to_num(rates.std()), "Hz", 2, items=len(rates)),  # 0 for one clip
         "middle 90 % (Hz)": middle,
         "nominal kbit/s": Number(each.nominal_kbps, "kbit/s", 3, "all fields of all tokens over all seconds"),
     }
@@ -317,14 +304,15 @@ def _phone_rate_rows(study: StudyResults, each: SettingResults) -> Iterator[Row]
                 "gain in R²": Number(partial.r_squared_gain, "1", 3),
             }
         for counted, of_unit in found.units.items():
-            if len(found.units) > 1:
-                yield {
-                    "table": "units",
-                    "unit": f"{name}: {counted}",
-                    "per second": Number(of_unit.rate, "Hz", 2),
-                    "r alone": Number(of_unit.alone, "1", 2, "Pearson, bootstrap"),
-                    "r given the others": Number(of_unit.given_others, "1", 2, "partial correlation, bootstrap"),
-                }
+            if len(found.units) == 1:
+                continue  # nothing to compare it with
+            yield {
+                "table": "units",
+                "unit": f"{name}: {counted}",
+                "per second": Number(of_unit.rate, "Hz", 2),
+                "r alone": Number(of_unit.alone, "1", 2, "Pearson, bootstrap"),
+                "r given the others": Number(of_unit.given_others, "1", 2, "partial correlation, bootstrap"),
+            }
         counts = found.counts.effects["phone_rate"]
         yield {
             "table": "models",
@@ -337,7 +325,7 @@ def _phone_rate_rows(study: StudyResults, each: SettingResults) -> Iterator[Row]
         }
 
 
-def _within_and_null_rows(study: StudyResults, each: SettingResults) -> Iterator[Row]:
+def _null_rows(study: StudyResults, each: SettingResults) -> Iterator[Row]:
     """Correlations inside groups of clips and inside clips, and beside those of null codecs."""
     for group, r in each.groups.items():
         name = f"{each.setting.name}: {group}"
@@ -417,14 +405,15 @@ def _content_rows(study: StudyResults, each: SettingResults) -> Iterator[Row]:
 
 def _odds_ratios(each: SettingResults) -> dict[str, Interval]:
     """Return the exponentials of log odds, by the description of their effect."""
+    if each.odds is None:
+        return {}
     ratios = {}
-    for name, description in ODDS.items():
-        if each.odds is not None and name in each.odds.effects:
-            effect = each.odds.effects[name]
+    for name, effect in each.odds.effects.items():
+        if name in ODDS:  # no intercept
             # A predictor that separates the classes has an end near infinity.
             ends = np.minimum([effect.value, effect.low, effect.high], LARGEST_LOG)
             value, low, high = np.exp(ends).tolist()
-            ratios[description] = replace(effect, value=value, low=low, high=high)
+            ratios[ODDS[name]] = replace(effect, value=value, low=low, high=high)
     return ratios
 
 
@@ -605,13 +594,12 @@ def make_figures(study: StudyResults) -> dict[str, "Figure"]:
         for part in main.codes.parts:
             bits["cheapest model, held out"][part.name] = part.coded[part.best]
             if part.nominal is not None:
-                bits["field"][part.name] = _exact(part.nominal)
+                bits["field"][part.name] = _without_ends(part.nominal)
         figures["bits"] = plots.plot_intervals(bits, "bits per token")
     return figures
 
 
-def _exact(value: float) -> Interval:
-    """Return a value as an interval without ends."""
+def _without_ends(value: float) -> Interval:
     return Interval(value, math.nan, math.nan, 0.95, 1, 1)
 
 
@@ -626,5 +614,5 @@ def _boundary_scores(study: StudyResults) -> dict[str, dict[str, Interval]]:
                 row = f"{found.tier}, {each.setting.name}"
                 scores.setdefault("codec", {})[row] = found.measures["f1"]
                 for null, beside in found.nulls.items():
-                    scores.setdefault(NULL_NAMES[null], {})[row] = _exact(beside.scores.f1)
+                    scores.setdefault(NULL_NAMES[null], {})[row] = _without_ends(beside.scores.f1)
     return scores

@@ -16,29 +16,23 @@ from tqdm import tqdm
 
 from flexicodec.analysis import boundary_scores, code_entropy, token_contents
 from flexicodec.analysis.acoustic_features import measure_controls
+from flexicodec.analysis.clip_rates import ClipRates, Over, RateTable, SpokenClip, correlatable, count_rates
 from flexicodec.analysis.collect import AnalysisClip, AnalysisData, RateSetting
 from flexicodec.analysis.null_codecs import NULLS
 from flexicodec.analysis.phone_rate import (
-    ClipRates,
     ExcessOverNull,
     Measure,
-    Over,
     PhoneRate,
-    RateTable,
-    SpokenClip,
     SweepPoint,
-    WithinClip,
     analyze_phone_rate,
-    correlatable,
-    count_rates,
     excess_over_null,
     group_correlations,
     threshold_sweep,
-    within_clip_correlation,
 )
 from flexicodec.analysis.token_timeline import TokenTimeline
-from flexicodec.corpus.alignment import Segment, label_at
-from flexicodec.corpus.phones import syllables
+from flexicodec.analysis.window_rates import WithinClip, within_clip_correlation
+from flexicodec.corpus.alignments.alignment import Segment, label_at
+from flexicodec.corpus.alignments.phones import syllables
 from flexicodec.merging import Threshold
 from flexicodec.statistics import FittedModel, Interval, Sampling, pearson
 
@@ -273,8 +267,7 @@ class _Study:
         results.groups = group_correlations(correlated, corpora, self.sampling)
         every, _ = correlatable(rates, "speech", leave_sentences=())
         if len(every) > len(correlated):
-            table = RateTable.of(every, "speech")
-            r = self.sampling.interval(pearson, *table.xy, clusters=table.clusters)
+            r = RateTable.of(every, "speech").interval(pearson, self.sampling)
             results.groups["sentences that all speakers read, too"] = r
 
     def add_excess(self, results: SettingResults, spoken: Sequence[SpokenClip]) -> None:

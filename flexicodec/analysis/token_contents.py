@@ -6,16 +6,24 @@ tokens. A token or frame is of the class of the phone at its middle. `offset` sh
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from flexicodec.analysis.acoustic_features import frame_energies_db
 from flexicodec.analysis.token_timeline import TokenTimeline
-from flexicodec.corpus.alignment import SAME_TIME, Segment, label_at
-from flexicodec.corpus.phones import CLASSES, is_silence, phone_class, without_silence
+from flexicodec.corpus.alignments.alignment import SAME_TIME, Segment, label_at
+from flexicodec.corpus.alignments.phones import (
+    CLASSES,
+    alphabet_of,
+    has_primary_stress,
+    is_silence,
+    phone_class,
+    without_silence,
+)
 from flexicodec.statistics import FittedModel, Interval, bootstrap, logistic_model
 from flexicodec.statistics.entropy import counts_entropy
 
@@ -81,10 +89,7 @@ def segments_per_token(
         end = clip.num_frames * clip.frame_seconds + offset
         outside += sum(s.middle >= end for s in without_silence(tier))
     tokens = histograms.sum(1)
-
-    def interval(statistic: Callable[..., float], *arrays: np.ndarray) -> Interval:
-        return bootstrap(statistic, *arrays, clusters=clusters, resamples=resamples)
-
+    interval = partial(bootstrap, clusters=clusters, resamples=resamples)
     return SegmentsPerToken(
         mean=interval(ratio_of_sums, segments, tokens),
         shares=tuple(interval(ratio_of_sums, column, tokens) for column in histograms.T),
@@ -128,23 +133,23 @@ def durations_by_class(
     table = np.zeros((len(clips), len(CLASSES), longest), dtype=np.int64)
     for of_clip, clip, tier in zip(table, clips, tiers, strict=True):
         labels = label_at(tier, clip.middles(offset))
-        kinds = np.array([CLASSES.index(phone_class(label)) for label in labels])
+        alphabet = alphabet_of(s.label for s in tier)
+        kinds = np.array([CLASSES.index(phone_class(label, alphabet)) for label in labels])
         np.add.at(of_clip, (kinds, clip.durations - 1), 1)
 
-    def summary(name: str, histograms: Int[np.ndarray, "clips durations"]) -> ClassDurations:
-        tokens = histograms.sum(1)
-        frames = histograms @ np.arange(1, longest + 1)
-        capped = None
-        if cap is not None:
-            capped = bootstrap(ratio_of_sums, histograms[:, cap - 1], tokens, clusters=clusters, resamples=resamples)
-        mean = bootstrap(ratio_of_sums, frames, tokens, clusters=clusters, resamples=resamples)
-        return ClassDurations(name, tuple(histograms.sum(0).tolist()), mean, capped)
-
-    speech = table.sum(1) - table[:, CLASSES.index("silence")]
-    found = [summary(ALL, table.sum(1)), summary(SPEECH, speech)]
+    histograms = {ALL: table.sum(1), SPEECH: table.sum(1) - table[:, CLASSES.index("silence")]}
     for i, name in enumerate(CLASSES):
         if table[:, i].any():
-            found.append(summary(name, table[:, i]))
+            histograms[name] = table[:, i]
+    ratio = partial(bootstrap, ratio_of_sums, clusters=clusters, resamples=resamples)
+    found = []
+    for name, counts in histograms.items():
+        tokens = counts.sum(1)
+        mean = ratio(counts @ np.arange(1, longest + 1), tokens)
+        capped = None
+        if cap is not None:
+            capped = ratio(counts[:, cap - 1], tokens)
+        found.append(ClassDurations(name, tuple(counts.sum(0).tolist()), mean, capped))
     return found
 
 
@@ -184,7 +189,8 @@ def neighbours(clip: TokenTimeline, tier: Tier, offset: float = 0.0) -> Neighbou
     segments = _fill_gaps(tier)
     index = np.maximum(np.searchsorted([s.start for s in segments], middles, side="right") - 1, 0)
     at_frame = [segments[i] for i in index]
-    classes = [phone_class(s.label) for s in at_frame]
+    alphabet = alphabet_of(s.label for s in tier)
+    classes = [phone_class(s.label, alphabet) for s in at_frame]
     kinds = np.minimum(np.diff(index), KINDS.index("beyond"))
     is_last = np.zeros(clip.num_frames, dtype=bool)
     is_last[np.cumsum(clip.durations) - 1] = True
@@ -193,7 +199,7 @@ def neighbours(clip: TokenTimeline, tier: Tier, offset: float = 0.0) -> Neighbou
     stressed = np.zeros(len(kinds), dtype=bool)
     edges = (middles[:-1] + middles[1:]) / 2
     for i, segment in enumerate(at_frame[:-1]):
-        stressed[i] = kinds[i] == 0 and segment.label.endswith("1")
+        stressed[i] = kinds[i] == 0 and has_primary_stress(segment.label)
         if segment.duration:
             position[i] = np.clip((edges[i] - segment.start) / segment.duration, 0, 1)
     return Neighbours(kinds, classes[:-1], classes[1:], ~is_last[:-1], position, stressed)
@@ -275,24 +281,21 @@ def merge_odds(
     Returns:
         Effects by the names of `ODDS`, without those that never differ.
     """
+    import pandas
+
     _check_pairs(clips, tiers)
-    merged = []
-    covariates = []
-    units: list[Hashable] = []
+    tables = []
     for number, (clip, tier) in enumerate(zip(clips, tiers, strict=True)):
         pairs = neighbours(clip, tier, offset)
-        merged.append(pairs.merged)
-        covariates.append(_covariates(clip, pairs))
-        units += [number if clusters is None else clusters[number]] * len(pairs.merged)
-    outcome = np.concatenate(merged)
-    if outcome.all() or not outcome.any():
-        raise ValueError(f"{int(outcome.sum())} of {len(outcome)} pairs of frames are merged; odds need both kinds")
-    predictors = {}
-    for name in ODDS:
-        column = np.concatenate([each[name] for each in covariates]).astype(float)
-        if np.ptp(column) > 0:
-            predictors[name] = column
-    return logistic_model(outcome, predictors, clusters=units)
+        table = pandas.DataFrame(_covariates(clip, pairs), dtype=float)
+        tables.append(table.assign(merged=pairs.merged, unit=number if clusters is None else clusters[number]))
+    table = pandas.concat(tables, ignore_index=True)
+    merged = table.pop("merged")
+    units = table.pop("unit").tolist()
+    if merged.all() or not merged.any():
+        raise ValueError(f"{int(merged.sum())} of {len(merged)} pairs of frames are merged; odds need both kinds")
+    varying = table.loc[:, table.nunique() > 1]
+    return logistic_model(merged.to_numpy(), dict(varying.items()), clusters=units)
 
 
 def _covariates(clip: TokenTimeline, pairs: Neighbours) -> Mapping[str, np.ndarray]:

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flexicodec.corpus.alignment import Segment, write_ctm, write_textgrid
-from flexicodec.merging import Threshold
+from flexicodec.corpus.alignments.alignment import Segment, write_ctm, write_textgrid
+from flexicodec.merging import MergingPolicy, Threshold
 from flexicodec.tokens import Tokens
 
 
@@ -75,6 +75,13 @@ class TokenTimeline:
         if int(np.sum(durations)) != self.num_frames:
             raise ValueError(f"durations sum to {int(np.sum(durations))} frames, but the clip has {self.num_frames}")
         return replace(self, durations=durations)
+
+    def cut(self, policy: MergingPolicy, similarities: Float[np.ndarray, " pairs"]) -> Int[np.ndarray, " tokens"]:
+        """Return the durations that a policy gives the clip, by the similarity of each frame with the next."""
+        values = torch.as_tensor(np.asarray(similarities))[None]
+        lengths = torch.tensor([self.num_frames])
+        # In a clip of one second, a rate of N Hz is N tokens.
+        return policy(values, lengths, seconds=[1.0], max_duration=self.max_duration)[0].numpy()
 
     def boundaries(self, offset: float = 0.0) -> Float[np.ndarray, " boundaries"]:
         """Return the seconds at which tokens after the first start, shifted by `offset`; those inside the clip."""

@@ -4,13 +4,13 @@ from flexicodec.asr.checkpoint import encoder_state, is_recognizer
 from flexicodec.asr.config import RecognizerConfig
 from flexicodec.asr.model import Aligned, Recognizer
 from flexicodec.asr.moonshine import Moonshine
+from flexicodec.asr.text import normalise
 from flexicodec.asr.vocabulary import (
     CharacterConfig,
     PhoneConfig,
     SentencePieceConfig,
     Vocabulary,
     VocabularyConfig,
-    normalise,
     open_vocabulary,
     train_pieces,
 )

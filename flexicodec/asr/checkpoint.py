@@ -14,6 +14,7 @@ from flexicodec.asr.config import RecognizerConfig
 from flexicodec.asr.vocabulary import Vocabulary
 from flexicodec.config import from_dict, to_dict
 from flexicodec.encoders.base import SanmConfig
+from flexicodec.io_utils import describe_missing
 from flexicodec.weights import CONFIG_NAME, WEIGHTS_NAME, write_model_folder
 
 MODEL_TYPE = "recognizer"
@@ -52,8 +53,8 @@ def encoder_state(folder: str | Path, config: SanmConfig) -> dict[str, Tensor]:
         if name.startswith("encoder.") and (block is None or int(block[1]) < config.num_layers):
             kept[name.removeprefix("encoder.")] = tensor
     norm = f"encoder.layers.{config.num_layers - 1}.final_layernorm."
-    kept.setdefault(norm + "weight", torch.ones(config.dim))
-    kept.setdefault(norm + "bias", torch.zeros(config.dim))
+    kept.setdefault(norm + "weight", torch.ones(config.dim, dtype=torch.float32, device="cpu"))
+    kept.setdefault(norm + "bias", torch.zeros(config.dim, dtype=torch.float32, device="cpu"))
     return kept
 
 
@@ -75,6 +76,8 @@ def write_folder(
 def read_folder(folder: str | Path) -> tuple[RecognizerConfig, dict[str, Tensor]]:
     """Read a recogniser's config and its weights, in float32."""
     folder = Path(folder)
+    if not folder.exists():
+        raise ValueError(f"no recogniser: the folder {describe_missing(folder)}")
     if not is_recognizer(folder):
         raise ValueError(f"{folder} holds no recogniser: expected {CONFIG_NAME} with model_type {MODEL_TYPE!r}")
     if not (folder / WEIGHTS_NAME).is_file():

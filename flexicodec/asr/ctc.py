@@ -40,20 +40,20 @@ def forced_path(
     log_probs = log_probs.detach().cpu()
     lengths = lengths.cpu()
     batch, outputs = log_probs.shape[:2]
-    counts = torch.tensor([len(target) for target in targets])
+    counts = torch.tensor([len(target) for target in targets], device="cpu")
     width = int(counts.max())
-    labels = torch.zeros(batch, width, dtype=torch.long)
+    labels = torch.zeros(batch, width, dtype=torch.long, device="cpu")
     for row, target in zip(labels, targets, strict=True):
-        row[: len(target)] = torch.tensor(target, dtype=torch.long)
-    states = torch.full((batch, 2 * width + 1), BLANK)
+        row[: len(target)] = torch.tensor(target, dtype=torch.long, device="cpu")
+    states = torch.full((batch, 2 * width + 1), BLANK, device="cpu")
     states[:, 1::2] = labels
     skips = torch.zeros_like(states, dtype=torch.bool)
     skips[:, 3::2] = labels[:, 1:] != labels[:, :-1]
 
     # Forward: the best score of every state, and by which move (0, 1 or 2 states) it was reached.
-    score = torch.full(states.shape, -torch.inf)
+    score = log_probs.new_full(states.shape, -torch.inf)
     score[:, :2] = log_probs[:, 0].gather(1, states[:, :2])
-    moves = torch.zeros(batch, outputs, states.shape[1], dtype=torch.uint8)
+    moves = torch.zeros(batch, outputs, states.shape[1], dtype=torch.uint8, device="cpu")
     for output in range(1, outputs):
         next_state = _shifted(score, 1)
         skipping = _shifted(score, 2).masked_fill(~skips, -torch.inf)
@@ -63,12 +63,12 @@ def forced_path(
         moves[:, output] = torch.where(live, move, 0)
 
     # Backward from the better of the two last states.
-    rows = torch.arange(batch)
+    rows = torch.arange(batch, device="cpu")
     last = 2 * counts
     ends = torch.stack([last, (last - 1).clamp(min=0)])
     reached, choice = score[rows, ends].max(dim=0)
     state = ends[choice, rows]
-    path = torch.zeros(batch, outputs, dtype=torch.long)
+    path = torch.zeros(batch, outputs, dtype=torch.long, device="cpu")
     for output in reversed(range(outputs)):
         path[:, output] = state
         state = state - moves[rows, output, state].long()

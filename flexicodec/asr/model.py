@@ -161,6 +161,7 @@ class Recognizer(nn.Module):
         return write_folder(folder, self.config, self.vocabulary, self.state_dict(), dtype)
 
     @classmethod
+    @torch.inference_mode(False)
     def load(cls, folder: str | Path, device: torch.device | str | None = None) -> "Recognizer":
         """Load a folder that `save` wrote, or "recognizer-mini" from the package, in eval mode and float32."""
         if str(folder) in SHIPPED:

@@ -4,7 +4,6 @@ Code 0 is CTC's blank in all of them. Texts are normalised first, so that case a
 """
 
 import re
-import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from flexicodec.asr.text import normalise
 from flexicodec.io_utils import replacing
 
 PIECES_NAME = "sentencepiece.model"
@@ -28,7 +28,8 @@ class CharacterConfig:
     def __post_init__(self) -> None:
         if repeated := sorted({c for c in self.alphabet if self.alphabet.count(c) > 1}):
             raise ValueError(f"alphabet has {repeated} more than once")
-        if unused := [c for c in self.alphabet if c != " " and normalise(c) != c]:
+        # Marks need a letter before them; one of Han composes with none.
+        if unused := [c for c in self.alphabet if c != " " and normalise("一" + c) != "一" + c]:
             raise ValueError(f"alphabet has {unused}, but texts are lowered and lose their punctuation first")
 
 
@@ -54,18 +55,6 @@ class PhoneConfig:
 
 
 VocabularyConfig: TypeAlias = CharacterConfig | SentencePieceConfig | PhoneConfig
-
-
-def normalise(text: str) -> str:
-    """Lower the case and replace everything except letters, digits and apostrophes by single spaces.
-
-    >>> normalise("“Don’t!” — well-known")
-    "don't well known"
-    """
-    # Twice, as lower() can leave a text that is not in normal form.
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.replace("’", "'")).lower())
-    kept = (c if unicodedata.category(c)[0] in "LMN" or c == "'" else " " for c in text)
-    return " ".join("".join(kept).split())
 
 
 class Vocabulary(ABC):

@@ -148,6 +148,8 @@ def _print(study: "StudyResults", page: Path, expected: bool) -> int:
     more = len(data.without_phones) - REASONS_PRINTED
     if more > 0:
         print(f"flexicodec: and {more} more, which the report lists", file=sys.stderr)
+    for what, (count, clips) in data.alignment_changes.items():
+        print(f"flexicodec: in alignments: {count} {what}, of {clips} clips", file=sys.stderr)
 
     line = f"{page}: {len(data.clips)} clips, {data.seconds / 3600:.2f} hours"
     if data.without_phones:

@@ -119,7 +119,7 @@ def reconstruct(args: argparse.Namespace) -> int:
 
 def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `calibrate`."""
-    parser.add_argument("inputs", nargs="+", metavar="FOLDER", help="folders of speech, or audio files")
+    parser.add_argument("inputs", nargs="+", metavar="FOLDER", help="folders of speech, audio files or manifests")
     parser.add_argument("--frame-rate", required=True, type=float, metavar="HZ", help="tokens per second on average")
     options.add_model(parser)
 

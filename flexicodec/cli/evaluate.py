@@ -158,6 +158,7 @@ def _sweep(args: argparse.Namespace) -> "Sweep":
 
 def _metrics(args: argparse.Namespace) -> "MetricConfig":
     """Change the default metrics, or the paper's, by the options that were given."""
+    from flexicodec.asr.text import primary_language
     from flexicodec.evaluation import paper_protocol
     from flexicodec.evaluation.metrics.suite import MetricConfig, default_measures
 
@@ -177,7 +178,7 @@ def _metrics(args: argparse.Namespace) -> "MetricConfig":
         changed["language"] = None if args.language == ALL else args.language
     base = paper_protocol.METRICS if args.protocol else default_measures()
     language = changed.get("language", base.language)
-    if not args.protocol and language not in ("en", None):
+    if not args.protocol and primary_language(language) not in ("en", None):
         # The default recogniser and normaliser are for English.
         base = replace(base, normaliser=MetricConfig.normaliser)
         if args.transcriber is None:

@@ -88,5 +88,5 @@ def chosen_rate(args: argparse.Namespace, codec: "Codec") -> Rate:
     import torch
 
     rate = Rate(threshold=args.threshold, frame_rate=args.frame_rate, num_codebooks=args.codebooks)
-    codec.encode(torch.zeros(1, codec.sample_rate), **rate)
+    codec.encode(torch.zeros(1, codec.sample_rate, dtype=torch.float32, device="cpu"), **rate)
     return rate

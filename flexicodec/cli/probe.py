@@ -128,6 +128,12 @@ def _labelled_clips(args: argparse.Namespace, seed: int) -> Any:
 
     clips = read_manifest(args.train)
     labels = read_field(args.train, args.label)
+    guessed = sum(clip.speaker_guessed for clip in clips)
+    if guessed:
+        print(
+            f"flexicodec: the speakers of {guessed} clips of {args.train} are guesses from folder names",
+            file=sys.stderr,
+        )
     # First hours, then labels: indices into the sample, and from there into the manifest.
     sampled = sample_hours([clip.duration for clip in clips], args.train_hours, seed)
     chosen = choose_clips([labels[i] for i in sampled], args.min_clips, args.max_clips, seed)

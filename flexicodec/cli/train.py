@@ -16,6 +16,8 @@ from flexicodec.cli.options import Verb
 if TYPE_CHECKING:
     from flexicodec.corpus import Utterance
 
+MOST_NAMED = 20  # clips that are named one by one where they cannot be read
+
 
 def _config_arguments(example: str) -> Callable[[argparse.ArgumentParser], None]:
     """Make the function that adds a config and overrides such as `example`."""
@@ -62,34 +64,43 @@ def train_asr(args: argparse.Namespace) -> int:
 
 def add_manifest_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `manifest`."""
-    folder_help = "Kaldi data directory, LibriSpeech-like tree or any folder of audio; or a manifest, lhotse cuts too"
+    folder_help = (
+        "Kaldi data directory, published corpus (docs/corpora.md has the list) or any folder of audio; or a list, "
+        "lhotse cuts, Parquet, tars"
+    )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help=folder_help)
     output_help = "JSONL manifest to write (default: FOLDER.jsonl)"
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, help=output_help)
     parser.add_argument("--shards", metavar="DIR", type=Path, help="folder to write tar shards (WebDataset layout) to")
     clips_help = "clips per shard (default: %(default)s)"
     parser.add_argument("--clips-per-shard", type=int, metavar="N", default=500, help=clips_help)
-    layouts = ("auto", "kaldi", "librispeech", "plain")
-    layout_help = "layout of the folder (default: detected from its files)"
-    parser.add_argument("--layout", choices=layouts, default="auto", help=layout_help)
+    layout_help = "layout of the folder: kaldi, librispeech, ..., or plain (default: detected from its files)"
+    parser.add_argument("--layout", metavar="NAME", default="auto", help=layout_help)
+    alignments_help = "folder of TextGrids, as MFA writes it, where they do not lie beside the audio"
+    parser.add_argument("--alignments", metavar="DIR", type=Path, help=alignments_help)
     parser.add_argument("--check", action="store_true", help="decode every clip, not only its header")
 
 
 def manifest(args: argparse.Namespace) -> int:
-    """List a folder, write manifest or shards, and return 1 if something could not be read."""
+    """List a folder, write manifest or shards, say what was found, and return 1 if something could not be read."""
     # Without an output, a manifest beside the folder.
     if args.output is None and args.shards is None:
         if not args.folder.is_dir():
             raise ValueError("say where to write: -o OUT.jsonl for a manifest, --shards DIR for tar shards")
         args.output = args.folder.with_name(f"{args.folder.resolve().name}.jsonl")
-    from flexicodec.corpus import ScanResult, read_manifest, scan, write_manifest
+    from flexicodec.corpus import read_list, scan, write_manifest
+    from flexicodec.corpus.lists.packed import extracted_folder, packed_files, unpack
     from flexicodec.training.data import write_shards
 
-    # What there is: utterances of a manifest or of a folder.
-    if args.folder.is_file():
-        listing = ScanResult("manifest", read_manifest(args.folder), [])
+    # What there is: utterances of a list, of files with audio in them, or of a folder.
+    if packed_files(args.folder):
+        if args.output is None:
+            raise ValueError(f"say -o OUT.jsonl; the audio in {args.folder} is written to a folder beside it")
+        listing = unpack(args.folder, extracted_folder(args.output), args.check)
+    elif args.folder.is_file():
+        listing = read_list(args.folder, args.check)
     else:
-        listing = scan(args.folder, args.layout, args.check)
+        listing = scan(args.folder, args.layout, args.check, args.alignments)
     skipped = list(listing.unreadable)
     if not listing.utterances:
         first = f"the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else "it lists nothing"
@@ -104,17 +115,32 @@ def manifest(args: argparse.Namespace) -> int:
         shards = write_shards(listing.utterances, args.shards, args.clips_per_shard)
         skipped += [(str(utterance.path), reason) for utterance, reason in shards.unreadable]
         written.append(f"{len(shards.shards)} shards with {shards.clips} clips in {args.shards}")
-    for name, reason in skipped:
+    for name, reason in skipped[:MOST_NAMED]:
         print(f"flexicodec: skipped {name}: {one_line(ValueError(reason))}", file=sys.stderr)
+    if len(skipped) > MOST_NAMED:
+        print(f"flexicodec: skipped {len(skipped) - MOST_NAMED} more", file=sys.stderr)
     print(f"{' and '.join(written)}: {listing.layout}, {_describe(listing.utterances)}, {len(skipped)} skipped")
+    for reason, count in listing.left_out.items():
+        print(f"left out: {count} {reason}")
+    for remark in listing.remarks:
+        print(f"note: {remark}")
     return 1 if skipped else 0
 
 
 def _describe(utterances: Sequence["Utterance"]) -> str:
-    speakers = {utterance.speaker for utterance in utterances if utterance.speaker is not None}
-    transcribed = sum(utterance.text is not None for utterance in utterances)
-    hours = sum(utterance.duration for utterance in utterances) / 3600
-    return f"{len(utterances)} clips, {hours:.2f} hours, {len(speakers)} speakers, {transcribed} with text"
+    """Count clips, hours, speakers, texts and alignments."""
+    known = {utterance.known_speaker for utterance in utterances} - {None}
+    guessed = {utterance.speaker for utterance in utterances if utterance.speaker_guessed}
+    parts = [f"{len(utterances)} clips", f"{sum(utterance.duration for utterance in utterances) / 3600:.2f} hours"]
+    if known or not guessed:
+        parts.append(f"{len(known)} speakers")
+    if guessed:
+        parts.append(f"{len(guessed)} guessed speakers")
+    parts.append(f"{sum(utterance.text is not None for utterance in utterances)} with text")
+    aligned = sum(utterance.alignment is not None for utterance in utterances)
+    if aligned:
+        parts.append(f"{aligned} with alignment")
+    return ", ".join(parts)
 
 
 TRAIN = Verb(

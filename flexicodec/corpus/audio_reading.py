@@ -1,4 +1,4 @@
-"""Reading a part of an audio file as mono at a chosen sample rate, without decoding the rest.
+"""Reading a part of an audio file as mono at a chosen sample rate, in most formats without decoding the rest.
 
 A part of a clip equals that part of the whole clip: exactly at the file's own rate, within the resampling filter's
 response beyond `MARGIN` at another rate, and within 1e-3 where an Opus decoder starts in the middle.
@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import soundfile
 import torch
 from jaxtyping import Float, Int16
 
-from flexicodec.audio import LOUDEST, resample, resampled_length
+from flexicodec.audio import LOUDEST, OpenedAudio, resample, resampled_length
 from flexicodec.corpus.manifest import Utterance
 
 AudioFile: TypeAlias = Path | io.IOBase
@@ -22,9 +21,6 @@ AudioFile: TypeAlias = Path | io.IOBase
 UNREADABLE = (ValueError, OSError)  # errors of a bad clip
 TOLERANCE = 0.1  # seconds a manifest may exceed a file: rounding, and estimates of MP3 headers
 MARGIN = 0.05  # seconds read on both sides for the resampling filter
-# MP3 and Vorbis are decoded from the file's start if the part begins before this. Seeking in them is inexact in
-# libsndfile 1.2: MP3 lacks bits of earlier frames, and the last page of Vorbis is some hundred samples early.
-SEEK_FROM_SECONDS = 60.0
 
 
 def read_utterance(
@@ -59,8 +55,8 @@ def read_span(
 ) -> Float[np.ndarray, " samples"]:
     """Read a span of a path or an open file like `read_utterance`; `duration` None extends it to the file's end."""
     try:
-        with soundfile.SoundFile(file) as opened:
-            rate = opened.samplerate
+        with OpenedAudio(file) as opened:
+            rate = opened.rate
             if channel is not None and channel >= opened.channels:
                 raise ValueError(f"channel {channel} is asked for, but it has {opened.channels} (they count from 0)")
             begin, end = _file_frames(opened, start, duration)
@@ -79,24 +75,27 @@ def read_span(
             block = max(0, first - margin) // up
             read_begin = begin + block * down
             read_end = min(end, begin - (-(last + margin) * down // up))
-            audio = _read_frames(opened, read_begin, read_end - read_begin, channel)
-    except (soundfile.SoundFileError, TypeError, MemoryError, ValueError) as error:
-        raise ValueError(f"cannot read {file}: {getattr(error, 'error_string', error)}") from error
+            audio = _mono(opened.read(read_begin, read_end - read_begin), channel)
+    except ValueError as error:
+        raise ValueError(f"cannot read {file}: {error}") from error
     audio = resample(torch.from_numpy(audio), rate, sample_rate).numpy()
     return audio[first - block * up : last - block * up]
 
 
 def read_header(file: AudioFile) -> tuple[int, int]:
-    """Return an audio file's sample rate and number of frames; a `ValueError` if it has none or does not open."""
+    """Return an audio file's sample rate and number of frames; a `ValueError` if it has none or does not open.
+
+    Formats whose header does not tell the truth are decoded or searched, so that `read_span` finds as many.
+    """
     try:
-        info = soundfile.info(file)
-    except (soundfile.SoundFileError, TypeError) as error:
-        raise ValueError(f"cannot read {file}: {getattr(error, 'error_string', error)}") from error
-    if info.frames <= 0:
+        with OpenedAudio(file) as opened:
+            rate = opened.rate
+            frames = opened.frames
+    except ValueError as error:
+        raise ValueError(f"cannot read {file}: {error}") from error
+    if frames <= 0:
         raise ValueError(f"cannot read {file}: it holds 0 samples")
-    if info.frames >= 2**62:  # libsndfile's largest count stands for an unknown one
-        raise ValueError(f"cannot read {file}: it holds an unknown number of samples")
-    return info.samplerate, info.frames
+    return rate, frames
 
 
 def to_int16(audio: Float[np.ndarray, " samples"]) -> Int16[np.ndarray, " samples"]:
@@ -105,14 +104,14 @@ def to_int16(audio: Float[np.ndarray, " samples"]) -> Int16[np.ndarray, " sample
 
 
 def read_duration(file: AudioFile) -> float:
-    """Return an audio file's duration in seconds, from its header."""
+    """Return an audio file's duration in seconds."""
     rate, frames = read_header(file)
     return frames / rate
 
 
-def _file_frames(opened: soundfile.SoundFile, start: float, duration: float | None) -> tuple[int, int]:
+def _file_frames(opened: OpenedAudio, start: float, duration: float | None) -> tuple[int, int]:
     """Return the range of the file's frames that a clip covers."""
-    rate = opened.samplerate
+    rate = opened.rate
     begin = round(start * rate)
     end = opened.frames if duration is None else begin + round(duration * rate)
     if end - opened.frames > TOLERANCE * rate:
@@ -123,20 +122,11 @@ def _file_frames(opened: soundfile.SoundFile, start: float, duration: float | No
     return begin, end
 
 
-def _read_frames(
-    opened: soundfile.SoundFile, begin: int, count: int, channel: int | None
-) -> Float[np.ndarray, " frames"]:
-    """Read one channel of frames, or the mean of all, and check the result."""
-    skip = 0  # frames to decode and drop before `begin`
-    if (opened.format == "MP3" or opened.subtype == "VORBIS") and begin < SEEK_FROM_SECONDS * opened.samplerate:
-        skip = begin
-    if begin > skip:
-        opened.seek(begin)
-    # Fewer frames than the header promises: a damaged file.
-    frames = opened.read(skip + count, dtype="float32", always_2d=True)
-    if len(frames) < skip + count:
-        raise ValueError(f"only {len(frames)} of {skip + count} frames from {begin - skip} on can be read")
-    audio = frames[skip:].mean(axis=1) if channel is None else frames[skip:, channel]
+def _mono(frames: Float[np.ndarray, "frames channels"], channel: int | None) -> Float[np.ndarray, " frames"]:
+    """Return one channel of frames, or the mean of all, and check the result."""
+    if channel is None and frames.shape[1] == 1:
+        channel = 0  # the mean of one channel takes as long as decoding it
+    audio = frames.mean(axis=1) if channel is None else frames[:, channel]
     if not np.isfinite(audio).all():
         raise ValueError("it holds NaN or Inf")
     peak = float(np.abs(audio).max())

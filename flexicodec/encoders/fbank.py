@@ -114,7 +114,8 @@ class KaldiFbank(nn.Module):
     def initial_state(self) -> FbankState:
         """Return the state before the first sample."""
         device = self.shift.device
-        return FbankState(torch.zeros(1, dtype=torch.long, device=device), torch.zeros(1, 0, device=device))
+        samples = torch.zeros(1, 0, dtype=torch.float32, device=device)
+        return FbankState(torch.zeros(1, dtype=torch.long, device=device), samples)
 
     def step(
         self, x: Float[Tensor, "batch 1 new"], state: FbankState, last: bool

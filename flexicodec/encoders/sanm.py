@@ -89,7 +89,7 @@ class SanmEncoder(nn.Module):
         """Return the prompt's rows as the first steps of each item."""
         device = self.front_end.shift.device
         if not self.config.prompt:
-            return torch.zeros(batch, 0, self.config.front_end.dim, device=device)
+            return torch.zeros(batch, 0, self.config.front_end.dim, dtype=torch.float32, device=device)
         rows = self.prompt(torch.tensor(self.config.prompt, device=device)).expand(batch, -1, -1)
         return self.embed(rows, torch.ones(1, dtype=torch.long, device=device))
 

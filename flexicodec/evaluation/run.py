@@ -15,6 +15,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 import flexicodec
+from flexicodec.asr.text import primary_language
 from flexicodec.corpus import Utterance, check_ids, read_utterance
 from flexicodec.evaluation import perturbations
 from flexicodec.evaluation.metrics import suite
@@ -136,6 +137,8 @@ def describe_run(utterances: Sequence[Utterance], worker: "Worker", settings: di
     digests = {}
     for utterance in utterances:
         content = [utterance.id, round(utterance.start, 6), round(utterance.duration, 6), utterance.text]
+        if utterance.channel is not None:  # rows of earlier versions have none
+            content.append(utterance.channel)
         digests[utterance.id] = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
     return {
         **asdict(worker.config.measures),
@@ -249,7 +252,7 @@ class Worker:
         failure: Exception | None = None
         try:
             texts = [self._text(clip.utterance) for clip in clips]
-            languages = [_language(clip.utterance) for clip in clips]
+            languages = [clip.utterance.language for clip in clips]
             references = self.suite.prepare([clip.reference for clip in clips], texts, languages)
             outputs = system.reconstruct([clip.codec_input for clip in clips], settings)
             stability = self._stability(system, settings, clips)
@@ -332,20 +335,16 @@ class Worker:
     def _text(self, clip: Utterance) -> str | None:
         """Return the text of a clip if it is in the recognisers' language."""
         wanted = self.config.measures.language
-        language = _language(clip)
-        return clip.text if wanted is None or language is None or language == wanted else None
-
-
-def _language(clip: Utterance) -> str | None:
-    """Return the code of a clip's language: "en-GB" and "en (Welsh)" are "en"."""
-    parts = (clip.language or "").replace("-", " ").split()
-    return parts[0] if parts else None
+        if wanted is None or clip.language is None:
+            return clip.text
+        # "en-GB" and "en (Welsh)" are English.
+        return clip.text if primary_language(clip.language) == primary_language(wanted) else None
 
 
 def _row(system: str, setting: Setting, clip: Utterance) -> Row:
     return {
         "id": clip.id,
-        "speaker": clip.speaker,
+        "speaker": clip.known_speaker,
         "corpus": clip.corpus,
         "seconds": clip.duration,
         "system": system,

@@ -165,7 +165,7 @@ class CodecSystem:
         else:
             rates = sweep.rates()
             # One second of silence refuses an impossible rate here, and not on every clip.
-            second = self.codec.features(torch.zeros(1, self.sample_rate))
+            second = self.codec.features(torch.zeros(1, self.sample_rate, dtype=torch.float32, device="cpu"))
             for rate in rates:
                 self.codec.tokenize(second, **rate.choices, num_codebooks=0)
         return [replace(rate, codebooks=count) for rate in rates for count in counts], notes

@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from flexicodec.audio import fit_lengths
 from flexicodec.config import from_dict
 from flexicodec.encoders.base import SanmConfig
 from flexicodec.encoders.fbank import KaldiFbank
@@ -27,6 +26,7 @@ from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.flexicodec.network import Features, QuantizedTokens, pad_and_cat
 from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.models.nanocodec.model import NanoCodec
+from flexicodec.nn.masking import fit_lengths
 from flexicodec.quantize import GroupedFSQ, GroupedFSQConfig, Quantized
 from flexicodec.tokens import Tokens
 from flexicodec.weights import UnloadedModule

@@ -59,19 +59,10 @@ class QueryAggregator(nn.Module):
         """See `MeanAggregator.forward`."""
         assert lengths is None or bool((lengths == durations.sum(dim=1)).all()), (lengths, durations)
         # An item's sequence is its frames and a query per token; the outputs at the queries are its tokens.
-        sequence, query_positions = self.with_queries(features, durations)
-        sequence = self.transformer(sequence, durations.sum(dim=1) + (durations > 0).sum(dim=1))
-        return torch.take_along_dim(sequence, query_positions[:, None], dim=2)
-
-    def with_queries(
-        self, features: Float[Tensor, "batch dim frames"], durations: Int[Tensor, "batch tokens"]
-    ) -> tuple[Float[Tensor, "batch dim sequence"], Int[Tensor, "batch tokens"]]:
-        """Interleave frames and queries; also return the positions of the queries."""
-        # Frames and queries side by side, then in the order of the sequence.
         queries = merge(features, durations) + self.query_embedding
-        order, query_positions = interleave(durations, features.shape[-1])
-        both = torch.cat((features, queries), dim=-1)
-        return torch.take_along_dim(both, order[:, None], dim=2), query_positions
+        sequence, query_positions = interleave(features, queries, durations)
+        sequence = self.transformer(sequence, durations.sum(dim=1) + (durations > 0).sum(dim=1))
+        return sequence.gather(2, query_positions[:, None].expand(-1, sequence.shape[1], -1))
 
 
 @register_state
@@ -140,7 +131,8 @@ class StreamingAggregator:
         if durations.shape[1]:
             assert isinstance(self.aggregator, QueryAggregator)
             # Every token's query behind its frames, and a mask that finds the queries again.
-            sequence, query_positions = self.aggregator.with_queries(frames, durations)
+            queries = merge(frames, durations) + self.aggregator.query_embedding
+            sequence, query_positions = interleave(frames, queries, durations)
             new = torch.zeros(1, sequence.shape[-1], dtype=torch.bool, device=frames.device)
             is_query = torch.cat([is_query, new.scatter_(1, query_positions, True)], dim=1)
         # Of the outputs that are ready, those at queries.
@@ -150,25 +142,30 @@ class StreamingAggregator:
 
 
 def interleave(
-    durations: Int[Tensor, "batch tokens"], num_frames: int
-) -> tuple[Int[Tensor, "batch sequence"], Int[Tensor, "batch tokens"]]:
+    frames: Float[Tensor, "batch dim frames"],
+    queries: Float[Tensor, "batch dim tokens"],
+    durations: Int[Tensor, "batch tokens"],
+) -> tuple[Float[Tensor, "batch dim sequence"], Int[Tensor, "batch tokens"]]:
     """Order the frames of token 1, query 1, the frames of token 2, query 2, ..., and after them all padding.
 
     # durations 2 3      frames a a b b b, queries A B, one padding token C (duration 0) and one padding frame .
     # sequence  a a A b b b B C .
 
     Args:
+        frames: Features.
+        queries: One per token.
         durations: Frames per token, 0 marks padding.
-        num_frames: Frames per item, padding included.
 
     Returns:
-        For each step of the sequence (sequence = frames + tokens) its index in [frames, queries], and for each query
-        its position in the sequence.
+        The sequence (sequence = frames + tokens), and for each query its position in it.
     """
+    num_frames = frames.shape[-1]
     frame = torch.arange(num_frames, device=durations.device)
     token = torch.arange(durations.shape[1], device=durations.device)
     # A frame moves right by the queries before it; for padding frames token_index counts every query there is.
     frame_positions = frame + token_index(durations, num_frames)
     query_positions = durations.cumsum(dim=1) + token
-    positions = torch.cat((frame_positions, query_positions), dim=1)
-    return positions.argsort(dim=1), query_positions  # positions is a permutation; this is its inverse
+    order = torch.cat((frame_positions, query_positions), dim=1).argsort(dim=1)  # the inverse permutation
+    both = torch.cat((frames, queries), dim=-1)
+    # Not take_along_dim, which would fix the batch size of an exported graph.
+    return both.gather(2, order[:, None].expand(-1, both.shape[1], -1)), query_positions

@@ -121,9 +121,10 @@ def target_tokens(
         raise ValueError(
             f"seconds have shape {tuple(clip_seconds.shape)}, but {len(lengths)} items need one value each"
         )
-    rates = torch.tensor(broadcast_per_item(frame_rate, "frame_rate", len(lengths)), dtype=torch.float64)
+    rates = broadcast_per_item(frame_rate, "frame_rate", len(lengths))
+    wanted = torch.tensor(rates, dtype=torch.float64, device="cpu") * clip_seconds
     # ceil(x - 1/2) rounds to nearest, and halves down: the fewer tokens on a tie.
-    nearest = (rates * clip_seconds - 0.5 - TIE).ceil().long().to(lengths.device)
+    nearest = (wanted - 0.5 - TIE).ceil().long().to(lengths.device)
     fewest = (lengths > 0).long() if max_duration is None else -(-lengths // max_duration)
     return nearest.maximum(fewest).minimum(lengths)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from functools import cached_property, wraps
-from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast, get_args
 
@@ -74,8 +73,12 @@ def inference_call(method: Method) -> Method:
 
     @wraps(method)
     def wrapped(self: "Codec", *arguments: Any, **choices: Any) -> Any:
-        # A copy in half precision has the same fingerprint and would make other tokens.
         weight = next(self.parameters(), None)  # an export has none
+        if weight is not None and weight.is_meta:
+            raise ValueError(
+                "this model's weights are on the meta device and have no values; load it with device='cpu' or 'cuda'"
+            )
+        # A copy in half precision has the same fingerprint and would make other tokens.
         if weight is not None and weight.dtype != torch.float32:
             raise ValueError(
                 f"this model's weights are {weight.dtype}; codecs keep theirs in float32 (model.float()), and work in "
@@ -94,28 +97,10 @@ def check_samples(samples: Any) -> Tensor:
         ValueError: No whole number of samples, or none at all.
     """
     # True and 1.0 would pass for counts.
-    lengths = torch.as_tensor(samples)
+    lengths = samples if isinstance(samples, Tensor) else torch.as_tensor(samples, device="cpu")
     if lengths.dtype == torch.bool or lengths.is_floating_point() or bool((lengths < 1).any()):
         raise ValueError(f"samples is {samples!r}; expected a whole number, 1 or more (not seconds)")
     return lengths
-
-
-def check_num_codebooks(num_codebooks: Any, available: int) -> int:
-    """Return how many acoustic codebooks to use; None means all.
-
-    Raises:
-        ValueError: Not a count, or more than the model has.
-    """
-    if num_codebooks is None:
-        return available
-    # True is an Integral and no count.
-    whole = isinstance(num_codebooks, Integral) and not isinstance(num_codebooks, bool)
-    if not whole or not 0 <= num_codebooks <= available:
-        raise ValueError(
-            f"num_codebooks is {num_codebooks!r}, but this model has {available} acoustic codebooks, of which 0 to "
-            f"{available} can be used; the semantic codebook is not counted"
-        )
-    return int(num_codebooks)
 
 
 class Codec(nn.Module, ABC):
@@ -464,7 +449,7 @@ def _is_default(value: Any, fixed: Any) -> bool:
     if fixed is None or isinstance(fixed, bool | str):
         return bool(value == fixed) if isinstance(value, bool | str) else False
     try:
-        given = torch.as_tensor(value, dtype=torch.float64)
+        given = torch.as_tensor(value, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return False
     # Published rates are rounded: 21.5 Hz stands for 21.53.

@@ -141,13 +141,13 @@ def _compare_clip(first: Tokens, second: Tokens, reach: int | None) -> CodeChang
     margins = first.margins
     assert margins is not None
     boundaries = _compare_boundaries(first.durations[0], second.durations[0], margins.boundaries[0])
-    none = Decisions(torch.zeros(0), torch.zeros(0, dtype=torch.bool))
+    none = Decisions(margins.boundaries.new_zeros(0), torch.zeros_like(margins.boundaries[0, :0], dtype=torch.bool))
     if not torch.equal(first.durations, second.durations):
         return CodeChanges(boundaries, none, none)
 
     count = int(first.token_lengths)
     semantic = none
-    near_flip = torch.zeros(count, dtype=torch.bool)
+    near_flip = torch.zeros(count, dtype=torch.bool, device=first.durations.device)
     if first.semantic is not None and second.semantic is not None and margins.semantic is not None:
         semantic = Decisions(margins.semantic[0], first.semantic[0] != second.semantic[0])
         width = count if reach is None else reach
@@ -181,4 +181,5 @@ def _compare_boundaries(
             in_step = ends == also_ends
         else:
             in_step = ends and also_ends
-    return Decisions(margins[torch.tensor(places, dtype=torch.long)], torch.tensor(flipped, dtype=torch.bool))
+    index = torch.tensor(places, dtype=torch.long, device=margins.device)
+    return Decisions(margins[index], torch.tensor(flipped, dtype=torch.bool, device=margins.device))

@@ -100,15 +100,16 @@ def _attend_in_blocks(
 
     # Queries in blocks, keys and values in overlapping spans, both on the batch axis.
     queries = rearrange(F.pad(query, (0, 0, 0, fill)), "b h (n q) d -> (b n) h q d", q=block)
-    keys = _spans(F.pad(key, (0, 0, block, fill + block)), 2, block, window)
-    keys = rearrange(keys, "b h n s d -> (b n) h s d")
-    values = _spans(F.pad(value, (0, 0, block, fill + block)), 2, block, window)
-    values = rearrange(values, "b h n s d -> (b n) h s d")
+    margins = (window, fill + window)
+    keys = F.pad(key, (0, 0, *margins)).unfold(2, span, block)
+    keys = rearrange(keys, "b h n d s -> (b n) h s d")
+    values = F.pad(value, (0, 0, *margins)).unfold(2, span, block)
+    values = rearrange(values, "b h n d s -> (b n) h s d")
 
     # Valid keys at most `window` away, and every query itself even in the padding, so that no softmax is empty.
     if valid is None:
         valid = torch.ones(1, steps, dtype=torch.bool, device=query.device)
-    valid_keys = _spans(F.pad(valid, (block, fill + block)), 1, block, window)
+    valid_keys = F.pad(valid, margins).unfold(1, span, block)
     offset = torch.arange(span, device=query.device) - window - torch.arange(block, device=query.device)[:, None]
     mask = (valid_keys[:, :, None] & (offset.abs() <= window)) | (offset == 0)
     mask = mask.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
@@ -116,16 +117,6 @@ def _attend_in_blocks(
     # Blocks back to one sequence, without the steps that filled the last one.
     out = sdpa(queries, keys, values, mask)
     return rearrange(out, "(b n) h q d -> b h (n q) d", b=batch, n=blocks)[:, :, :steps]
-
-
-def _spans(x: Tensor, axis: int, block: int, window: int) -> Tensor:
-    """Split an axis into blocks, each with `window` steps before and behind it; drop the first and the last block."""
-    blocks = x.unflatten(axis, (-1, block))
-    count = blocks.shape[axis] - 2
-    before = blocks.narrow(axis, 0, count).narrow(axis + 1, block - window, window)
-    own = blocks.narrow(axis, 1, count)
-    behind = blocks.narrow(axis, 2, count).narrow(axis + 1, 0, window)
-    return torch.cat([before, own, behind], dim=axis + 1)
 
 
 def rope_frequencies(positions: Int[Tensor, "*batch steps"], head_dim: int) -> Complex[Tensor, "*batch steps half_dim"]:

@@ -130,7 +130,7 @@ class ConvStack(nn.Module):
             return self.layers(x, padded_lengths)  # without the copies that states need
         # One stream over the whole batch, whose state carries what chunks share.
         state = self.layers.initial_state(padded_lengths)
-        output = x.new_empty(len(x), self.out_channels, self.layers.output_length(x.shape[-1]))
+        output = x.new_empty(len(x), self.out_channels, x.shape[-1] // self.inputs_per_frame * self.outputs_per_frame)
         return run_in_chunks(self.layers.step, x, state, True, size, output)[0]
 
     @property

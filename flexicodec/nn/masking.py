@@ -1,6 +1,7 @@
-"""Length masks of padded batches, zeroing, and reflection padding at each item's own end."""
+"""Padded batches: masks from lengths, zeroing, cutting, and reflection at each item's own end."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -23,6 +24,22 @@ def zero_padding(
 ) -> Float[Tensor, "batch dim steps"]:
     """Set `x` to zero where `valid` is False, also NaN and Inf; None changes nothing."""
     return x if valid is None else x.masked_fill(~valid[:, None], 0)
+
+
+def fit_lengths(
+    audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], wanted: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch wanted"]:
+    """Cut decoded clips to their lengths, or extend them by zeros; the result is as wide as the longest.
+
+    Args:
+        audio: Decoded clips.
+        lengths: Valid samples of each.
+        wanted: Samples that each should have.
+    """
+    # wanted 5, valid 3    x x x 0 0
+    samples = int(wanted.max())
+    audio = F.pad(audio, (0, samples - audio.shape[-1]))  # a negative number cuts
+    return audio.masked_fill(~length_mask(torch.minimum(wanted, lengths), samples), 0.0)
 
 
 def mirror_ends(

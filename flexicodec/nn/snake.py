@@ -45,10 +45,11 @@ def _compile_snake() -> None:
         ValueError: PyTorch's compiler does not work here; it needs a C++ compiler.
     """
     try:
-        module = Snake(16)
+        with torch.device("cpu"):
+            module = Snake(16).float()
         module.compiled = True
         for dtype in FAST_DTYPES:
-            x = torch.zeros(1, MIN_COMPILED, 16, dtype=dtype).mT
+            x = torch.zeros(1, MIN_COMPILED, 16, dtype=dtype, device="cpu").mT
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
                 module(x)
     except RuntimeError as error:

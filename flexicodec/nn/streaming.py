@@ -5,7 +5,7 @@ Nothing in it is ever written to, so keeping an old state needs no copy.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -65,7 +65,8 @@ def run_in_chunks(
         state: State before `x`; it is not changed.
         last: The stream ends with `x`; passed on with the final piece only.
         size: Steps per piece.
-        output: Where to write the outputs, if their number is known: half the memory of concatenating them.
+        output: Where to write the outputs, if it is known how many there are at most: half the memory of concatenating
+            them.
     """
     pieces = x.split(size, dim=-1)
     outputs = []
@@ -79,8 +80,7 @@ def run_in_chunks(
             done += y.shape[-1]
     if output is None:
         return torch.cat(outputs, dim=-1), state
-    assert done == output.shape[-1]
-    return output, state
+    return output[..., :done], state
 
 
 def append(buffer: Tensor | None, x: Tensor, dim: int = -1) -> Tensor:
@@ -239,6 +239,11 @@ def to_plain(tree: Any) -> Any:
     return tree
 
 
+def _required(kind: type) -> set[str]:
+    """Name the fields of a dataclass without a default."""
+    return {field.name for field in fields(kind) if field.default is MISSING}
+
+
 def from_plain(plain: Any, known: Mapping[str, type]) -> Any:
     """Convert plain data back to a state.
 
@@ -253,7 +258,9 @@ def from_plain(plain: Any, known: Mapping[str, type]) -> Any:
         return tuple(from_plain(each, known) for each in plain)
     if isinstance(plain, dict):
         kind = known.get(str(plain.get(CLASS_KEY)))
-        if kind is None or {field.name for field in fields(kind)} | {CLASS_KEY} != set(plain):
+        # States of earlier versions may lack what has a default now.
+        held = set(plain) - {CLASS_KEY}
+        if kind is None or not _required(kind) <= held <= {field.name for field in fields(kind)}:
             names = sorted(map(str, plain))
             raise ValueError(f"no stream state is made of {names}; was the file made by something else?")
         return kind(**{name: from_plain(value, known) for name, value in plain.items() if name != CLASS_KEY})

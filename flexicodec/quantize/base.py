@@ -95,7 +95,14 @@ class Quantizer(nn.Module, ABC):
             )
         batch, _, tokens = latents.shape
         valid = _valid_tokens(lengths, batch, tokens, latents.device)
-        active = self._active_codebooks(valid, num_codebooks)
+        # The codebooks that each token uses, in as many columns as the codes get rows.
+        if isinstance(num_codebooks, Tensor):
+            active = self._codebooks_per_item(valid, num_codebooks)
+        else:
+            rows = self.num_codebooks if num_codebooks is None else operator.index(num_codebooks)
+            if not 0 <= rows <= self.num_codebooks:
+                raise ValueError(self._wrong_count(rows))
+            active = valid.unsqueeze(-1).expand(*valid.shape, rows)
         with torch.autocast(latents.device.type, enabled=False):
             # Each token is quantized by itself, so all clips are one sequence of tokens.
             features = latents.float().transpose(1, 2).masked_fill(~valid.unsqueeze(-1), 0.0)
@@ -136,7 +143,7 @@ class Quantizer(nn.Module, ABC):
                 "or a padding mark?"
             )
         if num_codebooks == 0:
-            return torch.zeros(batch, self.dim, tokens, device=codes.device)
+            return torch.zeros(batch, self.dim, tokens, dtype=torch.float32, device=codes.device)
         with torch.autocast(codes.device.type, enabled=False):
             latents = self.dequantize_tokens(rearrange(codes, "b k n -> (b n) k"))
         latents = rearrange(latents, "(b n) d -> b d n", b=batch, n=tokens)
@@ -169,28 +176,21 @@ class Quantizer(nn.Module, ABC):
         margins = rearrange(margins, "(b n) k -> b k n", b=batch, n=tokens)
         return margins.masked_fill(~valid[:, None], torch.inf).contiguous()
 
-    def _active_codebooks(
-        self, valid: Bool[Tensor, "batch tokens"], num_codebooks: int | Int[Tensor, " batch"] | None
+    def _codebooks_per_item(
+        self, valid: Bool[Tensor, "batch tokens"], counts: Int[Tensor, " batch"]
     ) -> Bool[Tensor, "batch tokens codebooks"]:
-        """Mark the codebooks that each token uses; the last axis has an entry per row of the resulting codes."""
-        if isinstance(num_codebooks, Tensor):
-            if num_codebooks.shape != valid.shape[:1]:
-                raise ValueError(
-                    f"num_codebooks has shape {tuple(num_codebooks.shape)}, expected one count for each of "
-                    f"the {valid.shape[0]} items; for one count for all pass an int"
-                )
-            counts = num_codebooks
-            outside = counts[(counts < 0) | (counts > self.num_codebooks)]
-            if len(outside):
-                raise ValueError(self._wrong_count(int(outside[0])))
-            # counts 2    codebooks 0 1 2 3    active 1 1 0 0
-            stages = torch.arange(self.num_codebooks, device=valid.device)
-            return valid.unsqueeze(-1) & (stages < counts.to(valid.device)[:, None, None])
-        # One count for all: the rows beyond it are left out.
-        rows = self.num_codebooks if num_codebooks is None else operator.index(num_codebooks)
-        if not 0 <= rows <= self.num_codebooks:
-            raise ValueError(self._wrong_count(rows))
-        return valid.unsqueeze(-1).expand(*valid.shape, rows)
+        """Mark the first `counts` codebooks of each item."""
+        if counts.shape != valid.shape[:1]:
+            raise ValueError(
+                f"num_codebooks has shape {tuple(counts.shape)}, expected one count for each of "
+                f"the {valid.shape[0]} items; for one count for all pass an int"
+            )
+        outside = counts[(counts < 0) | (counts > self.num_codebooks)]
+        if len(outside):
+            raise ValueError(self._wrong_count(int(outside[0])))
+        # counts 2    codebooks 0 1 2 3    active 1 1 0 0
+        codebooks = torch.arange(self.num_codebooks, device=valid.device)
+        return valid.unsqueeze(-1) & (codebooks < counts.to(valid.device)[:, None, None])
 
     def _wrong_count(self, count: int) -> str:
         return (

@@ -93,9 +93,10 @@ def fsq_bound(
     1 - 1e-3); "atanh" slightly outside, and is the exact inverse of the tanh.
     """
     # levels 8  -4 -3 -2 -1  0  1  2  3      levels 5  -2 -1  0  1  2
+    # In float32 whatever the default type is, since its rounding decides codes.
     sizes = torch.tensor(levels, device=z.device)
-    half = (sizes - 1) * (1 - 1e-3 if bound == "tan" else 1 + 1e-3) / 2
-    offset = torch.where(sizes % 2 == 0, 0.5, 0.0)
+    half = (sizes - 1).float() * (1 - 1e-3 if bound == "tan" else 1 + 1e-3) / 2
+    offset = 0.5 * (sizes % 2 == 0).float()
     shift = torch.tan(offset / half) if bound == "tan" else torch.atanh(offset / half)
     return torch.tanh(z + shift) * half - offset
 
@@ -136,7 +137,7 @@ def fsq_decode(codes: Int[Tensor, "*tokens"], levels: Sequence[int]) -> Float[Te
     sizes = torch.tensor(levels, device=codes.device)
     basis = torch.tensor([prod(levels[:j]) for j in range(len(levels))], device=codes.device)
     digits = codes.unsqueeze(-1) // basis % sizes  # from 0; values are from -(L // 2)
-    return (digits - sizes // 2) / (sizes // 2)
+    return (digits - sizes // 2).float() / (sizes // 2)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Codes are looked up in a few dimensions by cosine similarity (Yu et al., arXiv 2
 in use; FlexiCodec (arXiv 2510.00981) codes the acoustic residual this way.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -56,7 +56,7 @@ class VectorQuantizer(Quantizer):
         self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
     ) -> FlatQuantized:
         encoded = project(self.in_proj, features)
-        codes = nearest_by_cosine(encoded, self.codebook.weight)
+        codes = nearest_by_cosine(encoded, self.codebook.weight)[1][:, 0]
         rows = F.embedding(codes, self.codebook.weight).float()  # the rows themselves, not their normalised copies
         latents = project(self.out_proj, straight_through(encoded, rows))
         latents = latents.masked_fill(~active.any(dim=1, keepdim=True), 0.0)
@@ -94,7 +94,7 @@ class ResidualVectorQuantizer(Quantizer):
     ) -> FlatQuantized:
         residual = features
         latents = torch.zeros_like(features)
-        nothing = torch.zeros(features.shape[0], 0, device=features.device)
+        nothing = torch.zeros(features.shape[0], 0, dtype=torch.float32, device=features.device)
         codes = [nothing.long()]
         commitment = [nothing]
         codebook = [nothing]
@@ -120,7 +120,7 @@ class ResidualVectorQuantizer(Quantizer):
         return torch.cat(margins, dim=1)
 
     def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
-        latents = torch.zeros(codes.shape[0], self.dim, device=codes.device)
+        latents = torch.zeros(codes.shape[0], self.dim, dtype=torch.float32, device=codes.device)
         for k, quantizer in enumerate(list(self.quantizers)[: codes.shape[1]]):
             latents = latents + cast(VectorQuantizer, quantizer).dequantize_tokens(codes[:, k : k + 1])
         return latents
@@ -133,10 +133,27 @@ class ResidualVectorQuantizer(Quantizer):
 
 @torch.no_grad()
 def nearest_by_cosine(
-    features: Float[Tensor, "tokens width"], codebook: Float[Tensor, "codes width"]
-) -> Int[Tensor, " tokens"]:
-    """Return the codebook row with the highest cosine similarity to each token, the first one on a tie."""
-    return torch.cat([cosines.argmax(dim=-1) for cosines in _cosines(features, codebook)])
+    features: Float[Tensor, "tokens width"], codebook: Float[Tensor, "codes width"], count: int = 1
+) -> tuple[Float[Tensor, "tokens count"], Int[Tensor, "tokens count"]]:
+    """Return the highest cosine similarities of each token with codebook rows, and these rows.
+
+    Of equal rows the first one is nearest. A block of tokens at a time is compared with every row, so that memory does
+    not grow with tokens times codes.
+    """
+    features = F.normalize(features, dim=-1)
+    codebook = F.normalize(codebook.float(), dim=-1)
+    entries = _SEARCH_ENTRIES.get(features.device.type, _SEARCH_ENTRIES_ELSEWHERE)
+    blocks: Sequence[Tensor] = [features]  # a graph has no loop over a free number of blocks
+    if not torch.compiler.is_exporting():
+        blocks = features.split(max(1, entries // codebook.shape[0]))
+    cosines = []
+    rows = []
+    for block in blocks:
+        every = block @ codebook.T
+        best = every.max(dim=-1, keepdim=True) if count == 1 else every.topk(count, dim=-1)
+        cosines.append(best.values)
+        rows.append(best.indices)
+    return torch.cat(cosines), torch.cat(rows)
 
 
 def cosine_gaps(
@@ -145,19 +162,5 @@ def cosine_gaps(
     """Return how much higher the best row's cosine is than the second best's; inf where there is but one row."""
     if codebook.shape[0] < 2:
         return features.new_full(features.shape[:1], torch.inf)
-    best = torch.cat([cosines.topk(2, dim=-1).values for cosines in _cosines(features, codebook)])
+    best, _ = nearest_by_cosine(features, codebook, 2)
     return best[:, 0] - best[:, 1]
-
-
-def _cosines(
-    features: Float[Tensor, "tokens width"], codebook: Float[Tensor, "codes width"]
-) -> Iterator[Float[Tensor, "block codes"]]:
-    """Compare a block of tokens at a time with every row, so that memory does not grow with tokens times codes."""
-    features = F.normalize(features, dim=-1)
-    codebook = F.normalize(codebook.float(), dim=-1)
-    if torch.compiler.is_exporting():  # a graph has no loop over a free number of blocks
-        yield features @ codebook.T
-        return
-    entries = _SEARCH_ENTRIES.get(features.device.type, _SEARCH_ENTRIES_ELSEWHERE)
-    for block in features.split(max(1, entries // codebook.shape[0])):
-        yield block @ codebook.T

@@ -126,7 +126,7 @@ class PlainVQ(Quantizer):
     def _search(self, encoded: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
         """Return the codebook rows nearest to tokens and their codes; update the codebook in training."""
         if torch.compiler.is_exporting():
-            codes = nearest_by_cosine(encoded, self.vq.codebook)
+            codes = nearest_by_cosine(encoded, self.vq.codebook)[1][:, 0]
             return F.embedding(codes, self.vq.codebook), codes
         learn = self.training and torch.is_grad_enabled() and len(encoded) > 0
         with torch.no_grad():

@@ -1,5 +1,7 @@
 """Statistics of measurements: intervals, correlations, lines, regression models. Arrays in, numbers out."""
 
+# ruff: noqa: F401  (names of the package)
+
 from flexicodec.statistics.bootstrap import (
     Interval,
     Resamples,
@@ -25,30 +27,3 @@ from flexicodec.statistics.correlation import (
     spearman,
 )
 from flexicodec.statistics.regression_models import FittedModel, count_model, logistic_model, mixed_model
-
-__all__ = [
-    "FITS",
-    "Band",
-    "FittedModel",
-    "Interval",
-    "Line",
-    "Resamples",
-    "Sampling",
-    "bootstrap",
-    "check_resamples",
-    "cluster_rows",
-    "count_model",
-    "fisher_interval",
-    "fit_line",
-    "fixed_effects_corr",
-    "line_band",
-    "logistic_model",
-    "mixed_model",
-    "num_controls",
-    "num_speakers",
-    "partial_corr",
-    "pearson",
-    "semi_partial_corr",
-    "spearman",
-    "speaker_clusters",
-]

@@ -18,22 +18,15 @@ NORMAL = NormalDist()
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic and its confidence interval.
-
-    Attributes:
-        low: Lower end; NaN where there are fewer than two units to resample.
-        level: Confidence, as a share.
-        clusters: Resampled units: clusters, or items without clusters.
-        failed: Resamples left out because the statistic is not finite (a correlation of constants, say).
-    """
+    """A statistic and its confidence interval."""
 
     value: float
-    low: float
+    low: float  # NaN where there are fewer than two units to resample
     high: float
-    level: float
+    level: float  # confidence, as a share
     items: int
-    clusters: int
-    failed: int = 0
+    clusters: int  # resampled units: clusters, or items without clusters
+    failed: int = 0  # resamples left out because the statistic is not finite (a correlation of constants, say)
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -53,16 +46,13 @@ def bootstrap(
     method: Literal["percentile", "bca"] = "percentile",
     seed: int = 0,
 ) -> Interval:
-    """Estimate the confidence interval of a statistic; paired arrays stay paired.
+    """Estimate the confidence interval of a statistic; paired arrays stay paired, equal seeds give equal resamples.
 
     Args:
         statistic: Function of the arrays, or of as many resampled rows of each.
         arrays: One row per item each, [items, ...].
         clusters: Cluster of each item, such as its speaker; None makes every item a cluster.
-        resamples: Number of resamples.
-        level: Confidence, between 0 and 1.
         method: "percentile", or "bca": bias-corrected and accelerated by a jackknife over clusters (B. Efron, 1987).
-        seed: Equal seeds give equal resamples.
     """
     data = [np.asarray(array) for array in arrays]
     if not data or not len(data[0]):
@@ -73,14 +63,17 @@ def bootstrap(
         raise ValueError(f"arrays and clusters have {counts} rows; expected one for each item in all of them")
     if method not in ("percentile", "bca"):
         raise ValueError(f"method is {method!r}; expected 'percentile' or 'bca'")
-    # Percentile: quantiles of the resamples. BCa: other quantiles of the same resamples.
     quantiles = interval_quantiles(level)
     units = cluster_rows(clusters, items)
     value = float(statistic(*data))
     estimates = resampled(statistic, data, units, resamples, seed)
+    # Percentile: quantiles of the resamples. BCa: other quantiles of the same resamples.
     if method == "bca" and np.isfinite(value) and np.isfinite(estimates).any():
-        quantiles = _bca_quantiles(quantiles, estimates, value, _jackknife(statistic, data, units))
-    return _interval(value, estimates, quantiles, level, items, len(units))
+        jackknife = []
+        for rows in units:
+            jackknife.append(statistic(*(np.delete(array, rows, axis=0) for array in data)))
+        quantiles = _bca_quantiles(quantiles, estimates, value, np.array(jackknife))
+    return _interval(value, estimates, level, items, len(units), quantiles)
 
 
 @dataclass(frozen=True)
@@ -103,15 +96,10 @@ class Resamples:
     A mean is a sum over a count and an error rate is errors over words. Systems compared on the same resamples are
     paired. A NaN denominator marks an item that is absent (a clip without a reference); 0 an item that adds to the
     numerator only (insertions where nothing was said).
-
-    Attributes:
-        counts: Times that each item occurs in each resample, as float weights.
-        units: Resampled units: clusters, or items without clusters.
-        level: Confidence of the intervals.
     """
 
-    counts: Float[np.ndarray, "resamples items"]
-    units: int
+    counts: Float[np.ndarray, "resamples items"]  # times that each item occurs in each resample, as float weights
+    units: int  # that are resampled: clusters, or items without clusters
     level: float = 0.95
 
     @classmethod
@@ -137,7 +125,7 @@ class Resamples:
     def ratio(self, numerator: Float[np.ndarray, " items"], denominator: Float[np.ndarray, " items"]) -> Interval:
         """Estimate sum(numerator) / sum(denominator), NaN where the latter is 0."""
         value, estimates, items = self._ratios(numerator, denominator)
-        return _interval(value, estimates, interval_quantiles(self.level), self.level, items, self.units)
+        return _interval(value, estimates, self.level, items, self.units)
 
     def difference(
         self, numerators: Float[np.ndarray, "2 items"], denominators: Float[np.ndarray, "2 items"]
@@ -148,8 +136,7 @@ class Resamples:
         denominators = np.where(both, denominators, np.nan)
         first, first_estimates, items = self._ratios(numerators[0], denominators[0])
         second, second_estimates, _ = self._ratios(numerators[1], denominators[1])
-        estimates = first_estimates - second_estimates
-        return _interval(first - second, estimates, interval_quantiles(self.level), self.level, items, self.units)
+        return _interval(first - second, first_estimates - second_estimates, self.level, items, self.units)
 
     def _ratios(self, numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, np.ndarray, int]:
         """Return the ratio, its value on each resample, and the number of items present."""
@@ -239,22 +226,15 @@ def resampled(
 
 
 def _interval(
-    value: float, estimates: np.ndarray, quantiles: np.ndarray, level: float, items: int, units: int
+    value: float, estimates: np.ndarray, level: float, items: int, units: int, quantiles: np.ndarray | None = None
 ) -> Interval:
+    if quantiles is None:
+        quantiles = interval_quantiles(level)
     finite = estimates[np.isfinite(estimates)]
-    failed = len(estimates) - len(finite)
-    if not len(finite) or not np.isfinite(value):
-        return Interval(value, np.nan, np.nan, level, items, units, failed)
-    low, high = np.quantile(finite, quantiles)
-    return Interval(value, float(low), float(high), level, items, units, failed)
-
-
-def _jackknife(statistic: Statistic, data: Sequence[np.ndarray], units: Sequence[np.ndarray]) -> np.ndarray:
-    """Compute the statistic without each cluster in turn."""
-    estimates = np.zeros(len(units))
-    for i, rows in enumerate(units):
-        estimates[i] = statistic(*(np.delete(array, rows, axis=0) for array in data))
-    return estimates
+    low = high = np.nan
+    if len(finite) and np.isfinite(value):
+        low, high = np.quantile(finite, quantiles).tolist()
+    return Interval(value, low, high, level, items, units, failed=len(estimates) - len(finite))
 
 
 def _bca_quantiles(quantiles: np.ndarray, estimates: np.ndarray, value: float, jackknife: np.ndarray) -> np.ndarray:
@@ -266,10 +246,10 @@ def _bca_quantiles(quantiles: np.ndarray, estimates: np.ndarray, value: float, j
     if not 0 < below < 1:
         return quantiles
     bias = NORMAL.inv_cdf(below)
-    # Acceleration: a sixth of the skewness of the jackknife.
+    # Acceleration: a sixth of the skewness of the jackknife, the statistic without each cluster in turn.
     deviations = jackknife.sum() / max(1, len(jackknife)) - jackknife
-    spread = np.sum(deviations**2) ** 1.5
-    acceleration = np.sum(deviations**3) / (6 * spread) if spread else 0.0
+    spread = max(np.sum(deviations**2) ** 1.5, np.finfo(float).tiny)
+    acceleration = np.sum(deviations**3) / (6 * spread)
     # Each quantile as a normal z, shifted, and back.
     shifted = quantiles.copy()
     for i, quantile in enumerate(quantiles):

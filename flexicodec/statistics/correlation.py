@@ -7,7 +7,7 @@ take 5 to 90 times as long a call.
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -91,23 +91,22 @@ def fisher_interval(
         raise ValueError(f"correlation is {correlation}; expected -1 to 1")
     quantile = NORMAL.inv_cdf(interval_quantiles(level)[1])
     free = items - 3 - controls
-    if math.isnan(correlation) or free < 1:
-        return Interval(correlation, math.nan, math.nan, level, items, items)
-    if abs(correlation) >= 1:
-        return Interval(correlation, correlation, correlation, level, items, items)
-    # On the scale of z the interval is symmetric.
-    z = math.atanh(correlation)
-    half = quantile * math.sqrt((1 + ranks * correlation**2 / 2) / free)
-    return Interval(correlation, math.tanh(z - half), math.tanh(z + half), level, items, items)
+    half = math.nan
+    if free > 0:
+        half = quantile * math.sqrt((1 + ranks * correlation**2 / 2) / free)
+    # On the scale of z the interval is symmetric; that of 1 is infinite.
+    with np.errstate(divide="ignore"):
+        z = np.arctanh(np.clip(correlation, -1, 1))
+    low, high = np.tanh([z - half, z + half]).tolist()
+    return Interval(correlation, low, high, level, items, items)
 
 
 @dataclass(frozen=True)
 class Line:
-    """The line y = intercept + slope x; `kind` is its name in `FITS`."""
+    """The line y = intercept + slope x."""
 
     slope: Interval
     intercept: Interval
-    kind: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,23 +157,22 @@ def fit_line(kind: str, x: Values, y: Values, level: float = 0.95) -> Line:
     x, y = _paired(x, y)
     items = len(x)
     slope, intercept = FITS[kind](x, y)
-    if items < 3 or math.isnan(slope):
-        no_slope = Interval(slope, math.nan, math.nan, level, items, items)
-        return Line(no_slope, replace(no_slope, value=intercept), kind)
-    t = float(student.ppf((1 + level) / 2, items - 2))
-    # Standard errors of the slope by least squares, and of the height of the line at x = 0.
-    slope_error = _noise(x, y, *least_squares(x, y)) / np.linalg.norm(_centred(x))
-    intercept_error = math.hypot(_noise(x, y, slope, intercept) / math.sqrt(items), x.mean() * slope_error)
-    if kind == "ols":
-        ends = (slope - t * slope_error, slope + t * slope_error)
-    else:
-        # Not symmetric: slope * (sqrt(b + 1) -+ sqrt(b)) with sqrt(b) = t * error / slope.
-        half = abs(t * slope_error / slope)
-        ends = (slope * (math.hypot(half, 1) - half), slope * (math.hypot(half, 1) + half))
+    ends = [math.nan, math.nan]
+    half = math.nan
+    if items > 2 and not math.isnan(slope):
+        t = float(student.ppf((1 + level) / 2, items - 2))
+        # Standard errors of the slope by least squares, and of the height of the line at x = 0.
+        slope_error = _noise(x, y, *least_squares(x, y)) / float(np.linalg.norm(_centred(x)))
+        half = t * math.hypot(_noise(x, y, slope, intercept) / math.sqrt(items), x.mean() * slope_error)
+        ends = [slope - t * slope_error, slope + t * slope_error]
+        if kind == "rma":
+            # Not symmetric: slope * (sqrt(b + 1) -+ sqrt(b)) with sqrt(b) = t * error / slope.
+            root = abs(t * slope_error / slope)
+            ends = sorted([slope * (math.hypot(root, 1) - root), slope * (math.hypot(root, 1) + root)])
+    low, high = ends
     return Line(
-        Interval(slope, float(min(ends)), float(max(ends)), level, items, items),
-        Interval(intercept, intercept - t * intercept_error, intercept + t * intercept_error, level, items, items),
-        kind,
+        Interval(slope, low, high, level, items, items),
+        Interval(intercept, intercept - half, intercept + half, level, items, items),
     )
 
 
@@ -189,10 +187,9 @@ def line_band(fit: Fit, x: Values, y: Values, sampling: Sampling, clusters: Sequ
     # [2, lines, 1], without resamples of a constant x.
     slopes, intercepts = lines[np.isfinite(lines[:, 0])].T[:, :, None]
     places = np.linspace(x.min(), x.max(), BAND_PLACES)
-    if not len(slopes):
-        nothing = np.full(BAND_PLACES, math.nan)
-        return Band(places, nothing, nothing)
-    low, high = np.quantile(intercepts + slopes * places, interval_quantiles(sampling.level), axis=0)
+    low = high = np.full(BAND_PLACES, math.nan)
+    if len(slopes):
+        low, high = np.quantile(intercepts + slopes * places, interval_quantiles(sampling.level), axis=0)
     return Band(places, low, high)
 
 
@@ -223,8 +220,10 @@ def _ranks(x: Values) -> Values:
 def _cosine(x: Values, y: Values) -> float:
     """Return the correlation of two variables of mean 0."""
     size = math.sqrt(float(x @ x) * float(y @ y))
+    if not size > 0:
+        return math.nan
     # Rounding may exceed 1.
-    return min(1.0, max(-1.0, float(x @ y) / size)) if size > 0 else math.nan
+    return min(1.0, max(-1.0, float(x @ y) / size))
 
 
 def _standardised(controls: Controls) -> Controls:

@@ -26,26 +26,21 @@ STRENGTHS = tuple(2.0**power for power in range(24, -5, -1))  # in symbols; the 
 class SymbolSequence:
     """Symbols of one clip and the contexts known when each of them is coded.
 
-    Attributes:
-        symbols: From 0.
-        contexts: For each context an integer per symbol, from -1; the most informative first, since the model backs
-            off from the last one first. Empty for symbols coded by themselves.
+    The most informative context is first, since the model backs off from the last one first.
     """
 
-    symbols: Symbols
-    contexts: tuple[Symbols, ...] = ()
+    symbols: Symbols  # from 0
+    contexts: tuple[Symbols, ...] = ()  # each an integer per symbol, from -1; empty for symbols coded by themselves
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "symbols", _integers("symbols", self.symbols, least=0))
-        contexts = []
-        for i, given in enumerate(self.contexts):
-            context = _integers(f"contexts[{i}]", given, least=NONE_BEFORE)
+        contexts = tuple(_integers(f"contexts[{i}]", each, NONE_BEFORE) for i, each in enumerate(self.contexts))
+        object.__setattr__(self, "contexts", contexts)
+        for context in contexts:
             if len(context) != len(self.symbols):
                 raise ValueError(
                     f"a context has {len(context)} entries for {len(self.symbols)} symbols; expected one for each"
                 )
-            contexts.append(context)
-        object.__setattr__(self, "contexts", tuple(contexts))
 
 
 def previous_symbols(symbols: Symbols, back: int = 1) -> Symbols:
@@ -78,11 +73,7 @@ class CountModel:
     last context, down to no context and finally 1 / size, so that every symbol has a probability above 0. The strength
     a is chosen for each number of contexts from `STRENGTHS` to code every clip best by the counts of the others;
     where contexts only scatter the counts, it grows until they hardly matter. A single clip says nothing about
-    others, and all symbols stay about equally likely.
-
-    Args:
-        sources: Clips to count, with the same number of contexts each.
-        size: Symbols in the alphabet.
+    others, and all symbols stay about equally likely. `size` is the number of symbols in the alphabet.
     """
 
     def __init__(self, sources: Sequence[SymbolSequence], size: int):
@@ -174,11 +165,7 @@ def held_out_bits(
 ) -> Float[np.ndarray, " clips"]:
     """Compute each clip's code length in bits under a model of the other folds' clips (cross-validation).
 
-    Args:
-        sources: The clips.
-        size: Symbols in the alphabet.
-        folds: Number of folds.
-        groups: Group of each clip, such as its speaker, which is never on both sides; None makes every clip a group.
+    `size` is that of the alphabet. A group of clips, such as those of a speaker, is never on both sides.
     """
     fold_of = assign_folds(len(sources), folds, groups)
     bits = np.zeros(len(sources))
@@ -190,7 +177,7 @@ def held_out_bits(
 
 
 def assign_folds(count: int, folds: int, groups: Sequence[Hashable] | None = None) -> Int[np.ndarray, " clips"]:
-    """Assign clips to folds in turn, whole groups at a time."""
+    """Assign clips to folds in turn, whole groups at a time; without groups every clip is one."""
     names = list(range(count)) if groups is None else list(groups)
     if len(names) != count:
         raise ValueError(f"got {len(names)} groups for {count} clips; expected one for each")
@@ -260,13 +247,11 @@ def digit_information(digits: Int[np.ndarray, "symbols digits"]) -> Float[np.nda
     """Compute the mutual information of every pair of digits in bits; the diagonal holds each digit's entropy."""
     if not len(digits):
         raise ValueError("there are no symbols to count")
-    count = digits.shape[1]
-    sizes = digits.max(axis=0, initial=0) + 1
-    information = np.zeros((count, count))
-    for i in range(count):
-        for j in range(count):
-            table = np.zeros((sizes[i], sizes[j]), dtype=np.int64)
-            np.add.at(table, (digits[:, i], digits[:, j]), 1)
+    information = np.zeros((digits.shape[1], digits.shape[1]))
+    for i, rows in enumerate(digits.T):
+        for j, columns in enumerate(digits.T):
+            table = np.zeros((rows.max() + 1, columns.max() + 1), dtype=np.int64)
+            np.add.at(table, (rows, columns), 1)
             information[i, j] = table_information(table)
     return information
 

@@ -6,7 +6,7 @@ A fit that fails or warns is reported in its result and does not stop an analysi
 import math
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,21 +21,13 @@ FEW_CLUSTERS = 10
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A fitted regression model.
+    """A fitted regression model."""
 
-    Attributes:
-        kind: The model as fitted, which may be simpler than the one asked for.
-        effects: Coefficient of each predictor, and "intercept".
-        variances: Of random effects and noise, or the dispersion of counts, by name.
-        converged: Whether the fit converged.
-        notes: Warnings of statsmodels, and random effects that were left out.
-    """
-
-    kind: str
-    effects: Mapping[str, Interval]
-    variances: Mapping[str, float] = field(default_factory=dict)
-    converged: bool = True
-    notes: tuple[str, ...] = ()
+    kind: str  # as fitted, which may be simpler than the one asked for
+    effects: Mapping[str, Interval]  # coefficient of each predictor, and "intercept"
+    variances: Mapping[str, float]  # of random effects and noise, or the dispersion of counts, by name
+    converged: bool
+    notes: tuple[str, ...]  # warnings of statsmodels, and random effects that were left out
 
 
 def count_model(
@@ -52,12 +44,7 @@ def count_model(
     0, and Poisson regression is fitted. Intervals use the robust covariance, which holds for either. `variances` holds
     alpha, and as "dispersion" Pearson's chi^2 per degree of freedom under Poisson (1 for Poisson counts).
 
-    Args:
-        counts: Whole numbers.
-        predictors: By name.
-        exposure: What counts are proportional to, such as seconds; above 0.
-        clusters: Cluster of each item; items of a cluster may vary together.
-        level: Confidence.
+    Counts are proportional to their exposure, such as seconds. Items of one cluster may vary together.
     """
     import statsmodels.formula.api as smf
     from statsmodels.genmod.families import Poisson
@@ -111,12 +98,12 @@ def mixed_model(
     for name, labels in groups.items():
         if len(labels) != items:
             raise ValueError(f"{name} has {len(labels)} labels for {items} items")
-        levels = len(set(labels))
+        column = f"grouping_{len(kept)}"
+        # Strings, which formulas treat as categories.
+        data[column] = list(map(str, labels))
+        levels = data[column].nunique()
         if 1 < levels < items:
-            column = f"grouping_{len(kept)}"
             kept[column] = name
-            # Strings, which formulas treat as categories.
-            data[column] = [str(label) for label in labels]
         else:
             unit = "level" if levels == 1 else "levels"
             notes.append(f"{name} has {levels} {unit} among {items} items: no random effect of it was fitted")
@@ -169,7 +156,7 @@ def logistic_model(
 
 def _formula_and_data(outcome: Values, predictors: Mapping[str, Values]) -> tuple[str, Any]:
     """Return the formula of `outcome` on predictors, and a data frame."""
-    import pandas as pd
+    import pandas
 
     items = len(outcome)
     for name, values in predictors.items():
@@ -177,24 +164,25 @@ def _formula_and_data(outcome: Values, predictors: Mapping[str, Values]) -> tupl
             raise ValueError(
                 f"{name} has shape {np.shape(values)} or is not finite; expected a number for each of {items}"
             )
-    data = pd.DataFrame({"outcome": outcome, **predictors}, dtype=np.float64)
+    data = pandas.DataFrame({"outcome": outcome, **predictors}, dtype=np.float64)
     return " + ".join(["outcome ~ 1", *predictors]), data
 
 
 def _robust_covariance(clusters: Sequence[Hashable] | None, items: int) -> tuple[dict[str, Any], list[str]]:
     """Return the covariance arguments of statsmodels' `fit`, and notes on their limits."""
+    import pandas
+
     if clusters is None:
         return {"cov_type": "HC0"}, []
     if len(clusters) != items:
         raise ValueError(f"clusters name {len(clusters)} items of {items}")
     # statsmodels takes clusters as integers.
-    codes = {label: code for code, label in enumerate(dict.fromkeys(clusters))}
-    if len(codes) < 2:
+    groups, names = pandas.Series(list(clusters), dtype=object).factorize()
+    if len(names) < 2:
         return {"cov_type": "HC0"}, ["one cluster only: items were taken as independent"]
     notes = []
-    if len(codes) < FEW_CLUSTERS:
-        notes.append(f"{len(codes)} clusters are few: intervals are too narrow")
-    groups = np.array([codes[label] for label in clusters])
+    if len(names) < FEW_CLUSTERS:
+        notes.append(f"{len(names)} clusters are few: intervals are too narrow")
     return {"cov_type": "cluster", "cov_kwds": {"groups": groups}}, notes
 
 

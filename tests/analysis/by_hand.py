@@ -3,7 +3,7 @@
 import numpy as np
 
 from flexicodec.analysis.token_timeline import TokenTimeline
-from flexicodec.corpus.alignment import Segment
+from flexicodec.corpus.alignments.alignment import Segment
 
 FRAME = 0.1  # seconds; middles of frames at 0.05, 0.15, ...
 

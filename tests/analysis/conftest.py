@@ -9,7 +9,7 @@ import soundfile
 from flexicodec.analysis.collect import collect
 from flexicodec.analysis.run_study import StudyOptions, run_study
 from flexicodec.corpus import Utterance, read_manifest, write_manifest
-from flexicodec.corpus.alignment import Segment, write_textgrid
+from flexicodec.corpus.alignments.alignment import Segment, write_textgrid
 
 RATE = 16_000
 QUICK = StudyOptions(resamples=40, draws=2)

@@ -6,7 +6,7 @@ import numpy as np
 
 from flexicodec.analysis.phone_rate import SpokenClip
 from flexicodec.analysis.token_timeline import TokenTimeline
-from flexicodec.corpus.alignment import Segment
+from flexicodec.corpus.alignments.alignment import Segment
 
 FRAME = 0.08
 PHONES = ("AH0", "N", "T", "IY1", "S", "R", "D", "L", "EH1", "K")

@@ -10,7 +10,7 @@ from flexicodec.analysis.acoustic_features import (
     speech_activity,
     voiced,
 )
-from flexicodec.corpus.alignment import Segment
+from flexicodec.corpus.alignments.alignment import Segment
 
 RATE = 16_000
 

@@ -26,8 +26,8 @@ from flexicodec.analysis.boundary_scores import (
     tier_information,
 )
 from flexicodec.analysis.token_timeline import TokenTimeline
-from flexicodec.corpus.alignment import Alignment, Segment, read_alignment, write_textgrid
-from flexicodec.corpus.phones import tier_boundaries
+from flexicodec.corpus.alignments.alignment import Alignment, Segment, read_alignment, write_textgrid
+from flexicodec.corpus.alignments.phones import tier_boundaries
 from flexicodec.statistics import Sampling
 
 QUICK = Sampling(resamples=300)

@@ -9,7 +9,7 @@ import soundfile
 from flexicodec.analysis.collect import choose_source, clip_alignment, collect, evenly_spaced
 from flexicodec.asr import Recognizer
 from flexicodec.corpus import Utterance
-from flexicodec.corpus.alignment import Segment, write_ctm, write_textgrid
+from flexicodec.corpus.alignments.alignment import Segment, write_ctm, write_textgrid
 
 
 def test_every_setting_makes_its_tokens(gathered, listening_codec):
@@ -86,6 +86,12 @@ def test_an_alignment_of_another_clip_is_not_used(listening_codec, utterances):
     assert "is it of another clip?" in found.without_phones[0][1]  # too short is no better than too long
 
 
+def test_guessed_speakers_are_unknown(listening_codec, utterances):
+    guessed = [replace(utterances[0], speaker_guessed=True), *utterances[1:3]]
+    found = collect(listening_codec, guessed, thresholds=(0.9,))
+    assert [clip.speaker for clip in found.clips] == [None, utterances[1].speaker, utterances[2].speaker]
+
+
 def test_silence_is_a_clip_like_any_other(listening_codec, tmp_path):
     soundfile.write(tmp_path / "silent.wav", np.zeros(16_000), 16_000)
     write_textgrid(tmp_path / "silent.TextGrid", {"phones": [Segment(0, 1, "sil")]}, 1.0)
@@ -156,6 +162,120 @@ def test_alignments_of_many_clips_are_told_apart_by_id(utterances, tmp_path):
     assert phone.label == "S"
     with pytest.raises(ValueError, match="no utterance '7'"):
         clip_alignment(replace(utterances[7], alignment=path), 2.0)
+
+
+GRID = """File type = "ooTextFile"\nObject class = "TextGrid"\n0\n{end}\n<exists>\n{size}\n{tiers}"""
+
+
+def write_tiers(path, tiers, end, kind="IntervalTier"):
+    """A TextGrid in which each tier has one label over the whole clip."""
+    parts = []
+    for name, label in tiers.items():
+        times = f"0\n{end}" if kind == "IntervalTier" else "0.1"
+        parts.append(f'"{kind}"\n"{name}"\n0\n{end}\n1\n{times}\n"{label}"\n')
+    path.write_text(GRID.format(end=end, size=len(tiers), tiers="".join(parts)))
+    return path
+
+
+def test_the_manifest_says_whose_phones_are_read(utterances, tmp_path):
+    grid = write_tiers(tmp_path / "call.TextGrid", {"anna - phones": "S", "ben - phones": "T", "ben - words": "w"}, 2)
+    ben = replace(utterances[0], alignment=grid, speaker="ben")
+    assert [s.label for s in (*clip_alignment(ben, 2.0).phones, *clip_alignment(ben, 2.0).words)] == ["T", "w"]
+    assert clip_alignment(replace(ben, speaker="anna"), 2.0).words == ()
+    for other in ("cora", None):
+        with pytest.raises(ValueError, match="has the speakers 'anna', 'ben'"):
+            clip_alignment(replace(ben, speaker=other), 2.0)
+    with pytest.raises(ValueError, match="say which with speaker="):
+        clip_alignment(replace(ben, speaker_guessed=True), 2.0)
+
+    ctm = tmp_path / "call.ctm"
+    ctm.write_text("0 A 0.1 0.2 S\n0 B 0.1 0.2 T\n")
+    by_channel = [clip_alignment(replace(ben, alignment=ctm, channel=i), 2.0).phones[0].label for i in (0, 1)]
+    assert by_channel == ["S", "T"]
+    with pytest.raises(ValueError, match="has the channels 'A', 'B'; say which"):
+        clip_alignment(replace(ben, alignment=ctm), 2.0)
+
+
+def test_no_alignment_of_one_clip_ends_the_analysis(listening_codec, utterances, tmp_path, monkeypatch):
+    end = utterances[0].duration
+    points = write_tiers(tmp_path / "points.TextGrid", {"phones": "S"}, end, "TextTier")
+    several = write_tiers(tmp_path / "several.TextGrid", {"a - phones": "S", "b - phones": "T"}, end)
+    empty = write_tiers(tmp_path / "empty.TextGrid", {"phones": ""}, end)
+    cut_off = tmp_path / "cut.TextGrid"
+    cut_off.write_text(utterances[4].alignment.read_text()[:-200])
+    (tmp_path / "turns.rttm").write_text("SPEAKER f 1 0 1 <NA> <NA> a <NA>\n")
+    files = [points, several, empty, cut_off, tmp_path / "turns.rttm", tmp_path]
+    clips = [replace(u, alignment=file) for u, file in zip(utterances, files, strict=False)]
+    found = collect(listening_codec, [*clips, *utterances[6:]], thresholds=(0.9,))
+    assert [clip.id for clip in found.with_phones] == [u.id for u in utterances[6:]]
+    reasons = [reason for _, reason in found.without_phones]
+    messages = ("holds points", "has the speakers", "is empty", "was it cut off", "turns of speakers", "no alignment")
+    for reason, message in zip(reasons, messages, strict=True):
+        assert reason.startswith("alignment cannot be used: ")
+        assert message in reason
+
+    def broken(*args, **options):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr("flexicodec.analysis.collect.read_alignment", broken)
+    found = collect(listening_codec, utterances[:1], thresholds=(0.9,))
+    assert "TypeError: a bug" in found.without_phones[0][1]
+
+
+def test_what_was_cut_in_alignments_is_counted(listening_codec, utterances, tmp_path):
+    clips = []
+    for u in utterances[:3]:
+        phones = tmp_path / f"{u.id}.PHN"
+        last = round(u.duration * 16_000)
+        phones.write_text(f"0 1000 h#\n1000 2000 hv\n2000 3000 jh\n3000 {last} axr\n")
+        phones.with_suffix(".WRD").write_text(f"1000 3000 had\n2000 {last} your\n")
+        clips.append(replace(u, alignment=phones))
+    found = collect(listening_codec, clips, thresholds=(0.9,))
+    assert found.alignment_changes == {"segments cut where the next one starts": (3, 3)}
+    assert [len(clip.alignment.phones) for clip in found.clips] == [4, 4, 4]
+    assert [len(clip.alignment.words) for clip in found.clips] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text", "slip"),
+    [
+        (".ctm", "0 1 0 900 S\n0 1 900 950 T\n", "are its times milliseconds?"),
+        (".ctm", "0 1 0 90 S\n0 1 90 100 T\n", "are its times frames of 10 ms?"),
+        (".phn", "0 14000 s\n14000 16000 t\n", "are its samples not counted at 16000 Hz?"),
+        (".lab", "0 900 S\n900 2000 T\n", "are its times milliseconds, and not units of 100 ns?"),
+        (".lab", "0 9000 S\n9000 32000 T\n", "are its times samples, and not units of 100 ns?"),
+    ],
+)
+def test_slips_in_the_unit_of_time_are_named(utterances, tmp_path, suffix, text, slip):
+    path = tmp_path / f"a{suffix}"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="but the clip 2.00 s") as error:
+        clip_alignment(replace(utterances[0], alignment=path), 2.0)
+    assert slip in str(error.value)
+
+
+CUT_OUT = [  # rows of a CTM, id and start of the clip, the time of its phone in the clip
+    ("utt 1 0.2 0.1 S\n", "utt", 30.0, 0.2),  # Kaldi's times of an utterance
+    ("utt 1 30.2 0.1 S\n", "utt", 30.0, 0.2),  # of its recording, though with the id of the utterance
+    ("call 1 1.0 0.1 T\ncall 1 1.7 0.1 S\n", "call-0150", 1.5, 0.2),  # with the id of the recording
+]
+
+
+@pytest.mark.parametrize(("rows", "name", "start", "expected"), CUT_OUT)
+def test_times_of_a_ctm_count_from_its_clip_or_its_file(utterances, tmp_path, rows, name, start, expected):
+    path = tmp_path / "a.ctm"
+    path.write_text(rows)
+    clip = replace(utterances[0], path=tmp_path / "call.wav", id=name, start=start, alignment=path)
+    (phone,) = clip_alignment(clip, 2.0).phones
+    assert (phone.label, phone.start) == ("S", pytest.approx(expected))
+
+
+def test_a_part_of_a_file_whose_speech_ends_within_it(utterances, tmp_path):
+    grid = tmp_path / "a.TextGrid"  # of 13 s; the speech of the part from 3 s ends before 10 s
+    write_textgrid(grid, {"phones": [Segment(0, 2, "T"), Segment(4, 9, "S"), Segment(9, 13, "sil")]}, 13.0)
+    part = replace(utterances[0], start=3.0, alignment=grid)
+    phones = [(s.start, s.end, s.label) for s in clip_alignment(part, 10.0).phones if s.label == "S"]
+    assert phones == [(1.0, 6.0, "S")]
 
 
 def test_what_cannot_be_done_is_refused_before_the_work(listening_codec, nanocodecs, utterances):

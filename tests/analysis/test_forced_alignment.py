@@ -7,7 +7,7 @@ import pytest
 from flexicodec import cli
 from flexicodec.analysis.forced_alignment import align_utterances, alignment_folder
 from flexicodec.corpus import Utterance, read_manifest, write_manifest
-from flexicodec.corpus.alignment import read_alignment
+from flexicodec.corpus.alignments.alignment import read_alignment
 
 pytest.importorskip("pocketsphinx")
 TEXTS = ("mother i'm going to study medicine", "voltaire picked up something from the ground and looked at it")

@@ -23,7 +23,7 @@ from flexicodec.analysis.phone_rate import (
     within_clip_correlation,
 )
 from flexicodec.analysis.token_timeline import TokenTimeline
-from flexicodec.corpus.alignment import Segment
+from flexicodec.corpus.alignments.alignment import Segment
 from flexicodec.statistics import Sampling, fisher_interval, pearson
 from tests.analysis.simulated import following, frames_of, ignoring, spoken_clips, with_audio
 

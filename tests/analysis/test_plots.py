@@ -10,7 +10,7 @@ import torch
 from flexicodec.analysis import plots
 from flexicodec.analysis.plots import plot_tokens
 from flexicodec.analysis.token_contents import MANY, MergeProbability
-from flexicodec.corpus.alignment import Segment
+from flexicodec.corpus.alignments.alignment import Segment
 from flexicodec.statistics import Interval
 from flexicodec.token_format import TokenFormat
 from flexicodec.tokens import Tokens

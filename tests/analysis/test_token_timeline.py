@@ -15,7 +15,7 @@ from flexicodec.analysis.token_timeline import (
     token_tiers,
 )
 from flexicodec.cli import main
-from flexicodec.corpus.alignment import read_ctm
+from flexicodec.corpus.alignments.alignment import read_ctm
 from flexicodec.merging import ExactRate, Threshold, Uniform
 from flexicodec.token_format import TokenFormat
 from flexicodec.tokens import Tokens
@@ -35,6 +35,15 @@ def test_boundaries_and_middles_are_those_of_the_tokens(short):
     assert coded.middles() == pytest.approx(times.mean(1))
     assert (coded.num_frames, coded.num_tokens, coded.max_duration) == (16, 4, 8)
     assert coded.seconds == pytest.approx(float(tokens.seconds[0]))
+
+
+@pytest.mark.parametrize("number", [2, 5, 16])
+def test_a_policy_cuts_a_clip_into_other_tokens(number):
+    coded = TokenTimeline.of(tokens_of(3, 1, 8, 4))
+    similarities = np.random.default_rng(number).random(15)
+    cut = coded.with_durations(coded.cut(ExactRate(float(number)), similarities))
+    assert (cut.num_tokens, cut.num_frames, cut.seconds) == (number, 16, coded.seconds)
+    assert coded.cut(Threshold(1.0), similarities).tolist() == [1] * 16
 
 
 def test_padding_of_a_batch_falls_away():

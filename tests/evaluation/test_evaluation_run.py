@@ -66,6 +66,12 @@ def test_a_row_for_every_clip_system_and_setting(utterances, system, tmp_path):
     assert "bitrate_kbps" not in truth
 
 
+def test_guessed_speakers_are_unknown(utterances, tmp_path):
+    guessed = [replace(utterances[0], speaker_guessed=True), utterances[1]]
+    results = evaluate_corpus(guessed, [], tmp_path, PLAN)
+    assert [row["speaker"] for row in results.rows] == [None, utterances[1].speaker]
+
+
 def test_what_is_there_is_not_measured_again(utterances, system, tmp_path):
     evaluate_corpus(utterances, [system], tmp_path / "a", PLAN)
     whole_run = (tmp_path / "a" / "rows.jsonl").read_text()
@@ -215,6 +221,12 @@ def test_texts_are_transcribed_in_one_language(utterances, tmp_path):
     counts = rows[0]["transcripts"]["ctc:recognizer-mini"]
     assert counts["characters"] == len(spoken[0].text.strip())
     assert counts["words"] == len(spoken[0].text.split())
+    # Codes of one language are alike, whatever their region and length.
+    codes = zip(utterances[:3], ("cmn", "zh_TW", "yue"), strict=True)
+    spoken_chinese = [replace(utterance, language=code, text="今 天") for utterance, code in codes]
+    chinese = replace(plan, measures=replace(plan.measures, language="zh-CN"))
+    rows = evaluate_corpus(spoken_chinese, [], tmp_path / "zh", chinese).rows
+    assert [row.get("transcripts", {}).get("ctc:recognizer-mini", {}).get("words") for row in rows] == [2, 2, None]
     everything = replace(plan, measures=replace(plan.measures, language=None))
     rows = evaluate_corpus(spoken, [], tmp_path / "all", everything).rows
     assert ["transcripts" in row for row in rows] == [True, True, True, False]

@@ -118,6 +118,16 @@ def test_nemos_weights_are_ours(nanocodec, naming):
     assert converted.format.model == "again"
 
 
+def test_a_callers_settings_do_not_matter(nanocodecs, tmp_path, other_settings):
+    path = archive_of(nanocodecs["nano"], tmp_path / "a.nemo")
+    expected = flexicodec.load(path)
+    with other_settings:
+        codec = flexicodec.load(path)
+        tokens = codec.encode(SOUND)
+    assert tokens == expected.encode(SOUND)
+    assert codec.fingerprint == expected.fingerprint
+
+
 def test_names_are_nemos(nanocodecs):
     names = set(nemo_state(nanocodecs["nano"], "old"))
     for expected in (

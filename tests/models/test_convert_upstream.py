@@ -419,6 +419,16 @@ def test_the_released_layout_loads(released, build, golden):
     assert same(flexicodec.load(str(folder), sensevoice=sensevoice / "model.pt"), codec)
 
 
+def test_a_callers_settings_do_not_matter(released, other_settings):
+    folder, sensevoice = released
+    expected = flexicodec.load(folder, sensevoice=sensevoice)
+    with other_settings:
+        codec = flexicodec.load(folder, sensevoice=sensevoice)
+        tokens = codec.encode(SOUND)
+    assert same(codec, expected)
+    assert tokens == expected.encode(SOUND)
+
+
 def test_torch_files_load_too(released, weights, build):
     folder, _ = released
     (folder / "12hz_v1_half.safetensors").unlink()

@@ -3,42 +3,49 @@
 Transcribers take float clips [S] at their own sample rate, full scale at 1, and return texts as the recogniser writes
 them. Decoding is greedy, without a language model, so a clip has the same text in any batch.
 
-Texts are normalised before they are compared; the normaliser's name belongs beside every rate. The rate of a corpus is
-all errors over the length of all references, as jiwer computes it for lists of texts, so insertions can lift it above
-1. Words recognised where the reference is empty are insertions: they add to the errors and not to the length.
+Texts are normalised before they are compared; the normaliser's name belongs beside every rate. In scripts without
+spaces every character is a word, and spaces are not counted as characters (`flexicodec.asr.text`). The rate of a corpus
+is all errors over the length of all references, as jiwer computes it for lists of texts, so insertions can lift it
+above 1. Words recognised where the reference is empty are insertions: they add to the errors and not to the length.
 """
 
 import hashlib
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 
-from flexicodec.asr import Recognizer, normalise
+from flexicodec.asr import Recognizer
 from flexicodec.asr.moonshine import Moonshine
+from flexicodec.asr.text import is_spaceless, normalise, primary_language, split_words
 from flexicodec.audio import collate
 from flexicodec.evaluation.metrics import loading
 from flexicodec.evaluation.metrics.loading import AudioModel, TorchModel, check_clips
 from flexicodec.evaluation.metrics.sensevoice import SenseVoiceTranscriber
 
 Normaliser = Callable[[str], str]
+Unit: TypeAlias = Literal["words", "characters"]
 KINDS = ("ctc", "whisper", "hubert", "sensevoice", "faster-whisper")
 NORMALISERS = ("basic", "whisper-english", "english")
 MOONSHINE = "moonshine"
 SHIPPED = "recognizer-mini"
 # Titles as LibriSpeech's transcripts spell them. "st" is left alone: it is a saint or a street.
 SPOKEN_TITLES = {"mr": "mister", "mrs": "missus", "dr": "doctor"}
+# Vowel points of Arabic and Hebrew, which most texts and recognisers leave out.
+VOWEL_POINTS = re.compile("[\u0591-\u05bd\u05bf-\u05c7\u064b-\u0652\u0670]")
 
 # -------------------------------------------------------------------------------------------------------- recognisers
 
 
 def open_transcriber(
-    spec: str = "ctc:recognizer-mini", device: str | torch.device | None = None, *, language: str = "en"
+    spec: str = "ctc:recognizer-mini", device: str | torch.device | None = None, *, language: str | None = "en"
 ) -> "Transcriber":
     """Open a recogniser; its `transcribe` takes clips as one batch, so the caller bounds the memory.
 
@@ -50,9 +57,10 @@ def open_transcriber(
             (SenseVoiceSmall, by the extra `funasr`); "faster-whisper:FOLDER" (a Whisper in CTranslate2's format, by
             the package faster-whisper). Sources are folders or hub ids.
         device: Where it runs; None means the CPU.
-        language: Spoken language, for multilingual recognisers (Whisper, SenseVoice).
+        language: ISO 639 code of the speech, for multilingual recognisers (Whisper, SenseVoice); None: they detect it.
     """
     torch_device = torch.device(device or "cpu")
+    language = primary_language(language)
     if spec == MOONSHINE:
         return MoonshineTranscriber(spec, torch_device, language)
     if spec == SHIPPED:
@@ -66,7 +74,7 @@ def open_transcriber(
         return WhisperTranscriber(spec, source, torch_device, language)
     if kind == "faster-whisper":
         return FasterWhisperTranscriber(spec, source, torch_device, language)
-    return SenseVoiceTranscriber(spec, source, torch_device, language)
+    return SenseVoiceTranscriber(spec, source, torch_device, language or "auto")
 
 
 class CTCTranscriber(TorchModel):
@@ -91,8 +99,8 @@ class MoonshineTranscriber(TorchModel):
     languages = ("en",)
     sample_rate = Moonshine.sample_rate
 
-    def __init__(self, name: str, device: torch.device, language: str = "en"):
-        if language not in self.languages:
+    def __init__(self, name: str, device: torch.device, language: str | None = "en"):
+        if language not in (None, *self.languages):
             raise ValueError(
                 f"moonshine transcribes English only, and the language is {language!r}; use whisper:SOURCE, "
                 "or leave error rates out"
@@ -133,7 +141,7 @@ class HubertTranscriber(AudioModel):
 class WhisperTranscriber(TorchModel):
     """Whisper of transformers, greedy; clips longer than its window of 30 s go one by one, window after window."""
 
-    def __init__(self, name: str, source: str, device: torch.device, language: str = "en"):
+    def __init__(self, name: str, source: str, device: torch.device, language: str | None = "en"):
         from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
         self.name = name
@@ -183,7 +191,7 @@ class FasterWhisperTranscriber:
     languages = None
     sample_rate = 16_000
 
-    def __init__(self, name: str, source: str, device: torch.device, language: str = "en"):
+    def __init__(self, name: str, source: str, device: torch.device, language: str | None = "en"):
         folder = Path(source)
         weights = folder / "model.bin"
         if not weights.is_file():
@@ -238,14 +246,28 @@ class ErrorCounts(NamedTuple):
         return self.errors / self.length if self.length else math.nan
 
 
-def word_errors(reference: str, hypothesis: str, normaliser: str | Normaliser = "basic") -> ErrorCounts:
-    """Count the word errors of a transcript; `normaliser` is a name for `open_normaliser` or a function."""
-    return _count_errors(reference, hypothesis, normaliser, "words")
+def word_errors(
+    reference: str, hypothesis: str, normaliser: str | Normaliser = "basic", language: str | None = None
+) -> ErrorCounts:
+    """Count the word errors of a transcript.
+
+    Args:
+        reference: What was said; each character of a script without spaces is a word.
+        hypothesis: What was recognised.
+        normaliser: A name for `open_normaliser`, or a function.
+        language: ISO 639 code of the reference; None: not known, and only the script counts.
+    """
+    return _count_errors(reference, hypothesis, normaliser, "words", language)
 
 
-def character_errors(reference: str, hypothesis: str, normaliser: str | Normaliser = "basic") -> ErrorCounts:
-    """Count the character errors of a transcript; arguments as for `word_errors`."""
-    return _count_errors(reference, hypothesis, normaliser, "characters")
+def character_errors(
+    reference: str, hypothesis: str, normaliser: str | Normaliser = "basic", language: str | None = None
+) -> ErrorCounts:
+    """Count the character errors of a transcript; arguments as for `word_errors`.
+
+    Spaces between words are characters, but for references in Korean or in a script without spaces.
+    """
+    return _count_errors(reference, hypothesis, normaliser, "characters", language)
 
 
 def pool(counts: Iterable[ErrorCounts]) -> ErrorCounts:
@@ -254,11 +276,15 @@ def pool(counts: Iterable[ErrorCounts]) -> ErrorCounts:
 
 
 def error_rates(
-    references: Sequence[str], hypotheses: Sequence[str], normaliser: str | Normaliser = "basic"
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    normaliser: str | Normaliser = "basic",
+    language: str | None = None,
 ) -> dict[str, float]:
-    """Compute the corpus rates `wer` and `cer`, those of `jiwer.wer` and `jiwer.cer` on the normalised lists.
+    """Compute the corpus rates `wer` and `cer`; arguments as for `word_errors`.
 
-    They are NaN where all references are empty.
+    For English they are those of `jiwer.wer` and `jiwer.cer` on the normalised lists. They are NaN where all references
+    are empty.
     """
     if isinstance(references, str) or isinstance(hypotheses, str):
         raise ValueError(f"expected two lists of texts, got {references!r} and {hypotheses!r}")
@@ -266,13 +292,13 @@ def error_rates(
         raise ValueError(f"got {len(references)} references and {len(hypotheses)} hypotheses; expected as many of both")
     pairs = list(zip(references, hypotheses, strict=True))
     return {
-        "wer": pool(word_errors(*pair, normaliser) for pair in pairs).rate,
-        "cer": pool(character_errors(*pair, normaliser) for pair in pairs).rate,
+        "wer": pool(word_errors(*pair, normaliser, language) for pair in pairs).rate,
+        "cer": pool(character_errors(*pair, normaliser, language) for pair in pairs).rate,
     }
 
 
 def _count_errors(
-    reference: str, hypothesis: str, normaliser: str | Normaliser, unit: Literal["words", "characters"]
+    reference: str, hypothesis: str, normaliser: str | Normaliser, unit: Unit, language: str | None
 ) -> ErrorCounts:
     try:
         import jiwer
@@ -281,10 +307,16 @@ def _count_errors(
     for name, text in (("reference", reference), ("hypothesis", hypothesis)):
         if not isinstance(text, str):
             raise ValueError(f"{name} is {text!r}; expected a text (the empty text if nothing was recognised)")
-    # jiwer counts what is left of both texts after normalising.
-    normalised = open_normaliser(normaliser) if isinstance(normaliser, str) else normaliser
-    process = jiwer.process_words if unit == "words" else jiwer.process_characters
-    alignment = process(normalised(reference), normalised(hypothesis))
+    # jiwer counts what is left of both texts after normalising, and splits words at U+0020 alone.
+    if isinstance(normaliser, str):
+        normaliser = open_normaliser(normaliser, primary_language(language))
+    wanted = normaliser(reference)
+    found = normaliser(hypothesis)
+    if unit == "words":
+        alignment: Any = jiwer.process_words(" ".join(split_words(wanted)), " ".join(split_words(found)))
+    else:
+        space = "" if is_spaceless(wanted or found, language) else " "
+        alignment = jiwer.process_characters(space.join(wanted.split()), space.join(found.split()))
     return ErrorCounts(
         errors=alignment.insertions + alignment.deletions + alignment.substitutions,
         length=alignment.hits + alignment.deletions + alignment.substitutions,
@@ -294,23 +326,25 @@ def _count_errors(
     )
 
 
-@lru_cache(maxsize=8)
-def open_normaliser(spec: str = "basic") -> Normaliser:
+@lru_cache(maxsize=32)
+def open_normaliser(spec: str = "basic", language: str | None = None) -> Normaliser:
     """Find a text normaliser by name.
 
     Args:
-        spec: "basic": lower case, only letters, digits and apostrophes, any language (the recogniser's own).
+        spec: "basic": lower case, only letters, digits and apostrophes, any language (`flexicodec.asr.normalise`), less
+            the vowel points of Arabic and Hebrew, and with the digits of all scripts as 0 to 9.
             "english": the same, with the titles Mr, Mrs and Dr as they are spoken, and no word of apostrophes alone.
             "whisper-english": as Whisper's authors evaluate English (contractions, numbers, titles, fillers).
             "whisper-english:SOURCE" also maps British to American spellings, by the table `normalizer.json` of a
             Whisper folder or hub id.
+        language: ISO 639 code, for what "basic" does by language.
     """
     name, _, source = spec.partition(":")
     if name not in NORMALISERS or (source and name != "whisper-english"):
         known = ", ".join(NORMALISERS)
         raise ValueError(f"there is no normaliser {spec!r}; expected {known} or whisper-english:SOURCE")
     if name == "basic":
-        return normalise
+        return partial(_basic, language=language)
     if name == "english":
         return _spoken_english
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
@@ -325,6 +359,12 @@ def open_normaliser(spec: str = "basic") -> Normaliser:
     return lambda text: " ".join(normaliser(text).split())
 
 
+def _basic(text: str, language: str | None) -> str:
+    """Apply the normaliser "basic"."""
+    plain = VOWEL_POINTS.sub("", normalise(text, language))
+    return "".join(str(unicodedata.digit(c)) if c.isdecimal() else c for c in plain)
+
+
 def _spoken_english(text: str) -> str:
-    words = [SPOKEN_TITLES.get(word, word) for word in normalise(text).split()]
+    words = [SPOKEN_TITLES.get(word, word) for word in _basic(text, "en").split()]
     return " ".join(word for word in words if word.strip("'"))

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from flexicodec.asr.text import primary_language
 from flexicodec.audio import resample
 from flexicodec.encoders.moonshine_weights import ENCODER
 from flexicodec.evaluation.metrics import asr, mos, signal, speaker
@@ -55,7 +56,7 @@ class ReferenceData:
 
     audio: list[Waveform]  # at `SAMPLE_RATE`
     texts: list[str | None]  # None where it is unknown or not to be transcribed
-    languages: list[str | None]  # ISO 639; None where it is unknown
+    languages: list[str | None]  # of the texts, ISO 639; None where it is unknown
     embeddings: dict[str, np.ndarray]  # of speakers, by encoder
 
 
@@ -86,7 +87,7 @@ class MetricSuite:
 
         # Counting an empty text finds a missing jiwer as well as an unknown normaliser.
         load(partial(asr.word_errors, "", ""), (config.normaliser,), "--normaliser basic")
-        open_transcriber = partial(asr.open_transcriber, device=device, language=config.language or "en")
+        open_transcriber = partial(asr.open_transcriber, device=device, language=config.language)
         open_encoder = partial(speaker.open_speaker_encoder, device=device)
         self.transcribers = load(open_transcriber, config.transcribers, "--transcriber none")
         self.encoders = load(open_encoder, config.speaker_encoders, "--speaker-encoder none")
@@ -121,12 +122,20 @@ class MetricSuite:
         texts: Sequence[str | None],
         languages: Sequence[str | None] | None = None,
     ) -> ReferenceData:
-        """Compute once what the reconstructions of every system are compared with; languages are ISO 639 codes."""
+        """Compute once what the reconstructions of every system are compared with.
+
+        Args:
+            audio: The recordings.
+            texts: What is said; None leaves a clip out of the error rates.
+            languages: ISO 639 codes of the texts, where they are known; None: those of the recognisers.
+        """
+        default = self.config.language
+        known = [language or default for language in languages or [None] * len(texts)]
         embeddings = {}
         for name, encoder in self.encoders.items():
             with self._timed(name):
                 embeddings[name] = encoder.embed(_resampled(audio, encoder.sample_rate))
-        return ReferenceData(list(audio), list(texts), list(languages or [None] * len(audio)), embeddings)
+        return ReferenceData(list(audio), list(texts), known, embeddings)
 
     def measure(self, references: ReferenceData, estimates: Sequence[Waveform]) -> list[dict[str, Any]]:
         """Measure reconstructions that have the length and sample rate of their references.
@@ -170,19 +179,18 @@ class MetricSuite:
         estimates: Sequence[Waveform],
     ) -> None:
         """Transcribe the clips that have a text in the recogniser's language, and count the errors."""
-        texts = references.texts
         indices = []
-        for index, (text, language) in enumerate(zip(texts, references.languages, strict=True)):
-            known = transcriber.languages is None or language is None or language in transcriber.languages
-            if text is not None and known:
+        for index, text in enumerate(references.texts):
+            language = primary_language(references.languages[index])
+            if text is not None and (transcriber.languages is None or language in (None, *transcriber.languages)):
                 indices.append(index)
         if not indices:
             return
         clips = _resampled([estimates[index] for index in indices], transcriber.sample_rate)
         for index, hypothesis in zip(indices, transcriber.transcribe(clips), strict=True):
-            text = texts[index] or ""
-            words = asr.word_errors(text, hypothesis, self.config.normaliser)
-            characters = asr.character_errors(text, hypothesis, self.config.normaliser)
+            compared = (references.texts[index] or "", hypothesis, self.config.normaliser, references.languages[index])
+            words = asr.word_errors(*compared)
+            characters = asr.character_errors(*compared)
             rows[index].setdefault("transcripts", {})[name] = {
                 "text": hypothesis,
                 "word_errors": words.errors,

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 from tqdm import tqdm
 
-from flexicodec.asr import CharacterConfig, Vocabulary, open_vocabulary
+from flexicodec.asr import CharacterConfig, Vocabulary, normalise, open_vocabulary
 from flexicodec.asr.ctc import collapse
 from flexicodec.corpus import Utterance
 from flexicodec.corpus.bucketing import bucket_by_length
@@ -78,6 +78,8 @@ class ASRProbeConfig:
         spread: "frames" repeats each vector for its duration, "tokens" has one step per vector.
         log_durations: Append the logarithm of the duration to each vector.
         outputs_per_step: CTC outputs of each step; 4 a frame make 50 a second.
+        alphabet: Characters of the texts, in lower case and with the space; "texts" takes those of the training clips.
+            Clips with other characters are left out and counted.
         resamples: Of the bootstrap.
     """
 
@@ -90,6 +92,7 @@ class ASRProbeConfig:
     log_durations: bool = True
     outputs_per_step: int = 4
     fit: FitConfig = field(default_factory=FitConfig)
+    alphabet: str = CharacterConfig.alphabet
     resamples: int = 10_000
 
     def __post_init__(self) -> None:
@@ -130,7 +133,7 @@ class ASRProbeResult:
         fitted: Training clips.
         held_out: Clips that chose the epoch.
         too_short: Training clips left out because their text needs more outputs than they have.
-        unspelt: Training and test clips without a text of a to z, space and apostrophe.
+        unspelt: Training and test clips without a text in the characters of the alphabet.
         transcripts: One per test clip.
     """
 
@@ -264,13 +267,16 @@ def probe_asr(
     the default sizes need a GPU for some 100 hours; for `cache` see `extract`.
     """
     config = config or ASRProbeConfig()
-    vocabulary = open_vocabulary(CharacterConfig())
+    vocabulary = open_vocabulary(_characters(config.alphabet, train))
     # Clips whose text the characters cannot spell are left out and counted.
     fitted = [clip for clip in train if clip.text and vocabulary.encode(clip.text)]
     tested = [clip for clip in test if clip.text and vocabulary.encode(clip.text)]
     for name, clips, kept in (("train", train, fitted), ("test", test, tested)):
         if not kept:
-            raise ValueError(f"none of {len(clips)} {name} clips has a text of a to z, spaces and apostrophes")
+            what = "a to z, spaces and apostrophes; alphabet=texts takes the characters of the training clips"
+            if config.alphabet != CharacterConfig.alphabet:
+                what = f"the characters {''.join(vocabulary.symbols)!r}"
+            raise ValueError(f"none of {len(clips)} {name} clips has a text of {what}")
 
     # Encode once for all representations, then a probe each.
     train_features = extract(codec, fitted, representations, cache=cache, progress=progress)
@@ -285,8 +291,9 @@ def probe_asr(
         transcripts = transcribe(probe, Inputs(unseen, config, codec.device), range(len(tested)), vocabulary)
         for clip, text in zip(tested, transcripts, strict=True):
             reference = vocabulary.reference(clip.text or "") or ""
-            characters = character_errors(reference, text)
-            rows.append(Transcript(clip.id, clip.speaker, reference, text, characters, word_errors(reference, text)))
+            characters = character_errors(reference, text, language=clip.language)
+            words = word_errors(reference, text, language=clip.language)
+            rows.append(Transcript(clip.id, clip.known_speaker, reference, text, characters, words))
         results.append(
             ASRProbeResult(
                 representation=representation,
@@ -302,6 +309,14 @@ def probe_asr(
             )
         )
     return results
+
+
+def _characters(alphabet: str, train: Sequence[Utterance]) -> CharacterConfig:
+    """Make the vocabulary's config of an alphabet, or of the characters of the training texts."""
+    if alphabet != "texts":
+        return CharacterConfig(alphabet)
+    found = {" "}.union(*(normalise(clip.text or "") for clip in train))
+    return CharacterConfig("".join(sorted(found)))
 
 
 class _Training:
@@ -428,5 +443,5 @@ def _error_rate(counts: Sequence[ErrorCounts], clips: Sequence[Utterance], confi
     # A ratio of sums, never a mean of rates.
     errors = np.array([each.errors for each in counts], dtype=float)
     lengths = np.array([each.length for each in counts], dtype=float)
-    clusters = speaker_clusters([clip.speaker for clip in clips], [clip.id for clip in clips])
+    clusters = speaker_clusters([clip.known_speaker for clip in clips], [clip.id for clip in clips])
     return Resamples.sample(len(clips), clusters, config.resamples, seed=config.fit.seed).ratio(errors, lengths)

@@ -127,7 +127,7 @@ def probe_classify(
         predicted = classifier.predict(_means(held_out, config)).tolist()
         guesses = []
         for clip, label, guess in zip(tested, truth, predicted, strict=True):
-            guesses.append(Prediction(clip.id, clip.speaker, label, guess))
+            guesses.append(Prediction(clip.id, clip.known_speaker, label, guess))
         accuracy, balanced = _accuracies(guesses, config)
         results.append(
             ClassifyProbeResult(

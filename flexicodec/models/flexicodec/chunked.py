@@ -1,7 +1,7 @@
 """Long clips encoded and decoded in pieces with carried state, so that memory is linear in their length.
 
-The state is that of a stream; see `Windows` for what is not exact then. model.py decides which clips are long; the
-functions here take one of them.
+The state is that of a stream. Overlapping windows (`SlidingWindow`) stand in for global attention; see `Windows`.
+model.py decides which clips are long; the functions here take one of them.
 """
 
 from collections.abc import Iterator

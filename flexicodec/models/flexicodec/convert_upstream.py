@@ -448,4 +448,4 @@ def read_cmvn(path: str | Path) -> Float[Tensor, "2 dim"]:
         rows.append([float(number) for number in lines[at + 1].split()[3:-1]])
     if len(rows[0]) != len(rows[1]) or not rows[0]:
         raise ValueError(f"{path}: {len(rows[0])} shifts but {len(rows[1])} scales")
-    return torch.tensor(rows)
+    return torch.tensor(rows, dtype=torch.float32, device="cpu")

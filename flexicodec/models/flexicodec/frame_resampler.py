@@ -39,8 +39,8 @@ def resample_frames(
         if ratio is None:
             scale = sources.double() / targets.clamp(min=1).double()
         else:
-            scale = torch.full(targets.shape, ratio, dtype=torch.float64)
-        centre = torch.arange(num_frames, dtype=torch.float64) + 0.5
+            scale = torch.full(targets.shape, ratio, dtype=torch.float64, device="cpu")
+        centre = torch.arange(num_frames, dtype=torch.float64, device="cpu") + 0.5
         position = (scale[:, None] * centre - 0.5).clamp(min=0)
         last = (sources - 1)[:, None]
         # Both neighbours and the weight of the right one.

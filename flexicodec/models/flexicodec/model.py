@@ -7,6 +7,7 @@ themselves are in network.py. Whether clips run side by side, one by one or in p
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flexicodec.audio import as_batch, fit_lengths
+from flexicodec.audio import as_batch
 from flexicodec.code_margins import Margins
 from flexicodec.config import from_dict, non_defaults, to_dict
 from flexicodec.encoders.base import SanmConfig, SSLConfig
@@ -26,7 +27,6 @@ from flexicodec.models.codec import (
     UNSET,
     EncodeOptions,
     autocast,
-    check_num_codebooks,
     check_samples,
     inference_call,
 )
@@ -41,6 +41,7 @@ from flexicodec.models.margins import boundary_margins
 from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
 from flexicodec.models.streaming.encoder import STREAM_WINDOWS, EncoderOptions, StreamingEncoder
 from flexicodec.models.streaming.state import Windows
+from flexicodec.nn.masking import fit_lengths
 from flexicodec.nn.streaming import StreamingModule
 from flexicodec.tokens import TokenFormat, Tokens
 
@@ -302,6 +303,8 @@ class FlexiCodec(FlexiCodecNetwork):
             coded.append([torch.cat(parts, dim=-1) for parts in zip(*found, strict=True)])
 
         # Clips next to each other again, padded to the longest
+        if len(coded) == 1:
+            return coded[0][0], coded[0][1], coded[0][2:]
         semantic_codes, acoustic_codes, *margins_of = zip(*coded, strict=True)
         padded_margins = [pad_and_cat(margins, torch.inf) for margins in margins_of]
         return pad_and_cat(semantic_codes), pad_and_cat(acoustic_codes), padded_margins
@@ -326,7 +329,7 @@ class FlexiCodec(FlexiCodecNetwork):
                 audio, lengths = self.decode_frames(frames, clips.frame_lengths)
             wanted = lengths if clips.audio_lengths is None else clips.audio_lengths
             decoded.append(fit_lengths(audio.float(), lengths, wanted))
-        return pad_and_cat(decoded)
+        return decoded[0] if len(decoded) == 1 else pad_and_cat(decoded)
 
     def _dequantize(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
         # The semantic codes go through their ConvNeXt stack, the acoustic ones are added.
@@ -405,7 +408,7 @@ class FlexiCodec(FlexiCodecNetwork):
         Args:
             num_codebooks: Acoustic codebooks in use; None for all.
         """
-        count = check_num_codebooks(num_codebooks, self.num_codebooks)
+        count = self.num_codebooks if num_codebooks is None else num_codebooks
         # Stages built for streams know whether their attention is limited.
         encoder = StreamedSemanticEncoder(self, None)
         quantizers = StreamedQuantizers(self, count, Windows().steps(self.base_frame_rate))
@@ -417,7 +420,14 @@ class FlexiCodec(FlexiCodecNetwork):
         merging = self.config.merging
         max_duration = self.max_duration if options.max_duration is UNSET else options.max_duration
         max_duration = check_max_duration(max_duration)
-        num_codebooks = check_num_codebooks(options.num_codebooks, self.num_codebooks)
+        num_codebooks = self.num_codebooks if options.num_codebooks is None else options.num_codebooks
+        # True is an Integral and no count.
+        whole = isinstance(num_codebooks, Integral) and not isinstance(num_codebooks, bool)
+        if not whole or not 0 <= num_codebooks <= self.num_codebooks:
+            raise ValueError(
+                f"num_codebooks is {num_codebooks!r}, but this model has {self.num_codebooks} acoustic codebooks, of "
+                f"which 0 to {self.num_codebooks} can be used; the semantic codebook is not counted"
+            )
         policy, info = resolve_policy(
             merging.threshold if merging else None,
             self.base_frame_rate,
@@ -427,4 +437,4 @@ class FlexiCodec(FlexiCodecNetwork):
             durations=options.durations,
             policy=options.policy,
         )
-        return ResolvedOptions(policy, options.durations, max_duration, num_codebooks, options.margins, info)
+        return ResolvedOptions(policy, options.durations, max_duration, int(num_codebooks), options.margins, info)

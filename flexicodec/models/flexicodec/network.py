@@ -112,8 +112,6 @@ class QuantizedTokens:
 
 def pad_and_cat(clips: Sequence[Tensor], value: float = 0.0) -> Tensor:
     """Join along the batch what differs in the length of its last axis, padded with a value."""
-    if len(clips) == 1:
-        return clips[0]
     longest = max(clip.shape[-1] for clip in clips)
     return torch.cat([F.pad(clip, (0, longest - clip.shape[-1]), value=value) for clip in clips])
 

@@ -208,7 +208,7 @@ class StreamedEncoders:
         self, x: Tensor, state: SequentialState, ending: EndOfClip | None
     ) -> tuple[Tensor, SequentialState]:
         if ending is not None:
-            samples = torch.tensor([ending.samples])
+            samples = torch.tensor([ending.samples], device="cpu")
             _, padded = self.codec.input_lengths(samples, self.codec.frame_counts(samples))
             x = F.pad(x, (0, int(padded) - ending.samples))
         size = CHUNK_FRAMES * self.codec.frame_size
@@ -217,7 +217,7 @@ class StreamedEncoders:
     def _encode_semantic(self, x: Tensor, state: EncodersState, ending: EndOfClip | None) -> tuple[Tensor, Any]:
         remaining = None
         if ending is not None:
-            samples = torch.tensor([ending.samples])
+            samples = torch.tensor([ending.samples], device="cpu")
             padded, _ = self.codec.input_lengths(samples, self.codec.frame_counts(samples))
             x = F.pad(x, (0, int(padded) - ending.samples))
             remaining = ending.frames
@@ -298,15 +298,16 @@ class StreamedQuantizers:
         """Return the state before the first token."""
         device = self.codec.device
         # Nothing is pending.
-        empty = torch.zeros(1, 0, device=device)
-        empty_latents = torch.zeros(1, self.dim, 0, device=device)
+        empty = torch.zeros(1, 0, dtype=torch.float32, device=device)
+        empty_inputs = torch.zeros(1, self.codec.semantic_quantizer.dim, 0, dtype=torch.float32, device=device)
+        empty_latents = torch.zeros(1, self.dim, 0, dtype=torch.float32, device=device)
         after = self.codec.semantic_decoder_stack.initial_state() if self.num_codebooks else ()
         return QuantizersState(
             (self.semantic_aggregator.initial_state(device), self.acoustic_aggregator.initial_state(device)),
             (self.codec.semantic_encoder_stack.initial_state(), after),
             durations=empty.long(),
             semantic=empty.long(),
-            semantic_inputs=torch.zeros(1, self.codec.semantic_quantizer.dim, 0, device=self.codec.device),
+            semantic_inputs=empty_inputs,
             semantic_latents=empty_latents,
             acoustic_features=empty_latents,
         )
@@ -429,7 +430,7 @@ class FlexiCodecStreamingTokenizer:
     def initial_tokenizer_state(self) -> TokenizerState:
         """Return the state of policy and quantizers before the first frame."""
         width = self.codec.semantic_encoder.dim + self.quantizers.dim
-        empty = torch.zeros(1, width, 0, device=self.codec.device)
+        empty = torch.zeros(1, width, 0, dtype=torch.float32, device=self.codec.device)
         return TokenizerState(None, empty, empty[:, 0], self.quantizers.initial_state())
 
     def encode_features(
@@ -471,7 +472,7 @@ class FlexiCodecStreamingTokenizer:
         # The policy's state is made with the first frame.
         policy = self.policy.initial_state() if state.policy is None and frames.shape[-1] else state.policy
         if not len(similarities):
-            return torch.zeros(0, dtype=torch.bool), state.boundaries, policy
+            return torch.zeros(0, dtype=torch.bool, device=frames.device), state.boundaries, policy
         starts, margins, policy = self.policy.step(similarities, policy, self.settings.max_duration)
         return starts, torch.cat([state.boundaries, margins[None]], dim=1), policy
 

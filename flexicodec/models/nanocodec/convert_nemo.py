@@ -43,6 +43,7 @@ QUANTIZER = "GroupFiniteScalarQuantizer"
 EPSILON = 1e-3  # of the quantizer's bound; no other was ever released
 
 
+@torch.inference_mode(False)
 def load_nemo(path: str | Path, name: str | None = None) -> NanoCodec:
     """Load a `.nemo` archive of an LFSC or a NanoCodec; `name` is that of the model in token files (the file's)."""
     path = Path(path)
@@ -279,8 +280,8 @@ def convert(
 
 def check_quantizer(state: State, config: NanoCodecConfig) -> set[str]:
     """Compare the quantizer's tables with those that follow from the config; return their names."""
-    levels = torch.tensor(config.quantizer.levels)
-    bases = torch.cat([torch.ones(1, dtype=torch.long), levels.cumprod(0)[:-1]])
+    levels = torch.tensor(config.quantizer.levels, device="cpu")
+    bases = torch.cat([torch.ones(1, dtype=torch.long, device="cpu"), levels.cumprod(0)[:-1]])
     used = set()
     for group in range(config.quantizer.num_groups):
         for table, expected in (("num_levels", levels), ("dim_base_index", bases)):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flexicodec.audio import as_batch, fit_lengths
+from flexicodec.audio import as_batch
 from flexicodec.config import from_dict, non_defaults, to_dict
 from flexicodec.models.codec import Codec, EncodeOptions, autocast, check_samples
 from flexicodec.models.margins import fixed_rate_margins
@@ -19,6 +19,7 @@ from flexicodec.models.nanocodec.hifigan import HiFiGANDecoder, HiFiGANEncoder
 from flexicodec.models.nanocodec.streaming import NanoCodecStreamingTokenizer
 from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
 from flexicodec.models.streaming.encoder import EncoderOptions, StreamingEncoder
+from flexicodec.nn.masking import fit_lengths
 from flexicodec.nn.streaming import StreamingModule
 from flexicodec.tokens import TokenFormat, Tokens
 

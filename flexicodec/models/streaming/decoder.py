@@ -127,8 +127,8 @@ class StreamingDecoder(StreamBatch):
         """Decode the next tokens of each stream; returns the audio that is final.
 
         Args:
-            tokens: A clip per stream, of any number of tokens, also 0. Their `audio_lengths` matter only with `last`:
-                they are where the audio ends.
+            tokens: A clip per stream, of any number of tokens, also 0. Where their `audio_lengths` end before their
+                frames, the samples behind are kept back: returned if more tokens come, and dropped at the end.
             last: The streams end with these tokens: return all remaining audio. A stream that has ended must be reset
                 before it goes on.
             items: Streams of the clips; None: all streams, in order.
@@ -153,20 +153,17 @@ class StreamingDecoder(StreamBatch):
         Raises:
             ValueError: As for `decode`.
         """
-        # Check the tokens; their durations without padding, and the sample at which each stream ends.
+        # Check the tokens; their durations without padding.
         chosen = self._choose(items)
         device = self.codec.device
-        ends: list[int | None] = [None] * len(chosen)
-        inputs = torch.zeros(len(chosen), self._modules[0].channels, 0, device=device)
+        inputs = torch.zeros(len(chosen), self._modules[0].channels, 0, dtype=torch.float32, device=device)
         durations: list[list[int]] = [[] for _ in chosen]
         if tokens is not None:
             self.codec.check_tokens(tokens, may_be_empty=True)
             if len(tokens) != len(chosen):
                 raise ValueError(f"{len(tokens)} clips of tokens for {len(chosen)} streams; say which with items=")
             durations = [[each for each in row if each] for row in tokens.durations.tolist()]
-            if last and tokens.audio_lengths is not None:
-                for row, length in enumerate(tokens.audio_lengths.tolist()):
-                    ends[row] = self.state.items[chosen[row]].frames * self.codec.frame_size + length
+        lengths = None if tokens is None else tokens.audio_lengths
 
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             # All tokens through all modules, then what is left in them.
@@ -175,7 +172,11 @@ class StreamingDecoder(StreamBatch):
             work = []
             for row, item in enumerate(chosen):
                 own = inputs[row : row + 1, :, : len(durations[row])]
-                work.append(_ItemWork(self.state.items[item], own, durations[row]))
+                each = _ItemWork(self.state.items[item], own, durations[row])
+                if durations[row]:
+                    before = each.frames * self.codec.frame_size
+                    each.end = None if lengths is None else before + int(lengths[row])
+                work.append(each)
             while any(each.inputs.shape[-1] for each in work):
                 self._take(work, last)
             if last:
@@ -187,12 +188,8 @@ class StreamingDecoder(StreamBatch):
         # Cut to the clips' lengths, and store the new states.
         every = list(self.state.items)
         audio = []
-        for item, each, end in zip(chosen, work, ends, strict=True):
-            new = each.audio
-            if end is not None:
-                missing = max(0, end - every[item].modules[-1].passed_on) - new.shape[-1]
-                new = F.pad(new, (0, missing))  # a negative number cuts
-            audio.append(new)
+        for item, each in zip(chosen, work, strict=True):
+            audio.append(each.release(last))
             every[item] = each.item(ended=last)
         self.state = replace(self.state, items=tuple(every))
         return audio
@@ -280,7 +277,8 @@ class _ItemWork:
         self.early = False  # return audio that is not final
         self.final: Tensor | None = None  # inputs of the next module
         self.likely: Tensor | None = None  # inputs behind these, as they would be if the clip ended here
-        self.audio = inputs.new_zeros(0)
+        self.end = item.end
+        self.audio = inputs.new_zeros(0) if item.held is None else item.held
 
     def take(self, grid: int | None) -> None:
         """Take the next tokens: all, or until their number is a multiple of `grid`."""
@@ -323,6 +321,21 @@ class _ItemWork:
         if index == len(self.modules) - 1 and self.final is not None:
             self.audio = torch.cat([self.audio, self.final[0, 0]])
 
+    def release(self, last: bool) -> Tensor:
+        """Take the audio to return, up to the end of the clip as known now; the last fills up what is missing."""
+        if self.end is None:
+            count = self.audio.shape[-1]
+        else:
+            start = self.modules[-1].passed_on - self.audio.shape[-1]
+            count = max(0, self.end - start)
+        missing = max(0, count - self.audio.shape[-1]) if last else 0
+        released = F.pad(self.audio[:count], (0, missing))
+        self.audio = self.audio[count:]
+        return released
+
     def item(self, ended: bool) -> ItemState:
         """Return the item's state after the call."""
-        return ItemState(() if ended else tuple(self.modules), self.tokens, self.frames, ended)
+        if ended:
+            return ItemState((), self.tokens, self.frames, ended)
+        held = self.audio.clone() if self.audio.shape[-1] else None  # without the memory of what was returned
+        return ItemState(tuple(self.modules), self.tokens, self.frames, ended, self.end, held)

@@ -199,7 +199,7 @@ class StreamingEncoder(StreamBatch):
     def flush_each(self, items: Sequence[int] | None = None) -> list[Tokens | None]:
         """End these streams, or all, and return their remaining tokens; `reset` starts them again."""
         chosen = self._choose(items)
-        empty = torch.zeros(1, 1, 0, device=self.codec.device)
+        empty = torch.zeros(1, 1, 0, dtype=torch.float32, device=self.codec.device)
         return self._step(chosen, [empty] * len(chosen), last=True)
 
     # ---------------------------------------------------------------------------------------------------------- inside

@@ -82,12 +82,16 @@ class ItemState:
         tokens: Tokens so far.
         frames: Frames that they last.
         ended: The stream has ended.
+        end: Sample at which the clip ends, if these tokens are the last; None: with the last frame.
+        held: Samples [S] behind `end`, which are returned if more tokens come.
     """
 
     modules: tuple[ModuleProgress, ...]
     tokens: int = 0
     frames: int = 0
     ended: bool = False
+    end: int | None = None
+    held: Any = None
 
 
 @streaming.register_state

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from flexicodec.asr import Recognizer, RecognizerConfig, SentencePieceConfig, Vocabulary, train_pieces
 from flexicodec.config import apply_overrides, from_dict, load_yaml
 from flexicodec.corpus import Utterance, read_manifest
+from flexicodec.evaluation.metrics.asr import error_rates
 from flexicodec.io_utils import replacing
 from flexicodec.training.asr.spec_augment import MaskingConfig, mask_features
 from flexicodec.training.config import DataConfig, OptimConfig
@@ -270,7 +271,9 @@ class ASRTrainer(Trainer):
             references = [recognizer.vocabulary.reference(text or "") or "" for text in batch.texts]
             pairs += zip(references, recognizer.transcribe(batch.audio, batch.lengths), strict=True)
         recognizer.train()
-        rates = error_rates(*zip(*gather_object(pairs), strict=True))
+        # Both are normalised already, and phones have to stay as they are.
+        said, heard = zip(*gather_object(pairs), strict=True)
+        rates = error_rates(said, heard, str)
         return {f"validation/{name}": rate for name, rate in rates.items()}, rates["cer"]
 
     def weights_and_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -287,16 +290,6 @@ class ASRTrainer(Trainer):
 def is_spellable(vocabulary: Vocabulary, utterance: Utterance) -> bool:
     """Tell whether there is a text and the vocabulary has all of its symbols."""
     return bool(utterance.text and vocabulary.encode(utterance.text))
-
-
-def error_rates(references: Sequence[str], transcripts: Sequence[str]) -> dict[str, float]:
-    """Count character and word errors (substitutions, deletions, insertions) relative to the references' length."""
-    try:
-        import jiwer
-    except ImportError as error:
-        raise ImportError("error rates need jiwer: pip install flexicodec-lab[eval]") from error
-    pair = list(references), list(transcripts)
-    return {"cer": float(jiwer.cer(*pair)), "wer": float(jiwer.wer(*pair))}
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> ASRTrainingConfig:

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from flexicodec.corpus.audio_reading import UNREADABLE, read_utterance
 from flexicodec.corpus.bucketing import bucket_by_length
-from flexicodec.corpus.manifest import Filter, Keep, Utterance, read_manifest
+from flexicodec.corpus.lists.read import read_manifest
+from flexicodec.corpus.manifest import Filter, Keep, Utterance
 from flexicodec.training.config import DataConfig
 from flexicodec.training.data.examples import Augmentation, Example, ExampleReader
 from flexicodec.training.data.manifest_source import ManifestSource

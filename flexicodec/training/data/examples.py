@@ -18,7 +18,8 @@ from jaxtyping import Float
 
 from flexicodec.audio import WRITE_BLOCK, resample
 from flexicodec.corpus.audio_reading import UNREADABLE, read_utterance
-from flexicodec.corpus.manifest import Utterance, read_manifest
+from flexicodec.corpus.lists.read import read_manifest
+from flexicodec.corpus.manifest import Utterance
 from flexicodec.training.config import AugmentationConfig
 from flexicodec.training.data.sampler import ExampleSpan, Purpose, crop_start, rng_for
 

@@ -127,12 +127,15 @@ def _write_cache(cache: Path, utterances: Sequence[Utterance], sample_rate: int)
 
 def _identity(utterance: Utterance, cache: Path) -> dict[str, Any]:
     """What has to agree; the path is relative to the cache, so that both can be moved together."""
-    return {
+    identity = {
         "path": Path(os.path.relpath(utterance.path, cache.parent)).as_posix(),
         "start": round(utterance.start, 6),
         "duration": round(utterance.duration, 6),
         "bytes of its file": utterance.path.stat().st_size if utterance.path.exists() else None,
     }
+    if utterance.channel is not None:  # caches of earlier versions have none
+        identity["channel"] = utterance.channel
+    return identity
 
 
 def _read_index(cache: Path) -> dict[str, Any]:
@@ -158,7 +161,10 @@ def _check_index(cache: Path, index: dict[str, Any], utterances: Sequence[Uttera
     # The first clip that differs is named with all differences.
     for number, (clip, utterance) in enumerate(zip(index["clips"], utterances, strict=True)):
         differing = []
-        for cached, (name, expected) in zip(clip, _identity(utterance, cache).items(), strict=True):
+        identity = _identity(utterance, cache)
+        if len(clip) != len(identity):
+            differing.append(f"{'a' if len(clip) > len(identity) else 'no'} channel")
+        for cached, (name, expected) in zip(clip, identity.items(), strict=False):
             is_gone = name.startswith("bytes") and expected is None  # the cache stands in for a deleted file
             if cached != expected and not is_gone:
                 differing.append(f"{name} {cached!r}, expected {expected!r}")

@@ -1,9 +1,8 @@
 """Tar shards in WebDataset's layout, for corpora that do not fit on a local disk.
 
-A shard is a plain tar file that any WebDataset reader takes. The files of a clip are adjacent and share their name up
-to the first dot: `000017.flac`, and `000017.json` with `duration` and optionally `text`, `speaker` and `corpus`.
-Transcripts in `.txt` are read too, and a missing duration is taken from the audio's header. `write_shards` also writes
-an index, `shard-000000.index.jsonl`, which saves reading the headers of the tar.
+A shard is a plain tar file that any WebDataset reader takes: `000017.flac`, and `000017.json` with `duration` and what
+else is known of the clip. `corpus.tar_shards` finds the clips, of other tools' tars too. `write_shards` also writes an
+index, `shard-000000.index.jsonl`, which saves reading the headers of the tar.
 
 webdataset's own pipelines cannot resume exactly, and give processes unequal shares. Here every process follows the same
 order, and reads only the bytes of its own clips. So shards must be seekable files on a local or mounted file system.
@@ -15,13 +14,11 @@ import glob
 import io
 import json
 import logging
-import math
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +27,9 @@ import soundfile
 from jaxtyping import Float
 from tqdm import tqdm
 
-from flexicodec.corpus.audio_reading import UNREADABLE, read_duration, read_header, read_span, read_utterance, to_int16
-from flexicodec.corpus.manifest import Filter, Utterance, known_fields
+from flexicodec.corpus.audio_reading import UNREADABLE, read_header, read_span, read_utterance, to_int16
+from flexicodec.corpus.lists.tar_shards import ShardEntry, entry_of, scan_tar
+from flexicodec.corpus.manifest import Filter, Utterance, known_fields, own_id
 from flexicodec.io_utils import AUDIO_SUFFIXES, replacing
 from flexicodec.training.data.sampler import Clips, Purpose, rng_for
 
@@ -74,7 +72,7 @@ class ShardSource:
             self._seconds[shard] = np.array([entries[index].utterance.duration for index in kept])
         return self._seconds[shard]
 
-    def entries(self, shard: Path) -> list["ShardEntry"]:
+    def entries(self, shard: Path) -> list[ShardEntry]:
         """Return the entries of the same clips."""
         entries = _recent_entries(shard)
         return [entries[index] for index in self.wanted.indices([entry.utterance for entry in entries])]
@@ -93,10 +91,15 @@ class _ShardClips:
         return self._entry(clip).utterance.text
 
     def read(self, clip: int, first: int = 0, samples: int | None = None) -> Float[np.ndarray, " samples"]:
-        with self._entry(clip).open() as file:
-            return read_span(file, self.source.sample_rate, first=first, samples=samples)
+        entry = self._entry(clip)
+        utterance = entry.utterance
+        duration = utterance.duration if entry.is_part else None
+        with entry.open() as file:
+            return read_span(
+                file, self.source.sample_rate, utterance.start, duration, first, samples, utterance.channel
+            )
 
-    def _entry(self, clip: int) -> "ShardEntry":
+    def _entry(self, clip: int) -> ShardEntry:
         if self._entries is None:  # only of blocks that are read: resuming skips others
             self._entries = [entry for shard in self.shards for entry in self.source.entries(shard)]
         return self._entries[clip]
@@ -116,56 +119,7 @@ def find_shards(patterns: Sequence[str]) -> list[Path]:
     return sorted(found)
 
 
-# -------------------------------------------------------------------------------------------------- entries of a shard
-
-
-class FileSlice(io.RawIOBase):
-    """Part of a file as a file of its own, so that a decoder reads only the bytes it needs."""
-
-    def __init__(self, path: Path, offset: int, size: int, name: str):
-        super().__init__()
-        self._file = path.open("rb", buffering=0)  # libsndfile has buffers of its own
-        self._offset = offset
-        self._size = size
-        self._name = name
-        self._position = 0
-
-    def __str__(self) -> str:
-        return self._name
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position in the part."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Read as many bytes as the buffer and the part have."""
-        view = memoryview(buffer).cast("B")
-        count = max(0, min(len(view), self._size - self._position))
-        self._file.seek(self._offset + self._position)
-        count = self._file.readinto(view[:count]) or 0
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-        super().close()
-
-
-@dataclass(frozen=True)
-class ShardEntry:
-    """A clip in a shard: bytes `offset` to `offset + size` are its audio file, `shard.tar/000017.flac` its path."""
-
-    shard: Path
-    utterance: Utterance
-    offset: int
-    size: int
-
-    def open(self) -> FileSlice:
-        """Open its audio."""
-        return FileSlice(self.shard, self.offset, self.size, str(self.utterance.path))
+# ------------------------------------------------------------------------------------------------------------- indexes
 
 
 def read_entries(shard: Path) -> list[ShardEntry]:
@@ -174,9 +128,11 @@ def read_entries(shard: Path) -> list[ShardEntry]:
     if index.exists():
         with index.open(encoding="utf-8") as file:
             if json.loads(next(file))["tar_bytes"] == shard.stat().st_size:
-                return [_entry(shard, json.loads(line)) for line in file]
+                return [entry_of(shard, json.loads(line)) for line in file]
         _log.warning("%s is of another %s; the tar is read instead", index, shard.name)
-    return list(scan_tar(shard))
+    listing = scan_tar(shard)
+    listing.log(shard)
+    return listing.entries
 
 
 _recent_entries = lru_cache(maxsize=16)(read_entries)
@@ -185,70 +141,6 @@ _recent_entries = lru_cache(maxsize=16)(read_entries)
 def index_path(shard: Path) -> Path:
     """Name the index of a shard."""
     return shard.with_suffix(".index.jsonl")
-
-
-def scan_tar(shard: Path) -> Iterator[ShardEntry]:
-    """List the clips of a tar by its headers; a clip without duration or beyond a torn end is left out and logged."""
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            # Adjacent files with the same folder and name are a clip.
-            for _, group in groupby(_headers(tar, shard), key=lambda info: _split(info.name)[:2]):
-                files = {"." + _split(info.name)[2].lower(): info for info in group if info.isfile()}
-                audio = next((suffix for suffix in files if suffix in AUDIO_SUFFIXES), None)
-                if audio is None:
-                    continue
-                try:
-                    yield _tar_entry(tar, shard, files, files[audio])
-                except (*UNREADABLE, KeyError, TypeError) as error:
-                    _log.warning("left out %s/%s: %s", shard, files[audio].name, error)
-    except tarfile.ReadError as error:
-        raise ValueError(f"{shard} is no plain tar file ({error}); compressed shards have to be unpacked") from error
-
-
-def _headers(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo]:
-    try:
-        while (info := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # or else tarfile keeps every header
-            yield info
-    except tarfile.ReadError as error:
-        _log.warning("%s is torn: %s; what follows is left out", shard, error)
-
-
-def _split(name: str) -> tuple[str, str, str]:
-    """Split a name into folder, clip and suffix."""
-    folder, _, file = name.rpartition("/")
-    clip, _, suffix = file.partition(".")
-    return folder, clip, suffix
-
-
-def _tar_entry(
-    tar: tarfile.TarFile, shard: Path, files: dict[str, tarfile.TarInfo], audio: tarfile.TarInfo
-) -> ShardEntry:
-    fields: dict[str, Any] = {}
-    if ".txt" in files:
-        fields["text"] = _content(tar, files[".txt"]).decode().strip()
-    if ".json" in files:
-        fields.update(json.loads(_content(tar, files[".json"])))
-    if "duration" not in fields:
-        with FileSlice(shard, audio.offset_data, audio.size, f"{shard}/{audio.name}") as file:
-            fields["duration"] = read_duration(file)
-    return _entry(shard, {**fields, "name": audio.name, "offset": audio.offset_data, "size": audio.size})
-
-
-def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(info)
-    assert file is not None
-    return file.read()
-
-
-def _entry(shard: Path, row: dict[str, Any]) -> ShardEntry:
-    """Make an entry of a row of the index."""
-    duration = float(row["duration"])
-    if not (math.isfinite(duration) and duration > 0):
-        raise ValueError(f"its duration is {duration}; expected seconds above 0")
-    path = shard / row["name"]
-    utterance = Utterance(path, duration, text=row.get("text"), speaker=row.get("speaker"), corpus=row.get("corpus"))
-    return ShardEntry(shard, utterance, row["offset"], row["size"])
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
@@ -268,7 +160,8 @@ def write_shards(
 ) -> WrittenShards:
     """Write `shard-000000.tar` and so on, in random order, because training shuffles only within a few shards.
 
-    Whole files are copied; parts of files become 16-bit FLAC at the file's rate, channels averaged.
+    Whole files are copied, with all channels; parts of files become 16-bit FLAC at the file's rate, of their channel or
+    the mean of all.
     """
     folder = Path(folder)
     if clips_per_shard < 1:
@@ -289,7 +182,7 @@ def write_shards(
             with replacing(shard) as part:
                 unreadable += _write_tar(part, numbered, bar)
                 # Offsets are read back from the headers, which also checks the file.
-                entries = list(scan_tar(part))
+                entries = scan_tar(part).entries
             _write_index(shard, entries)
             shards.append(shard)
             clips += len(entries)
@@ -305,30 +198,33 @@ def _write_tar(path: Path, numbered: dict[int, Utterance], bar: Any) -> list[tup
         for number, utterance in numbered.items():
             bar.update()
             try:
-                suffix, audio, seconds = _encoded_audio(utterance)
+                suffix, audio, fields = _encoded_clip(utterance)
             except UNREADABLE as error:
                 unreadable.append((utterance, str(error)))
                 continue
-            fields = {"duration": seconds, **known_fields(utterance)}
             _add(tar, f"{number:09d}{suffix}", audio)
             _add(tar, f"{number:09d}.json", json.dumps(fields, ensure_ascii=False).encode())
     return unreadable
 
 
-def _encoded_audio(utterance: Utterance) -> tuple[str, bytes, float]:
-    """Return suffix, bytes and seconds of a clip: its file if the clip is all of it, else a FLAC file."""
+def _encoded_clip(utterance: Utterance) -> tuple[str, bytes, dict[str, Any]]:
+    """Return suffix and bytes of a clip, its file if the clip is all of it, else a FLAC file; and its JSON fields."""
     rate, frames = read_header(utterance.path)
     seconds = frames / rate
     suffix = utterance.path.suffix.lower()
+    fields = known_fields(utterance)
+    if (name := own_id(utterance)) is not None:
+        fields["id"] = name
     # Manifests round durations: within 2 ms it is the whole file.
     if utterance.start == 0 and abs(utterance.duration - seconds) < 0.002 and suffix in AUDIO_SUFFIXES:
-        return suffix, utterance.path.read_bytes(), seconds
+        return suffix, utterance.path.read_bytes(), {"duration": seconds, **fields}
 
     # A part of a file, or a format that shards do not take.
     audio = read_utterance(utterance, rate)
     buffer = io.BytesIO()
     soundfile.write(buffer, to_int16(audio), rate, format="FLAC")
-    return ".flac", buffer.getvalue(), len(audio) / rate
+    fields.pop("channel", None)  # the only one that was written
+    return ".flac", buffer.getvalue(), {"duration": len(audio) / rate, **fields}
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -341,7 +237,10 @@ def _write_index(shard: Path, entries: Sequence[ShardEntry]) -> None:
     # The first row identifies the shard: an index of another one is not used.
     rows: list[dict[str, Any]] = [{"tar_bytes": shard.stat().st_size}]
     for entry in entries:
-        place = {"name": entry.utterance.path.name, "offset": entry.offset, "size": entry.size}
-        rows.append({**place, "duration": entry.utterance.duration, **known_fields(entry.utterance)})
+        row: dict[str, Any] = {"name": entry.utterance.path.name, "offset": entry.offset, "size": entry.size}
+        row |= {"duration": entry.utterance.duration, **known_fields(entry.utterance)}
+        if (name := own_id(entry.utterance)) is not None:
+            row["id"] = name
+        rows.append(row)
     with replacing(index_path(shard)) as part:
         part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -38,6 +38,47 @@ def test_characters_count_spaces():
     assert character_errors("ab", "axb") == ErrorCounts(1, 2, insertions=1)
 
 
+# Reference, transcript, language, errors and length in words, errors and length in characters.
+SCRIPTS = {
+    "spaced reference": ("今 天 天 气", "今天天气。", None, (0, 4), (0, 4)),
+    "spaced transcript": ("今天天气", "今 天 天 气", "zh-cn", (0, 4), (0, 4)),
+    "a wrong character": ("今天天气", "今 天 天 期", "cmn", (1, 4), (1, 4)),
+    "mixed": ("我 用 iPhone", "我用iphone", "zh", (0, 3), (0, 8)),
+    "mixed, a wrong word": ("我 用 iPhone 十五", "我用android十五", None, (1, 5), (6, 10)),
+    "Latin words of Chinese": ("我用 iPhone Pro", "我用iphonepro", "yue", (2, 4), (0, 11)),
+    "a Latin clip in a Chinese list": ("ok bye", "okbye", "zh", (2, 2), (0, 5)),
+    "the wrong language": ("今 天", "今天", "en", (0, 2), (0, 2)),
+    "Japanese, half width": ("ﾊﾟｿｺﾝ", "パソコン", "jpn", (0, 4), (0, 4)),
+    "Thai": ("สวัสดี ครับ", "สวัสดีคับ", "th", (1, 10), (1, 10)),
+    "Burmese": ("မင်္ဂလာ ပါ။", "မင်္ဂလာပါ", "mya", (0, 9), (0, 9)),
+    "Korean": ("나는 학교에 간다", "나는 학교에간다", "ko", (2, 3), (0, 7)),
+    "Hindi": ("नमस्ते दुनिया।", "नमस्ते दुनीया", "hi", (1, 2), (1, 13)),
+    "Arabic": ("كِتَابٌ، ٣", "كتاب 3", "ar", (0, 2), (0, 6)),
+    "Hebrew": ("שָׁלוֹם", "שלום", "he", (0, 1), (0, 4)),
+    "Turkish": ("DIŞ", "dış", "tr", (0, 1), (0, 3)),
+    "an English transcript": ("今天", "to day", None, (2, 2), (5, 2)),
+    "a Chinese transcript": ("to day", "今天", None, (2, 2), (6, 6)),
+    "nothing was said": ("", "今 天", None, (2, 0), (2, 0)),
+    "nothing was recognised": ("今 天", "", "zh", (2, 2), (2, 2)),
+}
+
+
+@pytest.mark.parametrize(("reference", "hypothesis", "language", "words", "characters"), SCRIPTS.values(), ids=SCRIPTS)
+def test_words_and_characters_of_other_scripts(reference, hypothesis, language, words, characters):
+    assert word_errors(reference, hypothesis, language=language)[:2] == words
+    assert character_errors(reference, hypothesis, language=language)[:2] == characters
+    if words[1] and characters[1]:
+        rates = {"wer": words[0] / words[1], "cer": characters[0] / characters[1]}
+        assert error_rates([reference], [hypothesis], language=language) == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("normaliser", ["basic", "whisper-english", str])
+def test_any_normaliser_takes_any_space(normaliser):
+    """jiwer itself splits at U+0020 alone."""
+    assert error_rates(["a\tb\nc\u00a0d\u3000e"], ["a b  c d e"], normaliser) == {"wer": 0.0, "cer": 0.0}
+    assert error_rates(["今 天"], ["今天"], normaliser) == {"wer": 0.0, "cer": 0.0}
+
+
 def test_case_and_punctuation_do_not_matter():
     assert word_errors("HELLO, World.", "hello world").errors == 0
 

@@ -70,6 +70,32 @@ def test_a_recogniser_gets_the_clips_in_its_language(speech, monkeypatch):
     assert set(tools.seconds) == {"signal metrics", "x"}
 
 
+@pytest.mark.parametrize("language", ["zh", "cmn_hans_cn", None])
+def test_recognisers_and_error_rates_know_the_language(monkeypatch, language):
+    told = []
+
+    class Recogniser:
+        sample_rate = SAMPLE_RATE
+        languages = None
+        fingerprint = "abc"
+
+        def transcribe(self, clips):
+            return ["今天天气", "okbye"]
+
+    def open_transcriber(spec, device, language):
+        told.append(language)
+        return Recogniser()
+
+    monkeypatch.setattr(module.asr, "open_transcriber", open_transcriber)
+    tools = MetricSuite(MetricConfig(metrics=(), language=language))
+    assert told == [language]
+    clips = [np.zeros(SAMPLE_RATE, np.float32)] * 2
+    rows = tools.measure(tools.prepare(clips, ["今 天 天 气。", "ok bye"], [None, "zh-TW"]), clips)
+    counts = [row["transcripts"][DEFAULT_TRANSCRIBER] for row in rows]
+    assert [(each["word_errors"], each["words"]) for each in counts] == [(0, 4), (2, 2)]
+    assert [(each["character_errors"], each["characters"]) for each in counts] == [(0, 4), (0, 5)]
+
+
 def test_what_is_not_defined_is_nan_and_no_error():
     tools = MetricSuite(MetricConfig(metrics=("stoi", "pesq_wb"), transcribers=()))
     silence = [np.zeros(SAMPLE_RATE, np.float32)]

@@ -99,6 +99,10 @@ def test_whisper_transcribes_long_clips_to_the_end(folders, clips):
 def test_whisper_is_told_the_language(folders, clips):
     english, german = (open_transcriber(f"whisper:{folders['whisper']}", language=code) for code in ("en", "de"))
     assert english.transcribe(clips[:2]) != german.transcribe(clips[:2])
+    same = open_transcriber(f"whisper:{folders['whisper']}", language="eng_latn_us")
+    assert same.transcribe(clips[:2]) == english.transcribe(clips[:2])
+    detecting = open_transcriber(f"whisper:{folders['whisper']}", language=None)
+    assert len(detecting.transcribe(clips[:2])) == 2
 
 
 def test_sensevoice_restores_global_state(folders, clips):

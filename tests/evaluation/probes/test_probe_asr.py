@@ -114,6 +114,20 @@ def test_what_cannot_be_used_is_counted(tone_codec, sides):
     assert len(result.transcripts) == 20
 
 
+def test_texts_of_any_script_can_be_probed(tone_codec, sides):
+    """Spaces make no difference: the letters become Han characters, spaced in the test clips."""
+    han = str.maketrans("abcdefghijklmnopqrstuvwxyz", "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余")
+    train = [replace(clip, text=clip.text.translate(han), language="zh") for clip in sides[0]]
+    test = [replace(clip, text=" ".join(clip.text.translate(han)), language="zh") for clip in sides[1]]
+    with pytest.raises(ValueError, match="a to z, spaces and apostrophes; alphabet=texts takes"):
+        probe_asr(tone_codec, train, test, [BOUND], BRIEF)
+    (result,) = probe_asr(tone_codec, train, test, [BOUND], replace(BRIEF, alphabet="texts"))
+    assert result.unspelt == (0, 0)
+    for row, clip in zip(result.transcripts, test, strict=True):
+        assert row.words == row.characters
+        assert row.words.length == len(clip.text.replace(" ", ""))
+
+
 def test_without_usable_texts_there_is_an_error(tone_codec, sides):
     mute = [replace(clip, text=None) for clip in sides[1]]
     with pytest.raises(ValueError, match="none of 20 test clips has a text of a to z"):

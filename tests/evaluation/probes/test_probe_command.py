@@ -1,6 +1,7 @@
 """`flexicodec probe`: from manifests to results on disk."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,14 @@ def test_speakers_are_classified_on_a_split_of_one_manifest(manifests, model, tm
     assert {row["representation"] for row in guesses} == {"tau 0.9"}
     assert {row["label"] for row in guesses} == {"low", "middle", "high"}
     assert all(row["label"] == row["speaker"] for row in guesses)
+
+
+def test_guessed_speakers_are_said_to_be_guesses(manifests, model, tmp_path, capsys):
+    guessed = [json.loads(line) | {"speaker_guessed": True} for line in Path(manifests[0]).read_text().splitlines()]
+    Path(manifests[0]).write_text("".join(json.dumps(row) + "\n" for row in guessed))
+    arguments = ["--min-clips", "3", "--no-bound", "--threshold", "0.9", "--model", model, "--set", *CLASSIFY]
+    assert main(["probe", "classify", manifests[0], *arguments, "-o", str(tmp_path / "out")]) == 0
+    assert "the speakers of 24 clips of" in capsys.readouterr().err
 
 
 def test_any_field_is_a_label_and_other_speakers_are_tested(manifests, model, tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flexicodec.corpus.spelling import RULES, add_suffix, spell_out
+from flexicodec.corpus.alignments.spelling import RULES, add_suffix, spell_out
 
 
 @pytest.mark.parametrize(

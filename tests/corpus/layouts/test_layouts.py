@@ -68,8 +68,8 @@ def test_a_segment_outside_its_file_is_left_out(kaldi):
     [
         (
             "wav.scp",
-            "rec-a sph2pipe -f wav a.sph |\n",
-            r"rec-a is the output of a command \(sph2pipe -f wav a.sph \|\)",
+            "rec-a wav-reverberate wav/a.wav - |\n",
+            r"rec-a is the output of a command \(wav-reverberate wav/a.wav - \|\): wav-reverberate is none of",
         ),
         ("wav.scp", "rec-a raw.ark:17\n", "rec-a lies in an archive"),
         ("wav.scp", "rec-a wav/a.wav\nrec-a wav/a.wav\n", "wav.scp:2: rec-a is there twice"),

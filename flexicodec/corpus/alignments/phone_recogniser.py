@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from flexicodec.corpus.alignment import Alignment, Segment
-from flexicodec.corpus.phone_aligner import NotAligned
+from flexicodec.corpus.alignments.alignment import Alignment, Segment
+from flexicodec.corpus.alignments.phone_aligner import NotAligned
 from flexicodec.installed_files import PinnedFile
 
 SAMPLE_RATE = 16_000

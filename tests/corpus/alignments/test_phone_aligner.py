@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from flexicodec.corpus import read_manifest, read_utterance
-from flexicodec.corpus.alignment import read_alignment
-from flexicodec.corpus.phone_aligner import NotAligned, PhoneAligner, spoken_words
-from flexicodec.corpus.phones import without_silence
+from flexicodec.corpus.alignments.alignment import read_alignment
+from flexicodec.corpus.alignments.phone_aligner import NotAligned, PhoneAligner, spoken_words
+from flexicodec.corpus.alignments.phones import without_silence
 
 SAID = "mother i'm going to study medicine"
 
@@ -70,7 +70,7 @@ def test_words_and_phones_are_those_of_the_text(aligned, clip):
 
 def test_boundaries_are_near_those_of_mfa(aligner):
     """Of four LJSpeech clips; recorded for 40 clips: F1 .87 at 20 ms and .96 at 40 ms."""
-    folder = Path(__file__).parents[1] / "data" / "aligned"
+    folder = Path(__file__).parents[2] / "data" / "aligned"
     hits = {0.02: 0, 0.04: 0}
     total = 0
     for utterance in read_manifest(folder / "aligned.jsonl")[:4]:

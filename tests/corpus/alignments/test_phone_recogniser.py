@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from flexicodec.corpus import read_manifest, read_utterance
-from flexicodec.corpus.alignment import read_alignment
-from flexicodec.corpus.phone_aligner import NotAligned
-from flexicodec.corpus.phone_recogniser import WEIGHTS, PhoneRecogniser
-from flexicodec.corpus.phones import without_silence
+from flexicodec.corpus.alignments.alignment import read_alignment
+from flexicodec.corpus.alignments.phone_aligner import NotAligned
+from flexicodec.corpus.alignments.phone_recogniser import WEIGHTS, PhoneRecogniser
+from flexicodec.corpus.alignments.phones import without_silence
 
 RECORDED = "m ʌ ð ɝ i æ m g oʊ ɪ ŋ t oʊ s u d i m ɛ d ɪ s ə n"
 pytestmark = pytest.mark.skipif(not WEIGHTS.is_installed(), reason="needs hama")
@@ -54,7 +54,7 @@ def test_silence_and_noise_have_no_phones(recogniser):
 
 
 def test_starts_are_near_those_of_mfa(recogniser):
-    folder = Path(__file__).parents[1] / "data" / "aligned"
+    folder = Path(__file__).parents[2] / "data" / "aligned"
     differences = []
     counts = []
     for utterance in read_manifest(folder / "aligned.jsonl")[:4]:

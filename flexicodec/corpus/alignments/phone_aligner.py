@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from flexicodec.corpus.alignment import Alignment, Segment
-from flexicodec.corpus.spelling import SUFFIXES, add_suffix, spell_out
+from flexicodec.corpus.alignments.alignment import Alignment, Segment
+from flexicodec.corpus.alignments.spelling import SUFFIXES, add_suffix, spell_out
 
 SAMPLE_RATE = 16_000
 FRAME_SECONDS = 0.01

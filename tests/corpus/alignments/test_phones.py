@@ -7,16 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexicodec.corpus.alignment import Alignment, Segment, label_at
-from flexicodec.corpus.phones import (
+from flexicodec.corpus.alignments.alignment import Alignment, Segment, label_at
+from flexicodec.corpus.alignments.phones import (
     CLASSES,
+    alphabet_of,
     count_as,
     fold_to_39,
+    has_primary_stress,
     in_speech,
     is_silence,
     is_unknown,
     merge_closures,
     phone_class,
+    phone_name,
     speech_before,
     speech_seconds,
     syllables,
@@ -50,7 +53,7 @@ def test_silence_is_silence_and_unknown_words_are_not():
     assert not any(map(is_silence, ("spn", "S", "p", "AH0")))
     assert is_unknown("spn")
     assert not is_unknown("sp")
-    assert (phone_class("spn"), phone_class("ʃ"), phone_class("sp")) == ("other", "other", "silence")
+    assert (phone_class("spn"), phone_class("sp"), phone_class("printing")) == ("other", "silence", "other")
 
 
 def test_every_phone_of_timit_and_cmudict_has_a_class():
@@ -66,6 +69,58 @@ def test_every_phone_of_timit_and_cmudict_has_a_class():
 )
 def test_classes(phone, kind):
     assert phone_class(phone) == kind
+
+
+BY_ALPHABET = {  # as its users write them: Kaldi, Buckeye, lexicons, MFA, MAUS
+    "ARPAbet": {
+        "vowel": "AH0_I AA1_B ER2_S aan ihn ern",
+        "fricative": "SH_B DH_B S_S",
+        "stop": "T_E tq D_B",
+        "closure": "tcl_B",
+        "silence": "SIL_S SIL sil_B <eps> !SIL [SIL] <s> SENT-START {B_TRANS} <p:> #",
+        "other": "SPN_S SPN NSN LAU VOCNOISE IVER <usb> <nib> [noise] +SPN+ <unk>_S",
+    },
+    "IPA": {
+        "vowel": 'ə ɝ aj aw ow ɔɪ iː ˈa ã u̯ ɑ̃ ɛ˞ aɪ̯ I @ { V 2: @U "aI 6 3: a~ y: Y Q',
+        "glide": "j w ɥ jʷ H",
+        "liquid": "l ɫ ɹ ɾ r ʎ lʲ r\\ l=",
+        "nasal": "m n̩ ɲ ŋ mʲ N n= J",
+        "fricative": "ʃ ç θ ð vʲ fʷ ʁ sː T D S Z C x h\\",
+        "affricate": "tʃ dʒ t͡s ʧ tɕ tS dZ ts pf",
+        "stop": "pʰ tʲ kʷ cʷ ɟ ʔ t̪ ɡ tː ? t_h b",
+        "silence": "sil <p:> _",
+        "other": "spn printing <usb>",
+    },
+}
+
+
+@pytest.mark.parametrize("alphabet", BY_ALPHABET)
+def test_labels_of_other_tools_have_classes(alphabet):
+    for kind, labels in BY_ALPHABET[alphabet].items():
+        found = {label: phone_class(label, alphabet) for label in labels.split()}
+        assert found == dict.fromkeys(labels.split(), kind)
+        assert all(is_unknown(label) == (kind == "other" and label != "printing") for label in found)
+
+
+@pytest.mark.parametrize(
+    ("labels", "alphabet"),
+    [
+        ("h# sh iy hv ae dcl y axr", "ARPAbet"),
+        ("SIL_S D_B AH0_E K_B AE1_I T_E Y_B UW1_E", "ARPAbet"),
+        ("SIL dh ahn tq VOCNOISE", "ARPAbet"),
+        ("ð ə k æ t j ʉː", "IPA"),
+        ("<p:> D @ k { t T I N V", "IPA"),
+        ("T D sil", "ARPAbet"),
+    ],
+)
+def test_the_alphabet_is_told_by_the_vowels(labels, alphabet):
+    assert alphabet_of(labels.split()) == alphabet
+
+
+def test_stress_and_names():
+    assert [phone_name(label) for label in ("AH0", "SH_B", "AH0_I", " t ", "ax-h")] == ["ah", "sh", "ah", "t", "ax-h"]
+    assert (phone_name("S", "IPA"), phone_name("s", "IPA"), phone_name("ˈa", "IPA")) == ("S", "s", "a")
+    assert [has_primary_stress(label) for label in ("AH1", "AH1_B", "ˈa", "AH0", "1", "s1")] == [True] * 3 + [False] * 3
 
 
 def test_61_phones_fold_to_39_classes():
@@ -188,6 +243,21 @@ def test_words(word, parts):
 
 def test_closures_count_with_their_releases():
     assert [s.label for s in syllables(phones_of("bcl b ah tcl t er"))] == ["b ah", "t er"]
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("ɛ k s t ɹ ə", ["ɛ k", "s t ɹ ə"]),
+        ("k ə m pʲ j ʉː ɾ ɚ", ["k ə m", "pʲ j ʉː", "ɾ ɚ"]),
+        ("b ɐ ʔ n̩", ["b ɐ", "ʔ n̩"]),
+        ("k @ m p j u: t @", ["k @ m", "p j u:", "t @"]),
+        ("S I N I N", ["S I N", "I N"]),
+        ("AH0_B M_I AH1_E", ["AH0_B", "M_I AH1_E"]),
+    ],
+)
+def test_words_in_other_alphabets(word, parts):
+    assert [s.label for s in syllables(phones_of(word))] == parts
 
 
 def test_they_stop_at_words_silences_and_what_is_unknown():

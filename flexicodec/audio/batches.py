@@ -1,13 +1,11 @@
-"""Waveforms: reading and writing files, resampling, and batches of clips of different length.
+"""Waveforms: resampling, and batches of clips of different length.
 
 `as_batch` validates the audio of every encode call: after it, audio is float32 `[B, S]` at the codec's rate, finite,
-and zero beyond each item's length. Damaged files raise an error that names them.
+and zero beyond each item's length.
 """
 
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -16,8 +14,6 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
-
-from flexicodec.io_utils import replacing
 
 Channels: TypeAlias = Literal["mix", "error"]
 Lengths: TypeAlias = Tensor | np.ndarray | Sequence[int]
@@ -108,25 +104,10 @@ def split(audio: Shaped[Tensor, "batch samples"], lengths: Lengths | None = None
     if audio.ndim != 2:
         raise ValueError(f"audio has shape {list(audio.shape)}; expected [B, S]")
     batch, samples = audio.shape
+    if lengths is None:
+        return list(audio.split(1))
     valid = check_lengths(lengths, batch, samples, minimum=0)
     return [audio[index : index + 1, :length] for index, length in enumerate(valid.tolist())]
-
-
-def fit_lengths(
-    audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], wanted: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch wanted"]:
-    """Cut decoded clips to their lengths, or extend them by zeros; the result is as wide as the longest.
-
-    Args:
-        audio: Decoded clips.
-        lengths: Valid samples of each.
-        wanted: Samples that each should have.
-    """
-    # wanted 5, valid 3    x x x 0 0
-    samples = int(wanted.max())
-    audio = pad(audio, (0, samples - audio.shape[-1]))  # a negative number cuts
-    inside = torch.arange(samples, device=audio.device) < torch.minimum(wanted, lengths)[:, None]
-    return audio.masked_fill(~inside, 0.0)
 
 
 def as_batch(
@@ -164,10 +145,13 @@ def as_batch(
     # Check everything before the audio is copied.
     if channels is not None:
         check_channels(channels)
-    target_sample_rate = check_sample_rate(target_sample_rate, "target_sample_rate")
     sample_rate = target_sample_rate if sample_rate is None else check_sample_rate(sample_rate)
     waves = _with_channels(as_tensor(audio), channels, minimum)
-    valid = check_lengths(lengths, waves.shape[0], waves.shape[-1], minimum)
+    batch, _, samples = waves.shape
+    if lengths is None:
+        valid = torch.full((batch,), samples, device="cpu")
+    else:
+        valid = check_lengths(lengths, batch, samples, minimum)
     padding = torch.arange(waves.shape[-1], device=waves.device) >= valid.to(waves.device)[:, None]
     waves = waves.masked_fill(padding[:, None], 0)  # a copy, so that nothing below touches the input
     mono = to_float32(waves, "item, channel, sample").mean(dim=1)
@@ -189,10 +173,8 @@ def check_sample_rate(value: int, name: str = "sample_rate") -> int:
     return int(value)
 
 
-def check_lengths(lengths: Lengths | None, batch: int, samples: int, minimum: int = 1) -> Int[Tensor, " batch"]:
-    """Return the valid samples per item, `minimum` to `samples`, as int64 [B] on the CPU; None means all."""
-    if lengths is None:
-        return torch.full((batch,), samples, device="cpu")
+def check_lengths(lengths: Lengths, batch: int, samples: int, minimum: int = 1) -> Int[Tensor, " batch"]:
+    """Return the valid samples per item, `minimum` to `samples`, as int64 [B] on the CPU."""
     try:
         if isinstance(lengths, Tensor):
             values = lengths.detach().cpu()
@@ -237,7 +219,7 @@ def as_tensor(audio: Tensor | np.ndarray) -> Tensor:
             f"audio is a {type(audio).__name__}; expected a torch tensor or numpy array "
             "(several clips go through flexicodec.collate, files through flexicodec.read_audio)"
         )
-    name = _dtype_name(audio)
+    name = str(audio.dtype).removeprefix("torch.") if isinstance(audio, Tensor) else audio.dtype.name
     if name not in FULL_SCALE:
         raise ValueError(f"audio is {name}, which has no agreed full scale; expected one of {', '.join(FULL_SCALE)}")
     if isinstance(audio, Tensor):
@@ -287,7 +269,7 @@ def to_float32(waves: Tensor, axes: str) -> Tensor:
                 f"audio reaches {peak:g} where 1 is full scale; were int16 samples cast to float without dividing "
                 "by 32768? (pass them as int16, or divide)"
             )
-    return waves.to(torch.float32) / FULL_SCALE[_dtype_name(waves)]
+    return waves.to(torch.float32) / FULL_SCALE[str(waves.dtype).removeprefix("torch.")]
 
 
 def check_channels(channels: str) -> None:
@@ -300,115 +282,5 @@ def check_channel_count(waves: Tensor) -> None:
         raise ValueError(f"audio has shape {list(waves.shape)}: {waves.shape[-2]} channels? {_TRANSPOSED}")
 
 
-def _dtype_name(array: Tensor | np.ndarray) -> str:
-    if isinstance(array, np.ndarray):
-        return array.dtype.name
-    return str(array.dtype).removeprefix("torch.")
-
-
-# --------------------------------------------------------------------------------------------------------- audio files
-
-FORMATS = {
-    ".wav": ("WAV", "PCM_16"),
-    ".flac": ("FLAC", "PCM_16"),
-    ".ogg": ("OGG", "VORBIS"),
-    ".opus": ("OGG", "OPUS"),
-    ".mp3": ("MP3", "MPEG_LAYER_III"),
-}
-WRITE_BLOCK = 65536  # samples
-
-
-def read_audio(
-    path: str | os.PathLike[str], sample_rate: int | None = None, channels: Channels = "error"
-) -> Float[Tensor, "1 samples"]:
-    """Read an audio file as mono float32, full scale at 1.
-
-    Args:
-        path: Anything libsndfile reads: WAV, FLAC, Ogg, Opus, MP3, AIFF, ...
-        sample_rate: Hz to resample to; None keeps the file's own rate.
-        channels: `"mix"` averages the channels; `"error"` refuses files with more than one.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is empty, damaged or no audio, or has several channels and `channels` is `"error"`. (A WAV
-            or Ogg file whose end is missing still reads as a shorter one.)
-    """
-    import soundfile
-
-    check_channels(channels)
-    if sample_rate is not None:
-        sample_rate = check_sample_rate(sample_rate)
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no such audio file: {path}")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file; pass the files in it one by one")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes); did a download or copy stop early?")
-    # Read, and compare with what the header promises.
-    try:
-        with soundfile.SoundFile(path) as file:
-            promised, file_rate = file.frames, file.samplerate
-            # All at once: between reads soundfile seeks, which skips damaged parts of a file without an error.
-            samples = file.read(dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, TypeError, MemoryError) as error:  # TypeError: headerless files such as .raw
-        raise ValueError(f"cannot read {path} as audio: {error}") from error
-    if len(samples) == 0:
-        raise ValueError(f"{path} holds 0 samples of audio")
-    if len(samples) < promised:
-        raise ValueError(f"{path} promises {promised} samples but only {len(samples)} can be read; is it damaged?")
-    if channels == "error" and samples.shape[1] > 1:
-        raise ValueError(f'{path} has {samples.shape[1]} channels; pass channels="mix" to average them')
-    audio = torch.from_numpy(samples.mean(axis=1, keepdims=True).T.copy())
-    return audio if sample_rate is None else resample(audio, file_rate, sample_rate)
-
-
-def write_audio(
-    path: str | os.PathLike[str], audio: Tensor | np.ndarray, sample_rate: int, subtype: str | None = None
-) -> None:
-    """Write audio to a file whose suffix names the format: .wav, .flac, .ogg (Vorbis), .opus or .mp3.
-
-    WAV and FLAC hold 16-bit samples by default, rounded to nearest with full scale at 32768 as in `read_audio`, so that
-    16-bit audio survives a round trip bit for bit. Values outside [-1, 1] are clipped, except with the subtypes
-    `"FLOAT"` and `"DOUBLE"`. The file appears whole or not at all.
-
-    Args:
-        path: The file, in a folder that exists.
-        audio: `[S]`, `[1, S]` or `[C, S]`, channels first, float or int16/int32.
-        sample_rate: Hz.
-        subtype: A libsndfile encoding such as `"FLOAT"` or `"PCM_24"` instead of the format's default.
-    """
-    import soundfile
-
-    path = Path(path)
-    sample_rate = check_sample_rate(sample_rate)
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"cannot tell the audio format of {path} from {path.suffix!r}; known: {', '.join(FORMATS)}")
-    container, default_subtype = FORMATS[path.suffix.lower()]
-    subtype = subtype or default_subtype
-    waves = as_tensor(audio)
-    if waves.ndim not in (1, 2) or waves.numel() == 0:
-        raise ValueError(f"audio has shape {list(waves.shape)}; expected [S], [1, S] or [C, S] with at least 1 sample")
-    waves = torch.atleast_2d(waves)
-    check_channel_count(waves)
-    waves = to_float32(waves, "channel, sample").cpu()
-    if subtype == "PCM_16":  # libsndfile floors, which would shift all samples by half a step
-        waves = (waves * 2**15).round().clamp(-(2**15), 2**15 - 1).to(torch.int16)
-    elif subtype not in ("FLOAT", "DOUBLE"):
-        waves = waves.clamp(-1, 1)
-    samples = np.ascontiguousarray(waves.T.numpy())
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder of {path} does not exist")
-    try:
-        with (
-            replacing(path) as part,
-            soundfile.SoundFile(part, "w", sample_rate, samples.shape[1], subtype, format=container) as file,
-        ):
-            # Block by block: libsndfile 1.2 overflows its stack on one long Vorbis write.
-            for start in range(0, len(samples), WRITE_BLOCK):
-                file.write(samples[start : start + WRITE_BLOCK])
-    except (soundfile.SoundFileError, ValueError) as error:
-        raise ValueError(
-            f"cannot write {path} ({container}/{subtype}, {sample_rate} Hz, {samples.shape[1]} channels): "
-            f"{getattr(error, 'error_string', error)}"
-        ) from error
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -97,6 +97,12 @@ def test_manifests_may_be_compressed_and_several(tmp_path):
     assert [u.path.name for u in both] == ["a.wav", "b.wav"]
 
 
+def test_a_compressed_manifest_is_written_so(tmp_path):
+    write_manifest(tmp_path / "m.jsonl.gz", [Utterance(tmp_path / "a.wav", 1.0)])
+    assert read_manifest(tmp_path / "m.jsonl.gz") == [Utterance(tmp_path / "a.wav", 1.0)]
+    assert "a.wav" in gzip.decompress((tmp_path / "m.jsonl.gz").read_bytes()).decode()
+
+
 def test_a_filter_says_what_it_leaves_out(caplog):
     utterances = [Utterance(Path("a.wav"), seconds) for seconds in (0.1, 1.0, 2.0, 3.0, 40.0)]
     with caplog.at_level(logging.INFO):

@@ -1,0 +1,1 @@
+"""Time alignments of phones and words: their formats, and classes of phones."""

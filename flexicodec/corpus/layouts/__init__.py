@@ -1,0 +1,1 @@
+"""Folders of speech as published corpora and Kaldi lay them out."""

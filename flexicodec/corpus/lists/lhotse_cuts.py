@@ -1,0 +1,120 @@
+"""Lhotse cuts (https://github.com/lhotse-speech/lhotse) as utterances.
+
+Only files, channels, times, texts, speakers and languages are taken from them, so that reading and resampling are the
+same for every source.
+"""
+
+import importlib
+import logging
+from collections.abc import Iterable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from flexicodec.corpus.lists.fields import language_code
+from flexicodec.corpus.manifest import Utterance, resolve_path
+
+OUTSIDE = 0.1  # seconds of a supervision beyond its cut, from which on its text is not the cut's
+
+_log = logging.getLogger(__name__)
+
+
+def load_cuts(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield lhotse's cuts of a JSONL file (`.gz` too), each with its file, line and id."""
+    try:
+        lhotse = importlib.import_module("lhotse")  # 1.33 needs no torchaudio
+    except ImportError as error:
+        raise ImportError(f"{path} holds lhotse cuts, and lhotse is not installed: pip install lhotse") from error
+    cuts = iter(lhotse.serialization.load_manifest_lazy_or_eager(path))
+    for number in count(1):
+        try:
+            cut = next(cuts, None)
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+            raise ValueError(f"{path}:{number}: lhotse cannot read this cut ({error!r})") from error
+        if cut is None:
+            return
+        yield f"{path}:{number}: cut {cut.id!r}", cut
+
+
+def cut_utterances(path: Path) -> list[Utterance]:
+    """Read cuts; relative paths of recordings start at their folder, else the current one.
+
+    A cut must be a part of one channel of a recording in a file; others are a `ValueError`.
+    """
+    utterances = []
+    without_text = 0
+    for where, cut in load_cuts(path):
+        try:
+            source, channel = cut_source(cut)
+            if source.type != "file":
+                raise ValueError(f"has its audio in a {source.type!r}; expected a file")
+        except ValueError as error:  # the first bad cut ends the reading: a corpus is complete or refused
+            raise ValueError(f"{where} {error}") from error
+        fields = cut_fields(cut)
+        file = resolve_path(source.source, path.parent)
+        without_text += fields["text"] is None and any(map(_text, cut.supervisions))
+        utterances.append(Utterance(file, float(cut.duration), float(cut.start), channel=channel, **fields))
+    if without_text:
+        _log.warning(
+            "%s: %d of %d cuts have no text here: theirs goes beyond the cut, or is another channel's",
+            *(path, without_text, len(utterances)),
+        )
+    return utterances
+
+
+def cut_source(cut: Any) -> tuple[Any, int | None]:
+    """Return the source that has a cut's channel, and the channel's index in it, None if it has no other.
+
+    A cut that is not a part of one recorded channel is a `ValueError`.
+    """
+    kind = type(cut).__name__
+    channels = [cut.channel] if kind == "MonoCut" else getattr(cut, "channel", [])
+    if kind == "MultiCut" and len(channels) > 1:
+        raise ValueError(
+            f"has {len(channels)} channels; make a cut of each with `cut.to_mono()`, or of their mean with "
+            "`cut.to_mono(mono_downmix=True)` and `save_audio`"
+        )
+    if kind not in ("MonoCut", "MultiCut"):
+        raise ValueError(f"is a {kind}; save mixed and padded cuts as audio first (`cut.save_audio`)")
+    recording = cut.recording
+    if recording is None:
+        raise ValueError("has features but no recording")
+    if recording.transforms:
+        raise ValueError("changes its recording on the fly (speed, volume, ...); save it as audio first")
+    for source in recording.sources:
+        if channels[0] in source.channels:
+            return source, None if len(source.channels) == 1 else list(source.channels).index(channels[0])
+    raise ValueError(f"is channel {channels[0]} of a recording that has {recording.channel_ids}")
+
+
+def cut_fields(cut: Any) -> dict[str, Any]:
+    """Return id, text, speaker and language of a cut; speaker and language only if there is no other in it.
+
+    Of a cut that ends within a supervision, the text is not known.
+    """
+    channel = cut.channel if isinstance(cut.channel, int) else cut.channel[0]
+    supervisions = []
+    for supervision in cut.supervisions:
+        channels = supervision.channel if isinstance(supervision.channel, list) else [supervision.channel]
+        if channel in channels:
+            supervisions.append(supervision)
+    texts = [text for text in map(_text, supervisions) if text]
+    whole = all(-OUTSIDE <= each.start and each.end <= cut.duration + OUTSIDE for each in supervisions)
+    return {
+        "id": cut.id,
+        "text": (" ".join(texts) or None) if whole else None,
+        "speaker": _only(each.speaker for each in supervisions),
+        "language": language_code(_only(each.language for each in supervisions)),
+    }
+
+
+def _text(supervision: Any) -> str | None:
+    """Return the text of a supervision; Libriheavy has several, the first with capitals and punctuation."""
+    texts = (supervision.custom or {}).get("texts") or [None]
+    return supervision.text or texts[0]
+
+
+def _only(values: Iterable[Any]) -> Any:
+    """Return the value that all have."""
+    found = set(values)
+    return found.pop() if len(found) == 1 else None
