@@ -9,14 +9,12 @@ is all errors over the length of all references, as jiwer computes it for lists 
 above 1. Words recognised where the reference is empty are insertions: they add to the errors and not to the length.
 """
 
-import hashlib
 import json
 import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -27,6 +25,7 @@ from flexicodec.asr.moonshine import Moonshine
 from flexicodec.asr.text import is_spaceless, normalise, primary_language, split_words
 from flexicodec.audio import collate
 from flexicodec.evaluation.metrics import loading
+from flexicodec.evaluation.metrics.faster_whisper import FasterWhisperTranscriber
 from flexicodec.evaluation.metrics.loading import AudioModel, TorchModel, check_clips
 from flexicodec.evaluation.metrics.sensevoice import SenseVoiceTranscriber
 
@@ -183,40 +182,6 @@ class WhisperTranscriber(TorchModel):
                 **self.options,
             )
         return [text.strip() for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
-
-
-class FasterWhisperTranscriber:
-    """Whisper by faster-whisper, on weights in a folder in CTranslate2's format; greedy, a clip at a time."""
-
-    languages = None
-    sample_rate = 16_000
-
-    def __init__(self, name: str, source: str, device: torch.device, language: str | None = "en"):
-        folder = Path(source)
-        weights = folder / "model.bin"
-        if not weights.is_file():
-            raise ValueError(f"{folder} has no model.bin; expected a folder of Whisper in CTranslate2's format")
-        try:
-            from faster_whisper import WhisperModel
-        except ImportError as error:
-            raise ImportError("faster-whisper:FOLDER needs the package: pip install faster-whisper") from error
-        self.name = name
-        self.language = language
-        self.fingerprint = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
-        with loading.loading_errors("Whisper of faster-whisper", source):
-            self.model: Any = WhisperModel(
-                str(folder), device=device.type, compute_type="float32", cpu_threads=1, local_files_only=True
-            )
-
-    def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
-        """Transcribe clips one by one."""
-        texts = []
-        for wave in check_clips(clips):
-            segments, _ = self.model.transcribe(
-                wave, language=self.language, beam_size=1, temperature=0.0, condition_on_previous_text=False
-            )
-            texts.append(" ".join(segment.text.strip() for segment in segments))
-        return texts
 
 
 Transcriber: TypeAlias = (
