@@ -8,7 +8,7 @@ import pytest
 import flexicodec
 from flexicodec import TokenFormat, Tokens
 from flexicodec.evaluation.perturbations import Perturbation, edit_distance, median_margins, token_stability
-from flexicodec.evaluation.systems import CodecSystem, Setting
+from flexicodec.evaluation.systems import CodecSystem, Setting, Sweep
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +123,17 @@ def test_real_speech_is_less_stable_the_more_it_is_changed(wave):
     assert 0 <= edits[0] < edits[1] < edits[2] <= 1.5
     assert all(value > 0 for value in median_margins(clean[0]).values())
     assert median_margins(tokens([1], [1])) == {}
+
+
+def test_codecs_of_a_fixed_rate_have_stable_boundaries(nanocodec, wave):
+    system = CodecSystem(nanocodec, "nano")
+    settings, _ = system.settings(Sweep())
+    waves = [wave[:16_000], wave[4000:30_000]]
+    clean = next(system.tokenize(waves, settings, margins=True))
+    other = next(system.tokenize([each * 0.5 for each in waves], settings))
+    for first, second in zip(clean, other, strict=True):
+        found = token_stability(first, second)
+        assert math.isnan(found["unit_edit"])
+        assert found["boundary_f1"] == 1
+        assert 0 <= found["acoustic_agreement"] <= 1
+        assert math.isnan(median_margins(first)["boundary_margin"])
