@@ -24,21 +24,19 @@ from flexicodec.analysis.clip_rates import (
     RateTable,
     SpokenClip,
     Values,
+    WithinClip,
     columns_of,
     correlatable,
     count_rates,
     merge_at,
     null_clips,
-)
-from flexicodec.analysis.null_codecs import RANDOM_NULLS
-from flexicodec.analysis.token_contents import ratio_of_sums
-from flexicodec.analysis.window_rates import (
-    WithinClip,
     pooled_correlation,
     pooled_partial,
     window_products,
     within_clip_correlation,
 )
+from flexicodec.analysis.null_codecs import RANDOM_NULLS
+from flexicodec.analysis.token_contents import ratio_of_sums
 from flexicodec.statistics import Band, FittedModel, Interval, Line, Sampling, fisher_interval, pearson, spearman
 
 MIN_CLIPS = 4  # to correlate

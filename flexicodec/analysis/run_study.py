@@ -16,7 +16,16 @@ from tqdm import tqdm
 
 from flexicodec.analysis import boundary_scores, code_entropy, token_contents
 from flexicodec.analysis.acoustic_features import measure_controls
-from flexicodec.analysis.clip_rates import ClipRates, Over, RateTable, SpokenClip, correlatable, count_rates
+from flexicodec.analysis.clip_rates import (
+    ClipRates,
+    Over,
+    RateTable,
+    SpokenClip,
+    WithinClip,
+    correlatable,
+    count_rates,
+    within_clip_correlation,
+)
 from flexicodec.analysis.collect import AnalysisClip, AnalysisData, RateSetting
 from flexicodec.analysis.null_codecs import NULLS
 from flexicodec.analysis.phone_rate import (
@@ -30,7 +39,6 @@ from flexicodec.analysis.phone_rate import (
     threshold_sweep,
 )
 from flexicodec.analysis.token_timeline import TokenTimeline
-from flexicodec.analysis.window_rates import WithinClip, within_clip_correlation
 from flexicodec.corpus.alignments.alignment import Segment, label_at
 from flexicodec.corpus.alignments.phones import syllables
 from flexicodec.merging import Threshold
