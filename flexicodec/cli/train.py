@@ -103,7 +103,8 @@ def manifest(args: argparse.Namespace) -> int:
         listing = scan(args.folder, args.layout, args.check, args.alignments)
     skipped = list(listing.unreadable)
     if not listing.utterances:
-        first = f"the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else "it lists nothing"
+        left_out = ", ".join(f"{count} {reason}" for reason, count in listing.left_out.items())
+        first = f"the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else f"left out: {left_out or 'nothing'}"
         raise ValueError(f"nothing in {args.folder} can be read; {first}")
 
     # What is written of it, and a summary.

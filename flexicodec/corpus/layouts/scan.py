@@ -25,6 +25,7 @@ from flexicodec.corpus.layouts.folder import (
     Siblings,
     match_alignments,
     read_text,
+    text_beside,
 )
 from flexicodec.corpus.layouts.kaldi import is_kaldi, read_kaldi
 from flexicodec.corpus.layouts.paths import RuleReader
@@ -192,11 +193,9 @@ def _beside(path: Path, siblings: Siblings) -> dict[str, Any]:
         except ValueError as error:
             raise ValueError(f"{described} cannot be read ({error})") from error
         values = {name: known[name].strip() for name in ("id", "text", "speaker", "language") if name in known}
-    for suffix in (".normalized.txt", ".txt", ".lab"):
-        beside = siblings.find(path.with_suffix(suffix))
-        if beside is not None and not is_alignment(beside):
-            values["text"] = " ".join(read_text(beside).split()) or None
-            break
+    text = text_beside(path, siblings)
+    if text is not None:
+        values["text"] = text or None
     return values
 
 

@@ -142,6 +142,12 @@ def _choose(rule: TableRule, paths: list[Path], listing: Listing) -> list[Path]:
                 f"{', '.join(others)} not; give the table in place of the folder to read another"
             )
         return chosen
+    if rule.preferred:
+        usual = " or ".join(", ".join(names) for names in rule.preferred)
+        listing.remarks.append(
+            f"{paths[0].parent} has no {usual}; {', '.join(path.name for path in paths)} is read, whose clips may be "
+            "bad or unchecked"
+        )
     return paths
 
 

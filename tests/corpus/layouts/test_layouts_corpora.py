@@ -372,6 +372,14 @@ def test_the_tables_of_common_voice_that_are_not_read_are_named(tmp_path):
     ]
 
 
+def test_unchecked_clips_of_common_voice_are_said_to_be(tmp_path):
+    listing = scan(
+        plant(tmp_path, {"clips/1.mp3": AUDIO, "invalidated.tsv": "client_id\tpath\tsentence\nf00\t1.mp3\tja\n"})
+    )
+    assert rows(listing, "text") == [("ja",)]
+    assert "has no validated.tsv or train.tsv, dev.tsv, test.tsv; invalidated.tsv is read" in listing.remarks[0]
+
+
 def test_turns_of_talks(tmp_path):
     tree = {
         "train/sph/Ann_2010.wav": AUDIO,
@@ -494,6 +502,24 @@ def test_a_packed_list_of_texts_is_read(tmp_path):
     assert rows(scan(tmp_path), "text", "known_speaker") == [("WORDS", "1")]
 
 
+@pytest.mark.parametrize(
+    ("tree", "layout"),
+    [
+        ({"84/1/84-1-0000.flac": AUDIO, "84/1/84-1-0000.lab": "the text"}, "librispeech"),
+        ({"84/1/84_1_000000_000000.wav": AUDIO, "84/1/84_1_000000_000000.txt": "the  text\n"}, "libritts"),
+        ({"ann/LJ001-0001.wav": AUDIO, "ann/LJ001-0001.lab": "the text"}, "ljspeech"),
+        ({"wav48/p225/p225_001.wav": AUDIO, "wav48/p225/p225_001.txt": "the text"}, "vctk"),
+        (
+            {"mls_german/dev/audio/1/2/1_2_000000.flac": AUDIO, "mls_german/dev/audio/1/2/1_2_000000.lab": "the text"},
+            "mls",
+        ),
+    ],
+)
+def test_a_text_beside_the_audio_of_a_known_corpus_is_read(tmp_path, tree, layout):
+    listing = scan(plant(tmp_path, tree))
+    assert (listing.layout, rows(listing, "text")) == (layout, [("the text",)])
+
+
 def test_a_known_speaker_is_not_a_guess(tmp_path):
     assert Utterance(tmp_path, 1.0, speaker="ann").known_speaker == "ann"
 
@@ -550,6 +576,10 @@ def test_alignments_of_another_folder(tmp_path):
     plant(tmp_path, {"audio/a/1.wav": AUDIO, "audio/b/1.wav": AUDIO, "out/a/1.TextGrid": "", "out/c/1.TextGrid": ""})
     listing = scan(tmp_path / "audio", alignments=tmp_path / "out")
     assert rows(listing, "alignment") == [(tmp_path / "out" / "a" / "1.TextGrid",), (None,)]
+    # The same folders count more than similar ones.
+    plant(tmp_path, {"c/dev/a/1.wav": AUDIO, "c/test/a/1.wav": AUDIO, "mfa/test/a/1.TextGrid": ""})
+    listing = scan(tmp_path / "c", alignments=tmp_path / "mfa")
+    assert rows(listing, "alignment") == [(None,), (tmp_path / "mfa" / "test" / "a" / "1.TextGrid",)]
 
 
 @pytest.mark.parametrize(
