@@ -120,6 +120,8 @@ class Folder:
                 self.left_out["hidden audio files (the name begins with a dot)"] += 1
             else:
                 self.audio.append(path)
+        elif path.suffix.lower() in AUDIO_SUFFIXES:
+            self.left_out["links to audio files that are not there"] += 1
         elif name.endswith(AUDIO_NOT_READ):
             self.left_out[f"{path.suffix.lower()} files: audio that is not read (convert it to FLAC, say)"] += 1
         elif name.endswith(PACKED):

@@ -15,7 +15,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from flexicodec.corpus.alignments.alignment import is_alignment
+from flexicodec.corpus.alignments.alignment import SHARED_SUFFIXES, is_alignment
+from flexicodec.corpus.alignments.formats import file_suffix
 from flexicodec.corpus.audio_reading import TOLERANCE, UNREADABLE, read_utterance
 from flexicodec.corpus.layouts.folder import (
     AudioHeaders,
@@ -79,7 +80,7 @@ def scan(
     if layout not in ("auto", *LAYOUTS):
         raise ValueError(f"layout is {layout!r}, expected auto, {', '.join(LAYOUTS)}")
     if not root.is_dir():
-        raise ValueError(f"{folder} is not a folder")
+        raise ValueError(f"{folder} is not a folder{'' if root.exists() else ', there is no such file either'}")
 
     # What the lists and names say.
     headers = AudioHeaders()
@@ -205,9 +206,12 @@ def _with_alignments(listing: Listing, root: Path, files: Folder | None, folder:
         raise ValueError(f"{folder} is not a folder; expected one with alignments")
     audio = dict.fromkeys(entry.path for entry in listing.entries)
     if folder is not None:
-        found_files = Folder(folder).alignments
-    elif files is not None:
+        files = Folder(folder)
+    if files is not None:
         found_files = files.alignments
+        shared = sum(file_suffix(path) in SHARED_SUFFIXES for path in files.others)
+        if shared:
+            listing.left_out["CTM or MLF files of many clips (name them as `alignment` in the manifest)"] += shared
     else:  # of Kaldi's files, which may lie anywhere
         found_files = []
         for parent in dict.fromkeys(path.parent for path in audio):
@@ -221,7 +225,7 @@ def _with_alignments(listing: Listing, root: Path, files: Folder | None, folder:
         entries.append(entry)
     used = {entry.alignment.absolute() for entry in entries if entry.alignment is not None}
     unused = len({path.absolute() for path in found_files} - used)
-    if unused and (files is not None or folder is not None):
+    if unused and files is not None:
         listing.left_out["alignments that are of no clip here"] += unused
     return entries
 

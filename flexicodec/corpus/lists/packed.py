@@ -16,7 +16,7 @@ import soundfile
 from tqdm import tqdm
 
 from flexicodec.corpus.audio_reading import UNREADABLE, read_duration
-from flexicodec.corpus.layouts.scan import ScanResult
+from flexicodec.corpus.layouts.scan import LIST_SUFFIXES, ScanResult
 from flexicodec.corpus.lists.fields import SYNONYMS, audio_name, check_unknown_times, clip_times, folded, known_values
 from flexicodec.corpus.lists.read import PACKED_SUFFIXES, decoded, in_their_files, with_unique_ids
 from flexicodec.corpus.lists.tar_shards import SHAR_RECORDING, place_in_file, scan_tar, shar_field
@@ -89,6 +89,10 @@ def unpack(source: Path, folder: Path, check: bool = False) -> ScanResult:
     listing.left_out.update(left_out)
     more = f", and {len(counts) - FILES_NAMED} more" if len(counts) > FILES_NAMED else ""
     listing.remarks.append(f"clips by file: {', '.join(counts[:FILES_NAMED])}{more}")
+    if source.is_dir() and not any(utterance.text for utterance in listing.utterances):
+        lists = sorted(path.name for path in source.iterdir() if path.name.lower().endswith(LIST_SUFFIXES))
+        if lists:  # NeMo's tarred_audio_manifest.json
+            listing.remarks.append(f"no clip has a text; lists beside the files are not read: {', '.join(lists)}")
     listing = in_their_files(listing)
     utterances, repeated = with_unique_ids(listing.utterances)
     if repeated:

@@ -198,7 +198,7 @@ def _check_unit(utterance: Utterance) -> None:
 
 
 def in_their_files(listing: ScanResult) -> ScanResult:
-    """Keep the clips that lie within their files, by the headers, and count those of which the mean of channels is read."""
+    """Keep the clips that lie within their files, by the headers, and count those read as the mean of channels."""
     result = replace(listing, utterances=[], unreadable=list(listing.unreadable), remarks=list(listing.remarks))
     headers = AudioHeaders()
     counts: Counter[str] = Counter()

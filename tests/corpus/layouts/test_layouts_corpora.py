@@ -576,6 +576,11 @@ def test_alignments_of_another_folder(tmp_path):
     plant(tmp_path, {"audio/a/1.wav": AUDIO, "audio/b/1.wav": AUDIO, "out/a/1.TextGrid": "", "out/c/1.TextGrid": ""})
     listing = scan(tmp_path / "audio", alignments=tmp_path / "out")
     assert rows(listing, "alignment") == [(tmp_path / "out" / "a" / "1.TextGrid",), (None,)]
+    plant(tmp_path, {"kaldi/ctm": "a 1 0 1 AA\n", "kaldi/x.ctm": "", "kaldi/y.mlf": "#!MLF!#\n"})
+    listing = scan(tmp_path / "audio", alignments=tmp_path / "kaldi")
+    (reason,) = listing.left_out
+    assert reason.startswith("CTM or MLF files of many clips")
+    assert listing.left_out[reason] == 3
     # The same folders count more than similar ones.
     plant(tmp_path, {"c/dev/a/1.wav": AUDIO, "c/test/a/1.wav": AUDIO, "mfa/test/a/1.TextGrid": ""})
     listing = scan(tmp_path / "c", alignments=tmp_path / "mfa")
@@ -595,7 +600,8 @@ def test_a_list_that_contradicts_itself_is_refused(tmp_path, content, message):
 def test_audio_that_is_not_read_is_counted(tmp_path):
     plant(tmp_path, {"a.wav": AUDIO, "._a.wav": "", "b.spx": "", "c.shn": "", "d.tar": ""})
     (tmp_path / "linked").symlink_to(tmp_path)
-    assert sum(scan(tmp_path).left_out.values()) == 5
+    (tmp_path / "annexed.wav").symlink_to(tmp_path / ".git" / "annex" / "1.wav")
+    assert sum(scan(tmp_path).left_out.values()) == 6
     (tmp_path / "a.wav").unlink()
     with pytest.raises(ValueError, match=r"no files to read in .*1 times: .spx files: audio that is not read"):
         scan(tmp_path)

@@ -324,6 +324,16 @@ def test_what_holds_audio_is_no_list(tmp_path, name, message):
         read_manifest(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("two.wav", "no text in UTF-8 .*is it audio"), ("latin.csv", "latin.csv is no text in UTF-8 .*iconv")],
+)
+def test_a_list_in_another_encoding_is_named(folder, name, message):
+    (folder / "latin.csv").write_bytes("path,text\nwavs/a.wav,été\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=message):
+        read_manifest(folder / name)
+
+
 def test_unreadable_clips_are_listed_and_durations_counted(folder, caplog):
     (folder / "bad.wav").write_bytes(b"no audio")
     rows = [{"path": "bad.wav", "utt": "u1"}, {"path": "two.wav", "offset": 1.5}, {"path": "two.wav", "duration": 1}]
