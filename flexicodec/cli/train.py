@@ -93,7 +93,10 @@ def manifest(args: argparse.Namespace) -> int:
     from flexicodec.training.data import write_shards
 
     # What there is: utterances of a list, of files with audio in them, or of a folder.
-    if packed_files(args.folder):
+    is_packed = bool(packed_files(args.folder))
+    if (is_packed or args.folder.is_file()) and (args.layout != "auto" or args.alignments is not None):
+        raise ValueError(f"--layout and --alignments are for folders of audio files, and {args.folder} is none")
+    if is_packed:
         if args.output is None:
             raise ValueError(f"say -o OUT.jsonl; the audio in {args.folder} is written to a folder beside it")
         listing = unpack(args.folder, extracted_folder(args.output), args.check)

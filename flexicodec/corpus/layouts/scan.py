@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from flexicodec.corpus.alignments.alignment import SHARED_SUFFIXES, is_alignment
-from flexicodec.corpus.alignments.formats import file_suffix
+from flexicodec.corpus.alignments.formats import file_suffix, read_tracks
 from flexicodec.corpus.audio_reading import TOLERANCE, UNREADABLE, read_utterance
 from flexicodec.corpus.layouts.folder import (
     AudioHeaders,
@@ -218,6 +218,11 @@ def _with_alignments(listing: Listing, root: Path, files: Folder | None, folder:
             if parent.is_dir():
                 found_files += sorted(path for path in parent.iterdir() if is_alignment(path))
     found = match_alignments(audio, root, found_files, folder or root)
+    mixed = _without_channels(listing.entries, found)
+    if mixed:
+        listing.left_out["alignments of several channels that do not tell whose phones they are"] += len(mixed)
+        found_files = [path for path in found_files if path not in mixed]
+        found = {path: each for path, each in found.items() if each not in mixed}
     entries = []
     for entry in listing.entries:
         if entry.alignment is None and entry.path in found:
@@ -228,6 +233,24 @@ def _with_alignments(listing: Listing, root: Path, files: Folder | None, folder:
     if unused and files is not None:
         listing.left_out["alignments that are of no clip here"] += unused
     return entries
+
+
+def _without_channels(entries: list[Entry], found: dict[Path, Path]) -> set[Path]:
+    """Return the alignments of files with clips on several channels that name neither speakers nor channels."""
+    channels: dict[Path, set[int | None]] = {}
+    for entry in entries:
+        channels.setdefault(entry.path, set()).add(entry.channel)
+    mixed = set()
+    for path, alignment in found.items():
+        if len(channels[path]) < 2:
+            continue
+        try:
+            tracks = read_tracks(alignment, None, [])
+        except (ValueError, OSError):  # said where it is used
+            continue
+        if all(track.speaker is None and track.channel is None for track in tracks):
+            mixed.add(alignment)
+    return mixed
 
 
 def _open(entries: list[Entry], layout: str, listing: Listing, headers: AudioHeaders, check: bool) -> ScanResult:

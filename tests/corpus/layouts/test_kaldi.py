@@ -148,6 +148,25 @@ def test_alignments_beside_whole_recordings_are_found(call):
 
 
 @pytest.mark.parametrize(
+    ("suffix", "content", "is_used"),
+    [
+        (".PHN", "0 8000 aa\n", False),
+        (".csv", "Begin,End,Label,Type\n0,1,AA1,phones\n", False),
+        (".csv", "Begin,End,Label,Type,Speaker\n0,1,AA1,phones,A\n0,1,B,phones,B\n", True),
+        (".TextGrid", "", True),  # damaged, which analyze says
+    ],
+)
+def test_both_sides_of_a_call_share_an_alignment_if_it_tells_them_apart(call, suffix, content, is_used):
+    write(call, wav_scp="A call.wav\nB call.wav\n", reco2file_and_channel="A call A\nB call B\n")
+    path = call / f"call{suffix}"
+    path.write_text(content)
+    listing = scan(call)
+    assert [u.alignment for u in listing.utterances] == [path if is_used else None] * 2
+    counts = {"alignments of several channels that do not tell whose phones they are": 1}
+    assert listing.left_out == ({} if is_used else counts)
+
+
+@pytest.mark.parametrize(
     ("command", "file", "channel"),
     [
         ("cat a.wav |", "a.wav", None),

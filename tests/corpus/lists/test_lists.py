@@ -94,6 +94,13 @@ LISTS = {
         [{"path": "two.wav", "channel": 0}, {"path": "two.wav", "channel": "B"}],
         [("two.wav", 0, 2, 0, {"id": "two-ch0"}), ("two.wav", 0, 2, 1, {"id": "two-ch1"})],
     ),
+    "channels by other names": (
+        [
+            {"audioFilePath": "two.wav", "channel_selector": 1, "speaker_label": "ann"},
+            {"path": "two.wav", "channelIndex": 0},
+        ],
+        [("two.wav", 0, 2, 1, {"id": "two-ch1", "speaker": "ann"}), ("two.wav", 0, 2, 0, {"id": "two-ch0"})],
+    ),
     "NeMo": (
         [
             {"audio_filepath": "wavs/a.wav", "offset": 0.25, "duration": 0.5, "text": "one", "lang": "en-US"},
