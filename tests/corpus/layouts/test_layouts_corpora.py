@@ -372,6 +372,23 @@ def test_the_tables_of_common_voice_that_are_not_read_are_named(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ("", [None]),
+        ('\n\n{"file_name": "a.wav", "text": "hi"}\n', ["hi"]),
+        ('{"file_name": "a.wav"', "metadata.jsonl: ex"),
+    ],
+)
+def test_blank_lines_and_damage_of_a_metadata_file(tmp_path, content, texts):
+    plant(tmp_path, {"a.wav": AUDIO, "metadata.jsonl": content})
+    if isinstance(texts, str):
+        with pytest.raises(ValueError, match=texts):
+            scan(tmp_path)
+    else:
+        assert rows(scan(tmp_path), "text") == [tuple(texts)]
+
+
 def test_unchecked_clips_of_common_voice_are_said_to_be(tmp_path):
     listing = scan(
         plant(tmp_path, {"clips/1.mp3": AUDIO, "invalidated.tsv": "client_id\tpath\tsentence\nf00\t1.mp3\tja\n"})
