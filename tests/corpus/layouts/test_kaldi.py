@@ -136,6 +136,11 @@ def test_the_lists_of_utterances(call):
     assert listing.remarks == []
 
 
+def test_an_utterance_without_a_speaker_has_none(call):
+    write(call, wav_scp="a mono.wav\nb mono.wav\n", utt2spk="a ann\nb\n")
+    assert [u.speaker for u in scan(call).utterances] == ["ann", None]
+
+
 def test_speakers_with_their_utterances(call):
     write(call, segments="u1 rec 0 1 0\nu2 rec 0 1 1\nu3 rec 1 2 1\n", spk2utt="ann u1\nbob u2 u3\n")
     assert [u.speaker for u in scan(call).utterances] == ["ann", "bob", "bob"]
