@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from flexicodec.audio import read_audio
 from flexicodec.corpus import Utterance, read_manifest, read_utterance
+from flexicodec.corpus.layouts.scan import LIST_SUFFIXES
 from flexicodec.io_utils import find
 from flexicodec.merging import Threshold, check_frame_rate
 from flexicodec.models.codec import UNSET
@@ -75,7 +76,7 @@ def calibrate(
 
 
 def _clips(path: Path) -> Sequence[Path | Utterance]:
-    return read_manifest(path) if path.name.endswith((".jsonl", ".jsonl.gz")) else find(path)
+    return read_manifest(path) if path.name.lower().endswith(LIST_SUFFIXES) else find(path)
 
 
 def _read(clip: Path | Utterance, sample_rate: int) -> torch.Tensor:

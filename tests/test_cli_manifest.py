@@ -1,5 +1,6 @@
 """`flexicodec manifest`: from folders to manifests and shards for training."""
 
+import tarfile
 from itertools import islice
 
 import numpy as np
@@ -90,6 +91,7 @@ def test_shards_from_end_to_end(folder, tmp_path, capsys, through_a_manifest):
         (lambda folder: [str(next(p for p in folder.rglob("*") if p.is_file()))], "say where to write: -o OUT.jsonl"),
         (lambda folder: [str(folder / "none"), "-o", "m.jsonl"], "is not a folder"),
         (lambda folder: [str(folder), "--layout", "kaldi", "-o", "m.jsonl"], "wav.scp"),
+        (lambda folder: [__file__, "--alignments", str(folder), "-o", "m.jsonl"], "for folders of audio files"),
         (lambda folder: [str(folder), "-o", str(folder / "none" / "m.jsonl")], "No such file"),
     ],
 )
@@ -105,6 +107,14 @@ def test_a_folder_of_bad_files_is_an_error(tmp_path, capsys):
     assert main(["manifest", str(tmp_path), "-o", str(tmp_path / "m.jsonl")]) == 2
     assert "the first: " in capsys.readouterr().err
     assert not (tmp_path / "m.jsonl").exists()
+
+
+def test_what_was_passed_over_is_said_where_nothing_is_left(tmp_path, capsys):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("1.npy"))
+    assert main(["manifest", str(tmp_path / "a.tar"), "-o", str(tmp_path / "m.jsonl")]) == 2
+    assert "nothing in" in (error := capsys.readouterr().err)
+    assert "left out: 1 members of tars: .npy" in error
 
 
 def test_kaldi_commands_are_refused(tmp_path, capsys):

@@ -28,7 +28,7 @@ from flexicodec.corpus.alignments.alignment import Alignment, Segment, read_alig
 from flexicodec.corpus.alignments.formats import file_suffix, utterance_ids
 from flexicodec.corpus.alignments.lines import TIMIT_RATE
 from flexicodec.corpus.alignments.phones import without_silence
-from flexicodec.corpus.audio_reading import UNREADABLE
+from flexicodec.corpus.audio_reading import UNREADABLE, read_duration
 from flexicodec.merging import (
     ExactRate,
     MergingPolicy,
@@ -488,8 +488,9 @@ def clip_alignment(utterance: Utterance, seconds: float) -> Alignment:
 
     # CTM and CSV end with the last phone, and not with the clip.
     is_sparse = file_suffix(path) in (".ctm", ".csv")
-    if utterance.start > 0:
-        ends_late = not alignment_matches(alignment, seconds)
+    ends_late = not alignment_matches(alignment, seconds)
+    is_part = utterance.start > 0 or has_file or (ends_late and _is_of_file(alignment, utterance.path))
+    if is_part:
         if not is_sparse:
             ends_late = alignment.end > seconds + min(utterance.start / 2, MISALIGNED)
         if has_file or ends_late:
@@ -501,6 +502,14 @@ def clip_alignment(utterance: Utterance, seconds: float) -> Alignment:
         slip = _likely_slip(path, alignment.end / seconds)
         raise ValueError(f"{path} lasts {alignment.end:.2f} s, but the clip {seconds:.2f} s; {slip}")
     return alignment
+
+
+def _is_of_file(alignment: Alignment, path: Path) -> bool:
+    """Return whether an alignment that is too long for a clip is that of its whole file."""
+    try:
+        return alignment_matches(alignment, read_duration(path))
+    except UNREADABLE:
+        return False
 
 
 UNITS = {

@@ -93,7 +93,10 @@ def manifest(args: argparse.Namespace) -> int:
     from flexicodec.training.data import write_shards
 
     # What there is: utterances of a list, of files with audio in them, or of a folder.
-    if packed_files(args.folder):
+    is_packed = bool(packed_files(args.folder))
+    if (is_packed or args.folder.is_file()) and (args.layout != "auto" or args.alignments is not None):
+        raise ValueError(f"--layout and --alignments are for folders of audio files, and {args.folder} is none")
+    if is_packed:
         if args.output is None:
             raise ValueError(f"say -o OUT.jsonl; the audio in {args.folder} is written to a folder beside it")
         listing = unpack(args.folder, extracted_folder(args.output), args.check)
@@ -103,7 +106,8 @@ def manifest(args: argparse.Namespace) -> int:
         listing = scan(args.folder, args.layout, args.check, args.alignments)
     skipped = list(listing.unreadable)
     if not listing.utterances:
-        first = f"the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else "it lists nothing"
+        left_out = ", ".join(f"{count} {reason}" for reason, count in listing.left_out.items())
+        first = f"the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else f"left out: {left_out or 'nothing'}"
         raise ValueError(f"nothing in {args.folder} can be read; {first}")
 
     # What is written of it, and a summary.

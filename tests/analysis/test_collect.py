@@ -145,6 +145,17 @@ def test_a_limit_is_spread_over_the_manifest(utterances):
         evenly_spaced(utterances, 0)
 
 
+def test_the_beginning_of_a_file_takes_its_part_of_the_alignment(utterances, tmp_path):
+    whole = utterances[0]
+    ctm = tmp_path / "all.ctm"
+    write_ctm(ctm, {whole.path.stem: [s for s in clip_alignment(whole, whole.duration).phones if s.label], "x": []})
+    for alignment in (whole.alignment, ctm):
+        part = replace(whole, duration=1.0, id="part", alignment=alignment)
+        phones = clip_alignment(part, 1.0).phones
+        assert 0 < len(phones) < len(clip_alignment(whole, whole.duration).phones)
+        assert max(p.end for p in phones) <= 1.0
+
+
 def test_a_part_of_a_file_takes_its_part_of_the_alignment(utterances):
     whole = utterances[0]
     part = replace(whole, start=0.5, duration=1.0)

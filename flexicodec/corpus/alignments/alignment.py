@@ -237,6 +237,8 @@ def read_alignment(
             found_words = [t for t in usual if t.speaker is None]  # "phones_v2" beside "words"
         if found_words:
             found_words = [_first(path, found_words, WORD_TIERS)]
+        elif usual and len({t.speaker for t in _of_kinds(tracks, PHONE_TIERS)}) == 1:
+            changes.append((None, "tiers of words left out, whose speakers have no phones"))
     return Alignment(found.segments, found_words[0].segments if found_words else (), tuple(changes))
 
 

@@ -68,7 +68,7 @@ def parse_ctm(path: Path, lines: Iterable[Line], channels: Collection[str], chan
                 changes.append((None if begin == "*" else float(begin), ALTERNATIVES))
                 continue
             if "*" in (begin, duration):
-                raise ValueError("* stands for an unknown time, and only alternatives may have it")
+                raise ValueError("* stands for an unknown time, which only alternatives after the first may have")
             segment = Segment(float(begin), float(begin) + float(duration), label)
         except ValueError as error:
             raise _bad_line(path, line, CTM_FIELDS, error) from error

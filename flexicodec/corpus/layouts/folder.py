@@ -120,6 +120,8 @@ class Folder:
                 self.left_out["hidden audio files (the name begins with a dot)"] += 1
             else:
                 self.audio.append(path)
+        elif path.suffix.lower() in AUDIO_SUFFIXES:
+            self.left_out["links to audio files that are not there"] += 1
         elif name.endswith(AUDIO_NOT_READ):
             self.left_out[f"{path.suffix.lower()} files: audio that is not read (convert it to FLAC, say)"] += 1
         elif name.endswith(PACKED):
@@ -199,6 +201,15 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is no text in UTF-8 ({error}); convert it with iconv") from error
 
 
+def text_beside(path: Path, siblings: Siblings) -> str | None:
+    """Read the transcript of the same name as an audio file; None if there is none."""
+    for suffix in (".normalized.txt", ".txt", ".lab"):
+        beside = siblings.find(path.with_suffix(suffix))
+        if beside is not None and not is_alignment(beside):
+            return " ".join(read_text(beside).split())
+    return None
+
+
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """Read the lines that are not blank, with their numbers, without line ends and spaces around them."""
     lines = []
@@ -242,8 +253,15 @@ def match_alignments(
             candidates = [each for each in candidates if differences[each] == least < 2]
         if len(candidates) == 1:
             parallel[path] = candidates[0]
-    claims = Counter(parallel.values())  # one that fits two files is of neither for sure
-    return found | {path: each for path, each in parallel.items() if claims[each] == 1}
+    # One that fits two files alike is of neither for sure.
+    claims: dict[Path, list[int]] = {}
+    for path, each in parallel.items():
+        claims.setdefault(each, []).append(_difference(path, root, each, other_root, above))
+    for path, each in parallel.items():
+        own = _difference(path, root, each, other_root, above)
+        if own == min(claims[each]) and claims[each].count(own) == 1:
+            found[path] = each
+    return found
 
 
 def _difference(path: Path, root: Path, other: Path, other_root: Path, above: set[Path]) -> int:

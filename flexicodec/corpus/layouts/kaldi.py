@@ -98,7 +98,7 @@ class _Utterances:
         return replace(
             entry,
             text=self.tables["text"].get(entry.name),
-            speaker=self.tables["utt2spk"].get(entry.name),
+            speaker=self.tables["utt2spk"].get(entry.name) or None,
             language=language_code(self.tables["utt2lang"].get(entry.name)),
             seconds=None if seconds is None else float(seconds),
         )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from flexicodec.corpus.layouts.folder import Entry, Listing, Siblings, read_lines, read_text
+from flexicodec.corpus.layouts.folder import Entry, Listing, Siblings, read_lines, read_text, text_beside
 from flexicodec.corpus.layouts.rules import LANGUAGES, RULES, PathRule
 from flexicodec.corpus.lists.fields import SYNONYMS
 from flexicodec.io_utils import AUDIO_SUFFIXES
@@ -58,7 +58,7 @@ class RuleReader:
     def _entry(self, rule: PathRule, path: Path, values: dict[str, str]) -> Entry:
         problem = text = None
         try:
-            text = self._text(rule, values)
+            text = self._text(rule, path, values)
         except ValueError as error:
             problem = str(error)
         language = rule.language
@@ -82,12 +82,15 @@ class RuleReader:
             problem=problem,
         )
 
-    def _text(self, rule: PathRule, values: dict[str, str]) -> str | None:
+    def _text(self, rule: PathRule, path: Path, values: dict[str, str]) -> str | None:
+        """Return the text where the layout has it, else that of the same name beside the audio (for MFA, say)."""
         for template in rule.beside:
-            path = self._siblings.find(Path(template.format(**values)))
-            if path is not None:
-                return rule.clean(read_text(path)) or None
+            file = self._siblings.find(Path(template.format(**values)))
+            if file is not None:
+                return rule.clean(read_text(file)) or None
         text = self._listed_text(rule, values)
+        if text is None:
+            text = text_beside(path, self._siblings)
         return None if text is None else rule.clean(text) or None
 
     def _listed_text(self, rule: PathRule, values: dict[str, str]) -> str | None:

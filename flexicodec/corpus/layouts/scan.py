@@ -15,7 +15,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from flexicodec.corpus.alignments.alignment import is_alignment
+from flexicodec.corpus.alignments.alignment import SHARED_SUFFIXES, is_alignment
+from flexicodec.corpus.alignments.formats import file_suffix, read_tracks
 from flexicodec.corpus.audio_reading import TOLERANCE, UNREADABLE, read_utterance
 from flexicodec.corpus.layouts.folder import (
     AudioHeaders,
@@ -25,6 +26,7 @@ from flexicodec.corpus.layouts.folder import (
     Siblings,
     match_alignments,
     read_text,
+    text_beside,
 )
 from flexicodec.corpus.layouts.kaldi import is_kaldi, read_kaldi
 from flexicodec.corpus.layouts.paths import RuleReader
@@ -78,7 +80,7 @@ def scan(
     if layout not in ("auto", *LAYOUTS):
         raise ValueError(f"layout is {layout!r}, expected auto, {', '.join(LAYOUTS)}")
     if not root.is_dir():
-        raise ValueError(f"{folder} is not a folder")
+        raise ValueError(f"{folder} is not a folder{'' if root.exists() else ', there is no such file either'}")
 
     # What the lists and names say.
     headers = AudioHeaders()
@@ -192,11 +194,9 @@ def _beside(path: Path, siblings: Siblings) -> dict[str, Any]:
         except ValueError as error:
             raise ValueError(f"{described} cannot be read ({error})") from error
         values = {name: known[name].strip() for name in ("id", "text", "speaker", "language") if name in known}
-    for suffix in (".normalized.txt", ".txt", ".lab"):
-        beside = siblings.find(path.with_suffix(suffix))
-        if beside is not None and not is_alignment(beside):
-            values["text"] = " ".join(read_text(beside).split()) or None
-            break
+    text = text_beside(path, siblings)
+    if text is not None:
+        values["text"] = text or None
     return values
 
 
@@ -206,15 +206,23 @@ def _with_alignments(listing: Listing, root: Path, files: Folder | None, folder:
         raise ValueError(f"{folder} is not a folder; expected one with alignments")
     audio = dict.fromkeys(entry.path for entry in listing.entries)
     if folder is not None:
-        found_files = Folder(folder).alignments
-    elif files is not None:
+        files = Folder(folder)
+    if files is not None:
         found_files = files.alignments
+        shared = sum(file_suffix(path) in SHARED_SUFFIXES for path in files.others)
+        if shared:
+            listing.left_out["CTM or MLF files of many clips (name them as `alignment` in the manifest)"] += shared
     else:  # of Kaldi's files, which may lie anywhere
         found_files = []
         for parent in dict.fromkeys(path.parent for path in audio):
             if parent.is_dir():
                 found_files += sorted(path for path in parent.iterdir() if is_alignment(path))
     found = match_alignments(audio, root, found_files, folder or root)
+    mixed = _without_channels(listing.entries, found)
+    if mixed:
+        listing.left_out["alignments of several channels that do not tell whose phones they are"] += len(mixed)
+        found_files = [path for path in found_files if path not in mixed]
+        found = {path: each for path, each in found.items() if each not in mixed}
     entries = []
     for entry in listing.entries:
         if entry.alignment is None and entry.path in found:
@@ -222,9 +230,27 @@ def _with_alignments(listing: Listing, root: Path, files: Folder | None, folder:
         entries.append(entry)
     used = {entry.alignment.absolute() for entry in entries if entry.alignment is not None}
     unused = len({path.absolute() for path in found_files} - used)
-    if unused and (files is not None or folder is not None):
+    if unused and files is not None:
         listing.left_out["alignments that are of no clip here"] += unused
     return entries
+
+
+def _without_channels(entries: list[Entry], found: dict[Path, Path]) -> set[Path]:
+    """Return the alignments of files with clips on several channels that name neither speakers nor channels."""
+    channels: dict[Path, set[int | None]] = {}
+    for entry in entries:
+        channels.setdefault(entry.path, set()).add(entry.channel)
+    mixed = set()
+    for path, alignment in found.items():
+        if len(channels[path]) < 2:
+            continue
+        try:
+            tracks = read_tracks(alignment, None, [])
+        except (ValueError, OSError):  # said where it is used
+            continue
+        if all(track.speaker is None and track.channel is None for track in tracks):
+            mixed.add(alignment)
+    return mixed
 
 
 def _open(entries: list[Entry], layout: str, listing: Listing, headers: AudioHeaders, check: bool) -> ScanResult:

@@ -117,9 +117,14 @@ def _table_rule(path: Path, rules: Sequence[TableRule]) -> TableRule | None:
     if path.suffix.lower() not in TABLE_SUFFIXES and path.name != "TRANS.txt":
         return None
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        first = file.readline().strip("\r\n")
+        first = next((line.strip("\r\n") for line in file if line.strip()), "")
     if path.suffix.lower() == ".jsonl":
-        columns = list(json.loads(first)) if path.name == "metadata.jsonl" else []
+        if path.name != "metadata.jsonl" or not first:
+            return None
+        try:
+            columns = list(json.loads(first))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: expected a JSON object a line ({error})") from error
     else:
         columns = first.split(_delimiter(first))
     return next((rule for rule in rules if set(rule.columns) <= set(columns)), None)
@@ -142,6 +147,12 @@ def _choose(rule: TableRule, paths: list[Path], listing: Listing) -> list[Path]:
                 f"{', '.join(others)} not; give the table in place of the folder to read another"
             )
         return chosen
+    if rule.preferred:
+        usual = " or ".join(", ".join(names) for names in rule.preferred)
+        listing.remarks.append(
+            f"{paths[0].parent} has no {usual}; {', '.join(path.name for path in paths)} is read, whose clips may be "
+            "bad or unchecked"
+        )
     return paths
 
 

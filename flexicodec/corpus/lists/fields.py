@@ -17,18 +17,19 @@ Row = Mapping[str, Any]
 # and Hugging Face lists; `source` is a file in FunASR, but the kind of recording in GigaSpeech.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "path": (
-        *("path", "audio_filepath", "audio_path", "audio_file", "audio", "wav", "wav_path", "wav_file", "wav_filename"),
-        *("filepath", "file_path", "file_name", "filename", "file", "source"),
+        *("path", "audio_filepath", "audio_file_path", "audio_path", "audio_file", "audio"),
+        *("wav", "wav_path", "wav_file", "wav_filename", "filepath", "file_path", "file_name", "filename", "file"),
+        "source",
     ),
     "id": ("id", "key", "utt", "utt_id", "uttid", "utterance_id", "sid", "segment_id", "uid", "__key__"),
     "text": (
         *("text_norm", "normalized_text", "text_normalized", "text", "txt", "transcript", "transcription", "sentence"),
         *("text_tn", "target", "tgt_text", "wrd", "words", "raw_text", "raw_transcription", "text_original"),
     ),
-    "speaker": ("speaker", "speaker_id", "speaker_name", "spk", "spk_id", "spkid", "client_id"),
+    "speaker": ("speaker", "speaker_id", "speaker_name", "speaker_label", "spk", "spk_id", "spkid", "client_id"),
     "language": ("language", "lang", "locale", "text_language", "source_lang"),
     "corpus": ("corpus", "dataset"),
-    "channel": ("channel", "channel_id", "audio_channel"),
+    "channel": ("channel", "channel_id", "channel_idx", "channel_index", "channel_selector", "audio_channel"),
     "num_phones": ("num_phones", "n_phones_est"),
     "alignment": ("alignment", "alignment_path", "textgrid", "ctm_filepath"),
 }

@@ -16,9 +16,9 @@ import soundfile
 from tqdm import tqdm
 
 from flexicodec.corpus.audio_reading import UNREADABLE, read_duration
-from flexicodec.corpus.layouts.scan import ScanResult
+from flexicodec.corpus.layouts.scan import LIST_SUFFIXES, ScanResult
 from flexicodec.corpus.lists.fields import SYNONYMS, audio_name, check_unknown_times, clip_times, folded, known_values
-from flexicodec.corpus.lists.read import PACKED_SUFFIXES, decoded
+from flexicodec.corpus.lists.read import PACKED_SUFFIXES, decoded, in_their_files, with_unique_ids
 from flexicodec.corpus.lists.tar_shards import SHAR_RECORDING, place_in_file, scan_tar, shar_field
 from flexicodec.corpus.manifest import Utterance, resolve_path
 from flexicodec.io_utils import AUDIO_SUFFIXES, replacing
@@ -89,18 +89,16 @@ def unpack(source: Path, folder: Path, check: bool = False) -> ScanResult:
     listing.left_out.update(left_out)
     more = f", and {len(counts) - FILES_NAMED} more" if len(counts) > FILES_NAMED else ""
     listing.remarks.append(f"clips by file: {', '.join(counts[:FILES_NAMED])}{more}")
-    utterances, repeated = _with_unique_ids(listing.utterances)
+    if source.is_dir() and not any(utterance.text for utterance in listing.utterances):
+        lists = sorted(path.name for path in source.iterdir() if path.name.lower().endswith(LIST_SUFFIXES))
+        if lists:  # NeMo's tarred_audio_manifest.json
+            listing.remarks.append(f"no clip has a text; lists beside the files are not read: {', '.join(lists)}")
+    listing = in_their_files(listing)
+    utterances, repeated = with_unique_ids(listing.utterances)
     if repeated:
         listing.remarks.append(f"{repeated} clips have ids that are not unique; they are named by their files")
     listing = replace(listing, utterances=utterances)
     return decoded(listing) if check else listing
-
-
-def _with_unique_ids(utterances: list[Utterance]) -> tuple[list[Utterance], int]:
-    """Name clips whose id is not unique (FLEURS has ids of sentences) by their files, and count them."""
-    counts = Counter(utterance.id for utterance in utterances)
-    repeated = sum(counts[utterance.id] > 1 for utterance in utterances)
-    return [replace(each, id="") if counts[each.id] > 1 else each for each in utterances], repeated
 
 
 def _unpack_tar(shard: Path, folder: Path) -> ScanResult:

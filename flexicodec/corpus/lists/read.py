@@ -8,13 +8,15 @@ Keys have synonyms (`fields.py`). A duration that is not stated is the file's, f
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from flexicodec.corpus.audio_reading import UNREADABLE, read_duration, read_utterance
+from flexicodec.corpus.audio_reading import TOLERANCE, UNREADABLE, read_duration, read_utterance
+from flexicodec.corpus.layouts.folder import AudioHeaders
 from flexicodec.corpus.layouts.scan import ScanResult
 from flexicodec.corpus.lists.fields import (
     SYNONYMS,
@@ -47,7 +49,7 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     A bad line, or one whose duration is neither stated nor in its file's header, is a `ValueError` with its number;
     cuts need lhotse to be installed.
     """
-    listing = read_list(path)
+    listing = _read(Path(path))
     if listing.unreadable:
         where, reason = listing.unreadable[0]
         more = f"; {len(listing.unreadable)} clips in all" if len(listing.unreadable) > 1 else ""
@@ -57,13 +59,11 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     return listing.utterances
 
 
-def read_list(path: str | Path, check: bool = False) -> ScanResult:
-    """Read the same lists; clips whose files cannot be read are named beside the others. `check` decodes every clip."""
-    path = Path(path)
+def _read(path: Path) -> ScanResult:
     if path.name.lower().endswith(COMPRESSED_SUFFIXES):
         raise ValueError(f"{path} is a compressed archive; unpack it first")
-    if path.name in KALDI_FILES:
-        raise ValueError(f"{path} is a part of a Kaldi directory; give `flexicodec manifest` the directory")
+    if path.name in KALDI_FILES or path.suffix == ".scp":
+        raise ValueError(f"{path} is a part of a Kaldi directory (wav.scp); give `flexicodec manifest` the directory")
     if path.is_dir() or path.name.lower().endswith(PACKED_SUFFIXES):
         raise ValueError(
             f"{path} is no list of clips; `flexicodec manifest {path} -o LIST.jsonl` makes one of a folder, and of "
@@ -77,6 +77,19 @@ def read_list(path: str | Path, check: bool = False) -> ScanResult:
         listing = ScanResult("lhotse cuts", cut_utterances(path), [])
     else:
         listing = _read_rows(path, chain([first], rows))
+    return listing
+
+
+def read_list(path: str | Path, check: bool = False) -> ScanResult:
+    """Read the same lists, and the headers of the files: clips that these do not have are named beside the others.
+
+    Ids that repeat are replaced. `check` decodes every clip, not only the header of its file.
+    """
+    listing = in_their_files(_read(Path(path)))
+    utterances, repeated = with_unique_ids(listing.utterances)
+    if repeated:
+        listing.remarks.append(f"{repeated} clips have ids that are not unique; they are named by their files")
+    listing = replace(listing, utterances=utterances)
     return decoded(listing) if check else listing
 
 
@@ -182,6 +195,37 @@ def _check_unit(utterance: Utterance) -> None:
             f"duration is {utterance.duration:g}, but {utterance.path} has {seconds:g} s; milliseconds are to be "
             "called duration_ms, and samples to be left out"
         )
+
+
+def in_their_files(listing: ScanResult) -> ScanResult:
+    """Keep the clips that lie within their files, by the headers, and count those read as the mean of channels."""
+    result = replace(listing, utterances=[], unreadable=list(listing.unreadable), remarks=list(listing.remarks))
+    headers = AudioHeaders()
+    counts: Counter[str] = Counter()
+    for utterance in listing.utterances:
+        try:
+            if not utterance.path.is_file():
+                raise FileNotFoundError(f"no such audio file: {utterance.path}")
+            seconds, channels = headers[utterance.path]
+            end = utterance.start + utterance.duration
+            if end > seconds + TOLERANCE or utterance.start >= seconds:
+                raise ValueError(f"it is said to end at {end:g} s, but {utterance.path} ends at {seconds:g} s")
+            if utterance.channel is not None and utterance.channel >= channels:
+                raise ValueError(f"channel {utterance.channel} (from 0) is named, but {utterance.path} has {channels}")
+        except UNREADABLE as error:
+            result.unreadable.append((utterance.id, str(error)))
+            continue
+        counts["have several channels and name none: the mean is read"] += utterance.channel is None and channels > 1
+        result.utterances.append(utterance)
+    result.remarks.extend(f"{count} clips {what}" for what, count in counts.items() if count)
+    return result
+
+
+def with_unique_ids(utterances: list[Utterance]) -> tuple[list[Utterance], int]:
+    """Name clips whose id is not unique (FLEURS has ids of sentences) by their files, and count them."""
+    counts = Counter(utterance.id for utterance in utterances)
+    repeated = sum(counts[utterance.id] > 1 for utterance in utterances)
+    return [replace(each, id="") if counts[each.id] > 1 else each for each in utterances], repeated
 
 
 def decoded(listing: ScanResult) -> ScanResult:

@@ -39,6 +39,14 @@ class _Table(NamedTuple):
 
 def list_rows(path: Path) -> Iterator[ListRow]:
     """Yield the rows of a list, with keys as they are; rows with `segments` are a row for each of these."""
+    try:
+        yield from _rows(path)
+    except UnicodeDecodeError as error:
+        slip = "is it audio?" if _names_audio(path.name) else "convert it with iconv"
+        raise ValueError(f"{path} is no text in UTF-8 ({error}); {slip}") from error
+
+
+def _rows(path: Path) -> Iterator[ListRow]:
     with _open(path) as file:
         first = next((line for line in file if line.strip()), "")
     if not first:

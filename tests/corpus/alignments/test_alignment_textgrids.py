@@ -116,6 +116,14 @@ def test_phones_do_not_depend_on_words_that_are_points(path):
     assert found.changes == {"tiers of words left out, which hold points": 1}
 
 
+@pytest.mark.parametrize("phones", ["phones", "anna - phones"])
+def test_words_of_speakers_without_phones_are_counted(path, phones):
+    path.write_text(grid_of(phones, "ben - words", "cora - words"))
+    found = read_alignment(path)
+    assert (len(found.phones), found.words) == (1, ())
+    assert found.changes == {"tiers of words left out, whose speakers have no phones": 1}
+
+
 # ---- speakers
 def grid_of(*names):
     """Tiers whose only label is the name of the tier."""

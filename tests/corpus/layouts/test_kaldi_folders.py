@@ -136,6 +136,11 @@ def test_the_lists_of_utterances(call):
     assert listing.remarks == []
 
 
+def test_an_utterance_without_a_speaker_has_none(call):
+    write(call, wav_scp="a mono.wav\nb mono.wav\n", utt2spk="a ann\nb\n")
+    assert [u.speaker for u in scan(call).utterances] == ["ann", None]
+
+
 def test_speakers_with_their_utterances(call):
     write(call, segments="u1 rec 0 1 0\nu2 rec 0 1 1\nu3 rec 1 2 1\n", spk2utt="ann u1\nbob u2 u3\n")
     assert [u.speaker for u in scan(call).utterances] == ["ann", "bob", "bob"]
@@ -145,6 +150,25 @@ def test_alignments_beside_whole_recordings_are_found(call):
     write(call, wav_scp="r mono.wav\n")
     (call / "mono.TextGrid").touch()
     assert [u.alignment for u in scan(call).utterances] == [call / "mono.TextGrid"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "is_used"),
+    [
+        (".PHN", "0 8000 aa\n", False),
+        (".csv", "Begin,End,Label,Type\n0,1,AA1,phones\n", False),
+        (".csv", "Begin,End,Label,Type,Speaker\n0,1,AA1,phones,A\n0,1,B,phones,B\n", True),
+        (".TextGrid", "", True),  # damaged, which analyze says
+    ],
+)
+def test_both_sides_of_a_call_share_an_alignment_if_it_tells_them_apart(call, suffix, content, is_used):
+    write(call, wav_scp="A call.wav\nB call.wav\n", reco2file_and_channel="A call A\nB call B\n")
+    path = call / f"call{suffix}"
+    path.write_text(content)
+    listing = scan(call)
+    assert [u.alignment for u in listing.utterances] == [path if is_used else None] * 2
+    counts = {"alignments of several channels that do not tell whose phones they are": 1}
+    assert listing.left_out == ({} if is_used else counts)
 
 
 @pytest.mark.parametrize(

@@ -372,6 +372,31 @@ def test_the_tables_of_common_voice_that_are_not_read_are_named(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ("", [None]),
+        ('\n\n{"file_name": "a.wav", "text": "hi"}\n', ["hi"]),
+        ('{"file_name": "a.wav"', "metadata.jsonl: ex"),
+    ],
+)
+def test_blank_lines_and_damage_of_a_metadata_file(tmp_path, content, texts):
+    plant(tmp_path, {"a.wav": AUDIO, "metadata.jsonl": content})
+    if isinstance(texts, str):
+        with pytest.raises(ValueError, match=texts):
+            scan(tmp_path)
+    else:
+        assert rows(scan(tmp_path), "text") == [tuple(texts)]
+
+
+def test_unchecked_clips_of_common_voice_are_said_to_be(tmp_path):
+    listing = scan(
+        plant(tmp_path, {"clips/1.mp3": AUDIO, "invalidated.tsv": "client_id\tpath\tsentence\nf00\t1.mp3\tja\n"})
+    )
+    assert rows(listing, "text") == [("ja",)]
+    assert "has no validated.tsv or train.tsv, dev.tsv, test.tsv; invalidated.tsv is read" in listing.remarks[0]
+
+
 def test_turns_of_talks(tmp_path):
     tree = {
         "train/sph/Ann_2010.wav": AUDIO,
@@ -494,6 +519,24 @@ def test_a_packed_list_of_texts_is_read(tmp_path):
     assert rows(scan(tmp_path), "text", "known_speaker") == [("WORDS", "1")]
 
 
+@pytest.mark.parametrize(
+    ("tree", "layout"),
+    [
+        ({"84/1/84-1-0000.flac": AUDIO, "84/1/84-1-0000.lab": "the text"}, "librispeech"),
+        ({"84/1/84_1_000000_000000.wav": AUDIO, "84/1/84_1_000000_000000.txt": "the  text\n"}, "libritts"),
+        ({"ann/LJ001-0001.wav": AUDIO, "ann/LJ001-0001.lab": "the text"}, "ljspeech"),
+        ({"wav48/p225/p225_001.wav": AUDIO, "wav48/p225/p225_001.txt": "the text"}, "vctk"),
+        (
+            {"mls_german/dev/audio/1/2/1_2_000000.flac": AUDIO, "mls_german/dev/audio/1/2/1_2_000000.lab": "the text"},
+            "mls",
+        ),
+    ],
+)
+def test_a_text_beside_the_audio_of_a_known_corpus_is_read(tmp_path, tree, layout):
+    listing = scan(plant(tmp_path, tree))
+    assert (listing.layout, rows(listing, "text")) == (layout, [("the text",)])
+
+
 def test_a_known_speaker_is_not_a_guess(tmp_path):
     assert Utterance(tmp_path, 1.0, speaker="ann").known_speaker == "ann"
 
@@ -550,6 +593,15 @@ def test_alignments_of_another_folder(tmp_path):
     plant(tmp_path, {"audio/a/1.wav": AUDIO, "audio/b/1.wav": AUDIO, "out/a/1.TextGrid": "", "out/c/1.TextGrid": ""})
     listing = scan(tmp_path / "audio", alignments=tmp_path / "out")
     assert rows(listing, "alignment") == [(tmp_path / "out" / "a" / "1.TextGrid",), (None,)]
+    plant(tmp_path, {"kaldi/ctm": "a 1 0 1 AA\n", "kaldi/x.ctm": "", "kaldi/y.mlf": "#!MLF!#\n"})
+    listing = scan(tmp_path / "audio", alignments=tmp_path / "kaldi")
+    (reason,) = listing.left_out
+    assert reason.startswith("CTM or MLF files of many clips")
+    assert listing.left_out[reason] == 3
+    # The same folders count more than similar ones.
+    plant(tmp_path, {"c/dev/a/1.wav": AUDIO, "c/test/a/1.wav": AUDIO, "mfa/test/a/1.TextGrid": ""})
+    listing = scan(tmp_path / "c", alignments=tmp_path / "mfa")
+    assert rows(listing, "alignment") == [(None,), (tmp_path / "mfa" / "test" / "a" / "1.TextGrid",)]
 
 
 @pytest.mark.parametrize(
@@ -565,7 +617,8 @@ def test_a_list_that_contradicts_itself_is_refused(tmp_path, content, message):
 def test_audio_that_is_not_read_is_counted(tmp_path):
     plant(tmp_path, {"a.wav": AUDIO, "._a.wav": "", "b.spx": "", "c.shn": "", "d.tar": ""})
     (tmp_path / "linked").symlink_to(tmp_path)
-    assert sum(scan(tmp_path).left_out.values()) == 5
+    (tmp_path / "annexed.wav").symlink_to(tmp_path / ".git" / "annex" / "1.wav")
+    assert sum(scan(tmp_path).left_out.values()) == 6
     (tmp_path / "a.wav").unlink()
     with pytest.raises(ValueError, match=r"no files to read in .*1 times: .spx files: audio that is not read"):
         scan(tmp_path)

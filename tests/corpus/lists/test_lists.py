@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -92,6 +93,13 @@ LISTS = {
     "two channels": (
         [{"path": "two.wav", "channel": 0}, {"path": "two.wav", "channel": "B"}],
         [("two.wav", 0, 2, 0, {"id": "two-ch0"}), ("two.wav", 0, 2, 1, {"id": "two-ch1"})],
+    ),
+    "channels by other names": (
+        [
+            {"audioFilePath": "two.wav", "channel_selector": 1, "speaker_label": "ann"},
+            {"path": "two.wav", "channelIndex": 0},
+        ],
+        [("two.wav", 0, 2, 1, {"id": "two-ch1", "speaker": "ann"}), ("two.wav", 0, 2, 0, {"id": "two-ch0"})],
     ),
     "NeMo": (
         [
@@ -310,11 +318,27 @@ def test_files_that_are_no_such_list_are_refused(folder, content, message):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("wav.scp", "Kaldi"), ("x.tar.gz", "unpack it"), ("x.parquet", "flexicodec manifest"), ("", "-o")],
+    [
+        ("wav.scp", "Kaldi"),
+        ("train.scp", r"wav\.scp"),
+        ("x.tar.gz", "unpack it"),
+        ("x.parquet", "flexicodec manifest"),
+        ("", "-o"),
+    ],
 )
 def test_what_holds_audio_is_no_list(tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
         read_manifest(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("two.wav", "no text in UTF-8 .*is it audio"), ("latin.csv", "latin.csv is no text in UTF-8 .*iconv")],
+)
+def test_a_list_in_another_encoding_is_named(folder, name, message):
+    (folder / "latin.csv").write_bytes("path,text\nwavs/a.wav,été\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=message):
+        read_manifest(folder / name)
 
 
 def test_unreadable_clips_are_listed_and_durations_counted(folder, caplog):
@@ -322,7 +346,10 @@ def test_unreadable_clips_are_listed_and_durations_counted(folder, caplog):
     rows = [{"path": "bad.wav", "utt": "u1"}, {"path": "two.wav", "offset": 1.5}, {"path": "two.wav", "duration": 1}]
     path = written(folder, rows)
     listing = read_list(path)
-    assert [remark[:39] for remark in listing.remarks] == ["1 of 2 durations are those of the files"]
+    assert [remark.partition(":")[0] for remark in listing.remarks] == [
+        "1 of 2 durations are those of the files",
+        "2 clips have several channels and name none",
+    ]
     good = written(folder, rows[1:], "good.jsonl")
     with caplog.at_level(logging.INFO):
         assert len(read_manifest(good)) == 2
@@ -335,12 +362,41 @@ def test_unreadable_clips_are_listed_and_durations_counted(folder, caplog):
 
 
 def test_checking_decodes_every_clip(folder, capsys):
-    rows = [{"path": "wavs/a.wav", "duration": 5.0, "id": "long"}, {"path": "two.wav", "duration": 1.0}]
+    soundfile.write(folder / "torn.flac", np.random.default_rng(0).uniform(-0.5, 0.5, RATE), RATE)
+    (folder / "torn.flac").write_bytes((folder / "torn.flac").read_bytes()[:8000])
+    rows = [{"path": "torn.flac", "duration": 1.0, "id": "torn"}, {"path": "two.wav", "duration": 1.0}]
     path = written(folder, rows)
     assert main(["manifest", str(path), "-o", str(folder / "m.jsonl")]) == 0
     assert main(["manifest", str(path), "-o", str(folder / "m.jsonl"), "--check"]) == 1
-    assert "skipped long: " in capsys.readouterr().err
+    assert "skipped torn: " in capsys.readouterr().err
     assert [u.path.name for u in read_manifest(folder / "m.jsonl")] == ["two.wav"]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"path": "wavs/a.wav", "duration": 5.0}, "said to end at 5 s, but .*a.wav ends at 1 s"),
+        ({"audio_filepath": "wavs/a.wav", "offset": 3.0, "duration": 0.5}, "said to end at 3.5 s, but .* at 1 s"),
+        ({"path": "two.wav", "duration": 2.0, "channel": 2}, r"channel 2 \(from 0\) is named, but .*two.wav has 2"),
+        ({"path": "gone.wav", "duration": 1.0}, "no such audio file: .*gone.wav"),
+        ({"wav": "{data_root}/a.wav", "length": 1.0}, "no such audio file: .*data_root"),
+    ],
+)
+def test_a_manifest_of_a_list_leaves_out_what_files_do_not_have(folder, capsys, row, reason):
+    path = written(folder, [{**row, "id": "bad"}, {"path": "two.wav", "duration": 1.0, "channel": 1}])
+    assert main(["manifest", str(path), "-o", str(folder / "m.jsonl")]) == 1
+    printed = capsys.readouterr()
+    assert re.search(f"skipped bad: .*{reason}", printed.err)
+    assert "manifest, 1 clips" in printed.out
+    assert len(read_manifest(folder / "m.jsonl")) == 1
+
+
+def test_ids_of_a_list_that_repeat_are_replaced_and_counted(folder):
+    names = ("two.wav", "wavs/a.wav", "wavs/b.1.wav")
+    rows = [{"path": name, "id": key} for name, key in zip(names, ("x", "x", "y"), strict=True)]
+    listing = read_list(written(folder, rows))
+    assert [u.id for u in listing.utterances] == [str(folder / "two"), str(folder / "wavs" / "a"), "y"]
+    assert "2 clips have ids that are not unique; they are named by their files" in listing.remarks
 
 
 def test_fields_are_read_whatever_a_list_calls_them(folder):

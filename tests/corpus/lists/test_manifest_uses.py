@@ -90,8 +90,9 @@ def test_a_cache_of_the_other_channel_is_refused(listed, tmp_path):
         AudioCache(utterances[::-1], tmp_path / "cache", RATE)
 
 
-def test_calibration_takes_manifests(whole, listed):
-    path, _ = listed
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".JSONL"])  # NeMo's lists are .json
+def test_calibration_takes_manifests(whole, listed, suffix):
+    path = listed[0].rename(listed[0].with_suffix(suffix))
     found = flexicodec.calibrate(whole, path, 6.25)
     assert (found.n, found.seconds, found.skipped) == (2, 2.0, ())
     with path.open("a") as file:

@@ -131,6 +131,15 @@ def test_rows_that_cannot_be_read_are_named_and_counted(tmp_path, capsys):
     assert "1 skipped" in printed.out
 
 
+def test_lists_beside_packed_files_are_named_where_no_clip_has_a_text(tmp_path, capsys):
+    write(tmp_path / "d" / "t.parquet", [{"audio": audio(1)}])
+    (tmp_path / "d" / "tarred_audio_manifest.json").write_text("{}\n")
+    manifest(tmp_path / "d", tmp_path)
+    assert "no clip has a text; lists beside the files are not read: tarred_audio_manifest.json" in (
+        capsys.readouterr().out
+    )
+
+
 def test_checking_decodes_what_was_extracted(tmp_path, capsys):
     torn = bytearray(encoded(1))
     torn[2000:4000] = bytes(2000)
