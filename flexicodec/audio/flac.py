@@ -53,7 +53,7 @@ def _goes_on(file: IO[bytes], begin: int, size: int) -> bool:
     file.seek(first)
     # Frames begin with the same 3 bytes, then channels, then a number coded like UTF-8 (section 9.1); not the last one.
     frame = re.compile(re.escape(file.read(3)) + rb".([\x00-\x7f]|[\xc2-\xfe][\x80-\xbf]+)", re.DOTALL)
-    numbers = []
+    numbers: list[int] = []
     places = [first + int((size - first) * share) for share in SHARES]
     for place in (*places, max(first, size - PROBED)):
         file.seek(place)
