@@ -326,7 +326,7 @@ def test_killed_recorders_are_told_of(tmp_path):
         (streamed_flac()[:30_000], "FLAC frames break off .*lost sync.*cut off"),
         (mp3()[:6000], "promises 40011 samples but only"),
         (b"no audio" * 1000, "[Nn]either|not recognised"),
-        (b"", "cannot read a file of 0 bytes"),
+        (b"", "cannot read a file of 0 bytes as audio: it is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "pointer of Git LFS.*git lfs pull"),
     ],
 )

@@ -249,6 +249,8 @@ def _open_unknown(file: Any, error: "soundfile.LibsndfileError", stack: ExitStac
     import soundfile
 
     head = file.read(8192)
+    if not head:
+        raise ValueError("it is empty (0 bytes); did a download or copy stop early?")
     packed = re.search(rb"sample_coding +-s\d+ +(\S*(?:embedded|shorten)\S*)", head)
     if head.startswith(b"NIST_1A") and packed:
         raise ValueError(
