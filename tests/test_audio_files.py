@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from flexicodec.audio import OpenedAudio, mpeg, ogg, read_audio, write_audio
+from flexicodec.audio import OpenedAudio, flac, mpeg, ogg, read_audio, write_audio
 from flexicodec.corpus.audio_reading import read_duration, read_header, read_span
 from flexicodec.io_utils import AUDIO_SUFFIXES
 
@@ -103,6 +103,7 @@ def mp3_frames(samples=SAMPLES, rate=RATE, **settings):
 VARIABLE = {"bitrate_mode": "VARIABLE", "compression_level": 0.5}
 CONSTANT = {"bitrate_mode": "CONSTANT", "compression_level": 0.8}
 ULAW = encoded("AU", "ULAW")[24:]
+TAG = b"ID3\4\0\0\0\0\x40\0" + bytes(8192)
 
 # Kind > bytes, and the samples that are in them.
 KINDS = {
@@ -128,6 +129,9 @@ KINDS = {
     "SPHERE big-endian": (lambda: sphere("pcm", pcm(">"), 2, "10"), SAMPLES),
     "SPHERE mu-law": (lambda: sphere("ulaw", ULAW, 1, "1"), SAMPLES),
     "FLAC streamed": (streamed_flac, SAMPLES),
+    "FLAC joined": (lambda: encoded("FLAC", "PCM_16") + encoded("FLAC", "PCM_16", 9000), SAMPLES + 9000),
+    "FLAC joined streams": (lambda: streamed_flac() * 2, 2 * SAMPLES),
+    "FLAC behind a tag": (lambda: TAG + encoded("FLAC", "PCM_16"), SAMPLES),
     "FLAC in Ogg": (ogg_flac, SAMPLES),
     "Vorbis": (vorbis, SAMPLES),
     "Vorbis chained": (lambda: vorbis() + vorbis(9000) + vorbis(), 2 * SAMPLES + 9000),
@@ -141,7 +145,7 @@ KINDS = {
     "MP3 streamed, variable": (lambda: streamed_mp3(**VARIABLE), lambda: mp3_frames(**VARIABLE)),
     "MP3 streamed, constant": (lambda: streamed_mp3(**CONSTANT), lambda: mp3_frames(**CONSTANT)),
     "MP3 streamed, 48 kHz": (lambda: streamed_mp3(rate=48_000), lambda: mp3_frames(rate=48_000)),
-    "MP3 behind a picture": (lambda: b"ID3\4\0\0\0\0\x40\0" + bytes(8192) + streamed_mp3(), mp3_frames),
+    "MP3 behind a picture": (lambda: TAG + streamed_mp3(), mp3_frames),
     "MP3 cut out of a stream": (lambda: streamed_mp3(**CONSTANT)[1000:], None),
     "MP3 joined": (lambda: mp3() + mp3(9000), SAMPLES + 9000),
     "MP3 joined to a stream": (lambda: mp3() + streamed_mp3(), lambda: 2 * mp3_frames()),
@@ -215,6 +219,25 @@ def test_late_parts_of_long_files_are_right(tmp_path):
         for begin in (60 * RATE + 5, *range(66 * RATE - 8001, 66 * RATE, 2000)):
             part = read_span(path, RATE, first=begin, samples=500)
             np.testing.assert_allclose(part, whole[begin : begin + 500], atol=1e-6)
+    # Parts that follow one another closely, from one opened file.
+    with OpenedAudio(path) as opened:
+        for begin in range(20 * RATE, 30 * RATE, 7001):
+            np.testing.assert_allclose(opened.read(begin, 500)[:, 0], whole[begin : begin + 500], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "samples"),
+    [
+        (lambda: encoded("FLAC", "PCM_16"), SAMPLES),
+        (lambda: TAG + encoded("FLAC", "PCM_16"), SAMPLES),
+        (lambda: encoded("FLAC", "PCM_16") * 2, 2 * SAMPLES),
+        (lambda: streamed_flac() * 2, 2 * SAMPLES),
+    ],
+)
+def test_large_flac_files_are_only_searched_where_they_go_on(monkeypatch, make, samples):
+    monkeypatch.setattr(flac, "SEARCHED", 0)
+    with OpenedAudio(make()) as opened:
+        assert opened.frames == samples
 
 
 def test_a_long_ogg_file_joined_to_itself_is_read_twice():
@@ -288,6 +311,8 @@ def test_killed_recorders_are_told_of(tmp_path):
     empty = patched(content[: position + 4], position, bytes(4))
     with pytest.raises(ValueError, match="holds 0 samples"):
         read_audio(empty + chunk)
+    with pytest.warns(UserWarning, match="a file counts 0 samples"):
+        assert read_audio(killed("WAV") + chunk).shape == (1, SAMPLES)
 
 
 @pytest.mark.parametrize(
@@ -298,10 +323,11 @@ def test_killed_recorders_are_told_of(tmp_path):
         (vorbis() + vorbis(rate=8000), "2 streams one after the other, of 8000 Hz .* and 16000 Hz"),
         (opus() + opus(channels=2), "2 streams .* with 1 channels and 16000 Hz with 2 channels; split it"),
         (mp3() + mp3(rate=24_000), "2 streams"),
-        (streamed_flac()[:30_000], "lost sync"),
+        (streamed_flac()[:30_000], "FLAC frames break off .*lost sync.*cut off"),
         (mp3()[:6000], "promises 40011 samples but only"),
         (b"no audio" * 1000, "[Nn]either|not recognised"),
-        (b"", "cannot read a file of 0 bytes"),
+        (b"", "cannot read a file of 0 bytes as audio: it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "pointer of Git LFS.*git lfs pull"),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_words(tmp_path, content, message):

@@ -33,7 +33,7 @@ SAME_LANGUAGE = {
 # Other characters for the apostrophe, and invisible or typographic ones that stand inside of words.
 _REPLACED = str.maketrans(
     {
-        **dict.fromkeys("\u2019\u02bc\u055a\u05f3", "'"),  # also Ukrainian, Armenian, Hebrew geresh
+        **dict.fromkeys("\u2019\u02bc\u055a\u05f3`", "'"),  # also Ukrainian, Armenian, Hebrew geresh
         "\u200b": " ",  # zero-width space, between words of Khmer and Thai
         **dict.fromkeys("\u00ad\u200d\u2060\ufeff\u20e3", ""),  # soft hyphen, joiners, byte order mark, keycap
         **dict.fromkeys(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))), ""),  # variation selectors
@@ -42,7 +42,8 @@ _REPLACED = str.maketrans(
     }
 )
 _NON_JOINER = re.compile("(?<![\u0600-\u06ff])\u200c")  # between parts of a word in Persian, within it in Indic scripts
-_SPACES = re.compile(rf"\s+(?=[{UNSPACED}])|(?<=[{UNSPACED}])\s+")
+# Beside these scripts an apostrophe is a quotation mark: ‘你好’.
+_SPACES = re.compile(rf"[\s']+(?=[{UNSPACED}])|(?<=[{UNSPACED}])[\s']+")
 _UNSPACED = re.compile(f"([{UNSPACED}])")
 _SPACELESS = re.compile(f"[{UNSPACED}{HANGUL}]")
 
@@ -61,7 +62,7 @@ def normalise(text: str, language: str | None = None) -> str:
     """Lower the case and replace everything except letters, digits and apostrophes by single spaces.
 
     The text is brought to NFKC, so that composed and decomposed letters and full and half width are alike. Spaces
-    beside characters of unspaced scripts are left out.
+    and apostrophes beside characters of unspaced scripts are left out.
 
     Args:
         text: In any script.
@@ -72,13 +73,14 @@ def normalise(text: str, language: str | None = None) -> str:
     >>> normalise("今 天， 我 用 ｉＰｈｏｎｅ")
     '今天我用iphone'
     """
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", text.replace("\u00b4", "'"))  # NFKC makes a space and a mark of an acute
     text = _NON_JOINER.sub("", text).translate(_REPLACED)
     text = _SPACES.sub("", text)
     if primary_language(language) in ("tr", "az"):
         text = text.replace("İ", "i").replace("I", "ı")
     # Again, as marks may have met their letter by now, and lower() can leave a text that is not in normal form.
-    text = unicodedata.normalize("NFKC", text.lower())
+    # Outside of Turkish, lower() leaves the dot of \u0130 behind as a mark.
+    text = unicodedata.normalize("NFKC", text.lower().replace("i\u0307", "i"))
     kept = [" "]
     for c in text:
         category = unicodedata.category(c)[0]

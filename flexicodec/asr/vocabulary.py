@@ -28,8 +28,8 @@ class CharacterConfig:
     def __post_init__(self) -> None:
         if repeated := sorted({c for c in self.alphabet if self.alphabet.count(c) > 1}):
             raise ValueError(f"alphabet has {repeated} more than once")
-        # Marks need a letter before them; one of Han composes with none.
-        if unused := [c for c in self.alphabet if c != " " and normalise("一" + c) != "一" + c]:
+        # Marks need a letter before them; one of Han composes with none, but an apostrophe beside it is a quote.
+        if unused := [c for c in self.alphabet if c not in " '" and normalise("一" + c) != "一" + c]:
             raise ValueError(f"alphabet has {unused}, but texts are lowered and lose their punctuation first")
 
 

@@ -11,7 +11,7 @@ from flexicodec.audio.batches import (
     resampled_length,
     split,
 )
-from flexicodec.audio.files import WRITE_BLOCK, read_audio, write_audio
+from flexicodec.audio.files import WRITE_BLOCK, encode_opus, read_audio, write_audio
 from flexicodec.audio.opened import AudioSource, OpenedAudio
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "as_batch",
     "check_sample_rate",
     "collate",
+    "encode_opus",
     "read_audio",
     "resample",
     "resampled_length",

@@ -79,7 +79,7 @@ def read_audio(
 def _name(source: AudioSource) -> str:
     if isinstance(source, bytes):
         return f"a file of {len(source)} bytes"
-    return str(getattr(source, "name", source) if isinstance(source, io.IOBase) else source)
+    return str(getattr(source, "name", "an open file") if isinstance(source, io.IOBase) else source)
 
 
 def _check_path(path: Path) -> None:
@@ -131,7 +131,7 @@ def write_audio(
     try:
         with replacing(path) as part:
             if subtype == "OPUS":
-                _write_opus(part, samples, sample_rate)
+                part.write_bytes(encode_opus(samples, sample_rate))
             else:
                 _write_blocks(part, samples, sample_rate, container, subtype)
     except (soundfile.SoundFileError, ValueError) as error:
@@ -142,27 +142,35 @@ def write_audio(
 
 
 def _write_blocks(
-    path: Path, samples: Float[np.ndarray, "samples channels"], sample_rate: int, container: str, subtype: str
+    target: Path | io.BytesIO,
+    samples: Float[np.ndarray, "samples channels"],
+    sample_rate: int,
+    container: str,
+    subtype: str,
+    **settings: float | None,
 ) -> None:
     import soundfile
 
-    with soundfile.SoundFile(path, "w", sample_rate, samples.shape[1], subtype, format=container) as file:
+    channels = samples.shape[1]
+    with soundfile.SoundFile(target, "w", sample_rate, channels, subtype, format=container, **settings) as file:
         # Block by block: libsndfile 1.2 overflows its stack on one long Vorbis write.
         for start in range(0, len(samples), WRITE_BLOCK):
             file.write(samples[start : start + WRITE_BLOCK])
 
 
-def _write_opus(path: Path, samples: Float[np.ndarray, "samples channels"], sample_rate: int) -> None:
-    """Write Opus whose packets are all of 20 ms, and let the header of its last page end it where the samples end.
+def encode_opus(
+    samples: Float[np.ndarray, "samples channels"], sample_rate: int, compression_level: float | None = None
+) -> bytes:
+    """Return an Opus file whose packets are all of 20 ms, and whose last page ends it where the samples end.
 
     libsndfile 1.2.2 ends a file with a packet as short as it can be, 2.5 to 10 ms, and what is decoded of that may be
-    noise of twice full scale.
+    noise of twice full scale. `compression_level` is libsndfile's, 0 to 1.
     """
     if sample_rate not in OPUS_RATES:
         raise ValueError(f"Opus only supports {', '.join(map(str, OPUS_RATES))} Hz; resample to one of these")
     per_sample = OPUS_RATE // sample_rate
     missing = -(OPUS_DELAY + len(samples) * per_sample) % OPUS_PACKET // per_sample
     padded = np.pad(samples, ((0, missing), (0, 0)), mode="symmetric")  # goes on without a step
-    _write_blocks(path, padded, sample_rate, "OGG", "OPUS")
-    ended = ogg.set_end(path.read_bytes(), OPUS_DELAY + len(samples) * per_sample)
-    path.write_bytes(ended)
+    buffer = io.BytesIO()
+    _write_blocks(buffer, padded, sample_rate, "OGG", "OPUS", compression_level=compression_level)
+    return ogg.set_end(buffer.getvalue(), OPUS_DELAY + len(samples) * per_sample)

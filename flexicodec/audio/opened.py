@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from flexicodec.audio import mpeg, ogg, sizes
+from flexicodec.audio import flac, mpeg, ogg, sizes
 from flexicodec.audio.streams import UNKNOWN_LENGTH, Block, InOrder, Seekable, Stream, open_with_av, sound_blocks
 
 if TYPE_CHECKING:
@@ -108,7 +108,10 @@ def _reasons() -> Iterator[None]:
     try:
         yield
     except (soundfile.SoundFileError, TypeError, MemoryError) as error:  # TypeError: headerless files such as .raw
-        raise ValueError(getattr(error, "error_string", "") or str(error)) from error
+        reason = getattr(error, "error_string", "") or str(error)
+        if "flac decoder" in reason:
+            reason = f"its FLAC frames break off ({reason.removeprefix('Error : ')}); is it damaged or cut off?"
+        raise ValueError(reason) from error
 
 
 # -------------------------------------------------------------------------------------------------------------- opening
@@ -151,6 +154,11 @@ def _streams(sound: "soundfile.SoundFile", file: Any, content: Callable[[], Any]
 
     container = sound.format
     subtype = sound.subtype
+    if container == "FLAC":
+        file_of_links = content()
+        links = flac.find_links(file_of_links)
+        if links != [(0, file_of_links.seek(0, io.SEEK_END))]:
+            return _open_links(file_of_links, links, stack)
     if container == "OGG":
         file_of_links = content()
         links = ogg.find_links(file_of_links)
@@ -159,7 +167,7 @@ def _streams(sound: "soundfile.SoundFile", file: Any, content: Callable[[], Any]
     if subtype.startswith("MPEG"):
         return _open_mpeg(sound, content(), stack)
     if sound.frames == 0 or (container in HAVE_SIZES and _is_larger(sound, subtype, file)):
-        window = _with_all_samples(sound, content(), str(file))
+        window = _with_all_samples(sound, content(), str(file) if isinstance(file, Path) else "a file")
         if window is not None:
             file = window
             sound = stack.enter_context(soundfile.SoundFile(window))
@@ -170,7 +178,7 @@ def _streams(sound: "soundfile.SoundFile", file: Any, content: Callable[[], Any]
 
 
 def _open_links(file: IO[bytes], links: list[tuple[int, int]], stack: ExitStack) -> list[Stream]:
-    """Open the links of a chained Ogg file one by one."""
+    """Open the links of a chained Ogg file, or of joined FLAC files, one by one."""
     streams = []
     for begin, end in links:
         streams += _open(sizes.Window(file, begin, end), stack)
@@ -241,12 +249,16 @@ def _open_unknown(file: Any, error: "soundfile.LibsndfileError", stack: ExitStac
     import soundfile
 
     head = file.read(8192)
+    if not head:
+        raise ValueError("it is empty (0 bytes); did a download or copy stop early?")
     packed = re.search(rb"sample_coding +-s\d+ +(\S*(?:embedded|shorten)\S*)", head)
     if head.startswith(b"NIST_1A") and packed:
         raise ValueError(
             f"its samples are packed ({packed[1].decode('ascii', 'replace')}); unpack them with LDC's sph2pipe: "
             "sph2pipe -f wav IN.sph OUT.wav"
         )
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError("it is a pointer of Git LFS and no audio; run `git lfs pull` in its repository")
     if error.code == SECOND_RIFF:
         raise ValueError("it holds several WAV files one after the other; split it")
     if head.startswith(b"OggS"):

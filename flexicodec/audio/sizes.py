@@ -7,6 +7,7 @@ import io
 import struct
 from typing import IO, NamedTuple
 
+LARGEST_TEXTS = 2**16  # bytes of a chunk such as title and artist, behind the samples
 UNKNOWN = b"\xff" * 4  # the size that streams carry: libsndfile reads to the end of the file
 
 # Magic number > size of the file's header, byte order and format of a chunk's size, identifier of the samples
@@ -116,4 +117,16 @@ def without_size(file: IO[bytes], samples: Samples) -> Window:
     else:
         head[:4] = b"RIFF" if magic == b"RF64" else magic
         head[samples.begin - 4 : samples.begin] = UNKNOWN
-    return Window(file, head=bytes(head))
+    return Window(file, end=_end_of_samples(file, samples.begin), head=bytes(head))
+
+
+def _end_of_samples(file: IO[bytes], begin: int) -> int:
+    """Return where samples of unknown size end: at a chunk of texts that ends the file, or at its end."""
+    size = file.seek(0, io.SEEK_END)
+    tail_begin = max(begin, size - LARGEST_TEXTS)
+    file.seek(tail_begin)
+    tail = file.read()
+    at = tail.rfind(b"LIST")
+    if 0 <= at <= len(tail) - 8 and struct.unpack_from("<I", tail, at + 4)[0] == len(tail) - at - 8:
+        return tail_begin + at
+    return size

@@ -121,6 +121,7 @@ def test_a_planted_path_is_recovered_in_a_batch():
 # ------------------------------------------------------------------------------------------------------ vocabularies
 
 
+@settings(max_examples=30)
 @given(st.text(max_size=30))
 def test_normalising_twice_is_normalising_once(text):
     assert normalise(normalise(text)) == normalise(text)

@@ -17,6 +17,7 @@ ALIKE = {
     "Chinese and English": ("我 用 iPhone。", "我用iPhone"),
     "Chinese, full width": ("我用ｉＰｈｏｎｅ１５", "我用iphone15"),
     "Chinese, ideographic variant": ("葛\U000e0100城", "葛城"),
+    "Chinese, single quotes": ("他说‘你好’，'再见'", "他说你好再见"),
     "Chinese, name with a dot": ("约翰·史密斯", "约翰史密斯"),
     "rare Han": ("𠮷 野 家", "𠮷野家"),
     "Cantonese": ("佢哋 喺 度 。", "佢哋喺度"),
@@ -52,6 +53,7 @@ ALIKE = {
     "Ukrainian": ("П\u02bcять п’ять", "п'ять п'ять"),
     "Vietnamese": (unicodedata.normalize("NFD", "Tiếng Việt"), "tiếng việt"),
     "English, no-break space and tab": ("well\u00a0known\tname\n", "well known name"),
+    "English, acute and grave for an apostrophe": ("don´t, can`t", "don't can't"),
     "English, soft hyphen": ("co\u00adoperate", "cooperate"),
     "English, emoji": ("I ❤️ you 1️⃣", "i you 1"),
     "English, full width": ("ＡＢＣ　１２３", "abc 123"),
@@ -122,6 +124,7 @@ def test_turkish_has_a_lower_case_of_its_own():
     assert normalise("DIŞ İSTANBUL", "tr") == normalise(unicodedata.normalize("NFD", "dış istanbul"), "tur")
     assert normalise("İI", "az") == "iı"
     assert normalise("I", "en") == normalise("I") == "i"
+    assert normalise("İstanbul") == normalise("i\u0307stanbul") == "istanbul"  # where the language is not known
 
 
 @given(st.text(st.sampled_from("aé今が ゙ｶﾞ나ᄂ\u0301ั ก。'’\u200b\u200c\u200d\ufe0f🙂İ\u0640م"), max_size=12))

@@ -65,8 +65,7 @@ def everything(codec):
     tokens = codec.encode(audio, lengths)
     results = {
         "tokens": tokens,
-        "one clip as an array": codec.encode(audio[0].numpy()),
-        "resampled": codec.encode(audio, sample_rate=24_000),
+        "one clip as an array, resampled": codec.encode(audio[0].numpy(), sample_rate=24_000),
         "audio": codec.decode(tokens),
         "embedding": codec.embed(tokens),
         "times": tokens.times(1),
@@ -74,8 +73,9 @@ def everything(codec):
         "fingerprint": codec.compute_fingerprint(),
     }
     if codec.format.max_duration != 1:
+        features = codec.features(audio, lengths)
         for policy in ("variance", "running"):
-            results[policy] = codec.encode(audio, lengths, frame_rate=6.25, policy=policy)
+            results[policy] = codec.tokenize(features, frame_rate=6.25, policy=policy)
     with codec.streaming_encoder() as stream:
         pieces = [stream.encode(chunk) for chunk in audio[:1].split(2000, dim=1)] + [stream.flush()]
     pieces = [piece for piece in pieces if piece is not None]

@@ -15,6 +15,7 @@ from typing import Any
 import soundfile
 from tqdm import tqdm
 
+from flexicodec.audio import OpenedAudio
 from flexicodec.corpus.audio_reading import UNREADABLE, read_duration
 from flexicodec.corpus.layouts.scan import LIST_SUFFIXES, ScanResult
 from flexicodec.corpus.lists.fields import SYNONYMS, audio_name, check_unknown_times, clip_times, folded, known_values
@@ -26,6 +27,8 @@ from flexicodec.io_utils import AUDIO_SUFFIXES, replacing
 FILES_NAMED = 10
 ROWS_AT_ONCE = 16  # of a table, with their audio in memory
 SUFFIX_OF_FORMAT = {"WAVEX": ".wav", "RF64": ".wav", "OGG": ".ogg"}  # names of libsndfile that are no suffix
+
+SUFFIX_OF_MAGIC = {b"ftyp": ".m4a", b"\x1aE\xdf\xa3": ".webm", b"OggS": ".ogg", b"0&\xb2u": ".wma", b"\xff\xf1": ".aac"}
 
 EXTRACTED = ".audio"  # suffix of folders of audio that was extracted
 
@@ -205,8 +208,13 @@ def _suffix_of(content: bytes) -> str:
     """Return the suffix of an encoded file."""
     try:
         kind = soundfile.info(io.BytesIO(content)).format
-    except soundfile.SoundFileError as error:
-        raise ValueError(f"its audio cannot be read: {getattr(error, 'error_string', error)}") from error
+    except soundfile.SoundFileError:
+        try:
+            OpenedAudio(content).close()
+        except ValueError as error:
+            raise ValueError(f"its audio cannot be read: {error}") from error
+        # What PyAV or our own rules read. The suffix is a name only: files are told by their content.
+        return next((suffix for magic, suffix in SUFFIX_OF_MAGIC.items() if magic in content[:12]), ".mp3")
     return SUFFIX_OF_FORMAT.get(kind, f".{kind.lower()}")
 
 

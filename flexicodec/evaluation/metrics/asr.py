@@ -38,7 +38,8 @@ SHIPPED = "recognizer-mini"
 # Titles as LibriSpeech's transcripts spell them. "st" is left alone: it is a saint or a street.
 SPOKEN_TITLES = {"mr": "mister", "mrs": "missus", "dr": "doctor"}
 # Vowel points of Arabic and Hebrew, which most texts and recognisers leave out.
-VOWEL_POINTS = re.compile("[\u0591-\u05bd\u05bf-\u05c7\u064b-\u0652\u0670]")
+VOWEL_POINTS = re.compile("[\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u0652\u0670\u06d6-\u06ed\u08d3-\u08ff]")
+QUOTES = re.compile(r"(?<!\S)'+|'+(?!\S)")  # single quotation marks, which are written as apostrophes
 
 # -------------------------------------------------------------------------------------------------------- recognisers
 
@@ -326,7 +327,8 @@ def open_normaliser(spec: str = "basic", language: str | None = None) -> Normali
 
 def _basic(text: str, language: str | None) -> str:
     """Apply the normaliser "basic"."""
-    plain = VOWEL_POINTS.sub("", normalise(text, language))
+    plain = VOWEL_POINTS.sub("", QUOTES.sub("", normalise(text, language)))
+    plain = " ".join(plain.split())
     return "".join(str(unicodedata.digit(c)) if c.isdecimal() else c for c in plain)
 
 

@@ -16,7 +16,7 @@ import soxr
 import torch
 from jaxtyping import Float
 
-from flexicodec.audio import WRITE_BLOCK, resample
+from flexicodec.audio import WRITE_BLOCK, encode_opus, resample
 from flexicodec.corpus.audio_reading import UNREADABLE, read_utterance
 from flexicodec.corpus.lists.read import read_manifest
 from flexicodec.corpus.manifest import Utterance
@@ -183,11 +183,14 @@ def through_codec(audio: Wave, sample_rate: int, codec: str, compression: float)
     limit = 1.0 - 2.0**-15  # largest 16-bit value
     samples = _resample(audio, sample_rate, rate).clip(-limit, limit)
     level = gentlest + compression * (hardest - gentlest)
-    buffer = io.BytesIO()
-    with soundfile.SoundFile(buffer, "w", rate, 1, encoding, format=container, compression_level=level) as file:
-        for start in range(0, len(samples), WRITE_BLOCK):  # libsndfile 1.2 overflows its stack on one long Vorbis write
-            file.write(samples[start : start + WRITE_BLOCK])
-    buffer.seek(0)
+    if codec == "opus":
+        buffer = io.BytesIO(encode_opus(samples[:, None], rate, level))
+    else:
+        buffer = io.BytesIO()
+        with soundfile.SoundFile(buffer, "w", rate, 1, encoding, format=container, compression_level=level) as file:
+            for start in range(0, len(samples), WRITE_BLOCK):  # libsndfile 1.2 overflows its stack on long writes
+                file.write(samples[start : start + WRITE_BLOCK])
+        buffer.seek(0)
     decoded, _ = soundfile.read(buffer, dtype="float32")
     # Codecs may add or lose samples at the end.
     decoded = _resample(decoded, rate, sample_rate)[: len(audio)]

@@ -88,6 +88,20 @@ def test_audio_is_extracted_as_it_is(tmp_path, name):
         assert read_utterance(utterance, RATE).tolist() == mono(number)[first:last].tolist()
 
 
+def test_audio_of_other_decoders_is_told_by_its_content(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(tmp_path / "a", "w", format="ipod") as file:
+        stream = file.add_stream("alac", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(noise(1).T, "s16p", "mono")
+        frame.sample_rate = RATE
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    write(tmp_path / "t.parquet", [{"audio": {"bytes": (tmp_path / "a").read_bytes(), "path": None}, "text": "t"}])
+    (found,) = manifest(tmp_path / "t.parquet", tmp_path)
+    assert found.path.name == "000000.m4a"
+    np.testing.assert_allclose(read_utterance(found, RATE), mono(1), atol=1e-6)
+
+
 def test_folders_keep_their_splits(tmp_path):
     for number, name in enumerate(("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001")):
         write(tmp_path / "data" / f"{name}.parquet", [{"audio": audio(number), "text": name}])
