@@ -14,12 +14,14 @@ import torch
 from flexicodec.audio import read_audio
 from flexicodec.corpus import Utterance, write_manifest
 from flexicodec.encoders.base import FrontEndConfig, SanmConfig
+from flexicodec.merging.positions import PositionConfig
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.nanocodec.config import DecoderConfig, EncoderConfig, NanoCodecConfig, with_causality
 from flexicodec.models.nanocodec.model import NanoCodec
-from flexicodec.nn.dac import ResidualUnit
+from flexicodec.nn.dac import DACEncoder, ResidualUnit
 from flexicodec.nn.sequential import Sequential
+from flexicodec.nn.spectral import SpectralConfig, TwoRateConfig
 from flexicodec.nn.transformer import TransformerConfig
 from flexicodec.quantize import FSQConfig, GroupedFSQConfig, RVQConfig
 
@@ -118,10 +120,11 @@ def enliven(codec, seed):
             weight.copy_(normal(weight, 1.0 / math.sqrt(weight[0].numel())))
     for unit in (module for module in codec.modules() if isinstance(module, ResidualUnit)):
         unit[-1].weight.mul_(0.2)  # a residual adds, and every Snake adds an offset
-    codec.encoder.layers[-1].weight.mul_(4.0)
-    hiss = codec.encoder(0.05 * torch.randn(1, 1, 12800, generator=generator))
-    codec.encoder.layers[-1].bias.sub_(hiss.mean(dim=(0, 2)))
-    codec.decoder.layers[-2].weight.mul_(0.05)
+    if isinstance(codec.encoder, DACEncoder):
+        codec.encoder.layers[-1].weight.mul_(4.0)
+        hiss = codec.encoder(0.05 * torch.randn(1, 1, 12800, generator=generator))
+        codec.encoder.layers[-1].bias.sub_(hiss.mean(dim=(0, 2)))
+        codec.decoder.layers[-2].weight.mul_(0.05)
     front_end = getattr(codec.semantic_encoder, "front_end", None)
     if front_end is not None:  # about what is usual for speech: log energies of 16-bit samples
         front_end.shift.fill_(-12.0)
@@ -149,6 +152,24 @@ def make_codec():
 def whole(make_codec):
     """Covers every sample; attention is windowed and independent of the end of the clip."""
     return make_codec("whole")
+
+
+SPECTRAL = {  # settings of `make_codec`; tokens may be longer than the semantic stream has positions
+    "acoustic": SpectralConfig(
+        num_mels=20, latent_dim=12, encoder=TwoRateConfig(16, 1, 12, 1), decoder=TwoRateConfig(12, 1, 16, 1)
+    ),
+    "merging": MergingConfig(
+        threshold=0.7,
+        semantic_aggregator=PositionConfig(3, hidden_dim=16, unmerge_dim=None),
+        acoustic_aggregator=PositionConfig(8, hidden_dim=16, unmerge_dim=16),
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def spectral(make_codec):
+    """Encodes and decodes spectra, and merges and unmerges by position."""
+    return make_codec("whole", **SPECTRAL)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flexicodec.encoders.sanm import SanmEncoder
 from flexicodec.encoders.ssl import SSLEncoder
-from flexicodec.merging import unmerge
+from flexicodec.merging.aggregators import QueryAggregator
 from flexicodec.models.codec import Codec
 from flexicodec.models.flexicodec.network import FlexiCodecNetwork
 from flexicodec.models.nanocodec.model import NanoCodec
@@ -123,7 +123,7 @@ class DecoderGraph(PartGraph):
         # Attention is traced for two frames or more, so that there is one more than the longest clip has.
         longest = cast(int, frame_lengths.max().item())  # int() would fix the value in the trace
         torch._check(longest >= 1)
-        frames = unmerge(latents, durations, longest + 1)
+        frames = codec.unmerger(latents, durations, longest + 1)
         if codec.bottleneck is not None:
             frames = codec.bottleneck(frames, frame_lengths)
         padded = PaddedLengths(frame_lengths, shortest=0)
@@ -196,7 +196,6 @@ def _flexicodec_graphs(codec: FlexiCodecNetwork) -> list[Graph]:
             f"the semantic encoder is a {type(encoder).__name__} that was passed in, which cannot be exported; "
             "SAN-M and self-supervised encoders can"
         )
-    merging = codec.config.merging
     dim = codec.config.acoustic.latent_dim
     codebooks = codec.num_codebooks
     semantic = TensorSpec("features", ("batch", encoder.dim, "frames"))
@@ -220,7 +219,7 @@ def _flexicodec_graphs(codec: FlexiCodecNetwork) -> list[Graph]:
             (semantic, _DURATIONS),
             (replace(semantic_codes, name="codes"), known),
             (torch.randn(2, encoder.dim, 12), durations),
-            bool(merging and merging.semantic_aggregator),
+            isinstance(codec.semantic_aggregator, QueryAggregator),
         ),
         Graph(
             "acoustic_quantizer",
@@ -228,7 +227,7 @@ def _flexicodec_graphs(codec: FlexiCodecNetwork) -> list[Graph]:
             (acoustic, known, _DURATIONS),
             (replace(acoustic_codes, name="codes"),),
             (torch.randn(2, dim, 12), torch.randn(2, dim, 5), durations),
-            bool(merging and merging.acoustic_aggregator),
+            isinstance(codec.acoustic_aggregator, QueryAggregator),
         ),
         Graph(
             "decoder",

@@ -1,7 +1,8 @@
 """Merging: which neighbouring frames share a token, and the way from frames to tokens and back.
 
 `durations` has similarities, merging and unmerging as pure functions, `policies` and `rate_control` the rules that
-choose durations, and `aggregators` what makes one vector of a token's frames.
+choose durations, `aggregators` what makes one vector of a token's frames, and `positions` the same and its reverse with
+regard to the frames' order.
 """
 
 from flexicodec.merging.durations import (

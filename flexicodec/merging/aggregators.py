@@ -1,6 +1,7 @@
 """Aggregators, from frames to one vector per token: the plain mean, or a transformer with a query for every token.
 
-Both have the same interface, so that a config can choose; the mean alone is the paper's ablation.
+Both have the same interface, as has the one in `positions`, so that a config can choose; the mean alone is the paper's
+ablation.
 """
 
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class AggregatorState:
     """State of a `StreamingAggregator`.
 
     Attributes:
-        transformer: State of its transformer; None for a mean.
+        transformer: State of its transformer; None without one.
         is_query: Which pending steps of the transformer are queries.
     """
 
@@ -125,7 +126,7 @@ class StreamingAggregator:
         """Aggregate the next tokens, any number; `last` ends the stream and returns all remaining vectors."""
         assert int(durations.sum()) == frames.shape[-1], "tokens come with all of their frames"
         if self.transformer is None:
-            return merge(frames, durations), state
+            return self.aggregator(frames, durations), state  # which computes each token alone
         sequence = frames
         is_query = state.is_query
         if durations.shape[1]:

@@ -15,7 +15,7 @@ from numbers import Integral
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from flexicodec.nn.masking import length_mask
 
@@ -152,6 +152,19 @@ def unmerge(
         num_frames = int(durations.sum(-1).max())
     index = token_index(durations, num_frames)[:, None].expand(-1, latents.shape[1], -1)
     return F.pad(latents, (0, 1)).gather(2, index)
+
+
+class Repeater(nn.Module):
+    """Repeat each token's vector, without any weights; see `unmerge`."""
+
+    def forward(
+        self,
+        latents: Float[Tensor, "batch dim tokens"],
+        durations: Int[Tensor, "batch tokens"],
+        num_frames: int | None = None,
+    ) -> Float[Tensor, "batch dim frames"]:
+        """See `unmerge`."""
+        return unmerge(latents, durations, num_frames)
 
 
 def validate_durations(

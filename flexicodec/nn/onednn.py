@@ -174,3 +174,10 @@ class Linear(nn.Linear):
             weight = cached(weight, f"matrix {dtype}", lambda values: values.to(dtype), packed=True)
             bias = None if bias is None else cached(bias, f"{dtype}", lambda values: values.to(dtype))
         return torch.ops.mkldnn._linear_pointwise(input.to(dtype), weight, bias, "none", [], "")
+
+
+def init_linear(layer: Linear, gain: float = 1.0) -> Linear:
+    """Start from a truncated normal that keeps the mean square of the input, times `gain` squared, and no bias."""
+    nn.init.trunc_normal_(layer.weight, std=gain * layer.in_features**-0.5)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,7 +1,7 @@
 """Layers in sequence, with a residual connection or in parallel, over whole clips and over streams.
 
-All have the interface of the convolutions in `conv`: `forward` for whole clips, `initial_state` and `step` for chunks,
-`output_length`, `inputs_needed` and `is_long_enough` for lengths.
+All have the interface of the convolutions in `conv`, as have the layers in `windowed`: `forward` for whole clips,
+`initial_state` and `step` for chunks, `output_length`, `inputs_needed` and `is_long_enough` for lengths.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from flexicodec.nn import onednn
 from flexicodec.nn.conv import Conv, ConvTranspose, PaddedLengths
 from flexicodec.nn.streaming import register_state
+from flexicodec.nn.windowed import WindowedLayer
 
 # Activations that a block computes at once per thread, 2 MiB in float32: the fastest of 2^17 to 2^21 on a Zen 5 core (1
 # MiB of L2), where half as many cost 4 % on the decoder; with two threads the same total costs 5 to 7 %.
@@ -233,4 +234,4 @@ def _mean(outputs: Sequence[Tensor]) -> Tensor:
     return total / len(outputs)
 
 
-TIME_LAYERS = (Conv, ConvTranspose, Sequential, ParallelMean)
+TIME_LAYERS = (Conv, ConvTranspose, Sequential, ParallelMean, WindowedLayer)

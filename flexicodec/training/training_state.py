@@ -14,6 +14,7 @@ from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.nn.conv import apply_weight_norm, remove_weight_norm
+from flexicodec.nn.dac import DACEncoder
 from flexicodec.quantize import ResidualVectorQuantizer
 from flexicodec.training.checkpoints import Checkpoint
 from flexicodec.training.config import TrainingConfig
@@ -43,7 +44,8 @@ def build_codec(config: TrainingConfig, fresh: bool = True) -> TrainableCodec:
     else:
         codec = FlexiCodec(config.model)
         if fresh:
-            init_encoder(codec.encoder)
+            if isinstance(codec.encoder, DACEncoder):  # others start from weights that keep features' size already
+                init_encoder(codec.encoder)
             if isinstance(codec.acoustic_quantizer, ResidualVectorQuantizer):
                 init_quantizer(codec.acoustic_quantizer)
     if fresh:

@@ -17,16 +17,16 @@ from flexicodec.nn.dac import ConvStack
 from flexicodec.tokens import Tokens
 
 EXACT = 2e-5
-KINDS = ("nano", "causal", "noncausal", "lfsc", "whole", "unsmoothed")  # "released" has global attention
+KINDS = ("nano", "causal", "noncausal", "lfsc", "whole", "unsmoothed", "spectral")  # "released" has global attention
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any)
 laws = settings(max_examples=6, deadline=None, derandomize=True)
 
 
 @pytest.fixture(scope="module")
-def codecs(nanocodecs, whole, released, make_codec):
+def codecs(nanocodecs, whole, released, spectral, make_codec):
     """One decoder of every kind."""
     unsmoothed = make_codec("released", bottleneck=None)
-    return {**nanocodecs, "whole": whole, "released": released, "unsmoothed": unsmoothed}
+    return {**nanocodecs, "whole": whole, "released": released, "unsmoothed": unsmoothed, "spectral": spectral}
 
 
 def random_tokens(codec, count, seed=0, batch=1, audio_lengths=None):

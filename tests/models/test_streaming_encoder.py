@@ -25,13 +25,14 @@ NANOS = ("nano", "causal", "noncausal", "lfsc")
 
 
 @pytest.fixture(scope="module")
-def codecs(nanocodecs, whole, released, make_codec, fake_encoder):
+def codecs(nanocodecs, whole, released, spectral, make_codec, fake_encoder):
     """One encoder of every kind."""
     means = MergingConfig(semantic_aggregator=None, acoustic_aggregator=None)
     return {
         **nanocodecs,
         "whole": whole,
         "released": released,
+        "spectral": spectral,
         "means": make_codec("whole", merging=means, dither=0.0),
         "fixed": make_codec("whole", merging=None),
         "another": make_codec("whole", fake_encoder(50.0)),
@@ -66,7 +67,7 @@ def same_but_for_noise(ours, theirs):
 # ----------------------------------------------------------------------------------------------------------------- laws
 
 
-@pytest.mark.parametrize("kind", ["whole", "means", "fixed", *NANOS])
+@pytest.mark.parametrize("kind", ["whole", "spectral", "means", "fixed", *NANOS])
 @laws
 @given(sizes=CHUNKS, rest=st.integers(1, 3000), seed=st.integers(0, 5))
 @example(sizes=[0, 5000, 0, 7], rest=900, seed=1)
@@ -146,7 +147,7 @@ def test_one_global_part_is_enough_to_be_inexact(make_codec):
 # --------------------------------------------------------------------------------------------------- what waiting costs
 
 
-@pytest.mark.parametrize("kind", ["whole", "means", "fixed"])
+@pytest.mark.parametrize("kind", ["whole", "spectral", "means", "fixed"])
 def test_no_token_is_later_than_the_stated_latency(codecs, kind):
     codec, hop = codecs[kind], 800
     stream = codec.streaming_encoder(threshold=1.0)

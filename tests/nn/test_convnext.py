@@ -50,6 +50,16 @@ def test_a_lone_block_masks_too():
     torch.testing.assert_close(out[1:, :, :6], block(x[1:, :, :6]), atol=2e-6, rtol=1e-5)
 
 
+def test_steps_with_their_neighbours_are_refined_as_in_the_whole():
+    block, x = ConvNeXtBlock(12, hidden_dim=20, layer_scale=0.3), noise(2, 12, 15)
+    padded = F.pad(x, (3, 3)).mT
+    torch.testing.assert_close(block.refine(padded).mT, block(x), atol=2e-6, rtol=1e-5)
+    plain = ConvNeXtBlock(12, hidden_dim=20)
+    plain.load_state_dict({name: value for name, value in block.state_dict().items() if name != "scale"})
+    torch.testing.assert_close(block(x) - x, 0.3 * (plain(x) - x), atol=2e-6, rtol=1e-5)
+    assert block.to("meta").refine(padded.to("meta")).shape == (2, 15, 12)  # convolutions of other devices
+
+
 def test_a_stack_reaches_three_steps_per_block():
     model, x = tiny(), noise(1, 12, 40)
     other = x.clone()

@@ -4,15 +4,21 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from flexicodec.config import from_dict, load_yaml, to_dict
 from flexicodec.encoders.base import SSLConfig
+from flexicodec.hub import load
+from flexicodec.merging.positions import PositionConfig
+from flexicodec.models.flexicodec.model import FlexiCodec
+from flexicodec.nn.spectral import TwoRateConfig
 from flexicodec.quantize import ResidualFSQConfig, VQConfig
 from flexicodec.training.config import TrainingConfig
-from flexicodec.training.trainer import CodecTrainer
+from flexicodec.training.trainer import CodecTrainer, train
 from flexicodec.training.training_state import TrainingState
 from tests.training.recipes import ADVERSARY, MODEL, SMALL, make_hubert, make_recogniser
 
@@ -24,11 +30,64 @@ def read(name):
     return from_dict(TrainingConfig, load_yaml(CONFIGS / f"{name}.yaml"))
 
 
-@pytest.mark.parametrize("name", ["fixed_rate", "dynamic", "mini_fixed", "mini", "mini_cpu"])
-def test_shipped_configs_are_read(name):
+@pytest.mark.parametrize(
+    "name", ["fixed_rate", "dynamic", "spectral", "mini_fixed", "mini", "mini_cpu", "mini_spectral"]
+)
+def test_shipped_configs_are_read_and_built(name):
     config = read(name)
-    assert config.init_from or name in ("fixed_rate", "dynamic")  # whose sources depend on the machine
+    assert config.init_from or name in ("fixed_rate", "dynamic", "spectral")  # whose sources depend on the machine
     assert from_dict(TrainingConfig, to_dict(config)) == config
+    with torch.device("meta"):
+        codec = FlexiCodec(config.model)
+    assert codec.base_frame_rate == 12.5
+    assert (codec.encoder.out_channels, codec.decoder.in_channels) == (config.model.acoustic.latent_dim,) * 2
+
+
+def test_a_codec_on_spectra_trains_on_the_mel_loss_alone(manifest, tmp_path):
+    """Twenty steps of mini_spectral at toy size, in its precision."""
+    AcceleratorState._reset_state()  # Accelerate keeps one precision per process
+    config = read("mini_spectral")
+    merging = replace(
+        config.model.merging,
+        semantic_aggregator=PositionConfig(8, hidden_dim=16),
+        acoustic_aggregator=PositionConfig(8, hidden_dim=16, unmerge_dim=16),
+    )
+    sizes = TwoRateConfig(32, 1, 32, 1)
+    acoustic = replace(config.model.acoustic, num_mels=40, latent_dim=16, encoder=sizes, decoder=sizes)
+    config = replace(
+        config,
+        output=str(tmp_path / "run"),
+        model=replace(MODEL, acoustic=acoustic, merging=merging, bottleneck=None),
+        data=replace(
+            config.data,
+            manifest=(str(manifest),),
+            validation=str(manifest),
+            batch_size=4,
+            crop_seconds=0.48,
+            audio_cache=None,
+        ),
+        init_from=(replace(config.init_from[0], source=str(make_recogniser(tmp_path / "recogniser"))),),
+        optim=replace(config.optim, warmup_steps=2, reseed_every=10),
+        trackers=("jsonl",),
+        steps=20,
+        log_every=1,
+        save_every=20,
+        validate_every=20,
+    )
+    trainer = CodecTrainer(config)
+    before = {key: value.clone() for key, value in trainer.codec.named_parameters()}
+    trainer.run()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "curves.jsonl").read_text().splitlines()]
+    losses = [row["loss/mel"] for row in rows if "loss/mel" in row]
+    assert len(losses) == 20
+    assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
+    assert not {"loss/adversarial", "loss/alignment", "loss/waveform"} & rows[0].keys()
+    kept = {key for key, value in trainer.codec.named_parameters() if torch.equal(value, before[key])}
+    assert all(key.startswith("semantic_encoder.") for key in kept), kept
+    codec = load(train(config))  # resumed at its end, and exported
+    AcceleratorState._reset_state()
+    audio = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 9000)).astype(np.float32)) * 0.1
+    assert codec.decode(codec.encode(audio, frame_rate=6.25)).shape == audio.shape
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

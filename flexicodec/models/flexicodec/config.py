@@ -1,4 +1,4 @@
-"""Config of FlexiCodec: frozen encoder, convolutional autoencoder, merging, quantizers, bottleneck.
+"""Config of FlexiCodec: frozen encoder, acoustic encoder and decoder, merging, quantizers, bottleneck.
 
 The defaults are the released `12hz_v1` checkpoint's values. A part that is None is absent: `merging=None` is the
 fixed-rate model of the first training stage. `geometry` says how frames cover a clip: "whole" by
@@ -10,6 +10,9 @@ from math import prod
 from typing import Literal, get_args
 
 from flexicodec.encoders.base import SanmConfig, SSLConfig
+from flexicodec.merging.positions import PositionConfig
+from flexicodec.nn.dac import DACDecoder, DACEncoder
+from flexicodec.nn.spectral import SpectralConfig
 from flexicodec.nn.transformer import TransformerConfig
 from flexicodec.quantize import FSQConfig, ResidualFSQConfig, RVQConfig, VQConfig
 
@@ -18,7 +21,7 @@ Geometry = Literal["released", "whole"]
 
 @dataclass(frozen=True)
 class AcousticConfig:
-    """The convolutional encoder and decoder.
+    """Convolutional encoder and decoder on the waveform, those of DAC.
 
     Attributes:
         strides: Downsampling of the encoder, block by block; the decoder's are these reversed.
@@ -32,6 +35,19 @@ class AcousticConfig:
     latent_dim: int = 512
     decoder_width: int = 1536
 
+    @property
+    def frame_size(self) -> int:
+        """Samples per frame: the product of the strides."""
+        return prod(self.strides)
+
+    def build_encoder(self, sample_rate: int) -> DACEncoder:
+        """Make an encoder with random weights; it does not depend on the sample rate."""
+        return DACEncoder(self.strides, self.width, self.latent_dim)
+
+    def build_decoder(self, exact_length: bool = True) -> DACDecoder:
+        """Make a decoder with random weights; `exact_length` False: as in the released geometry."""
+        return DACDecoder(self.strides[::-1], self.decoder_width, self.latent_dim, exact_length)
+
 
 @dataclass(frozen=True)
 class MergingConfig:
@@ -41,15 +57,20 @@ class MergingConfig:
         threshold: Used when a call asks for nothing else: frames more similar than this are merged.
         threshold_range: Thresholds the model was trained with.
         max_duration: Most frames a token may hold.
-        semantic_aggregator: Transformer that merges semantic features; None takes their mean.
+        semantic_aggregator: What merges semantic features: a transformer, or `PositionConfig`, which unmerges as well;
+            None takes their mean.
         acoustic_aggregator: The same for acoustic features.
     """
 
     threshold: float = 0.91
     threshold_range: tuple[float, float] = (0.8, 1.0)
     max_duration: int | None = 8
-    semantic_aggregator: TransformerConfig | None = field(default_factory=lambda: TransformerConfig(num_layers=6))
-    acoustic_aggregator: TransformerConfig | None = field(default_factory=lambda: TransformerConfig(num_layers=6))
+    semantic_aggregator: TransformerConfig | PositionConfig | None = field(
+        default_factory=lambda: TransformerConfig(num_layers=6)
+    )
+    acoustic_aggregator: TransformerConfig | PositionConfig | None = field(
+        default_factory=lambda: TransformerConfig(num_layers=6)
+    )
 
 
 @dataclass(frozen=True)
@@ -79,7 +100,7 @@ class FlexiCodecConfig:
             fixed resize (4/3 for SAN-M, the mean of 4 frames at 50 Hz), 1280 T samples decoded.
         semantic_encoder: The frozen encoder, whose weights come with the model: SAN-M taught by transcripts, or one
             that learnt from speech alone (geometry "whole" only).
-        acoustic: Convolutional encoder and decoder.
+        acoustic: Acoustic encoder and decoder: convolutions on the waveform, or on spectra (geometry "whole" only).
         merging: None for a fixed-rate model.
         semantic: The semantic stream.
         acoustic_quantizer: The acoustic residual: RVQ in the paper.
@@ -88,7 +109,7 @@ class FlexiCodecConfig:
 
     geometry: Geometry = "released"
     semantic_encoder: SanmConfig | SSLConfig = field(default_factory=SanmConfig)
-    acoustic: AcousticConfig = field(default_factory=AcousticConfig)
+    acoustic: AcousticConfig | SpectralConfig = field(default_factory=AcousticConfig)
     merging: MergingConfig | None = field(default_factory=MergingConfig)
     semantic: SemanticConfig = field(default_factory=SemanticConfig)
     acoustic_quantizer: RVQConfig | ResidualFSQConfig = field(default_factory=RVQConfig)
@@ -102,8 +123,13 @@ class FlexiCodecConfig:
                 "geometry 'released' counts the frames of SAN-M and cannot go with an SSLConfig for semantic_encoder; "
                 "choose geometry 'whole'"
             )
+        if self.geometry == "released" and isinstance(self.acoustic, SpectralConfig):
+            raise ValueError(
+                "geometry 'released' decodes 1280 T - 16 samples as DAC's convolutions do and cannot go with a "
+                "SpectralConfig for acoustic; choose geometry 'whole'"
+            )
 
     @property
     def frame_size(self) -> int:
-        """Samples per frame: the product of the strides."""
-        return prod(self.acoustic.strides)
+        """Samples per frame."""
+        return self.acoustic.frame_size

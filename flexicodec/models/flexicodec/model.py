@@ -51,7 +51,12 @@ MAX_PADDED_SHARE = 0.1  # of a batch on the CPU, where a batch is no faster than
 TOKENIZE_OPTIONS = ("threshold", "frame_rate", "durations", "policy", "max_duration", "num_codebooks", "margins")
 FEATURE_OPTIONS = ("sample_rate", "channels", "windows", "precision")
 STREAM_OPTIONS = ("threshold", "frame_rate", "policy", "max_duration", "num_codebooks", "margins", "windows")
-UNRELATED_SETTINGS = {"acoustic": ("decoder_width",), "merging": ("threshold", "threshold_range", "max_duration")}
+UNRELATED_SETTINGS = {
+    "acoustic": ("decoder_width", "decoder", "istft_window", "istft_hop"),
+    "merging": ("threshold", "threshold_range", "max_duration"),
+    "merging.semantic_aggregator": ("unmerge_dim",),
+    "merging.acoustic_aggregator": ("unmerge_dim",),
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,14 @@ class FlexiCodec(FlexiCodecNetwork):
         "semantic": tuple(
             name for name in token_modules if name not in ("encoder", "acoustic_aggregator", "semantic_decoder_stack")
         ),
-        "decode": ("semantic_quantizer", "semantic_decoder_stack", "acoustic_quantizer", "bottleneck", "decoder"),
+        "decode": (
+            "semantic_quantizer",
+            "semantic_decoder_stack",
+            "acoustic_quantizer",
+            "unmerger",
+            "bottleneck",
+            "decoder",
+        ),
     }
 
     @property
@@ -142,9 +154,12 @@ class FlexiCodec(FlexiCodecNetwork):
         """
         # The bottleneck belongs to decoding.
         settings = non_defaults(replace(self.config, bottleneck=None))
-        for part, names in UNRELATED_SETTINGS.items():
+        for path, names in UNRELATED_SETTINGS.items():
+            part = settings
+            for key in path.split("."):
+                part = part.get(key) or {}
             for name in names:
-                (settings.get(part) or {}).pop(name, None)
+                part.pop(name, None)
         return settings
 
     def num_frames(self, samples: int | Int[Tensor, "*clips"]) -> int | Int[Tensor, "*clips"]:

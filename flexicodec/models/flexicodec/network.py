@@ -18,14 +18,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from flexicodec.encoders.base import SanmConfig, SemanticEncoder, SSLConfig
-from flexicodec.merging import unmerge
 from flexicodec.merging.aggregators import MeanAggregator, QueryAggregator
+from flexicodec.merging.durations import Repeater
+from flexicodec.merging.positions import PositionAggregator, PositionConfig, PositionUnmerger
 from flexicodec.models.codec import Codec, Precision, autocast
-from flexicodec.models.flexicodec.config import FlexiCodecConfig
+from flexicodec.models.flexicodec.config import FlexiCodecConfig, MergingConfig
 from flexicodec.models.flexicodec.frame_resampler import resample_frames
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.convnext import ConvNeXtStack
-from flexicodec.nn.dac import DACDecoder, DACEncoder
+from flexicodec.nn.dac import ConvStack
 from flexicodec.nn.masking import valid_steps, zero_padding
 from flexicodec.nn.transformer import Transformer, TransformerConfig
 from flexicodec.quantize import Quantized
@@ -155,7 +156,7 @@ class FlexiCodecNetwork(Codec):
         # a model that only decodes is loaded without its encoder
         unloaded = isinstance(semantic_encoder, UnloadedModule)
         semantic_dim = config.semantic_encoder.dim if unloaded else self.semantic_encoder.dim
-        self.encoder = DACEncoder(acoustic.strides, acoustic.width, dim)
+        self.encoder: ConvStack = acoustic.build_encoder(self.sample_rate)
 
         # Merging and quantization
         self.semantic_aggregator = _aggregator(semantic_dim, merging.semantic_aggregator if merging else None)
@@ -174,10 +175,9 @@ class FlexiCodecNetwork(Codec):
             self.acoustic_quantizer = config.acoustic_quantizer.build(dim)
 
         # Decoder
+        self.unmerger = _unmerger(dim, merging)
         self.bottleneck = Transformer(config.bottleneck, dim) if config.bottleneck else None
-        self.decoder = DACDecoder(
-            acoustic.strides[::-1], acoustic.decoder_width, dim, exact_length=config.geometry == "whole"
-        )
+        self.decoder: ConvStack = acoustic.build_decoder(exact_length=config.geometry == "whole")
 
     @cached_property
     def num_codebooks(self) -> int:
@@ -246,7 +246,7 @@ class FlexiCodecNetwork(Codec):
     def encode_acoustic(
         self, audio: Float[Tensor, "batch samples"], audio_lengths: Int[Tensor, " batch"], frames: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch acoustic_dim frames"]:
-        """Compute features of the convolutional encoder; the last frame is filled up with zeros."""
+        """Compute features of the acoustic encoder; the last frame is filled up with zeros."""
         _, lengths = self.input_lengths(audio_lengths, frames)
         padded = F.pad(audio, (0, int(lengths.max()) - audio.shape[-1]))[:, None]
         encode = self.encoder if torch.is_grad_enabled() else self.encoder.chunked
@@ -356,7 +356,7 @@ class FlexiCodecNetwork(Codec):
         self, latents: Float[Tensor, "batch dim tokens"], durations: Int[Tensor, "batch tokens"]
     ) -> tuple[Float[Tensor, "batch dim frames"], Int[Tensor, " batch"]]:
         """Unmerge latents and run the bottleneck transformer; returns one vector per frame, and the valid frames."""
-        frames = unmerge(latents, durations)
+        frames = self.unmerger(latents, durations)
         lengths = durations.sum(dim=1)
         if self.bottleneck is not None:
             frames = self.bottleneck(frames, lengths)
@@ -393,5 +393,15 @@ def _check_encoder(encoder: SemanticEncoder, config: FlexiCodecConfig) -> None:
         )
 
 
-def _aggregator(dim: int, config: TransformerConfig | None) -> nn.Module:
+def _aggregator(dim: int, config: TransformerConfig | PositionConfig | None) -> nn.Module:
+    if isinstance(config, PositionConfig):
+        return PositionAggregator(dim, config)
     return QueryAggregator(dim, config) if config else MeanAggregator()
+
+
+def _unmerger(dim: int, config: MergingConfig | None) -> nn.Module:
+    if config is not None:
+        for aggregator in (config.acoustic_aggregator, config.semantic_aggregator):
+            if isinstance(aggregator, PositionConfig) and aggregator.unmerge_dim is not None:
+                return PositionUnmerger(dim, aggregator.unmerge_dim, aggregator.positions)
+    return Repeater()

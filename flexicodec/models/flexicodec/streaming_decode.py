@@ -2,9 +2,8 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from flexicodec.merging import unmerge
 from flexicodec.models.flexicodec.network import FlexiCodecNetwork
 from flexicodec.models.streaming.decoder import DecoderOptions
 from flexicodec.nn.convnext import ConvNeXtStack
@@ -15,12 +14,13 @@ UnmergeState = tuple[tuple[Tensor | None, ...], Tensor | None]
 
 
 class StreamingUnmerge:
-    """Tokens to frames: refine the semantic latents, add the acoustic ones, and repeat each sum for its duration.
+    """Tokens to frames: refine the semantic latents, add the acoustic ones, and unmerge each sum.
 
     # channels of a token   | semantic | acoustic | duration |
 
     Args:
         refine: The ConvNeXt stack behind the semantic quantizer.
+        unmerger: Maps tokens to frames, each token alone.
         semantic_dim: Width of the semantic latents.
         acoustic_dim: Width of the acoustic latents.
     """
@@ -28,8 +28,9 @@ class StreamingUnmerge:
     exact = True
     per_item = True
 
-    def __init__(self, refine: ConvNeXtStack, semantic_dim: int, acoustic_dim: int) -> None:
+    def __init__(self, refine: ConvNeXtStack, unmerger: nn.Module, semantic_dim: int, acoustic_dim: int) -> None:
         self.refine = refine
+        self.unmerger = unmerger
         self.semantic_dim = semantic_dim
         self.channels = semantic_dim + acoustic_dim + 1
         self.lookahead = refine.reach
@@ -47,14 +48,16 @@ class StreamingUnmerge:
         pending = append(pending, x[:, self.semantic_dim :])  # acoustic latents and durations
         ready = semantic.shape[-1]
         durations = pending[:, -1, :ready].round().long()
-        frames = unmerge(semantic + pending[:, :-1, :ready], durations, int(durations.sum()))
+        frames = self.unmerger(semantic + pending[:, :-1, :ready], durations, int(durations.sum()))
         return frames, (blocks, pending[..., ready:].clone())
 
 
 def stages(codec: FlexiCodecNetwork, settings: DecoderOptions) -> list[StreamingModule]:
     """Return a codec's decoding modules in order."""
     dim = codec.config.acoustic.latent_dim
-    modules: list[StreamingModule] = [StreamingUnmerge(codec.semantic_decoder_stack, codec.config.semantic.dim, dim)]
+    modules: list[StreamingModule] = [
+        StreamingUnmerge(codec.semantic_decoder_stack, codec.unmerger, codec.config.semantic.dim, dim)
+    ]
     bottleneck = codec.bottleneck
     if bottleneck is not None and bottleneck.config.window is not None:
         modules.append(bottleneck)
