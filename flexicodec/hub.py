@@ -73,9 +73,7 @@ def load(
     else:
         codec = load_upstream(path, filename=filename, sensevoice=sensevoice, name=name)
     if parts != "all" and not ours:
-        # Foreign layouts are converted as a whole. Their fingerprint is not stored, so it is hashed while all is there.
-        codec.set_fingerprint(codec.fingerprint)
-        codec.keep(parts)
+        codec.keep(parts)  # foreign layouts are converted as a whole
     return codec.to(device or "cpu").eval()
 
 

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from flexicodec.models.fingerprint import inference_call
 from flexicodec.models.streaming.state import ItemState, ModuleProgress, StreamBatch
 from flexicodec.nn import streaming
 from flexicodec.nn.streaming import StreamingModule
@@ -78,10 +79,12 @@ class StreamingDecoder(StreamBatch):
         lookahead_frames: Frames behind these tokens that it waits for.
     """
 
+    model = "decoder_fingerprint"
+
     def __init__(self, codec: "Codec", batch_size: int = 1, settings: DecoderOptions | None = None) -> None:
         settings = settings or DecoderOptions()
         self._modules: tuple[StreamingModule, ...] = tuple(codec.stream_stages(settings))
-        super().__init__(codec, settings, batch_size, codec.decoder_fingerprint)
+        super().__init__(codec, settings, batch_size)
         self.lookahead_tokens = sum(module.lookahead for module in self._modules if module.per_item)
         self.lookahead_frames = sum(module.lookahead for module in self._modules if not module.per_item)
 
@@ -145,6 +148,7 @@ class StreamingDecoder(StreamBatch):
         """End these streams, or all, and return their remaining audio."""
         return pad_sequence(self.decode_each(None, True, items), batch_first=True)
 
+    @inference_call
     def decode_each(
         self, tokens: Tokens | None, last: bool = False, items: Sequence[int] | None = None
     ) -> list[Float[Tensor, " samples"]]:
@@ -154,6 +158,7 @@ class StreamingDecoder(StreamBatch):
             ValueError: As for `decode`.
         """
         # Check the tokens; their durations without padding, and the sample at which each stream ends.
+        self._check_weights()
         chosen = self._choose(items)
         device = self.codec.device
         ends: list[int | None] = [None] * len(chosen)
@@ -168,21 +173,20 @@ class StreamingDecoder(StreamBatch):
                 for row, length in enumerate(tokens.audio_lengths.tolist()):
                     ends[row] = self.state.items[chosen[row]].frames * self.codec.frame_size + length
 
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            # All tokens through all modules, then what is left in them.
-            if tokens is not None and any(durations):
-                inputs = self.codec.stream_inputs(tokens.to(device))
-            work = []
-            for row, item in enumerate(chosen):
-                own = inputs[row : row + 1, :, : len(durations[row])]
-                work.append(_ItemWork(self.state.items[item], own, durations[row]))
-            while any(each.inputs.shape[-1] for each in work):
-                self._take(work, last)
-            if last:
-                for each in work:
-                    each.final = None
-                    each.early = False
-                self._run(work, last=True)
+        # All tokens through all modules, then what is left in them.
+        if tokens is not None and any(durations):
+            inputs = self.codec.stream_inputs(tokens.to(device))
+        work = []
+        for row, item in enumerate(chosen):
+            own = inputs[row : row + 1, :, : len(durations[row])]
+            work.append(_ItemWork(self.state.items[item], own, durations[row]))
+        while any(each.inputs.shape[-1] for each in work):
+            self._take(work, last)
+        if last:
+            for each in work:
+                each.final = None
+                each.early = False
+            self._run(work, last=True)
 
         # Cut to the clips' lengths, and store the new states.
         every = list(self.state.items)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
@@ -166,22 +166,25 @@ class StreamBatch(ABC):
         codec: The model.
         settings: Options of all streams.
         batch_size: Number of streams.
-        model: Fingerprint of the weights the streams use; states of another are refused.
 
     Attributes:
         codec: The model.
         settings: Options of all streams.
         state: A value; see `StreamState`.
+        model: Which of the model's fingerprints names the weights the streams use; states of another are refused.
 
     Raises:
         ValueError: `batch_size` is no positive whole number.
     """
 
-    def __init__(self, codec: "Codec", settings: Any, batch_size: int, model: str) -> None:
+    model: Literal["fingerprint", "decoder_fingerprint"]
+
+    def __init__(self, codec: "Codec", settings: Any, batch_size: int) -> None:
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}, expected a whole number of streams, 1 or more")
         self.codec = codec
         self.settings = settings
+        model = getattr(codec, self.model)
         self.state = StreamState(tuple(self._initial_item() for _ in range(batch_size)), model, settings)
 
     def __enter__(self: Self) -> Self:
@@ -197,11 +200,13 @@ class StreamBatch(ABC):
         return len(self.state.items)
 
     def reset(self, items: Sequence[int] | None = None) -> None:
-        """Start these streams, or all, again."""
+        """Start these streams, or all, again; all may go on with other weights than before."""
         every = list(self.state.items)
-        for item in self._choose(items, ended=True):
+        chosen = self._choose(items, ended=True)
+        for item in chosen:
             every[item] = self._initial_item()
-        self.state = replace(self.state, items=tuple(every))
+        model = getattr(self.codec, self.model) if len(chosen) == len(every) else self.state.model
+        self.state = replace(self.state, items=tuple(every), model=model)
 
     def load_state(self, state: StreamState) -> None:
         """Continue from the state of another stream of this model.
@@ -225,3 +230,12 @@ class StreamBatch(ABC):
             if self.state.items[item].ended and not ended:
                 raise ValueError(f"stream {item} has ended; reset(items=[{item}]) begins a new one")
         return chosen
+
+    def _check_weights(self) -> None:
+        """Refuse to return what was computed in part by the weights that the streams began with, in part by others."""
+        name = getattr(self.codec, self.model)
+        if name != self.state.model:
+            raise ValueError(
+                f"the model's weights changed: they are {name}, and these streams began with {self.state.model}; "
+                "reset() starts them again"
+            )
