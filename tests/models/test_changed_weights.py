@@ -184,7 +184,7 @@ def embed(codec, audio):
 def stream(codec, audio):
     """Tokens and audio of streams."""
     with codec.streaming_encoder() as encoder, codec.streaming_decoder() as decoder:
-        parts = [encoder.encode(chunk) for chunk in audio.split(7000, dim=-1)] + [encoder.flush()]
+        parts = [encoder.encode(chunk) for chunk in audio.split(5000, dim=-1)] + [encoder.flush()]
         tokens = Tokens.concat([part for part in parts if part is not None])
         return tokens, torch.cat([decoder.decode(tokens), decoder.flush()], dim=-1)
 
@@ -204,7 +204,7 @@ USES = {
 
 @pytest.fixture(scope="module")
 def audio(speech):
-    return speech[0][:, 12000:24800]
+    return speech[0][:, 12000:20000]
 
 
 def results(codec, audio):
@@ -213,7 +213,7 @@ def results(codec, audio):
     half = codec.encode(audio, precision="bfloat16")
     streamed, streamed_audio = stream(codec, audio)
     kept = [tokens.semantic, tokens.acoustic, tokens.durations, codec.decode(tokens), half.acoustic, streamed.acoustic]
-    kept += [streamed_audio, codec.decode(half, precision="bfloat16")]
+    kept.append(streamed_audio)
     assert {each.format.fingerprint for each in (tokens, half, streamed)} == {codec.fingerprint}
     return kept, codec.fingerprint, codec.decoder_fingerprint
 
@@ -233,16 +233,15 @@ def change(codec, audio, way, part, uses):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("part", ["encoder", "decoder"])
-def test_every_change_after_use_is_the_change_before_it(whole, audio, way, part):
+def test_every_change_after_use_is_the_change_before_it(whole, audio, way):
     before, after = copy.deepcopy(whole), copy.deepcopy(whole)
-    change(before, audio, way, part, [])
-    change(after, audio, way, part, ["decode", "bfloat16", "streams", "fingerprint"])
-    found = results(after, audio)
-    same(found, results(before, audio))
-    # The name follows: that of tokens for what tokens depend on, that of the decoder in any case.
-    assert (found[1] == whole.fingerprint) == (part == "decoder")
-    assert found[2] != whole.decoder_fingerprint
+    for part, uses in {"decoder": ["bfloat16", "streams", "fingerprint"], "encoder": ["decode"]}.items():
+        change(before, audio, way, part, [])
+        change(after, audio, way, part, uses)
+        # The name follows: that of tokens for what tokens depend on, that of the decoder in any case.
+        assert (after.fingerprint == whole.fingerprint) == (part == "decoder")
+        assert after.decoder_fingerprint == before.decoder_fingerprint != whole.decoder_fingerprint
+    same(results(after, audio), results(before, audio))
     assert after.fingerprint == after.compute_fingerprint()
 
 
@@ -257,7 +256,7 @@ CHANGES = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(CHANGES)
 def test_any_changes_at_any_moments(whole, audio, changes):
     unused, used = copy.deepcopy(whole), copy.deepcopy(whole)
@@ -271,7 +270,7 @@ def test_any_changes_at_any_moments(whole, audio, changes):
     assert used.fingerprint == used.compute_fingerprint()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["data.mul_", "swap_tensors", "numpy", "AdamW, fused", "weight norm, then off"])
 def test_a_family_of_convolutions_alone_follows_too(nanocodecs, way):
     audio = torch.sin(torch.arange(3000) / 9)[None] * 0.3
     before, after = (copy.deepcopy(nanocodecs["nano"]) for _ in range(2))
@@ -294,13 +293,34 @@ def test_buffers_are_weights(whole, audio, write):
     assert after.fingerprint != whole.fingerprint
 
 
-def test_a_row_is_enough(whole, audio):
-    """Of every weight with rows: that is what the sample covers."""
-    codec = copy.deepcopy(whole)
-    for name, parameter in codec.named_parameters():
-        known = current_weights(codec)
-        parameter.data[-1].add_(0.5)
-        assert current_weights(codec) != known, name
+@pytest.mark.parametrize("shape", [(300,), (4096, 8), (2, 3), (), (5, 1, 7), (1, 40, 1)])
+def test_what_a_sample_covers(shape):
+    """Each value of a vector, and each row of a matrix with short rows; of larger tensors 64 values."""
+    tensor = torch.zeros(shape)
+    sample = fingerprint._sample(tensor, True)
+    for row in tensor if tensor.ndim else [tensor]:
+        row.fill_(1)
+        assert sample.any()
+        row.fill_(0)
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_a_sample_is_spread_over_a_tensor(fine):
+    for layout in (torch.zeros(512, 700), torch.zeros(700, 512).T, torch.zeros(3, 512, 70).transpose(0, 2)):
+        rows, columns = 8 if not fine else 64, 7 if not fine else 60
+        marks = torch.arange(layout.numel()).view(layout.shape)
+        places = fingerprint._sample(layout.copy_(marks), fine).long()
+        assert len(places) >= rows
+        assert len((places % layout[0].numel()).unique()) >= columns  # not one column
+
+
+def test_what_is_not_dense_is_compared_whole():
+    held = torch.zeros(900, 40)
+    sample = fingerprint._sample(held[:, 3], False)
+    held[711, 3] = 1
+    assert sample.any()
+    assert fingerprint._sample(torch.zeros(1).expand(5, 9), True).tolist() == [0.0]
+    assert not len(fingerprint._sample(torch.zeros(0, 4), True))
 
 
 def test_values_are_compared_bit_by_bit(whole):
@@ -358,10 +378,10 @@ def test_a_stream_does_not_mix_weights(whole, audio, way):
     codec = copy.deepcopy(whole)
     tokens = codec.encode(audio)
     encoder, decoder = codec.streaming_encoder(), codec.streaming_decoder()
-    encoder.encode(audio[:, :5000])
+    encoder.encode(audio[:, :4000])
     decoder.decode(tokens)
     change(codec, audio, way, "decoder", [])
-    encoder.encode(audio[:, 5000:])  # its tokens do not depend on the decoder
+    encoder.encode(audio[:, 4000:])  # its tokens do not depend on the decoder
     with pytest.raises(ValueError, match=r"weights changed: .*these streams began with .*reset\(\)"):
         decoder.flush()
     change(codec, audio, way, "encoder", [])

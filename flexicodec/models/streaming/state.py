@@ -6,7 +6,7 @@ items with a state per module each. `Windows` limit what is computed at once whe
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -191,8 +191,8 @@ class StreamBatch(ABC):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Reset every stream."""
-        self.reset()
+        """Start every stream again, on the same weights."""
+        self._restart(range(self.batch_size))
 
     @property
     def batch_size(self) -> int:
@@ -201,12 +201,10 @@ class StreamBatch(ABC):
 
     def reset(self, items: Sequence[int] | None = None) -> None:
         """Start these streams, or all, again; all may go on with other weights than before."""
-        every = list(self.state.items)
         chosen = self._choose(items, ended=True)
-        for item in chosen:
-            every[item] = self._initial_item()
-        model = getattr(self.codec, self.model) if len(chosen) == len(every) else self.state.model
-        self.state = replace(self.state, items=tuple(every), model=model)
+        self._restart(chosen)
+        if len(chosen) == self.batch_size:
+            self.state = replace(self.state, model=getattr(self.codec, self.model))
 
     def load_state(self, state: StreamState) -> None:
         """Continue from the state of another stream of this model.
@@ -220,6 +218,12 @@ class StreamBatch(ABC):
     @abstractmethod
     def _initial_item(self) -> Any:
         """Return the state of one stream before its first input."""
+
+    def _restart(self, chosen: Iterable[int]) -> None:
+        every = list(self.state.items)
+        for item in chosen:
+            every[item] = self._initial_item()
+        self.state = replace(self.state, items=tuple(every))
 
     def _choose(self, items: Sequence[int] | None, ended: bool = False) -> list[int]:
         """Return the streams of a call, all for None; `ended` allows streams that have ended."""
