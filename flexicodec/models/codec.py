@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -298,7 +299,7 @@ class Codec(nn.Module, ABC):
         forget_weights(self)
         super()._apply(fn, recurse)
         for weights, (names, values) in zip(current_weights(self), known, strict=True):
-            if names and torch.equal(sampled_values(weights.tensors), values):
+            if names and np.array_equal(sampled_values(weights.tensors), values, equal_nan=True):
                 weights.names.update(names)
         return self
 

@@ -67,7 +67,9 @@ class WeightSnapshot:
     where they change the bits of a sample: all values of vectors, one of every row of a matrix with short rows (a
     codebook), and 64 or more of every other tensor, or all it has. So a change of a whole tensor is always noticed, and
     one of a few values may not be. `Codec.compute_fingerprint` and `Codec.save_pretrained` hash every value. Between
-    the chunks of a stream the sample is 8 values of every tensor, and shapes and strides are not compared.
+    the chunks of a stream the sample is 8 values of every tensor, and shapes and strides are not compared. On one core
+    this takes about 1.5 ms of 90 ms for 2 s of audio and the mini (1.1 ms between chunks), 10 of 700 ms for the
+    released size; most of it is to find the tensors.
 
     Args:
         origin: The config, then the modules.
@@ -176,11 +178,9 @@ def forget_weights(codec: "Codec") -> None:
         clear_cache(snapshot.tensors)
 
 
-def sampled_values(tensors: Iterable[Tensor]) -> Tensor:
-    """Return the values by which snapshots compare tensors, whatever their dtype and device."""
-    return torch.cat(
-        [torch.empty(0, dtype=torch.float64), *(_sample(each, True).to("cpu", torch.float64) for each in tensors)]
-    )
+def sampled_values(tensors: Iterable[Tensor]) -> np.ndarray:
+    """Return some values of tensors, by which they can be compared whatever their dtype and device."""
+    return np.concatenate([np.empty(0), *(_sample(each, True).to("cpu", torch.float64).numpy() for each in tensors)])
 
 
 _known: "WeakKeyDictionary[Codec, Any]" = WeakKeyDictionary()  # codec: its two snapshots

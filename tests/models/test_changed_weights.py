@@ -137,6 +137,12 @@ def foreach(part):
     torch._foreach_add_(parameters, 0.003)
 
 
+@torch.inference_mode()
+def in_inference_mode(part):
+    for parameter in part.parameters():
+        parameter.mul_(1.05).add_(0.003)
+
+
 def now(change):
     return lambda part: lambda: change(part)
 
@@ -165,6 +171,7 @@ WAYS = {
     "views made before": through_views,
     "shared memory": shared,
     "_foreach": now(foreach),
+    "inference mode": now(in_inference_mode),
     "strides": now(reversed_memory),
     "SGD": step(torch.optim.SGD, foreach=False),
     "SGD, fused": step(torch.optim.SGD, fused=True),

@@ -140,7 +140,8 @@ class StreamingDecoder(StreamBatch):
             New audio, zero-padded where items differ; `decode_each` does not pad.
 
         Raises:
-            ValueError: The tokens belong to another model, are not as many as streams, or a stream has ended.
+            ValueError: The tokens belong to another model, are not as many as streams, or a stream has ended; or the
+                model's weights changed since the streams began.
         """
         return pad_sequence(self.decode_each(tokens, last, items), batch_first=True)
 
