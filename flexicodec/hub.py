@@ -78,9 +78,7 @@ def load(
     else:
         codec = load_upstream(path, filename=filename, sensevoice=sensevoice, name=name)
     if parts != "all" and not ours:
-        # Foreign layouts are converted as a whole. Their fingerprint is not stored, so it is hashed while all is there.
-        codec.set_fingerprint(codec.fingerprint)
-        codec.keep(parts)
+        codec.keep(parts)  # foreign layouts are converted as a whole
     return codec.to(device or "cpu").eval()
 
 
@@ -176,9 +174,9 @@ def locate(model: str, filename: str | None, revision: str | None) -> tuple[Path
         raise ValueError(f"{model} is a file; give its folder, and filename={path.name!r} if it holds several models")
     if path.is_dir():
         return path, path.resolve().name
+    _refuse_published_names(model)
     if path.suffix.lower() in FILE_SUFFIXES:  # no hub id ends like a file
         raise ValueError(f"there is no model {model!r}: the file {describe_missing(path)}")
-    _refuse_published_names(model)
     if _is_hub_id(model):
         wanted = [CONFIG_NAME, WEIGHTS_NAME, UPSTREAM_WEIGHTS[0], "*.yaml", "*" + NEMO_SUFFIX]
         if filename is not None:

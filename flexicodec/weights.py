@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -55,17 +56,36 @@ def write_model_folder(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Copies, since safetensors refuses tensors that share memory.
     stored = {}
     for name, tensor in state.items():
-        tensor = tensor.detach().cpu().contiguous()
-        stored[name] = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor.clone()
+        stored[name] = tensor.detach().to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
     # Both files are complete before the first of them appears; the one that is opened last appears first.
     with replacing(folder / CONFIG_NAME) as settings, replacing(folder / WEIGHTS_NAME) as weights:
-        save_file(stored, weights, metadata={"format": "pt"})
+        save_tensors(stored, weights)
         settings.write_text(json.dumps(held, indent=2) + "\n")
-        weights.chmod(settings.stat().st_mode)  # safetensors makes its files readable by the owner alone
     return folder
+
+
+def save_tensors(tensors: Mapping[str, Tensor | np.ndarray], path: str | Path) -> None:
+    """Write a safetensors file as `open` would: with the mode that the umask gives, through links, whole or not at all.
+
+    safetensors makes files that only their owner can read, in place of a link, and stores the memory of an array that
+    is not contiguous in the wrong order (0.8.0).
+
+    Args:
+        tensors: By name, of any layout and device; they may share memory.
+        path: The file, which is replaced.
+    """
+    # Copies, since safetensors refuses tensors that share memory.
+    held = {}
+    for name, values in tensors.items():
+        tensor = torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else values.detach()
+        held[name] = tensor.cpu().clone(memory_format=torch.contiguous_format)
+    with replacing(path) as part:
+        part.touch()
+        mode = part.stat().st_mode
+        save_file(held, part, metadata={"format": "pt"})
+        part.chmod(mode)
 
 
 def load_exactly(model: nn.Module, state: dict[str, Tensor]) -> None:

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 import flexicodec
 from flexicodec.encoders.sanm import SanmEncoder
 from flexicodec.export.graphs import SAMPLES, Graph, TensorSpec, graphs
 from flexicodec.io_utils import replacing
 from flexicodec.models.codec import Codec
-from flexicodec.weights import unloaded_modules
+from flexicodec.weights import save_tensors, unloaded_modules
 
 MANIFEST_NAME = "export.json"
 FRONT_END_NAME = "front_end.safetensors"
@@ -63,10 +62,8 @@ def export(codec: Codec, folder: str | Path, *, int8: bool = False) -> Path:
                 quantize_blocks(target)
     encoder = getattr(codec, "semantic_encoder", None)
     if isinstance(encoder, SanmEncoder):
-        front_end = {"shift": encoder.front_end.shift.clone(), "scale": encoder.front_end.scale.clone()}
-        with replacing(folder / FRONT_END_NAME) as target:
-            save_file(front_end, target)
-            target.chmod(0o644)
+        front_end = {"shift": encoder.front_end.shift, "scale": encoder.front_end.scale}
+        save_tensors(front_end, folder / FRONT_END_NAME)
     with replacing(folder / MANIFEST_NAME) as target:
         target.write_text(json.dumps(_manifest(codec, parts, int8), indent=2) + "\n")
     return folder

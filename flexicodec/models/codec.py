@@ -6,25 +6,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
-from functools import cached_property, wraps
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast, get_args
+from typing import Any, ClassVar, Literal, NoReturn, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 import flexicodec
 from flexicodec.audio import Channels
-from flexicodec.models.fingerprint import hash_weights, weight_version
+from flexicodec.models.fingerprint import current_weights, forget_weights, hash_weights, inference_call, sampled_values
 from flexicodec.models.streaming.state import Windows
-from flexicodec.nn.onednn import clear_cache
 from flexicodec.nn.snake import compile_activations
 from flexicodec.tokens import TokenFormat, Tokens
 from flexicodec.weights import drop_modules, unloaded_modules, write_model_folder
 
 Precision = Literal["float32", "bfloat16"]
-Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class _Unset:
@@ -59,6 +58,7 @@ class EncodeOptions:
 
 ENCODE_OPTIONS = tuple(field.name for field in fields(EncodeOptions))
 DECODE_OPTIONS = ("windows", "precision", "compatible")
+TOKENS = "tokens"  # the fingerprint among the names of a `WeightSnapshot`
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
@@ -66,28 +66,6 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     if torch.compiler.is_exporting():  # a graph works in what its weights are
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def inference_call(method: Method) -> Method:
-    """Run a public method of a codec in float32, without gradients and outside a caller's autocast; a decorator."""
-
-    @wraps(method)
-    def wrapped(self: "Codec", *arguments: Any, **choices: Any) -> Any:
-        weight = next(self.parameters(), None)  # an export has none
-        if weight is not None and weight.is_meta:
-            raise ValueError(
-                "this model's weights are on the meta device and have no values; load it with device='cpu' or 'cuda'"
-            )
-        # A copy in half precision has the same fingerprint and would make other tokens.
-        if weight is not None and weight.dtype != torch.float32:
-            raise ValueError(
-                f"this model's weights are {weight.dtype}; codecs keep theirs in float32 (model.float()), and work in "
-                "half the precision by precision='bfloat16'"
-            )
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return method(self, *arguments, **choices)
-
-    return cast(Method, wrapped)
 
 
 def check_samples(samples: Any) -> Tensor:
@@ -120,11 +98,11 @@ class Codec(nn.Module, ABC):
     token_modules: tuple[str, ...]
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
-    def __init__(self) -> None:
-        super().__init__()
-        # Each with the version of the weights it was computed from.
-        self._fingerprint: tuple[str, int] | None = None
-        self._decoder_fingerprint: tuple[str, int] | None = None
+    def forward(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise a ValueError that names what to call instead."""
+        raise ValueError(
+            f"a {type(self).__name__} is not called itself: encode(audio) makes tokens, and decode(tokens) audio"
+        )
 
     @cached_property
     def base_frame_rate(self) -> float:
@@ -316,9 +294,24 @@ class Codec(nn.Module, ABC):
         return self.config_dict()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Codec":
-        # Called by to(), half() and the like: packed copies of the weights are out of date.
-        clear_cache(self.parameters())
-        return cast(Codec, super()._apply(fn, recurse))
+        # Called by to(), half() and the like: weights whose values stay keep their name, as they do on another device.
+        known = [(weights.names, sampled_values(weights.tensors)) for weights in current_weights(self)]
+        forget_weights(self)
+        super()._apply(fn, recurse)
+        for weights, (names, values) in zip(current_weights(self), known, strict=True):
+            if names and np.array_equal(sampled_values(weights.tensors), values, equal_nan=True):
+                weights.names.update(names)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies compute their fingerprint; that of a part of a model goes with it.
+        name = current_weights(self)[0].names.get(TOKENS) if unloaded_modules(self) else None
+        return {**self.__dict__, "_name_of_part": name}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        super().__setstate__({key: value for key, value in state.items() if key != "_name_of_part"})
+        if name := state.get("_name_of_part"):
+            self.set_fingerprint(name)
 
     @property
     def device(self) -> torch.device:
@@ -329,28 +322,32 @@ class Codec(nn.Module, ABC):
     def fingerprint(self) -> str:
         """Hash of the weights and settings that give tokens their meaning.
 
-        Read from `config.json` of a saved model, else computed at first use, and again after weights were written to
-        (by training, say). Weights are hashed in half precision, so that storing a model in half precision keeps it.
+        Read from `config.json` of a saved model, else computed at first use, and again after weights changed;
+        `WeightSnapshot` says which changes are noticed. Weights are hashed in half precision, so that storing a model
+        in half precision keeps it.
+
+        Raises:
+            ValueError: Weights of a model that was loaded in part have changed.
         """
-        # Weights that were written to since are hashed again; of a part of a model, the saved one stays valid.
-        if self._fingerprint is None or (self._fingerprint[1] != weight_version(self) and not unloaded_modules(self)):
-            self.set_fingerprint(self.compute_fingerprint())
-        assert self._fingerprint is not None
-        return self._fingerprint[0]
+        names = current_weights(self)[0].names
+        if TOKENS not in names:
+            names[TOKENS] = self.compute_fingerprint()
+        return names[TOKENS]
 
     @property
     def decoder_fingerprint(self) -> str:
         """Hash that also covers the decoder, on which tokens do not depend; see `fingerprint`."""
-        # It covers the weights of all modules that the other fingerprint leaves out.
-        version = weight_version(self)
-        if self._decoder_fingerprint is None or self._decoder_fingerprint[1] != version:
-            config = json.dumps([self.fingerprint, self.config_dict()], sort_keys=True)
-            self._decoder_fingerprint = self._hash(config, token_modules=False), version
-        return self._decoder_fingerprint[0]
+        tokens, others = current_weights(self)
+        name = tokens.names.get(TOKENS) or self.fingerprint
+        if name not in others.names:
+            # It covers the weights of all modules that the other fingerprint leaves out.
+            config = json.dumps([name, self.config_dict()], sort_keys=True)
+            others.names[name] = self._hash(config, token_modules=False)
+        return others.names[name]
 
     def set_fingerprint(self, fingerprint: str) -> None:
         """Use the fingerprint of a saved model's config, instead of hashing its weights again."""
-        self._fingerprint = (fingerprint, weight_version(self))
+        current_weights(self)[0].names[TOKENS] = fingerprint
 
     def keep(self, parts: str) -> None:
         """Drop the modules that a use of the model does not need.
@@ -362,21 +359,30 @@ class Codec(nn.Module, ABC):
         choices = ("all", *self.parts)
         if parts not in choices:
             raise ValueError(f"parts is {parts!r}; {type(self).__name__} has {', '.join(map(repr, choices))}")
-        if parts != "all":
-            drop_modules(self, self.parts[parts], parts)
+        if parts == "all":
+            return
+        # Named while all is there; a model without values yet is named by its loader.
+        name = None if self.device.type == "meta" else self.fingerprint
+        drop_modules(self, self.parts[parts], parts)
+        if name is not None:
+            self.set_fingerprint(name)
 
-    def compile(self) -> None:
+    def compile(self, *args: Any, **kwargs: Any) -> None:
         """Make encoding and decoding on the CPU faster, with PyTorch's compiler.
 
         The activations between convolutions (Snake) gain most and are compiled into one pass each. This takes some ten
         seconds, and two more for another number of threads. Results are rounded as without.
+
+        Args:
+            args: As in `torch.nn.Module.compile`.
+            kwargs: Those of `torch.compile`, such as `backend` and `mode`.
 
         Raises:
             ValueError: The model is not on the CPU, or PyTorch's compiler does not work here.
         """
         if self.device.type != "cpu":
             raise ValueError(f"the model is on {self.device}; compiling makes it faster on the CPU only")
-        compile_activations(self)
+        compile_activations(self, *args, **kwargs)
 
     def compute_fingerprint(self) -> str:
         """Hash the weights of `token_modules` and the settings beside them; 16 hexadecimal digits.
@@ -384,7 +390,7 @@ class Codec(nn.Module, ABC):
         Raises:
             ValueError: Some of them were not loaded.
         """
-        self._check_whole("named by its weights")
+        self._check_whole("named by its weights", self.token_modules)
         return self._hash(json.dumps(self.token_settings(), sort_keys=True), token_modules=True)
 
     def _hash(self, settings: str, token_modules: bool) -> str:
@@ -395,8 +401,9 @@ class Codec(nn.Module, ABC):
 
         return hash_weights(self.state_dict(), settings, torch.float16, counts)
 
-    def _check_whole(self, what: str) -> None:
-        if absent := unloaded_modules(self):
+    def _check_whole(self, what: str, modules: Sequence[str] | None = None) -> None:
+        absent = [name for name in unloaded_modules(self) if modules is None or name in modules]
+        if absent:
             raise ValueError(
                 f"a model without its {', '.join(absent)} cannot be {what}; load it with parts='all', the default"
             )

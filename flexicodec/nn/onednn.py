@@ -14,14 +14,15 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 MIN_ROWS = 8  # with fewer rows, reordering the weights for oneDNN costs more than it saves
 PACKED_ROWS = 128  # number of rows weights are packed for; others, from 8 to 16,000, gain as well
 
-_cache = WeakIdKeyDictionary()  # parameter: form: (state of the parameter, tensor made from it)
+# Storage of parameters: form and place in the storage: (version of the parameter, tensor made from it). Parameters
+# themselves must not be the keys: `torch.utils.swap_tensors` refuses those that have weak references.
+_cache = WeakIdKeyDictionary()
 
 
 def onednn_dtype(x: Tensor) -> torch.dtype | None:
@@ -47,8 +48,8 @@ def onednn_dtype(x: Tensor) -> torch.dtype | None:
 def cached(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor], packed: bool = False) -> Tensor:
     """Return `make(parameter)`, cached until the parameter changes.
 
-    Changes that PyTorch counts are noticed (training, loading, moving), writes through `parameter.data` to the same
-    memory are not.
+    Changes that PyTorch counts are noticed (training, loading, moving). Writes through `parameter.data` to the same
+    memory are not; codecs look for those at every call, and call `clear_cache`.
 
     Args:
         parameter: Other tensors are not cached.
@@ -60,22 +61,21 @@ def cached(parameter: Tensor, form: str, make: Callable[[Tensor], Tensor], packe
     # Tensors made in inference mode do not count their changes.
     if not isinstance(parameter, nn.Parameter) or parameter.is_inference():
         return make(parameter.detach())
-    # Same memory, not written to since.
-    memory = parameter.storage_offset(), parameter.shape, parameter.stride()
-    state = StorageWeakRef(parameter.untyped_storage()), parameter._version, memory
-    forms = _cache.setdefault(parameter, {})
-    if form not in forms or forms[form][0] != state:
-        made = make(parameter.detach())
+    forms = _cache.setdefault(parameter.untyped_storage(), {})
+    key = form, parameter.storage_offset(), parameter.shape, parameter.stride()
+    if key not in forms or forms[key][0] != parameter._version:
+        made = make(parameter.detach().clone())  # sharing no memory with its key, which would never be freed
         if packed:
             made = torch.ops.mkldnn._reorder_linear_weight(made.contiguous(), PACKED_ROWS)
-        forms[form] = state, made
-    return forms[form][1]
+        forms[key] = parameter._version, made
+        return made
+    return forms[key][1]
 
 
-def clear_cache(parameters: Iterable[Tensor]) -> None:
-    """Drop the cached tensors of parameters that are about to move."""
-    for parameter in parameters:
-        _cache.pop(parameter, None)
+def clear_cache(tensors: Iterable[Tensor]) -> None:
+    """Drop what was made of tensors that have changed or are about to move."""
+    for tensor in tensors:
+        _cache.pop(tensor.untyped_storage(), None)
 
 
 def _clear_all(*_: Any) -> None:

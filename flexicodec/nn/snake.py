@@ -4,8 +4,10 @@ Computing a sine per value costs more than its memory traffic, so inference on t
 round alike, up to the last bit of the sines; in half precision a polynomial replaces the sine.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +40,7 @@ def reciprocal(alpha: Float[Tensor, "1 channels 1"], dtype: torch.dtype) -> Floa
     return (wide + 1e-9).reciprocal().clamp(-limit, limit).to(dtype)
 
 
-def _compile_snake() -> None:
+def _compile_snake(options: Mapping[str, Any]) -> None:
     """Compile both functions, for the current number of threads.
 
     Raises:
@@ -48,6 +50,7 @@ def _compile_snake() -> None:
         with torch.device("cpu"):
             module = Snake(16).float()
         module.compiled = True
+        module.compile_options = options
         for dtype in FAST_DTYPES:
             x = torch.zeros(1, MIN_COMPILED, 16, dtype=dtype, device="cpu").mT
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -85,16 +88,21 @@ def _snake_by_polynomial(x: Tensor, half_turns: Tensor, first: Tensor, second: T
     return y
 
 
-def _compiled_snake(x: Float[Tensor, "batch channels time"], factors: Tensor) -> Float[Tensor, "batch channels time"]:
+def _compiled_snake(
+    x: Float[Tensor, "batch channels time"], factors: Tensor, options: Mapping[str, Any]
+) -> Float[Tensor, "batch channels time"]:
     """Compute either in one pass, channels last."""
     rows = from_dlpack(x.mT.contiguous().flatten(0, 1))  # not a view: the compiler would compile for every view anew
-    y = _compiled_function(x.dtype)(rows, factors.flatten(1).contiguous())
+    y = _compiled_function(x.dtype, **options)(rows, factors.flatten(1).contiguous())
     return y.view(x.shape[0], x.shape[2], x.shape[1]).mT
 
 
 @cache
-def _compiled_function(dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
-    return torch.compile(_snake_rows if dtype == torch.float32 else _polynomial_rows, dynamic=True)
+def _compiled_function(dtype: torch.dtype, **options: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    choices = {"dynamic": True, **options}
+    if choices.get("options") is not None:
+        choices["options"] = dict(choices["options"])
+    return torch.compile(_snake_rows if dtype == torch.float32 else _polynomial_rows, **choices)
 
 
 def _snake_rows(
@@ -123,9 +131,11 @@ class Snake(nn.Module):
 
     Attributes:
         compiled: whether inference takes one compiled pass; see `compile_activations`.
+        compile_options: of `torch.compile`, hashable.
     """
 
     compiled = False
+    compile_options: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -139,7 +149,7 @@ class Snake(nn.Module):
         in_float32 = x.dtype == torch.float32
         factors = onednn.cached(self.alpha, f"snake {x.dtype}", _factors if in_float32 else _coefficients)
         if self.compiled and x.numel() >= max(MIN_COMPILED, 2 * x.shape[1]) and x.shape[1] > 1:
-            return _compiled_snake(x, factors)
+            return _compiled_snake(x, factors, self.compile_options)
         if not in_float32:
             return _snake_by_polynomial(x, *factors)
         # Else in place. NumPy's sine is faster than PyTorch's, but has one thread.
@@ -181,13 +191,20 @@ class HalfSnake(nn.Module):
         return y
 
 
-def compile_activations(module: nn.Module) -> None:
+def compile_activations(module: nn.Module, **options: Any) -> None:
     """Compile the Snakes inside a module for inference on the CPU, into one pass over the values each.
+
+    Args:
+        module: Any.
+        options: Those of `torch.compile`, such as `backend` and `mode`.
 
     Raises:
         ValueError: PyTorch's compiler does not work here; it needs a C++ compiler.
     """
+    if options.get("options") is not None:  # a dictionary, which no cache takes as a key
+        options["options"] = tuple(sorted(options["options"].items()))
     if snakes := [each for each in module.modules() if isinstance(each, Snake)]:
-        _compile_snake()
+        _compile_snake(options)
     for each in snakes:
         each.compiled = True
+        each.compile_options = options

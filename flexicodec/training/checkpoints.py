@@ -24,8 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from flexicodec.weights import save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +90,7 @@ class CheckpointFolder:
         part = self.part(step)
         (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name, tensors in weights.items():
-            held = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-            save_file(held, part / f"{name}.safetensors", metadata={"format": "pt"})
+            save_tensors(tensors, part / f"{name}.safetensors")
         torch.save(dict(state), part / "training.pt")
         files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(part.iterdir())}
         mark = {"step": step, "validation": validation, "files": files}

@@ -112,7 +112,8 @@ class TrainingState:
             if self.average is not None:
                 mean = cast(FlexiCodec, self.average.module).acoustic_quantizer
                 assert isinstance(mean, ResidualVectorQuantizer)
-                mean.stages[stage].codebook.weight.data[rows] = weight.data[rows]
+                with torch.no_grad():  # a write that PyTorch counts, as one through `.data` is not
+                    mean.stages[stage].codebook.weight[rows] = weight[rows]
         return sum(len(rows) for rows in moved)
 
     def averaged_codec(self) -> TrainableCodec:

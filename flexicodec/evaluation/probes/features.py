@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,11 +23,11 @@ from flexicodec.audio import as_batch, collate
 from flexicodec.corpus import Utterance, read_utterance
 from flexicodec.corpus.bucketing import bucket_by_length
 from flexicodec.evaluation.systems import Setting
-from flexicodec.io_utils import replacing
 from flexicodec.models.codec import Codec
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.models.flexicodec.network import Features
 from flexicodec.models.nanocodec.model import NanoCodec
+from flexicodec.weights import save_tensors
 
 Spread = Literal["frames", "tokens"]  # a vector counts as many frames as it lasts, or once
 
@@ -93,8 +93,7 @@ class ClipFeatures:
             "seconds": self.seconds,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            part.write_bytes(save(arrays))
+        save_tensors(arrays, path)
 
 
 def sample_hours(seconds: Sequence[float], hours: float | None, seed: int = 0) -> list[int]:

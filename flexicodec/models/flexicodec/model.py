@@ -28,8 +28,8 @@ from flexicodec.models.codec import (
     EncodeOptions,
     autocast,
     check_samples,
-    inference_call,
 )
+from flexicodec.models.fingerprint import inference_call
 from flexicodec.models.flexicodec import chunked, streaming_decode
 from flexicodec.models.flexicodec.network import Features, FlexiCodecNetwork, QuantizedTokens, pad_and_cat
 from flexicodec.models.flexicodec.streaming_encode import (

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from flexicodec.models.fingerprint import inference_call
 from flexicodec.models.streaming.state import ItemState, ModuleProgress, StreamBatch
 from flexicodec.nn import streaming
 from flexicodec.nn.streaming import StreamingModule
@@ -78,10 +79,12 @@ class StreamingDecoder(StreamBatch):
         lookahead_frames: Frames behind these tokens that it waits for.
     """
 
+    model = "decoder_fingerprint"
+
     def __init__(self, codec: "Codec", batch_size: int = 1, settings: DecoderOptions | None = None) -> None:
         settings = settings or DecoderOptions()
         self._modules: tuple[StreamingModule, ...] = tuple(codec.stream_stages(settings))
-        super().__init__(codec, settings, batch_size, codec.decoder_fingerprint)
+        super().__init__(codec, settings, batch_size)
         self.lookahead_tokens = sum(module.lookahead for module in self._modules if module.per_item)
         self.lookahead_frames = sum(module.lookahead for module in self._modules if not module.per_item)
 
@@ -137,7 +140,8 @@ class StreamingDecoder(StreamBatch):
             New audio, zero-padded where items differ; `decode_each` does not pad.
 
         Raises:
-            ValueError: The tokens belong to another model, are not as many as streams, or a stream has ended.
+            ValueError: The tokens belong to another model, are not as many as streams, or a stream has ended; or the
+                model's weights changed since the streams began.
         """
         return pad_sequence(self.decode_each(tokens, last, items), batch_first=True)
 
@@ -145,6 +149,7 @@ class StreamingDecoder(StreamBatch):
         """End these streams, or all, and return their remaining audio."""
         return pad_sequence(self.decode_each(None, True, items), batch_first=True)
 
+    @inference_call
     def decode_each(
         self, tokens: Tokens | None, last: bool = False, items: Sequence[int] | None = None
     ) -> list[Float[Tensor, " samples"]]:
@@ -154,6 +159,7 @@ class StreamingDecoder(StreamBatch):
             ValueError: As for `decode`.
         """
         # Check the tokens; their durations without padding.
+        self._check_weights()
         chosen = self._choose(items)
         device = self.codec.device
         inputs = torch.zeros(len(chosen), self._modules[0].channels, 0, dtype=torch.float32, device=device)
@@ -165,25 +171,24 @@ class StreamingDecoder(StreamBatch):
             durations = [[each for each in row if each] for row in tokens.durations.tolist()]
         lengths = None if tokens is None else tokens.audio_lengths
 
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            # All tokens through all modules, then what is left in them.
-            if tokens is not None and any(durations):
-                inputs = self.codec.stream_inputs(tokens.to(device))
-            work = []
-            for row, item in enumerate(chosen):
-                own = inputs[row : row + 1, :, : len(durations[row])]
-                each = _ItemWork(self.state.items[item], own, durations[row])
-                if durations[row]:
-                    before = each.frames * self.codec.frame_size
-                    each.end = None if lengths is None else before + int(lengths[row])
-                work.append(each)
-            while any(each.inputs.shape[-1] for each in work):
-                self._take(work, last)
-            if last:
-                for each in work:
-                    each.final = None
-                    each.early = False
-                self._run(work, last=True)
+        # All tokens through all modules, then what is left in them.
+        if tokens is not None and any(durations):
+            inputs = self.codec.stream_inputs(tokens.to(device))
+        work = []
+        for row, item in enumerate(chosen):
+            own = inputs[row : row + 1, :, : len(durations[row])]
+            each = _ItemWork(self.state.items[item], own, durations[row])
+            if durations[row]:
+                before = each.frames * self.codec.frame_size
+                each.end = None if lengths is None else before + int(lengths[row])
+            work.append(each)
+        while any(each.inputs.shape[-1] for each in work):
+            self._take(work, last)
+        if last:
+            for each in work:
+                each.final = None
+                each.early = False
+            self._run(work, last=True)
 
         # Cut to the clips' lengths, and store the new states.
         every = list(self.state.items)

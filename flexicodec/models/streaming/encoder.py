@@ -18,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flexicodec.audio import as_batch
+from flexicodec.models.fingerprint import inference_call
 from flexicodec.models.streaming.state import StreamBatch, Windows
 from flexicodec.nn import streaming
-from flexicodec.tokens import Tokens
+from flexicodec.tokens import TokenFormat, Tokens
 
 if TYPE_CHECKING:
     from flexicodec.models.codec import Codec
@@ -131,12 +132,14 @@ class StreamingEncoder(StreamBatch):
         state: A value; see `StreamState`.
     """
 
+    model = "fingerprint"
+
     def __init__(
         self, codec: "Codec", tokenizer: StreamingTokenizer, settings: EncoderOptions, batch_size: int = 1
     ) -> None:
         self._tokenizer = tokenizer
         self.exact = tokenizer.exact
-        super().__init__(codec, settings, batch_size, codec.fingerprint)
+        super().__init__(codec, settings, batch_size)
 
     @property
     def latency_seconds(self) -> float:
@@ -275,6 +278,11 @@ class StreamingEncoder(StreamBatch):
         size = self.codec.frame_size
         frames = int(arguments["durations"].sum())
         samples = before.samples - before.emitted_frames * size if last else frames * size
-        token_format = replace(self.codec.format, max_duration=self.settings.max_duration)
-        tokens = Tokens(**arguments, audio_lengths=[samples], format=token_format, info=self._tokenizer.info)
+        tokens = Tokens(**arguments, audio_lengths=[samples], format=self._format(), info=self._tokenizer.info)
         return tokens, replace(after, emitted_frames=before.emitted_frames + frames)
+
+    @inference_call
+    def _format(self) -> TokenFormat:
+        """Return the format of the tokens, where the weights are those that the stream began with."""
+        self._check_weights()
+        return replace(self.codec.format, max_duration=self.settings.max_duration)

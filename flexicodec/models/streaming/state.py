@@ -6,10 +6,10 @@ items with a state per module each. `Windows` limit what is computed at once whe
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
@@ -170,30 +170,33 @@ class StreamBatch(ABC):
         codec: The model.
         settings: Options of all streams.
         batch_size: Number of streams.
-        model: Fingerprint of the weights the streams use; states of another are refused.
 
     Attributes:
         codec: The model.
         settings: Options of all streams.
         state: A value; see `StreamState`.
+        model: Which of the model's fingerprints names the weights the streams use; states of another are refused.
 
     Raises:
         ValueError: `batch_size` is no positive whole number.
     """
 
-    def __init__(self, codec: "Codec", settings: Any, batch_size: int, model: str) -> None:
+    model: Literal["fingerprint", "decoder_fingerprint"]
+
+    def __init__(self, codec: "Codec", settings: Any, batch_size: int) -> None:
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}, expected a whole number of streams, 1 or more")
         self.codec = codec
         self.settings = settings
+        model = getattr(codec, self.model)
         self.state = StreamState(tuple(self._initial_item() for _ in range(batch_size)), model, settings)
 
     def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Reset every stream."""
-        self.reset()
+        """Start every stream again, on the same weights."""
+        self._restart(range(self.batch_size))
 
     @property
     def batch_size(self) -> int:
@@ -201,11 +204,11 @@ class StreamBatch(ABC):
         return len(self.state.items)
 
     def reset(self, items: Sequence[int] | None = None) -> None:
-        """Start these streams, or all, again."""
-        every = list(self.state.items)
-        for item in self._choose(items, ended=True):
-            every[item] = self._initial_item()
-        self.state = replace(self.state, items=tuple(every))
+        """Start these streams, or all, again; all may go on with other weights than before."""
+        chosen = self._choose(items, ended=True)
+        self._restart(chosen)
+        if len(chosen) == self.batch_size:
+            self.state = replace(self.state, model=getattr(self.codec, self.model))
 
     def load_state(self, state: StreamState) -> None:
         """Continue from the state of another stream of this model.
@@ -220,6 +223,12 @@ class StreamBatch(ABC):
     def _initial_item(self) -> Any:
         """Return the state of one stream before its first input."""
 
+    def _restart(self, chosen: Iterable[int]) -> None:
+        every = list(self.state.items)
+        for item in chosen:
+            every[item] = self._initial_item()
+        self.state = replace(self.state, items=tuple(every))
+
     def _choose(self, items: Sequence[int] | None, ended: bool = False) -> list[int]:
         """Return the streams of a call, all for None; `ended` allows streams that have ended."""
         chosen = list(range(self.batch_size)) if items is None else list(items)
@@ -229,3 +238,12 @@ class StreamBatch(ABC):
             if self.state.items[item].ended and not ended:
                 raise ValueError(f"stream {item} has ended; reset(items=[{item}]) begins a new one")
         return chosen
+
+    def _check_weights(self) -> None:
+        """Refuse to return what was computed in part by the weights that the streams began with, in part by others."""
+        name = getattr(self.codec, self.model)
+        if name != self.state.model:
+            raise ValueError(
+                f"the model's weights changed: they are {name}, and these streams began with {self.state.model}; "
+                "reset() starts them again"
+            )
