@@ -13,7 +13,12 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 PICTURES = {"quickstart": 1, "choosing_a_frame_rate": 1, "phoneme_rate": 2}
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+RUNS = [
+    pytest.param(path, id=path.stem, marks=() if path.stem == "quickstart" else pytest.mark.slow) for path in NOTEBOOKS
+]
+
+
+@pytest.mark.parametrize("path", RUNS)
 def test_it_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(flexicodec.__file__).parents[1]))
     monkeypatch.setenv("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's wish for ipywidgets

@@ -226,6 +226,7 @@ def test_discriminators_are_updated_in_every_second_batch(manifest, tmp_path):
     assert torch.equal(third, fourth)
 
 
+@pytest.mark.slow  # the trainer's own test is the quick one
 def test_a_resumed_run_is_the_run_unbroken(manifest, tmp_path):
     straight = nano_recipe(manifest, tmp_path / "straight", steps=6, save_every=3)
     train(straight)
@@ -237,6 +238,7 @@ def test_a_resumed_run_is_the_run_unbroken(manifest, tmp_path):
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+@pytest.mark.slow  # the trainer's own test is the quick one
 def test_accumulation_equals_a_larger_batch(manifest, tmp_path):
     whole = nano_recipe(manifest, tmp_path / "whole")
     whole = replace(whole, data=replace(whole.data, batch_size=4))

@@ -100,6 +100,7 @@ def test_accumulation_equals_a_larger_batch(manifest, tmp_path, recogniser):
     np.testing.assert_allclose(losses(parts.output), losses(whole.output), rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_batch(manifest, tmp_path, recogniser):
     one = recipe(manifest, tmp_path / "one", recogniser)
     one = replace(one, data=replace(one.data, batch_size=4), optim=replace(one.optim, reseed_every=4), steps=8)
