@@ -110,7 +110,8 @@ def report(count: int, outcomes: Iterable[Outcome]) -> int:
     for (source, target), outcome in tqdm(outcomes, unit="file", total=count, disable=None if count > 1 else True):
         if isinstance(outcome, Exception):
             skipped += 1
-            tqdm.write(f"flexicodec: skipped {source}: {one_line(outcome)}", file=sys.stderr)
+            reason = one_line(outcome).removeprefix(f"{source}: ")  # errors of token files begin with the path
+            tqdm.write(f"flexicodec: skipped {source}: {reason}", file=sys.stderr)
         elif count == 1:
             print(f"{target}: {outcome}")
     if count > 1:

@@ -1,6 +1,6 @@
 """GE2E speaker embeddings (arXiv 1710.10467) with the weights of Resemblyzer 0.1.4 (Apache-2.0), which ship.
 
-The network saw audio of one level and hears the level of other audio as another speaker (cosine .64 to .71 for 20 dB
+The network saw audio of one level and takes audio of another level for another speaker (cosine .64 to .71 for 20 dB
 between equal clips), so every clip is brought to one RMS first.
 """
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flexicodec.asr import Recognizer, RecognizerConfig, SentencePieceConfig, Vocabulary, train_pieces
+from flexicodec.asr import PhoneConfig, Recognizer, RecognizerConfig, SentencePieceConfig, Vocabulary, train_pieces
 from flexicodec.config import apply_overrides, from_dict, load_yaml
 from flexicodec.corpus import Utterance, read_manifest
 from flexicodec.evaluation.metrics.asr import error_rates
@@ -271,9 +271,10 @@ class ASRTrainer(Trainer):
             references = [recognizer.vocabulary.reference(text or "") or "" for text in batch.texts]
             pairs += zip(references, recognizer.transcribe(batch.audio, batch.lengths), strict=True)
         recognizer.train()
-        # Both are normalised already, and phones have to stay as they are.
-        said, heard = zip(*gather_object(pairs), strict=True)
-        rates = error_rates(said, heard, str)
+        # Texts are counted as everywhere; phones have to stay as they are.
+        texts, transcripts = zip(*gather_object(pairs), strict=True)
+        is_phones = isinstance(self.config.model.vocabulary, PhoneConfig)
+        rates = error_rates(texts, transcripts, str if is_phones else "basic")
         return {f"validation/{name}": rate for name, rate in rates.items()}, rates["cer"]
 
     def weights_and_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
