@@ -8,6 +8,7 @@ from torch import Tensor
 
 from flexicodec.nn.conv import apply_weight_norm
 from flexicodec.nn.dac import ConvStack, DACDecoder, DACEncoder
+from tests.nn.conv_stacks import assert_stream_equals_whole
 
 STRIDES = (2, 3, 5)
 FRAME = 30
@@ -52,13 +53,7 @@ def test_lengths_of_the_released_strides(frames: int) -> None:
 @given(kind=kinds, frames=st.integers(1, 12), cuts=st.lists(st.integers(0, 12 * FRAME), max_size=5))
 def test_any_stream_of_chunks_equals_the_whole_clip(kind: str, frames: int, cuts: list[int]) -> None:
     stack = STACKS[kind]
-    x = clips(stack, frames)
-    bounds = [0, *sorted(cut % (x.shape[-1] + 1) for cut in cuts), x.shape[-1]]  # some chunks are empty
-    state, outputs = stack.initial_state(), []
-    for begin, end in zip(bounds, bounds[1:], strict=False):
-        y, state = stack.step(x[..., begin:end], state, last=len(outputs) == len(bounds) - 2)
-        outputs.append(y)
-    torch.testing.assert_close(torch.cat(outputs, dim=-1), stack(x).detach())
+    assert_stream_equals_whole(stack, clips(stack, frames), cuts)
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)
