@@ -20,7 +20,7 @@ from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.nn.conv import PaddedLengths
 from flexicodec.quantize import Quantizer
 from flexicodec.quantize.base import project
-from flexicodec.quantize.rvq import ResidualVectorQuantizer
+from flexicodec.quantize.rvq import EuclideanRVQ, ResidualVectorQuantizer
 from flexicodec.quantize.vq import ResidualFSQ
 
 NO_CODE = -1  # in the place of codes of codebooks that tokens do not have
@@ -161,9 +161,9 @@ def dequantize_present(
     present = (flat >= 0).float()
     flat = flat.clamp(min=0)
     latents: Tensor = torch.zeros(())
-    if isinstance(quantizer, ResidualVectorQuantizer):
-        for k, stage in enumerate(quantizer.stages):
-            latents = latents + stage.dequantize_tokens(flat[:, k : k + 1]) * present[:, k : k + 1]
+    if isinstance(quantizer, ResidualVectorQuantizer | EuclideanRVQ):
+        for k, column in enumerate(flat.unbind(dim=1)):
+            latents = latents + quantizer.dequantize_stage(k, column) * present[:, k : k + 1]
     else:
         assert isinstance(quantizer, ResidualFSQ)
         for k, column in enumerate(flat.unbind(dim=1)):

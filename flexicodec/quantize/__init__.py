@@ -2,13 +2,14 @@
 
 from flexicodec.quantize.base import Quantized, Quantizer
 from flexicodec.quantize.fsq import FSQ, FSQConfig, GroupedFSQ, GroupedFSQConfig, fsq_bound, fsq_decode, fsq_encode
-from flexicodec.quantize.rvq import ResidualVectorQuantizer, RVQConfig, VectorQuantizer
+from flexicodec.quantize.rvq import EuclideanRVQ, ResidualVectorQuantizer, RVQConfig, VectorQuantizer
 from flexicodec.quantize.vq import PlainVQ, ResidualFSQ, ResidualFSQConfig, VQConfig
 
 QuantizerConfig = FSQConfig | GroupedFSQConfig | RVQConfig | VQConfig | ResidualFSQConfig
 
 __all__ = [
     "FSQ",
+    "EuclideanRVQ",
     "FSQConfig",
     "GroupedFSQ",
     "GroupedFSQConfig",

@@ -1,7 +1,8 @@
-"""Residual vector quantization with factorized codebooks, as in DAC: each stage codes the residual of those before.
+"""Residual vector quantization: each stage codes the residual of those before.
 
-Codes are looked up in a few dimensions by cosine similarity (Yu et al., arXiv 2110.04627), which keeps large codebooks
-in use; FlexiCodec (arXiv 2510.00981) codes the acoustic residual this way.
+`ResidualVectorQuantizer` has factorized codebooks, as in DAC: codes are looked up in a few dimensions by cosine
+similarity (Yu et al., arXiv 2110.04627), which keeps large codebooks in use; FlexiCodec (arXiv 2510.00981) codes the
+acoustic residual this way. `EuclideanRVQ` has rows as wide as the latents, compared by distance, as in EnCodec.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from flexicodec.quantize.base import FlatQuantized, Quantizer, project, straight
 # Similarities held at once by the search: 2^20 floats are 4 MB, small enough for a CPU's cache.
 _SEARCH_ENTRIES = {"cpu": 2**20}
 _SEARCH_ENTRIES_ELSEWHERE = 2**24
+FRESH_SHRINK = 0.8  # size of a stage's random rows over those of the stage before
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,16 @@ class RVQConfig:
 
     num_codebooks: int = 24  # stages, not counting the semantic codebook
     codebook_size: int = 4096  # entries per stage
-    codebook_dim: int = 8  # dimensions in which entries are compared
+    # Dimensions in which entries are compared by cosine; None compares by distance, in all dimensions of the latents.
+    codebook_dim: int | None = 8
 
     def __post_init__(self) -> None:
-        if min(self.num_codebooks, self.codebook_size, self.codebook_dim) < 1:
-            raise ValueError(f"every number in {self} must be at least 1")
+        if min(self.num_codebooks, self.codebook_size, self.codebook_dim or 1) < 1:
+            raise ValueError(f"every number in {self} must be at least 1; codebook_dim may be null")
 
-    def build(self, dim: int) -> "ResidualVectorQuantizer":
+    def build(self, dim: int) -> "ResidualVectorQuantizer | EuclideanRVQ":
         """Make a quantizer for latents of width `dim`."""
-        return ResidualVectorQuantizer(dim, self)
+        return EuclideanRVQ(dim, self) if self.codebook_dim is None else ResidualVectorQuantizer(dim, self)
 
 
 class VectorQuantizer(Quantizer):
@@ -80,6 +83,7 @@ class ResidualVectorQuantizer(Quantizer):
     """A sequence of `VectorQuantizer` stages; latents are the sum of theirs, losses have a column per stage."""
 
     def __init__(self, dim: int, config: RVQConfig) -> None:
+        assert config.codebook_dim is not None, config
         super().__init__()
         self.config = config
         self.dim = dim
@@ -121,14 +125,107 @@ class ResidualVectorQuantizer(Quantizer):
 
     def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
         latents = torch.zeros(codes.shape[0], self.dim, dtype=torch.float32, device=codes.device)
-        for k, quantizer in enumerate(list(self.quantizers)[: codes.shape[1]]):
-            latents = latents + cast(VectorQuantizer, quantizer).dequantize_tokens(codes[:, k : k + 1])
+        for k, column in enumerate(codes.unbind(dim=1)):
+            latents = latents + self.dequantize_stage(k, column)
         return latents
+
+    def dequantize_stage(self, stage: int, codes: Int[Tensor, " tokens"]) -> Float[Tensor, "tokens dim"]:
+        """Return what one stage adds to the latents."""
+        return self.stages[stage].dequantize_tokens(codes[:, None])
 
     @property
     def stages(self) -> list[VectorQuantizer]:
         """The stages in order."""
         return cast(list[VectorQuantizer], list(self.quantizers))
+
+
+class EuclideanRVQ(Quantizer):
+    """Stages of whole codebook rows, each the nearest to what is left; latents are their sum.
+
+    No gradient reaches the rows: training starts them by k-means and makes them running means of what they code
+    (`training.codebook_means`). The commitment loss of a token is the distance to the sum of the rows it uses.
+    """
+
+    codebooks: Tensor  # [K, size, dim]
+
+    def __init__(self, dim: int, config: RVQConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.dim = dim
+        self.num_codebooks = config.num_codebooks
+        self.codebook_size = config.codebook_size
+        # Random rows for random models: each stage somewhat finer, as trained ones are.
+        shrink = FRESH_SHRINK ** torch.arange(config.num_codebooks)
+        rows = torch.randn(config.num_codebooks, config.codebook_size, dim) * shrink[:, None, None]
+        self.register_buffer("codebooks", rows)
+
+    def quantize_tokens(
+        self, features: Float[Tensor, "tokens dim"], active: Bool[Tensor, "tokens codebooks"]
+    ) -> FlatQuantized:
+        residual = features.detach()
+        latents = torch.zeros_like(residual)
+        codes = torch.zeros(active.shape, dtype=torch.long, device=active.device)
+        for k in range(active.shape[1]):
+            rows = self.codebooks[k].float()
+            codes[:, k] = nearest_by_distance(residual, rows)[1][:, 0]
+            step = self.dequantize_stage(k, codes[:, k])
+            residual = residual - step
+            latents = latents + step.masked_fill(~active[:, k : k + 1], 0.0)
+        # One distance for all stages, entered in the first column.
+        commitment = (features - latents).square().mean(dim=-1, keepdim=True)
+        losses = {"commitment": F.pad(commitment, (0, active.shape[1] - 1))}
+        latents = straight_through(features, latents).masked_fill(~active.any(dim=1, keepdim=True), 0.0)
+        return FlatQuantized(latents, codes, losses)
+
+    def token_margins(
+        self, features: Float[Tensor, "tokens dim"], codes: Int[Tensor, "tokens codebooks"]
+    ) -> Float[Tensor, "tokens codebooks"]:
+        """See `Quantizer.token_margins`; in squared distances, each stage given the codes before."""
+        margins, residual = [], features
+        for k, column in enumerate(codes.unbind(dim=1)):
+            rows = self.codebooks[k].float()
+            gaps = residual.new_full(residual.shape[:1], torch.inf)
+            if self.codebook_size > 1:
+                distances, _ = nearest_by_distance(residual, rows, 2)
+                gaps = distances[:, 1] - distances[:, 0]
+            margins.append(gaps)
+            residual = residual - self.dequantize_stage(k, column)
+        return torch.stack(margins, dim=1)
+
+    def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
+        latents = torch.zeros(codes.shape[0], self.dim, dtype=torch.float32, device=codes.device)
+        for k, column in enumerate(codes.unbind(dim=1)):
+            latents = latents + self.dequantize_stage(k, column)
+        return latents
+
+    def dequantize_stage(self, stage: int, codes: Int[Tensor, " tokens"]) -> Float[Tensor, "tokens dim"]:
+        """Return what one stage adds to the latents."""
+        return F.embedding(codes, self.codebooks[stage].float())
+
+
+@torch.no_grad()
+def nearest_by_distance(
+    features: Float[Tensor, "tokens dim"], rows: Float[Tensor, "codes dim"], count: int = 1
+) -> tuple[Float[Tensor, "tokens count"], Int[Tensor, "tokens count"]]:
+    """Return the smallest squared distances of each token to codebook rows, less its own square, and these rows."""
+    # |x - c|^2 = |x|^2 - 2 x c + |c|^2, of which the first does not matter
+    sizes = rows.square().sum(dim=1)
+    nearest = []
+    codes = []
+    for block in _blocks(features, len(rows)):
+        every = torch.addmm(sizes, block, rows.T, alpha=-2)
+        best = every.min(dim=1, keepdim=True) if count == 1 else every.topk(count, dim=1, largest=False)
+        nearest.append(best.values)
+        codes.append(best.indices)
+    return torch.cat(nearest), torch.cat(codes)
+
+
+def _blocks(features: Float[Tensor, "tokens width"], codes: int) -> Sequence[Tensor]:
+    """Split tokens, so that the memory of a search does not grow with tokens times codes."""
+    if torch.compiler.is_exporting():  # a graph has no loop over a free number of blocks
+        return [features]
+    entries = _SEARCH_ENTRIES.get(features.device.type, _SEARCH_ENTRIES_ELSEWHERE)
+    return features.split(max(1, entries // codes))
 
 
 @torch.no_grad()
@@ -142,13 +239,9 @@ def nearest_by_cosine(
     """
     features = F.normalize(features, dim=-1)
     codebook = F.normalize(codebook.float(), dim=-1)
-    entries = _SEARCH_ENTRIES.get(features.device.type, _SEARCH_ENTRIES_ELSEWHERE)
-    blocks: Sequence[Tensor] = [features]  # a graph has no loop over a free number of blocks
-    if not torch.compiler.is_exporting():
-        blocks = features.split(max(1, entries // codebook.shape[0]))
     cosines = []
     rows = []
-    for block in blocks:
+    for block in _blocks(features, codebook.shape[0]):
         every = block @ codebook.T
         best = every.max(dim=-1, keepdim=True) if count == 1 else every.topk(count, dim=-1)
         cosines.append(best.values)

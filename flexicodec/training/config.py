@@ -42,6 +42,7 @@ class DataConfig:
     min_seconds: float = 0.2  # shorter utterances are dropped, and counted
     max_seconds: float = 30.0  # longer ones are dropped when training on whole utterances
     audio_cache: str | None = None  # file of decoded audio that is kept between runs
+    feature_cache: str | None = None  # the same of the frozen encoder's features, for crops without noise and codecs
     workers: int = 0  # reading processes per training process; 0 reads in the training process itself
     shuffle_buffer: int = 1000  # clips held to shuffle a stream of shards
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -87,16 +88,35 @@ class DropoutConfig:
 
     semantic_only_share: float = 0.125  # probability that an item uses no acoustic codebook
     all_codebooks_share: float = 0.0  # probability that it uses all; else 1 .. all, uniformly
+    unquantized_share: float = 0.0  # probability that it uses acoustic features as they are
     semantic_dropout: float = 0.0  # probability that the semantic latents of an item with acoustic codes are dropped
 
     def __post_init__(self) -> None:
-        for name in ("semantic_only_share", "all_codebooks_share", "semantic_dropout"):
+        for name in ("semantic_only_share", "all_codebooks_share", "unquantized_share", "semantic_dropout"):
             _check_share(name, getattr(self, name))
-        if self.semantic_only_share + self.all_codebooks_share > 1:
+        if self.semantic_only_share + self.all_codebooks_share + self.unquantized_share > 1:
             raise ValueError(
-                f"semantic_only_share {self.semantic_only_share} and all_codebooks_share {self.all_codebooks_share} "
-                "add up to more than 1"
+                f"semantic_only_share {self.semantic_only_share}, all_codebooks_share {self.all_codebooks_share} and "
+                f"unquantized_share {self.unquantized_share} add up to more than 1"
             )
+
+
+@dataclass(frozen=True)
+class CodebookConfig:
+    """Learning of codebooks whose rows are running means: those of an RVQ with `codebook_dim: null`."""
+
+    start_step: int = 700  # until then items are decoded from features as they are; then k-means starts the rows
+    kmeans_tokens: int = 12_288  # newest tokens k-means works on
+    kmeans_rounds: int = 6
+    decay: float = 0.98  # of the running means
+    dead_use: float = 0.02  # rows used less, over the mean use, move onto features of the batch
+    moves_per_step: int = 8  # most of these in a stage and step
+
+    def __post_init__(self) -> None:
+        _check_counts(self, 1, "start_step", "kmeans_tokens", "kmeans_rounds")
+        _check_counts(self, 0, "moves_per_step")
+        if not 0 <= self.decay < 1 or self.dead_use < 0:
+            raise ValueError(f"{self} needs a decay from 0 to below 1 and a dead_use of 0 or more")
 
 
 @dataclass(frozen=True)
@@ -115,6 +135,7 @@ class LossWeights:
     codebook: float = 1.0  # the same, with gradients to the codebook
     alignment: float = 15.0  # distance of the semantic stream to the frozen features
     repa: float = 0.0  # representation alignment of the bottleneck's output
+    mel_energy: float = 0.0  # L1 of half the logarithm of mel energies, mean over windows (specs/mini-v2.md)
     log_mel: float = 0.0  # L1 of log(mel + 1) spectrograms, mean over windows (LFSC, like all that follow)
     log_mel_squared: float = 0.0  # the same with squared differences
     stft: float = 0.0  # L1 of log(magnitude + 1) spectrograms, mean over windows
@@ -138,6 +159,8 @@ class ReconstructionConfig:
             raise ValueError(
                 f"{len(self.windows)} windows but {len(self.num_mels)} numbers of mels; give one number per window"
             )
+        if any(window % 4 for window in self.windows):
+            raise ValueError(f"windows is {self.windows}, expected multiples of 4 samples, of which hops are a quarter")
 
 
 @dataclass(frozen=True)
@@ -201,6 +224,7 @@ class TrainingConfig:
     init_from: tuple[InitConfig, ...] = ()  # weights to start from, later sources over earlier ones
     rates: RateConfig = field(default_factory=RateConfig)  # ignored by models that never merge
     dropout: DropoutConfig = field(default_factory=DropoutConfig)  # ignored by a NanoCodec
+    codebooks: CodebookConfig = field(default_factory=CodebookConfig)  # ignored by other quantizers
     losses: LossWeights = field(default_factory=LossWeights)
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     adversarial: AdversarialConfig | None = field(default_factory=AdversarialConfig)

@@ -47,7 +47,11 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], rates: SampledRates
+        self,
+        audio: Float[Tensor, "batch samples"],
+        lengths: Int[Tensor, " batch"],
+        rates: SampledRates,
+        features: Float[Tensor, "batch semantic_dim frames"] | None = None,
     ) -> Generated:
         """Encode at the sampled rates, decode, and compute the losses."""
 
@@ -74,31 +78,35 @@ class FlexiCodecGenerator(Generator):
         super().__init__(codec, config)
         dim = codec.config.acoustic.latent_dim
         semantic_dim = codec.semantic_encoder.dim
-        if config.losses.alignment and dim != semantic_dim:
-            raise ValueError(
-                f"the alignment loss compares latents of width {dim} with features of width {semantic_dim}; set "
-                f"model.acoustic.latent_dim to {semantic_dim}, or losses.alignment to 0"
-            )
         self.codebook_sizes = codec.semantic_quantizer.codebook_size, codec.acoustic_quantizer.codebook_size
         self.align = bool(config.losses.alignment)
+        if self.align and dim != semantic_dim:  # latents are compared with features through a linear map
+            self.heads["alignment"] = nn.Linear(dim, semantic_dim)
         if config.losses.repa:
             self.heads["repa"] = RepaHead(codec)
 
     def forward(
-        self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], rates: SampledRates
+        self,
+        audio: Float[Tensor, "batch samples"],
+        lengths: Int[Tensor, " batch"],
+        rates: SampledRates,
+        features: Float[Tensor, "batch semantic_dim frames"] | None = None,
     ) -> Generated:
-        """Encode at the sampled rates, decode, and compute the losses."""
+        """Encode at the sampled rates, decode, and compute the losses; cached features save the frozen encoder."""
         codec = self.codec
         # Encode: both encoders on the frame grid.
         frames = codec.frame_counts(lengths)
-        semantic = codec.encode_semantic(audio, lengths, frames)
+        semantic = codec.encode_semantic(audio, lengths, frames) if features is None else features
         acoustic = codec.encode_acoustic(audio, lengths, frames)
-        features = Features(semantic, acoustic, cosine_similarities(semantic, frames), frames, lengths)
+        encoded = Features(semantic, acoustic, cosine_similarities(semantic, frames), frames, lengths)
 
         # Merge and quantise. An item may be decoded without its semantic latents (semantic dropout).
-        durations = merge_items(rates.policies, features, codec.sample_rate, codec.max_duration)
-        semantic_codes, acoustic_codes = codec.quantize(features, durations, rates.num_codebooks, rates.keeps_semantic)
-        latents = semantic_codes.latents * rates.keeps_semantic[:, None, None] + acoustic_codes.latents
+        durations = merge_items(rates.policies, encoded, codec.sample_rate, codec.max_duration)
+        semantic_codes, acoustic_codes = codec.quantize(encoded, durations, rates.num_codebooks, rates.keeps_semantic)
+        assert acoustic_codes.inputs is not None
+        as_is = rates.unquantized[:, None, None]
+        coded = torch.where(as_is, acoustic_codes.inputs, acoustic_codes.latents)
+        latents = semantic_codes.latents * rates.keeps_semantic[:, None, None] + coded
 
         # Unmerge, smooth, decode.
         smoothed, _ = codec.smooth(latents, durations)
@@ -108,9 +116,12 @@ class FlexiCodecGenerator(Generator):
         losses |= semantic_codes.losses
         if self.align:
             tokens = (durations > 0).sum(dim=1)
-            losses["alignment"] = feature_alignment_loss(semantic_codes.latents, merge(semantic, durations), tokens)
+            aligned = semantic_codes.latents
+            if "alignment" in self.heads:
+                aligned = self.heads["alignment"](aligned.mT).mT.float()
+            losses["alignment"] = feature_alignment_loss(aligned, merge(semantic, durations), tokens)
         for name, loss in acoustic_codes.losses.items():  # both quantisers may have a commitment loss
-            losses[name] = losses.get(name, 0.0) + loss
+            losses[name] = losses.get(name, 0.0) + loss * ~rates.unquantized
         if "repa" in self.heads:
             losses["repa"] = self.heads["repa"](smoothed, semantic, acoustic, frames, rates)
         return Generated(decoded, audio, losses, semantic_codes.codes[:, 0], acoustic_codes.codes, durations)
@@ -128,7 +139,11 @@ class NanoCodecGenerator(Generator):
         self.codebook_sizes = None, codec.quantizer.codebook_size
 
     def forward(
-        self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], rates: SampledRates
+        self,
+        audio: Float[Tensor, "batch samples"],
+        lengths: Int[Tensor, " batch"],
+        rates: SampledRates,
+        features: Float[Tensor, "batch semantic_dim frames"] | None = None,
     ) -> Generated:
         """Encode, decode, and compute the losses."""
         codec = self.codec

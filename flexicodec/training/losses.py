@@ -13,14 +13,16 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from flexicodec.nn.mel_filters import slaney_mel_filters
+from flexicodec.nn.mel_filters import htk_mel_filters, slaney_mel_filters
 from flexicodec.training.config import LossWeights, ReconstructionConfig
 from flexicodec.training.speaker_encoder import FrozenNetwork, load_speaker_encoder
 
 POWER_FLOOR = 1e-5  # of NeMo's magnitudes, which are smooth at 0
+ENERGY_FLOOR = 1e-5  # of mel energies
 SI_SDR_FLOOR = 1e-8
-AUDIO_LOSSES = ("mel", "log_mel", "log_mel_squared", "stft", "waveform", "waveform_squared", "si_sdr", "speaker")
+AUDIO_LOSSES = ("mel", "mel_energy", "log_mel", "log_mel_squared", "stft", "waveform", "waveform_squared", "si_sdr", "speaker")
 
 WINDOWS = ReconstructionConfig.windows
 NUM_MELS = ReconstructionConfig.num_mels
@@ -50,6 +52,8 @@ def _make_loss(name: str, config: ReconstructionConfig, sample_rate: int) -> Cal
     options: Any = {"squared": name.endswith("_squared"), "compatible": config.compatible}
     if name == "mel":
         return MultiScaleMelLoss(sample_rate, config.windows, config.num_mels)
+    if name == "mel_energy":
+        return MelEnergyLoss(sample_rate, config.windows, config.num_mels)
     if name.startswith("log_mel"):
         return LogMelLoss(sample_rate, config.windows, config.num_mels, **options)
     if name == "stft":
@@ -186,13 +190,30 @@ class MultiScaleMelLoss(LogStftLoss):
     def log_spectrum(self, audio: Audio, ends: Lengths, window: int) -> Float[Tensor, "batch mels frames"]:
         """Compute log10 of mel magnitudes, floored at 1e-5; the audio is silent beyond its ends."""
         # The periodic window and the floor of DAC's mel spectrograms
+        padded = F.pad(audio, (window // 2, window // 2))
+        magnitude = (power_spectrum(padded, torch.hann_window(window, device=audio.device)) + 1e-14).sqrt()
+        filters = torch.from_numpy(slaney_mel_filters(self.sample_rate, window, self.num_mels[window]))
+        return torch.log10(torch.clamp(magnitude @ filters.to(audio.device).T, min=1e-5)).mT
+
+
+class MelEnergyLoss(MultiScaleMelLoss):
+    """L1 of half the logarithm of mel energies, the mean over several windows (specs/mini-v2.md).
+
+    The energies are those of the spectral encoder's input: windows of energy 1 and a floor of 1e-5, so that what nobody
+    hears in pauses costs little.
+    """
+
+    def forward(self, estimate: Audio, reference: Audio, lengths: Lengths | None = None) -> PerItem:
+        """Compare audio of the same shape; no lengths mean that no item is padded."""
+        return super().forward(estimate, reference, lengths) / len(self.windows)
+
+    def log_spectrum(self, audio: Audio, ends: Lengths, window: int) -> Float[Tensor, "batch mels frames"]:
+        """Compute half the logarithm of mel energies; the audio is silent beyond its ends."""
         taper = torch.hann_window(window, device=audio.device)
-        spectrum = torch.stft(
-            audio, window, window // 4, window=taper, center=True, pad_mode="constant", return_complex=True
-        )
-        magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-14).sqrt()
-        filters = slaney_mel_filters(self.sample_rate, window, self.num_mels[window])
-        return torch.log10(torch.clamp(torch.from_numpy(filters).to(audio.device) @ magnitude, min=1e-5))
+        power = power_spectrum(F.pad(audio, (window // 2, window // 2)), taper)
+        filters = torch.from_numpy(htk_mel_filters(self.sample_rate, window, self.num_mels[window])).to(audio.device)
+        energies = power @ (filters.T / taper.square().sum())
+        return 0.5 * (energies + ENERGY_FLOOR).log().mT
 
 
 def _check_windows(windows: Sizes, num_mels: Sizes) -> None:
@@ -203,8 +224,43 @@ def _check_windows(windows: Sizes, num_mels: Sizes) -> None:
 def magnitudes(audio: Audio, window: int) -> Float[Tensor, "batch bins frames"]:
     """Compute STFT magnitudes of whole windows, a quarter window apart."""
     taper = torch.hann_window(window, periodic=False, device=audio.device)
-    spectrum = torch.stft(audio, window, window // 4, window=taper, center=False, return_complex=True)
-    return (spectrum.real.square() + spectrum.imag.square() + POWER_FLOOR).sqrt()
+    return (power_spectrum(audio, taper) + POWER_FLOOR).sqrt().mT
+
+
+def power_spectrum(audio: Audio, taper: Float[Tensor, " window"]) -> Float[Tensor, "batch frames bins"]:
+    """Compute squared STFT magnitudes of whole windows, a quarter window apart."""
+    power: Tensor = _PowerSpectrum.apply(audio, taper)  # type: ignore[no-untyped-call]
+    return power
+
+
+class _PowerSpectrum(torch.autograd.Function):
+    """Squared magnitudes with a gradient of one inverse transform; autograd's own takes several passes more."""
+
+    @staticmethod
+    def forward(ctx: Any, audio: Tensor, taper: Tensor) -> Tensor:
+        window = len(taper)
+        spectrum = torch.fft.rfft(audio.unfold(1, window, window // 4) * taper)
+        ctx.save_for_backward(spectrum, taper)
+        ctx.samples = audio.shape[1]
+        return spectrum.real.square() + spectrum.imag.square()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # d|X_k|^2 / dx_t = 2 w_t Re(X_k exp(2 pi i k t / n)). The inverse transform divides by n, and counts all bins
+        # but the first and the last twice.
+        spectrum, taper = ctx.saved_tensors
+        window = len(taper)
+        hop = window // 4
+        weights = gradient.new_ones(gradient.shape[-1])
+        weights[[0, -1]] = 2.0
+        frames = torch.fft.irfft(spectrum * (gradient * weights), n=window) * (taper * window)
+        # Overlap and add: piece j of a frame goes j hops behind its start.
+        total = F.pad(frames[:, :, :hop], (0, 0, 0, 3))
+        for j in range(1, 4):
+            total[:, j : j + frames.shape[1]] += frames[:, :, j * hop : (j + 1) * hop]
+        total = total.flatten(1)
+        return F.pad(total, (0, ctx.samples - total.shape[1])), None
 
 
 def reflect(audio: Audio, ends: Lengths, margin: int) -> Float[Tensor, "batch padded"]:

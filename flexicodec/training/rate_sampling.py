@@ -30,10 +30,12 @@ class SampledRates:
     policies: list[MergingPolicy]
     num_codebooks: Int[Tensor, " batch"]  # acoustic codebooks the item is decoded from
     keeps_semantic: Bool[Tensor, " batch"]  # whether it is decoded from its semantic codes as well
+    unquantized: Bool[Tensor, " batch"]  # whether it is decoded from acoustic features instead of their codes
 
     def to(self, device: torch.device) -> "SampledRates":
         """Move the tensors."""
-        return SampledRates(self.policies, self.num_codebooks.to(device), self.keeps_semantic.to(device))
+        tensors = (self.num_codebooks, self.keeps_semantic, self.unquantized)
+        return SampledRates(self.policies, *(tensor.to(device) for tensor in tensors))
 
 
 def rate_config_for(config: TrainingConfig) -> tuple[RateConfig, DropoutConfig]:
@@ -61,6 +63,7 @@ def sample_rates(
     policies: list[MergingPolicy] = []
     counts = []
     kept = []
+    unquantized = []
     for item in items:
         # The order of these random numbers is part of exact resume: every item consumes all of them.
         rng = np.random.default_rng([seed, step, int(item), PURPOSE])
@@ -78,13 +81,16 @@ def sample_rates(
         # Dropout of codebooks
         share = rng.random()
         count = int(rng.integers(1, num_codebooks + 1))
+        whole = dropout.semantic_only_share + dropout.all_codebooks_share
+        as_is = whole <= share < whole + dropout.unquantized_share
         if share < dropout.semantic_only_share:
             count = 0
-        elif share < dropout.semantic_only_share + dropout.all_codebooks_share:
+        elif share < whole or as_is:
             count = num_codebooks
         counts.append(count)
+        unquantized.append(as_is)
         kept.append(count == 0 or rng.random() >= dropout.semantic_dropout)
-    return SampledRates(policies, torch.tensor(counts), torch.tensor(kept))
+    return SampledRates(policies, torch.tensor(counts), torch.tensor(kept), torch.tensor(unquantized))
 
 
 def merge_items(

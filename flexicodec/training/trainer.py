@@ -5,6 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from flexicodec.config import to_dict
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.training.checkpoints import CheckpointFolder, restore_random_state, save_random_state
 from flexicodec.training.config import CalibratedRange, TrainingConfig
-from flexicodec.training.data import Batch, training_batches, validation_clips
+from flexicodec.training.data import Batch, FeatureCache, read_manifests, training_batches, validation_clips
 from flexicodec.training.discriminators.config import AdversarialConfig
 from flexicodec.training.gan_losses import generator_losses
 from flexicodec.training.generator import Generated
@@ -199,13 +200,22 @@ class CodecTrainer(Trainer):
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Make this process's batches."""
+        data = self.config.data
+        features = None
+        if data.feature_cache is not None:
+            if not isinstance(self.codec, FlexiCodec) or self.codec.config.geometry != "whole":
+                raise ValueError(
+                    "data.feature_cache is for a FlexiCodec of geometry 'whole', whose frames are those of its crops"
+                )
+            features = FeatureCache(read_manifests(data.manifest), data.feature_cache, self.codec)
         return training_batches(
-            self.config.data,
+            data,
             sample_rate=self.codec.sample_rate,
             seed=self.config.seed,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
             start=start,
+            features=features,
         )
 
     def _find_threshold_range(self) -> tuple[float, float]:
@@ -270,6 +280,9 @@ class CodecTrainer(Trainer):
 
         finite, norm = state.generator.optimizer_step(self.accelerator, finite)
         self.metrics.add_value("grad_norm/generator", norm)
+        if state.means is not None:
+            moved = state.means.update(self.step, self.accelerator, finite)
+            self.metrics.add_value("codebook/reseeded", float(moved))
         if finite and state.average is not None:
             update_average(state.average, self.codec)
         restart_every = config.optim.reseed_every
@@ -302,9 +315,10 @@ class CodecTrainer(Trainer):
         return finite
 
     def _generate(self, batch: Batch, rates: SampledRates) -> Generated:
-        if self.state.restarter is not None:
-            self.state.restarter.items = batch.items
-        return self.state.generator.module(batch.audio, batch.lengths, rates)
+        for watcher in (self.state.restarter, self.state.means):
+            if watcher is not None:
+                watcher.items = batch.items
+        return self.state.generator.module(batch.audio, batch.lengths, rates, batch.features)
 
     def _sample_rates(self, batch: Batch) -> SampledRates:
         rates = sample_rates(
@@ -316,6 +330,8 @@ class CodecTrainer(Trainer):
             seed=self.config.seed,
             step=self.step,
         )
+        if self.state.means is not None and self.step < self.config.codebooks.start_step:
+            rates = replace(rates, unquantized=torch.ones_like(rates.unquantized))
         return rates.to(self.device)
 
     def _add_losses(self, losses: dict[str, Tensor], batch: Batch, group: str = "loss") -> None:

@@ -15,8 +15,9 @@ from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.nn.conv import apply_weight_norm, remove_weight_norm
 from flexicodec.nn.dac import DACEncoder
-from flexicodec.quantize import ResidualVectorQuantizer
+from flexicodec.quantize import EuclideanRVQ, ResidualVectorQuantizer
 from flexicodec.training.checkpoints import Checkpoint
+from flexicodec.training.codebook_means import CodebookMeans
 from flexicodec.training.config import TrainingConfig
 from flexicodec.training.discriminators.multi_discriminator import Discriminators
 from flexicodec.training.gan_losses import DiscriminatorLoss
@@ -72,6 +73,9 @@ class TrainingState:
         self.restarter: DeadCodeRestarter | None = None
         if config.optim.reseed_every and isinstance(quantizer, ResidualVectorQuantizer):
             self.restarter = DeadCodeRestarter(quantizer, config.seed)
+        self.means: CodebookMeans | None = None
+        if isinstance(quantizer, EuclideanRVQ):
+            self.means = CodebookMeans(quantizer, config.codebooks, config.seed)
 
         self.discriminators: Discriminators | None = None
         self.adversary: OptimizedModule | None = None  # the discriminators with their loss
@@ -142,6 +146,7 @@ class TrainingState:
             "generator": self.generator.optimizer.state_dict(),
             "judge": self.adversary.optimizer.state_dict() if self.adversary else None,
             "reseeder": self.restarter.state_dict(accelerator) if self.restarter else None,
+            "codebook_means": self.means.state_dict() if self.means else None,
         }
 
     def load(self, checkpoint: Checkpoint, accelerator: Accelerator) -> None:
@@ -160,6 +165,8 @@ class TrainingState:
             self.adversary.optimizer.load_state_dict(state["judge"])
         if self.restarter is not None and state["reseeder"] is not None:
             self.restarter.load_state_dict(state["reseeder"], accelerator)
+        if self.means is not None:
+            self.means.load_state_dict(state["codebook_means"])
 
     def export(self, folder: str | Path, threshold_range: tuple[float, float], half: bool) -> Path:
         """Write the averaged model for `flexicodec.load`, weight norm folded and its range of tau in the config."""

@@ -20,6 +20,7 @@ DIM, TOKENS = 12, 9
 CONFIGS: dict[str, QuantizerConfig] = {
     "fsq": FSQConfig((8, 5, 4)),
     "rvq": RVQConfig(num_codebooks=4, codebook_size=32, codebook_dim=4),
+    "euclidean_rvq": RVQConfig(num_codebooks=4, codebook_size=32, codebook_dim=None),
     "vq": VQConfig(codebook_size=50, codebook_dim=4),
     "residual_fsq": ResidualFSQConfig((4, 3, 5), num_codebooks=3),
     "grouped_fsq": GroupedFSQConfig(3, (8, 7, 6, 6)),

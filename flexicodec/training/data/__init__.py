@@ -11,12 +11,13 @@ from flexicodec.training.data.batches import (
     utterance_batches,
     validation_clips,
 )
-from flexicodec.training.data.manifest_source import AudioCache
+from flexicodec.training.data.clip_cache import AudioCache, FeatureCache
 from flexicodec.training.data.shards import WrittenShards, write_shards
 
 __all__ = [
     "AudioCache",
     "Batch",
+    "FeatureCache",
     "WrittenShards",
     "read_manifests",
     "training_batches",

@@ -19,6 +19,7 @@ from flexicodec.corpus.bucketing import bucket_by_length
 from flexicodec.corpus.lists.read import read_manifest
 from flexicodec.corpus.manifest import Filter, Keep, Utterance
 from flexicodec.training.config import DataConfig
+from flexicodec.training.data.clip_cache import FeatureCache
 from flexicodec.training.data.examples import Augmentation, Example, ExampleReader
 from flexicodec.training.data.manifest_source import ManifestSource
 from flexicodec.training.data.sampler import BatchPlan, ClipSource, plan_crop_batches, plan_utterance_batches
@@ -38,6 +39,7 @@ class Batch:
         texts: Transcripts of whole utterances, where known.
         global_items: Examples in the shares of all processes.
         skipped: Clips that could not be read and were replaced.
+        features: Of the frozen encoder on the frame grid, zero beyond each item's frames, if they are cached.
     """
 
     audio: Float[Tensor, "batch samples"]
@@ -46,10 +48,12 @@ class Batch:
     texts: list[str | None]
     global_items: int
     skipped: int = 0
+    features: Float[Tensor, "batch dim frames"] | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """Move the tensors."""
-        return replace(self, audio=self.audio.to(device), lengths=self.lengths.to(device), items=self.items.to(device))
+        tensors = {name: getattr(self, name) for name in ("audio", "lengths", "items", "features")}
+        return replace(self, **{name: value.to(device) for name, value in tensors.items() if value is not None})
 
 
 def training_batches(
@@ -62,6 +66,7 @@ def training_batches(
     start: int = 0,
     keep: Keep | None = None,
     speeds: Sequence[float] = (),
+    features: FeatureCache | None = None,
 ) -> Iterator[Batch]:
     """Yield batches without end: this process's share of the global batches number `start`, `start` + 1, ...
 
@@ -78,6 +83,7 @@ def training_batches(
         start: Number of the first global batch.
         keep: Utterances to use; None for all. It must be picklable where workers are not forked.
         speeds: Factors of speed and pitch of whole utterances, one sampled for each.
+        features: Of all utterances of the manifests; crops then start with a frame.
     """
     if not 0 <= rank < world or start < 0:
         raise ValueError(f"rank {rank} of {world} processes from batch {start} on is not possible")
@@ -94,7 +100,8 @@ def training_batches(
     if config.shards:
         source = ShardSource(find_shards(config.shards), sample_rate, seed, config.shuffle_buffer, wanted)
     else:
-        source = ManifestSource(read_manifests(config.manifest), sample_rate, wanted, config.audio_cache)
+        utterances = read_manifests(config.manifest)
+        source = ManifestSource(utterances, sample_rate, wanted, config.audio_cache, features)
 
     # A function of the first plan's number, which a worker process calls for itself.
     plans: Callable[[int], Iterator[BatchPlan]]
@@ -105,7 +112,8 @@ def training_batches(
         crop = round(config.crop_seconds * sample_rate)
         plans = partial(plan_crop_batches, source, seed, config.crop_seconds, config.batch_size)
     augment = Augmentation(config.augmentation, sample_rate)
-    reader = ExampleReader(seed, sample_rate, crop, tuple(speeds), augment)
+    grid = 1 if features is None else features.frame_size
+    reader = ExampleReader(seed, sample_rate, crop, tuple(speeds), augment, grid)
     dataset = _BatchDataset(plans, reader, rank, world, start)
     if config.workers == 0:
         return iter(dataset)
@@ -141,6 +149,10 @@ def collate_examples(examples: Sequence[Example], global_items: int, samples: in
     audio = torch.zeros(len(examples), samples)
     for row, example in zip(audio, examples, strict=True):
         row[: len(example.audio)] = torch.from_numpy(example.audio)
+    features = None
+    cached = [torch.from_numpy(example.features.T) for example in examples if example.features is not None]
+    if cached:
+        features = torch.nn.utils.rnn.pad_sequence(cached, batch_first=True).mT
     return Batch(
         audio,
         lengths=torch.tensor([len(example.audio) for example in examples]),
@@ -148,6 +160,7 @@ def collate_examples(examples: Sequence[Example], global_items: int, samples: in
         texts=[example.text for example in examples],
         global_items=global_items,
         skipped=sum(example.skipped for example in examples),
+        features=features,
     )
 
 
@@ -195,8 +208,14 @@ def _check(config: DataConfig, speeds: Sequence[float]) -> None:
     crop = config.crop_seconds
     if bool(config.manifest) == bool(config.shards):
         raise ValueError(f"manifest is {config.manifest} and shards is {config.shards}; expected one of the two")
-    if config.shards and config.audio_cache:
-        raise ValueError("audio_cache keeps the clips of manifests; leave it out for shards")
+    if config.shards and (config.audio_cache or config.feature_cache):
+        raise ValueError("audio_cache and feature_cache keep the clips of manifests; leave them out for shards")
+    changed = config.augmentation.noise_share or config.augmentation.codec_share
+    if config.feature_cache and (crop is None or changed):
+        raise ValueError(
+            "feature_cache holds features of clean clips, for crops; leave it out with noise or lossy codecs, and for "
+            "whole utterances"
+        )
     if crop is None and not config.batch_seconds > 0:
         raise ValueError(f"batch_seconds is {config.batch_seconds}, expected seconds above 0")
     if crop is not None and (not crop > 0 or config.batch_size < 1):

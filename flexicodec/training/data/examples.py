@@ -51,12 +51,14 @@ class Example:
         audio: Not padded.
         text: Transcript; None in crops.
         skipped: Clips that could not be read and were replaced.
+        features: Of the frozen encoder, for the frames of a crop, if they are cached.
     """
 
     number: int
     audio: Wave
     text: str | None = None
     skipped: int = 0
+    features: Float[np.ndarray, "dim frames"] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class ExampleReader:
     Attributes:
         crop: Samples of a crop; None reads whole utterances.
         speeds: Factors of the speed of whole utterances, one sampled for each.
+        grid: Crops start at a multiple of so many samples.
     """
 
     seed: int
@@ -73,13 +76,14 @@ class ExampleReader:
     crop: int | None
     speeds: tuple[float, ...]
     augment: "Augmentation"
+    grid: int = 1
 
     def __call__(self, place: ExampleSpan) -> Example:
         """Read an example; if its clip cannot be read, another clip takes its place."""
         tried = place
         for skipped in range(MOST_ATTEMPTS):
             try:
-                audio = self._read(tried)
+                audio, features = self._read(tried)
                 break
             except UNREADABLE as error:
                 _warn_once(str(error))
@@ -92,21 +96,22 @@ class ExampleReader:
         if self.crop is None:
             text = tried.clips.text(tried.clip)
         audio, unreadable_noise = self.augment(audio, rng_for(Purpose.AUGMENTATION, self.seed, place.item))
-        return Example(place.item, audio, text, skipped + unreadable_noise)
+        return Example(place.item, audio, text, skipped + unreadable_noise, features)
 
-    def _read(self, place: ExampleSpan) -> Wave:
+    def _read(self, place: ExampleSpan) -> tuple[Wave, Float[np.ndarray, "dim frames"] | None]:
         if self.crop is not None:
             # The place follows from the duration in the manifest, without opening the file.
             samples = int(place.clips.seconds[place.clip] * self.sample_rate)
             position = rng_for(Purpose.CROP, self.seed, place.item).random()
-            start = crop_start(samples, self.crop, place.part, place.parts, position)
-            return place.clips.read(place.clip, start, self.crop)
+            start = crop_start(samples, self.crop, place.part, place.parts, position) // self.grid * self.grid
+            audio = place.clips.read(place.clip, start, self.crop)
+            return audio, place.clips.features(place.clip, start, len(audio))
         audio = place.clips.read(place.clip)
         if self.speeds:
             speed = float(rng_for(Purpose.SPEED, self.seed, place.item).choice(self.speeds))
             if speed != 1.0:
                 audio = soxr.resample(audio, self.sample_rate * speed, self.sample_rate, quality="LQ")
-        return audio
+        return audio, None
 
     def _replacement(self, place: ExampleSpan, attempt: int) -> ExampleSpan:
         """Sample another clip: for a crop any, by duration; else a slightly shorter one, to keep the batch's limit."""

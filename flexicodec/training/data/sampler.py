@@ -51,6 +51,9 @@ class Clips(Protocol):
     def read(self, clip: int, first: int = 0, samples: int | None = None) -> Float[np.ndarray, " samples"]:
         """Read a clip or a part of it like `read_utterance`."""
 
+    def features(self, clip: int, first: int, samples: int) -> Float[np.ndarray, "dim frames"] | None:
+        """Read the cached features of a crop that starts with a frame; None without a cache of features."""
+
 
 class ClipSource(Protocol):
     """Where clips come from."""

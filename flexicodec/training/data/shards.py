@@ -99,6 +99,9 @@ class _ShardClips:
                 file, self.source.sample_rate, utterance.start, duration, first, samples, utterance.channel
             )
 
+    def features(self, clip: int, first: int, samples: int) -> None:
+        return None  # there is no cache of features for shards
+
     def _entry(self, clip: int) -> ShardEntry:
         if self._entries is None:  # only of blocks that are read: resuming skips others
             self._entries = [entry for shard in self.shards for entry in self.source.entries(shard)]

@@ -37,7 +37,7 @@ def test_the_cache_holds_what_the_files_hold(clips, cache):
 def test_it_is_mapped_and_goes_to_workers_without_its_samples(clips, cache):
     store = AudioCache(clips[0], cache, RATE)
     audio = store.read(3)
-    assert isinstance(store._samples, np.memmap)
+    assert isinstance(store._rows, np.memmap)
     sent = pickle.dumps(store)
     assert len(sent) < 2000 < cache.stat().st_size
     np.testing.assert_array_equal(pickle.loads(sent).read(3), audio)
@@ -61,7 +61,7 @@ def test_a_cache_of_other_speech_is_refused_and_kept(clips, cache, tmp_path, cha
     before = cache.read_bytes()
     other, rate, message = list(utterances), RATE, r"does not fit the manifest: clip \d+ has"
     if change == "rate":
-        rate, message = 24_000, "at 16000 Hz, expected 24000"
+        rate, message = 24_000, "with sample_rate 16000, expected 24000"
     elif change == "fewer":
         other, message = other[:7], "holds 12 clips, expected 7"
     elif change == "order":
