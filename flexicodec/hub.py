@@ -143,18 +143,19 @@ def read_model(
     for key, value in read_weights(folder / WEIGHTS_NAME, skip).items():
         state[key] = value.float() if value.is_floating_point() else value
     for part, name in held.get(SHIPPED_PARTS, {}).items():
-        from flexicodec.encoders import moonshine_weights
+        prefix = f"{part}."
+        if prefix in skip:
+            continue
+        from flexicodec.encoders import moonshine_weights  # a model that only decodes needs no encoder
 
         if name != moonshine_weights.SHIPPED:
             raise ValueError(
                 f"{folder / CONFIG_NAME} takes the weights of {part} from {name!r}, which this version of the package "
                 f"does not have; it has {moonshine_weights.SHIPPED!r}"
             )
-        prefix = f"{part}."
-        if prefix not in skip:
-            wanted = [key.removeprefix(prefix) for key in names if key.startswith(prefix)]
-            for key, value in moonshine_weights.shipped_state(wanted).items():
-                state[prefix + key] = value
+        wanted = [key.removeprefix(prefix) for key in names if key.startswith(prefix)]
+        for key, value in moonshine_weights.shipped_state(wanted).items():
+            state[prefix + key] = value
     return state
 
 

@@ -11,7 +11,7 @@ import torch
 
 import flexicodec
 from flexicodec.cli import main
-from flexicodec.encoders.base import SSLConfig, SSLSettings
+from flexicodec.encoders.base import MoonshineConfig, SSLConfig, SSLSettings
 from flexicodec.export.compare import compare
 from flexicodec.export.graphs import DecoderGraph, graphs
 from flexicodec.export.onnx import FRONT_END_NAME, MANIFEST_NAME, block_products, export, write_graph
@@ -310,6 +310,25 @@ def test_self_supervised_encoders(kind, make_codec, tmp_path):
     with torch.no_grad():
         ours, _ = codec.semantic_encoder(audio, lengths)
     torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings", [{}, {"windows": (7, (5, 2)), "norm_window": (9, 4), "left_padding": 256}], ids=["global", "windows"]
+)
+def test_moonshine(settings, make_codec, tmp_path):
+    config = MoonshineConfig(num_layers=2, dim=24, num_heads=2, feedforward_dim=40, rotary_dim=10, **settings)
+    codec = make_codec("whole", config, acoustic=FEW_LAYERS)
+    encoder, path = graphs(codec)[0], tmp_path / "encoder.onnx"
+    write_graph(encoder, codec.frame_size, path)
+    assert len(block_products(onnx.load(path))) == 2 * 6
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for lengths in ([20_000, 1280, 7001], [1280], [60_001, 60_001]):
+        audio, counts = noise(lengths)
+        (theirs,) = session.run(None, {"audio": audio.numpy(), "lengths": counts.numpy()})
+        with torch.no_grad():
+            ours, _ = codec.semantic_encoder(audio, counts)
+        torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
