@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from flexicodec.audio import collate
 from flexicodec.encoders import moonshine_weights
 from flexicodec.encoders.base import MoonshineConfig
-from flexicodec.encoders.moonshine import FIRST_FRAME, FeedForward, MoonshineAttention, MoonshineEncoder
-from flexicodec.nn.attention import rope_frequencies, sdpa
+from flexicodec.encoders.moonshine import FIRST_FRAME, FeedForward, MoonshineAttention, MoonshineEncoder, rotary_factors
+from flexicodec.nn.attention import sdpa
 from flexicodec.nn.masking import valid_steps
 from flexicodec.weights import load_exactly
 
@@ -81,7 +81,7 @@ class MoonshineDecoder(nn.Module):
         """
         past = cache[0][0].shape[2] if cache else 0
         positions = torch.arange(past, past + tokens.shape[1], device=tokens.device)
-        frequencies = rope_frequencies(positions, self.config.rotary_dim)
+        frequencies = rotary_factors(positions, self.config)
         x = self.embed_tokens(tokens)
         extended = []
         for i, layer in enumerate(self.layers):

@@ -139,9 +139,9 @@ class MoonshineConfig:
         for name in ("num_layers", "dim", "num_heads", "feedforward_dim", "rotary_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
-        if self.dim % self.num_heads or self.rotary_dim % 2 or self.rotary_dim > self.dim // self.num_heads:
+        if self.dim % (2 * self.num_heads) or self.rotary_dim % 2 or self.rotary_dim > self.dim // self.num_heads:
             raise ValueError(
-                f"dim {self.dim} in {self.num_heads} heads and rotary_dim {self.rotary_dim}; expected heads of a whole "
+                f"dim {self.dim} in {self.num_heads} heads and rotary_dim {self.rotary_dim}; expected heads of even "
                 "size, and an even number of rotated dimensions in each"
             )
         if len(self.windows) not in (0, 1, self.num_layers):

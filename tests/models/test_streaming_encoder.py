@@ -183,10 +183,10 @@ def test_without_a_cap_a_token_may_wait_for_ever(whole):
 # ------------------------------------------------------------------------------------------------------------- batches
 
 
-@pytest.mark.parametrize("kind", ["whole", "lfsc"])
+@pytest.mark.parametrize("kind", ["whole", "moonshine", "lfsc"])
 def test_every_stream_of_a_batch_begins_pauses_and_ends_by_itself(codecs, kind):
     codec = codecs[kind]
-    unit = 4000 if kind == "whole" else 300
+    unit = 300 if kind == "lfsc" else 4000
     a, b, c, d = (noise(count * unit + seed, seed) for seed, count in enumerate((6, 4, 3, 3)))
     stream, pieces_of = codec.streaming_encoder(batch_size=3), {name: [] for name in "abcd"}
 
@@ -232,7 +232,7 @@ def test_streams_in_equal_states_are_encoded_as_a_batch(whole, monkeypatch):
 # -------------------------------------------------------------------------------------------------------------- states
 
 
-@pytest.mark.parametrize("kind", ["whole", "released", "another", "lfsc"])
+@pytest.mark.parametrize("kind", ["whole", "released", "another", "moonshine", "lfsc"])
 def test_a_state_is_a_value(codecs, kind, tmp_path):
     codec = codecs[kind]
     choices = {} if kind == "lfsc" else {"frame_rate": 8.0, "windows": Windows(2.0, 0.5), "margins": True}
@@ -251,7 +251,7 @@ def test_a_state_is_a_value(codecs, kind, tmp_path):
         assert all(a == b for a, b in zip(got, wanted, strict=True) if a is not None)
 
 
-@pytest.mark.parametrize("kind", ["whole", "released", "causal", "lfsc"])
+@pytest.mark.parametrize("kind", ["whole", "released", "moonshine", "causal", "lfsc"])
 def test_states_do_not_grow(codecs, kind):
     codec = codecs[kind]
     second = codec.frame_size * 12
@@ -297,7 +297,7 @@ def test_chunks_come_in_any_usual_type(whole):
 
 
 def test_short_and_empty_streams(codecs):
-    for kind in ("whole", "released", "lfsc"):
+    for kind in ("whole", "released", "moonshine", "lfsc"):
         codec = codecs[kind]
         stream = codec.streaming_encoder()
         assert stream.encode(torch.zeros(0)) is None
