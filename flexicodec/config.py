@@ -115,9 +115,17 @@ def _nearest_dataclass(members: Sequence[Any], value: Any) -> Any:
 
     def score(member: Any) -> tuple[int, float]:
         names = [field.name for field in _init_fields(member)]
-        known = sum(key in names for key in value)
-        similarities = [max(_similarity(key, name) for name in names) for key in value]
-        return known, sum(similarities) / len(similarities)
+        hints = get_type_hints(member)
+        known = 0
+        likeness = 0.0
+        for key, given in value.items():
+            choices = get_args(hints[key]) if get_origin(hints.get(key)) is Literal else (given,)
+            if key in names and given not in choices:  # the tag of another member, or misspelt
+                likeness += CLOSE
+                continue
+            known += key in names
+            likeness += max(_similarity(key, name) for name in names)
+        return known, likeness / len(value)
 
     best = max(filter(dataclasses.is_dataclass, members), key=score, default=None)
     if best is None or score(best)[1] < CLOSE:

@@ -6,7 +6,7 @@ file + a yaml), and NeMo's archives of LFSC and NanoCodec (one `.nemo` file). On
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,14 @@ from torch import Tensor
 from flexicodec.config import from_dict, load_yaml
 from flexicodec.io_utils import describe_missing
 from flexicodec.models.codec import Codec
-from flexicodec.weights import CONFIG_NAME, WEIGHTS_NAME, load_exactly, read_weights, unloaded_modules
+from flexicodec.weights import (
+    CONFIG_NAME,
+    SHIPPED_PARTS,
+    WEIGHTS_NAME,
+    load_exactly,
+    read_weights,
+    unloaded_modules,
+)
 
 SHIPPED = ("flexicodec-mini",)
 UPSTREAM_WEIGHTS = ("12hz_v1_half.safetensors", "nartts_flexicodec_only.safetensors")
@@ -116,12 +123,40 @@ def load_pretrained(folder: str | Path, name: str | None = None, parts: str = "a
         codec: Codec = codec_class(config, name=name, **given)
     codec.keep(parts)
     skipped = tuple(f"{part}." for part in unloaded_modules(codec))
-    state = {}
-    for key, value in read_weights(folder / WEIGHTS_NAME, skipped).items():
-        state[key] = value.float() if value.is_floating_point() else value
-    load_exactly(codec, state)
+    load_exactly(codec, read_model(folder, held, codec.state_dict(), skipped))
     codec.set_fingerprint(held["fingerprint"])
     return codec.eval()
+
+
+def read_model(
+    folder: Path, held: Mapping[str, Any], names: Collection[str], skip: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """Read a saved model's weights in float32, with those that its folder leaves out because they ship.
+
+    Args:
+        folder: Written by `Codec.save_pretrained`.
+        held: Content of its `config.json`.
+        names: Weights of the model; a short encoder takes a part of what ships.
+        skip: Prefixes of weights that are not read.
+    """
+    state = {}
+    for key, value in read_weights(folder / WEIGHTS_NAME, skip).items():
+        state[key] = value.float() if value.is_floating_point() else value
+    for part, name in held.get(SHIPPED_PARTS, {}).items():
+        prefix = f"{part}."
+        if prefix in skip:
+            continue
+        from flexicodec.encoders import moonshine_weights  # a model that only decodes needs no encoder
+
+        if name != moonshine_weights.SHIPPED:
+            raise ValueError(
+                f"{folder / CONFIG_NAME} takes the weights of {part} from {name!r}, which this version of the package "
+                f"does not have; it has {moonshine_weights.SHIPPED!r}"
+            )
+        wanted = [key.removeprefix(prefix) for key in names if key.startswith(prefix)]
+        for key, value in moonshine_weights.shipped_state(wanted).items():
+            state[prefix + key] = value
+    return state
 
 
 @torch.inference_mode(False)

@@ -18,6 +18,7 @@ from flexicodec.io_utils import describe_missing, replacing
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+SHIPPED_PARTS = "shipped_parts"  # in config.json: submodules whose weights ship with this package, by their names
 
 
 def read_weights(path: str | Path, skip: tuple[str, ...] = ()) -> Mapping[str, Tensor]:

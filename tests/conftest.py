@@ -13,7 +13,7 @@ import torch
 
 from flexicodec.audio import read_audio
 from flexicodec.corpus import Utterance, write_manifest
-from flexicodec.encoders.base import FrontEndConfig, SanmConfig
+from flexicodec.encoders.base import FrontEndConfig, MoonshineConfig, SanmConfig
 from flexicodec.merging.positions import PositionConfig
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, MergingConfig, SemanticConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
@@ -170,6 +170,24 @@ SPECTRAL = {  # settings of `make_codec`; tokens may be longer than the semantic
 def spectral(make_codec):
     """Encodes and decodes spectra, and merges and unmerges by position."""
     return make_codec("whole", **SPECTRAL)
+
+
+MOONSHINE = MoonshineConfig(
+    num_layers=2,
+    dim=24,
+    num_heads=2,
+    feedforward_dim=40,
+    rotary_dim=10,
+    windows=((6, 2), 4),
+    norm_window=(5, 3),
+    left_padding=256,
+)
+
+
+@pytest.fixture(scope="session")
+def moonshine(make_codec):
+    """Has Moonshine's encoder, with windows."""
+    return make_codec("whole", MOONSHINE)
 
 
 @pytest.fixture(scope="session")

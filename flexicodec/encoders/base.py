@@ -1,7 +1,7 @@
 """Configs of the frozen semantic encoders, and the interface that a codec expects of one.
 
-SAN-M (SenseVoice-Small, or a smaller one of our own) is trained on transcripts; HuBERT, WavLM and wav2vec 2.0 on speech
-alone. The networks are imported when one is built, so that reading a config stays cheap.
+SAN-M (SenseVoice-Small, or a smaller one of our own) and Moonshine are trained on transcripts; HuBERT, WavLM and
+wav2vec 2.0 on speech alone. The networks are imported when one is built, so that reading a config stays cheap.
 """
 
 import json
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from flexicodec.encoders.sanm import SanmEncoder
     from flexicodec.encoders.ssl import SSLEncoder
 
+SAMPLE_RATE = 16_000
+MOONSHINE_FRAME_SIZE = 384  # samples from one frame to the next
 SENSEVOICE_PROMPT = (0, 1, 2, 15)  # language auto, event, emotion, no inverse text normalisation
 
 
@@ -105,32 +107,61 @@ class SanmConfig:
 class MoonshineConfig:
     """Moonshine's encoder (and the sizes of its decoder); the defaults are those of Moonshine Tiny.
 
+    Frames are 24 ms apart (41.67 Hz). Where all windows are limited a frame depends on a limited part of a recording,
+    and chunks and streams equal the whole. `windows: [62], norm_window: 62, left_padding: 256` keeps what codecs need.
+
     Attributes:
-        num_layers: Transformer blocks.
+        model_type: Tells this config from those of the other encoders.
+        num_layers: Transformer blocks that are run (and held); the final norm follows the last of them.
         dim: Width of the blocks and of the features.
         num_heads: Attention heads.
         feedforward_dim: Inner width of the feed-forward layers.
         rotary_dim: Dimensions of each head that are rotated by the position.
-        windows: Frames to either side that attention covers, for each block; None is the whole clip. () for all blocks.
+        windows: Frames to either side that attention covers, for each block: a number, or one for the left and one for
+            the right; None is the whole clip. A single entry is for all blocks, () is the whole clip for all.
+        norm_window: Frames to either side over which the group norm behind the first convolution takes its mean and
+            variance, as in `windows`; None takes them over the whole clip, as Moonshine was trained.
         left_padding: Zeros put before each clip. Frame i is centred at sample 384 i + 447 of what is encoded, so with
             256 zeros it is centred in the samples from 384 i on.
     """
 
+    model_type: Literal["moonshine"] = "moonshine"
     num_layers: int = 6
     dim: int = 288
     num_heads: int = 8
     feedforward_dim: int = 1152
     rotary_dim: int = 32
-    windows: tuple[int | None, ...] = ()
+    windows: tuple[int | tuple[int, int] | None, ...] = ()
+    norm_window: int | tuple[int, int] | None = None
     left_padding: int = 0
 
     def __post_init__(self) -> None:
-        if self.windows and len(self.windows) != self.num_layers:
-            raise ValueError(f"windows has {len(self.windows)} entries for {self.num_layers} blocks; expected one each")
+        for name in ("num_layers", "dim", "num_heads", "feedforward_dim", "rotary_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.dim % (2 * self.num_heads) or self.rotary_dim % 2 or self.rotary_dim > self.dim // self.num_heads:
+            raise ValueError(
+                f"dim {self.dim} in {self.num_heads} heads and rotary_dim {self.rotary_dim}; expected heads of even "
+                "size, and an even number of rotated dimensions in each"
+            )
+        if len(self.windows) not in (0, 1, self.num_layers):
+            raise ValueError(
+                f"windows has {len(self.windows)} entries for {self.num_layers} blocks; expected one each, or one for "
+                "all (a left and a right number are one entry: [[62, 4]])"
+            )
+        for window in (*self.windows, self.norm_window):
+            if window is not None and min(window if isinstance(window, tuple) else (window,)) < 0:
+                raise ValueError(f"a window of {window} frames; expected 0 or more to either side")
+        if not 0 <= self.left_padding <= MOONSHINE_FRAME_SIZE:
+            raise ValueError(
+                f"left_padding is {self.left_padding} samples, expected 0 to {MOONSHINE_FRAME_SIZE}, one frame"
+            )
 
     @property
-    def layer_windows(self) -> tuple[int | None, ...]:
+    def layer_windows(self) -> tuple[int | tuple[int, int] | None, ...]:
         """Window of each block."""
+        if len(self.windows) == 1:
+            return self.windows * self.num_layers
         return self.windows or (None,) * self.num_layers
 
     def build(self) -> "MoonshineEncoder":
@@ -141,7 +172,6 @@ class MoonshineConfig:
 
 
 ModelType = Literal["hubert", "wavlm", "wav2vec2"]
-SAMPLE_RATE = 16_000
 LONGEST_FIRST_FRAME = 1280  # samples; `SemanticEncoder` promises frames for clips of one codec frame
 CONFIG_NAME = "config.json"
 PREPROCESSOR_NAME = "preprocessor_config.json"
@@ -312,6 +342,9 @@ class SSLConfig:
         names = {each.name for each in fields(SSLSettings)}
         settings = {key: value for key, value in held.items() if key in names}
         return cls(held["model_type"], layer, normalise, from_dict(SSLSettings, settings, str(folder / CONFIG_NAME)))
+
+
+EncoderConfig = SanmConfig | SSLConfig | MoonshineConfig
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -3,7 +3,13 @@
 Parameters have the names of transformers' `MoonshineModel`, and features are equal to its features for a clip alone.
 There padding leaks into the valid frames, through the group norm's statistics and through a mask of ceil(samples / 384)
 frames where the clip has fewer. Here neither happens, so a clip has the same features in any batch.
+
+With windows for attention and for the group norm, chunks of a stream have the features of the whole clip too: rotary
+positions count only by their differences.
 """
+
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +17,18 @@ from einops import rearrange
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
-from flexicodec.encoders.base import MoonshineConfig
-from flexicodec.nn.attention import apply_rope, attention
+from flexicodec.encoders.base import MOONSHINE_FRAME_SIZE, SAMPLE_RATE, MoonshineConfig
+from flexicodec.nn.attention import apply_rope, attention, rope_frequencies, sdpa, window_sides, within
 from flexicodec.nn.masking import length_mask, valid_steps, zero_padding
+from flexicodec.nn.onednn import Linear, conv1d, onednn_dtype
+from flexicodec.nn.streaming import append, register_state, run_in_chunks
+from flexicodec.nn.transformer import STREAM_BLOCK, AttentionState, step_in_window
 
 KERNELS = (127, 7, 3)
 STRIDES = (64, 3, 2)
-FRAME_SIZE = 384  # samples from one frame to the next
 FIRST_FRAME = 895  # samples of the first frame
+STEPS_PER_FRAME = 6  # of the first convolution, where the group norm is
+STEPS_OF_FRAME = 13  # that a frame is computed from
 
 
 def num_frames(samples: Int[Tensor, " batch"], convolutions: int = 3) -> Int[Tensor, " batch"]:
@@ -29,19 +39,20 @@ def num_frames(samples: Int[Tensor, " batch"], convolutions: int = 3) -> Int[Ten
 
 
 def rotary_factors(positions: Int[Tensor, " steps"], config: MoonshineConfig) -> Complex[Tensor, "steps half_dim"]:
-    """Compute rotary positions for `apply_rope`, with the float32 angles that the weights were trained with."""
-    pairs = torch.arange(0, config.rotary_dim, 2, device=positions.device).float()
-    angles = positions[:, None].float() * (1.0 / 10000.0 ** (pairs / config.rotary_dim))
-    if torch.compiler.is_exporting():  # runtimes have no complex numbers
-        return torch.cat([angles.cos(), angles.sin()], dim=-1)
-    return torch.complex(angles.cos(), angles.sin())
+    """Compute rotary positions for `apply_rope`; the last dimensions of each head are not rotated."""
+    factors = rope_frequencies(positions, config.rotary_dim)
+    still = factors.new_ones(len(positions), (config.dim // config.num_heads - config.rotary_dim) // 2)
+    if torch.compiler.is_exporting():  # cosines, then sines
+        cos, sin = factors.chunk(2, dim=-1)
+        return torch.cat([cos, still, sin, torch.zeros_like(still)], dim=-1)
+    return torch.cat([factors, still], dim=-1)
 
 
 class MoonshineEncoder(nn.Module):
     """Moonshine's encoder; a `SemanticEncoder`."""
 
-    sample_rate = 16_000
-    frame_rate = sample_rate / FRAME_SIZE
+    sample_rate = SAMPLE_RATE
+    frame_rate = SAMPLE_RATE / MOONSHINE_FRAME_SIZE
 
     def __init__(self, config: MoonshineConfig | None = None) -> None:
         super().__init__()
@@ -51,8 +62,37 @@ class MoonshineEncoder(nn.Module):
         self.groupnorm = nn.GroupNorm(1, dim)
         self.conv2 = nn.Conv1d(dim, 2 * dim, KERNELS[1], STRIDES[1])
         self.conv3 = nn.Conv1d(2 * dim, dim, KERNELS[2], STRIDES[2])
-        self.layers = nn.ModuleList([EncoderLayer(config, window) for window in config.layer_windows])
+        self.layers = nn.ModuleList([EncoderLayer(config, window_sides(window)) for window in config.layer_windows])
         self.layer_norm = nn.LayerNorm(dim, bias=False)
+        # Steps of the first convolution to both sides that the group norm covers.
+        sides = window_sides(config.norm_window)
+        self.norm_sides = None if sides is None else (sides[0] * STEPS_PER_FRAME, sides[1] * STEPS_PER_FRAME)
+
+    @property
+    def blocks(self) -> list["EncoderLayer"]:
+        """Its blocks, with their type."""
+        return cast(list[EncoderLayer], list(self.layers))
+
+    @property
+    def reach(self) -> tuple[int, int] | None:
+        """Samples before the first and after the last of a frame's 384 that its features depend on, zeros not counted.
+
+        None where a window is the whole clip. What comes after is the latency of a stream.
+        """
+        if self.norm_sides is None:
+            return None
+        before, after = self.norm_sides[0] * STRIDES[0], self.norm_sides[1] * STRIDES[0]
+        for block in self.blocks:
+            if block.sides is None:
+                return None
+            before += block.sides[0] * MOONSHINE_FRAME_SIZE
+            after += block.sides[1] * MOONSHINE_FRAME_SIZE
+        padding = self.config.left_padding
+        return before + padding, after + FIRST_FRAME - MOONSHINE_FRAME_SIZE - padding
+
+    def num_frames(self, audio_lengths: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Count the frames of each item."""
+        return num_frames(audio_lengths + self.config.left_padding)
 
     def forward(
         self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
@@ -67,15 +107,16 @@ class MoonshineEncoder(nn.Module):
             Features, zero past each item's frames, and the number of its frames.
         """
         left = self.config.left_padding
+        frames = self.num_frames(lengths)
         lengths = lengths + left
-        audio = F.pad(audio, (left, max(0, FIRST_FRAME - left - audio.shape[1])))
+        right = 0  # exported graphs take clips of a codec frame or more
+        if not torch.compiler.is_exporting():
+            right = max(0, FIRST_FRAME - left - audio.shape[1])
+        audio = F.pad(audio, (left, right))
         audio = audio.masked_fill(~length_mask(lengths, audio.shape[1]), 0)  # padding may be NaN
-        x = self._convolve(audio, lengths)
-        frames = num_frames(lengths)
-        valid = valid_steps(frames, x.shape[2])
-        positions = torch.arange(x.shape[2], device=x.device)
-        frequencies = rotary_factors(positions, self.config)
-        x = x.mT
+        x = self._convolve(audio, lengths).mT
+        valid = valid_steps(frames, x.shape[1])
+        frequencies = rotary_factors(torch.arange(x.shape[1], device=x.device), self.config)
         for layer in self.layers:
             x = layer(x, frequencies, valid)
         return zero_padding(self.layer_norm(x).mT, valid), frames
@@ -84,51 +125,84 @@ class MoonshineEncoder(nn.Module):
         self, audio: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch dim frames"]:
         # A convolution's valid outputs depend on valid inputs alone, so only the norm needs a mask.
-        x = torch.tanh(self.conv1(audio[:, None]))
-        x = self._normalise(x, valid_steps(num_frames(lengths, 1), x.shape[2]))
-        x = F.gelu(self.conv2(x))
-        return F.gelu(self.conv3(x))
+        x = self.first_convolution(audio[:, None])
+        rows = norm_rows(x)
+        valid = valid_steps(num_frames(lengths, 1), x.shape[2])
+        if valid is not None:
+            rows = rows * valid[:, None]
+        return self.last_convolutions(self.normalise(x, rows))
 
-    def _normalise(
-        self, x: Float[Tensor, "batch dim steps"], valid: Bool[Tensor, "batch steps"] | None
+    def first_convolution(self, audio: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim steps"]:
+        """Compute what the group norm normalises, every 4 ms; in float32, as everything that is added to."""
+        # A product with overlapping windows takes less than half the time of a convolution of one channel.
+        windows = audio[:, 0].unfold(-1, KERNELS[0], STRIDES[0])
+        return torch.tanh(F.linear(windows, self.conv1.weight[:, 0])).float().mT
+
+    def last_convolutions(self, x: Float[Tensor, "batch dim steps"]) -> Float[Tensor, "batch dim frames"]:
+        """Compute the inputs of the blocks from normalised steps."""
+        return F.gelu(_convolve(self.conv3, F.gelu(_convolve(self.conv2, x)))).float()
+
+    def normalise(
+        self, x: Float[Tensor, "batch dim steps"], rows: Float[Tensor, "batch 3 all_steps"], first: int = 0
     ) -> Float[Tensor, "batch dim steps"]:
-        """Apply the group norm with the mean and variance of each item's valid steps."""
+        """Apply the group norm, with the mean and variance over all channels of the steps within the window.
+
+        Args:
+            x: Steps to normalise.
+            rows: Of `norm_rows`, of these and the steps around them; zero for steps that do not count.
+            first: Which of these is the first of `x`.
+        """
+        # Differences of running sums, in float64 where the device has it: chunks have the sums of the whole clip.
+        precise = torch.float32 if x.device.type == "mps" else torch.float64
+        sums = F.pad(rows.to(precise).cumsum(-1), (1, 0))
+        if self.norm_sides is None:
+            inside = sums[..., -1:]
+        else:
+            left, right = self.norm_sides
+            step = torch.arange(first, first + x.shape[2], device=x.device)
+            inside = sums[..., (step + right + 1).clamp(max=rows.shape[2])] - sums[..., (step - left).clamp(min=0)]
+        total, squares, count = inside.split(1, dim=1)
+        count = (count * x.shape[1]).clamp(min=1)
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp(min=0)
         norm = self.groupnorm
-        if valid is None:
-            return norm(x)
-        count = (valid.sum(dim=1) * x.shape[1]).clamp(min=1)[:, None, None]
-        inside = valid[:, None]
-        mean = x.masked_fill(~inside, 0).sum(dim=(1, 2), keepdim=True) / count
-        x = x - mean
-        variance = x.masked_fill(~inside, 0).square().sum(dim=(1, 2), keepdim=True) / count
-        return x * torch.rsqrt(variance + norm.eps) * norm.weight[:, None] + norm.bias[:, None]
+        scale = torch.rsqrt(variance + norm.eps).float()
+        return torch.addcmul(norm.bias[:, None], (x - mean.float()) * scale, norm.weight[:, None])
+
+
+def _convolve(layer: nn.Conv1d, x: Float[Tensor, "batch in_dim steps"]) -> Float[Tensor, "batch out_dim out_steps"]:
+    """Convolve without padding, by oneDNN where possible."""
+    dtype = onednn_dtype(x)
+    if dtype is None:
+        return layer(x)
+    return conv1d(x.to(dtype), layer.weight, layer.bias, layer.stride[0])
+
+
+def norm_rows(x: Float[Tensor, "batch dim steps"]) -> Float[Tensor, "batch 3 steps"]:
+    """Compute what statistics over steps are made of: sum, sum of squares, and a one to count by."""
+    return torch.stack([x.sum(1), x.square().sum(1), torch.ones_like(x[:, 0])], dim=1)
 
 
 class MoonshineAttention(nn.Module):
-    """Projections of multi-head attention, of the encoder and of the decoder; only the first dimensions are rotated."""
+    """Projections of multi-head attention, of the encoder and of the decoder."""
 
     def __init__(self, config: MoonshineConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.rotary_dim = config.rotary_dim
-        self.q_proj = nn.Linear(config.dim, config.dim, bias=False)
-        self.k_proj = nn.Linear(config.dim, config.dim, bias=False)
-        self.v_proj = nn.Linear(config.dim, config.dim, bias=False)
-        self.o_proj = nn.Linear(config.dim, config.dim, bias=False)
+        self.q_proj = Linear(config.dim, config.dim, bias=False)
+        self.k_proj = Linear(config.dim, config.dim, bias=False)
+        self.v_proj = Linear(config.dim, config.dim, bias=False)
+        self.o_proj = Linear(config.dim, config.dim, bias=False)
 
     def heads(self, name: str, x: Float[Tensor, "batch steps dim"]) -> Float[Tensor, "batch heads steps head_dim"]:
         """Project to queries, keys or values by the projection of this name."""
         return rearrange(getattr(self, name)(x), "b t (h d) -> b h t d", h=self.num_heads)
 
     def rotated(
-        self,
-        name: str,
-        x: Float[Tensor, "batch steps dim"],
-        frequencies: Complex[Tensor, "steps half_dim"],
+        self, name: str, x: Float[Tensor, "batch steps dim"], frequencies: Complex[Tensor, "steps half_dim"]
     ) -> Float[Tensor, "batch heads steps head_dim"]:
         """Project to queries or keys, with rotary positions."""
-        x = self.heads(name, x)
-        return torch.cat([apply_rope(x[..., : self.rotary_dim], frequencies), x[..., self.rotary_dim :]], dim=-1)
+        return apply_rope(self.heads(name, x), frequencies)
 
     def merge(self, x: Float[Tensor, "batch heads steps head_dim"]) -> Float[Tensor, "batch steps dim"]:
         """Project the heads' outputs."""
@@ -141,8 +215,8 @@ class FeedForward(nn.Module):
     def __init__(self, config: MoonshineConfig, gated: bool = False) -> None:
         super().__init__()
         self.gated = gated
-        self.fc1 = nn.Linear(config.dim, config.feedforward_dim * (1 + gated))
-        self.fc2 = nn.Linear(config.feedforward_dim, config.dim)
+        self.fc1 = Linear(config.dim, config.feedforward_dim * (1 + gated))
+        self.fc2 = Linear(config.feedforward_dim, config.dim)
 
     def forward(self, x: Float[Tensor, "batch steps dim"]) -> Float[Tensor, "batch steps dim"]:
         """Transform each step."""
@@ -154,11 +228,17 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each after a layer norm."""
+    """Self-attention and feed-forward, each after a layer norm.
 
-    def __init__(self, config: MoonshineConfig, window: int | None) -> None:
+    Args:
+        config: Sizes.
+        sides: Frames to the left and to the right that attention covers; None is the whole clip.
+    """
+
+    def __init__(self, config: MoonshineConfig, sides: tuple[int, int] | None) -> None:
         super().__init__()
-        self.window = window
+        self.config = config
+        self.sides = sides
         self.self_attn = MoonshineAttention(config)
         self.mlp = FeedForward(config)
         self.input_layernorm = nn.LayerNorm(config.dim, bias=False)
@@ -175,5 +255,148 @@ class EncoderLayer(nn.Module):
         heads = self.self_attn
         query = heads.rotated("q_proj", normed, frequencies)
         key = heads.rotated("k_proj", normed, frequencies)
-        x = x + heads.merge(attention(query, key, heads.heads("v_proj", normed), valid, self.window))
+        return self._finish(x, attention(query, key, heads.heads("v_proj", normed), valid, self.sides))
+
+    def step(
+        self, x: Float[Tensor, "batch new dim"], state: AttentionState, last: bool
+    ) -> tuple[Float[Tensor, "batch ready dim"], AttentionState]:
+        """Run the next frames of a stream; only with a window."""
+        assert self.sides is not None
+        return step_in_window(x, state, last, self.sides, self._project, self._compute_ready)
+
+    def _project(self, x: Float[Tensor, "batch steps dim"]) -> Float[Tensor, "batch steps 3*dim"]:
+        normed = self.input_layernorm(x)
+        heads = self.self_attn
+        return torch.cat([heads.q_proj(normed), heads.k_proj(normed), heads.v_proj(normed)], dim=-1)
+
+    def _compute_ready(self, projected: Tensor, x: Float[Tensor, "batch ready dim"], context: int) -> Tensor:
+        assert self.sides is not None
+        if not x.shape[1]:
+            return x
+        ready = slice(context, context + x.shape[1])
+        steps = torch.arange(projected.shape[1], device=x.device)
+        frequencies = rotary_factors(steps, self.config)
+        heads = self.self_attn.num_heads
+        query, key, value = rearrange(projected, "b t (three h d) -> three b h t d", three=3, h=heads)
+        query = apply_rope(query[:, :, ready], frequencies[ready])
+        mask = within(steps - steps[ready, None], self.sides)
+        return self._finish(x, sdpa(query, apply_rope(key, frequencies), value, mask))
+
+    def _finish(self, x: Float[Tensor, "batch steps dim"], attended: Tensor) -> Float[Tensor, "batch steps dim"]:
+        x = x + self.self_attn.merge(attended)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+
+# ------------------------------------------------------------------------------------------------------------- streams
+
+
+@register_state
+@dataclass(frozen=True)
+class MoonshineFrontEndState:
+    """State of a `MoonshineFrontEnd`; None before the first chunk.
+
+    Attributes:
+        samples: That the next steps of the first convolution need.
+        rows: `norm_rows` of the pending steps, and of those before them that their windows cover.
+        pending: Outputs of the first convolution whose window for the norm is not complete.
+        normed: Normalised steps that the next frames need.
+    """
+
+    samples: Float[Tensor, "batch 1 buffered"] | None = None
+    rows: Float[Tensor, "batch 3 buffered"] | None = None
+    pending: Float[Tensor, "batch dim pending"] | None = None
+    normed: Float[Tensor, "batch dim buffered"] | None = None
+
+
+class MoonshineFrontEnd:
+    """The convolutions of an encoder with a window for its norm, on a stream: samples [B, 1, S] to [B, dim, frames]."""
+
+    exact = True
+    per_item = False
+    channels = 1
+
+    def __init__(self, encoder: MoonshineEncoder) -> None:
+        assert encoder.norm_sides is not None
+        self.encoder = encoder
+        self.left, self.right = encoder.norm_sides
+
+    @property
+    def lookahead(self) -> int:
+        """Samples after the first one of a frame's place that its features depend on."""
+        return self.inputs_needed(1) - 1
+
+    def inputs_needed(self, outputs: int) -> int:
+        """Count the samples needed for so many frames."""
+        steps = (outputs - 1) * STEPS_PER_FRAME + STEPS_OF_FRAME + self.right
+        return (steps - 1) * STRIDES[0] + KERNELS[0] - self.encoder.config.left_padding
+
+    def initial_state(self) -> MoonshineFrontEndState:
+        """Return the state before the first sample."""
+        return MoonshineFrontEndState()
+
+    def step(
+        self, x: Float[Tensor, "batch 1 samples"], state: MoonshineFrontEndState, last: bool
+    ) -> tuple[Float[Tensor, "batch dim ready"], MoonshineFrontEndState]:
+        """Compute the frames that are complete; at the end, all that are left."""
+        encoder = self.encoder
+        if state.samples is None:
+            x = F.pad(x, (encoder.config.left_padding, 0))
+        steps, samples = _windows_of(encoder.first_convolution, append(state.samples, x), KERNELS[0], STRIDES[0])
+
+        # rows      | context | pending           |     steps are normalised when their window is complete
+        # outputs             | ready   | right   |
+        if steps is None:
+            steps = x.new_zeros(len(x), encoder.dim, 0)
+        rows = append(state.rows, norm_rows(steps))
+        pending = append(state.pending, steps)
+        context = rows.shape[-1] - pending.shape[-1]
+        ready = pending.shape[-1] if last else max(0, pending.shape[-1] - self.right)
+        normed = append(state.normed, encoder.normalise(pending[..., :ready], rows, context))
+        done = max(0, context + ready - self.left)
+
+        frames, normed = _windows_of(encoder.last_convolutions, normed, STEPS_OF_FRAME, STEPS_PER_FRAME)
+        if frames is None:
+            frames = x.new_zeros(len(x), encoder.dim, 0)
+        kept = rows[..., done:].clone(), pending[..., ready:].clone()
+        return frames, MoonshineFrontEndState(samples, *kept, normed)
+
+
+def _windows_of(function: Any, x: Tensor, width: int, stride: int) -> tuple[Tensor | None, Tensor]:
+    """Run a convolution over the complete windows, None without any; also return the inputs of the next one."""
+    count = max(0, (x.shape[-1] - width) // stride + 1)
+    y = function(x[..., : (count - 1) * stride + width]) if count else None
+    return y, x[..., count * stride :].clone()
+
+
+class StreamingMoonshine:
+    """The blocks of an encoder with windows on a stream: [B, dim, frames] of the front end to features."""
+
+    exact = True
+    per_item = False
+
+    def __init__(self, encoder: MoonshineEncoder) -> None:
+        self.encoder = encoder
+        self.channels = encoder.dim
+        sides = [block.sides or (0, 0) for block in encoder.blocks]
+        self.lookahead = sum(right for _, right in sides)
+        self.chunk = max(STREAM_BLOCK, *map(max, sides))
+
+    def initial_state(self) -> tuple[AttentionState, ...]:
+        """Return the state before the first frame."""
+        return (AttentionState(),) * self.encoder.config.num_layers
+
+    def step(
+        self, x: Tensor, state: tuple[AttentionState, ...], last: bool
+    ) -> tuple[Tensor, tuple[AttentionState, ...]]:
+        """Encode the next frames."""
+        return run_in_chunks(self._run_blocks, x, state, last, self.chunk)
+
+    def _run_blocks(
+        self, x: Tensor, states: tuple[AttentionState, ...], last: bool
+    ) -> tuple[Tensor, tuple[AttentionState, ...]]:
+        x = x.mT
+        after = []
+        for block, state in zip(self.encoder.blocks, states, strict=True):
+            x, state = block.step(x, state, last)
+            after.append(state)
+        return self.encoder.layer_norm(x).mT, tuple(after)

@@ -1,12 +1,16 @@
-"""Weights and vocabulary of Moonshine Tiny (English, MIT), read from the installed wheel of moonshine-voice.
+"""Weights and vocabulary of Moonshine Tiny (English, MIT), from the installed wheel of moonshine-voice or as shipped.
 
-Its graphs are ONNX Runtime's flatbuffers of a quantised export: every linear layer is uint8 with one scale and one
+The encoder ships with this package as `moonshine-tiny-en`; the decoder and the vocabulary are in the wheel alone. The
+wheel's graphs are ONNX Runtime's flatbuffers of a quantised export: every linear layer is uint8 with one scale and one
 zero point, convolutions and norms are float32. Nodes kept the names of transformers' modules
 (`/layers.0/self_attn/k_proj/MatMul_quant`), so a weight is found by the node that multiplies with it. The graphs are
 never run.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +18,12 @@ import torch
 from torch import Tensor
 
 from flexicodec.installed_files import PinnedFile
+from flexicodec.weights import WEIGHTS_NAME, read_weights
 
+SHIPPED = "moonshine-tiny-en"  # folder of the encoder in the package's assets
+SHIPPED_SHA256 = "5a9a8c98aa5abef32ffbeed61689b78a98cd545d58ac0064fbcad0df07528ecb"
+SCALE = ".scale"
+ZERO_POINT = ".zero_point"
 WHEEL = "moonshine-voice==0.0.73"  # later wheels hold no weights
 FOLDER = "moonshine_voice/assets/tiny-en/"
 ENCODER = PinnedFile(
@@ -32,8 +41,47 @@ DTYPES = {1: np.float32, 2: np.uint8, 3: np.int8, 6: np.int32, 7: np.int64}  # O
 QUANTISED = {"MatMulIntegerToFloat": (3, 5), "DynamicQuantizeMatMul": (2, 3)}
 
 
+def shipped_state(names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Read the encoder's weights that ship with this package, in float32.
+
+    Args:
+        names: Those wanted, as a shorter encoder has fewer; None for all. Names that there are not are left out.
+
+    Raises:
+        ValueError: The file was changed or damaged.
+    """
+    path = Path(str(files("flexicodec") / "assets" / SHIPPED / WEIGHTS_NAME))
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != SHIPPED_SHA256:
+        raise ValueError(
+            f"{path} has SHA-256 {found[:12]}..., expected {SHIPPED_SHA256[:12]}...; was the installation damaged?"
+        )
+    state = unpack(read_weights(path))
+    return state if names is None else {name: state[name] for name in names if name in state}
+
+
+def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Compute weights in float32: (q - zero point) * scale for quantised ones."""
+    state = {}
+    for name, value in stored.items():
+        if name + SCALE in stored:
+            state[name] = (value.float() - stored[name + ZERO_POINT].float()) * stored[name + SCALE]
+        elif not name.endswith((SCALE, ZERO_POINT)):
+            state[name] = value.float()
+    return state
+
+
 def encoder_state() -> dict[str, Tensor]:
-    """Read the encoder's weights, in float32, for `MoonshineEncoder`."""
+    """Read the encoder's weights from the wheel, in float32, for `MoonshineEncoder`."""
+    return unpack(packed_encoder_state())
+
+
+def packed_encoder_state() -> dict[str, Tensor]:
+    """Read the encoder's weights from the wheel as it has them.
+
+    Returns:
+        Linear layers in uint8, each with `.scale` and `.zero_point` beside its name, and the rest in float32.
+    """
     graph = _read_graph(ENCODER)
     held = _initialisers(graph)
     state = {}
@@ -46,9 +94,7 @@ def encoder_state() -> dict[str, Tensor]:
         found = [array for name, array in held.items() if name.startswith(operator) and array.shape == (288, 1)]
         assert len(found) == 1, f"{len(found)} tensors {operator}* of shape [288, 1]"
         state[f"groupnorm.{parameter}"] = torch.from_numpy(found[0][:, 0].copy())
-    for module, weight in _linear_weights(graph, held):
-        state[f"{module}.weight"] = weight
-    return state
+    return state | _linear_weights(graph, held)
 
 
 def decoder_state() -> dict[str, Tensor]:
@@ -63,8 +109,8 @@ def decoder_state() -> dict[str, Tensor]:
             state[plain.removeprefix(prefix)] = torch.from_numpy(array.copy())
     # The branch that runs without a cache has all projections, also those of the encoder's features.
     branch = next(branch for name, branch in _branches(graph) if name == "else_branch")
-    for module, weight in _linear_weights(branch, held | _initialisers(branch)):
-        state[f"{module.removeprefix(prefix)}.weight"] = weight
+    for name, value in unpack(_linear_weights(branch, held | _initialisers(branch))).items():
+        state[name.removeprefix(prefix)] = value
     # Embedding and output are one matrix, quantised apart; the output's copy is kept, as the more sensitive of the two.
     state["embed_tokens.weight"] = state.pop("proj_out.weight")
     return state
@@ -120,8 +166,9 @@ def _branches(graph: Any) -> Iterator[tuple[str, Any]]:
                 yield node.Attributes(j).Name().decode(), branch
 
 
-def _linear_weights(graph: Any, held: dict[str, np.ndarray]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the path and weight [out, in] of every quantised linear layer: (q - zero point) * scale."""
+def _linear_weights(graph: Any, held: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Return the weight [out, in] of every quantised linear layer, for `unpack`."""
+    state = {}
     for i in range(graph.NodesLength()):
         node = graph.Nodes(i)
         places = QUANTISED.get(node.OpType().decode())
@@ -130,6 +177,8 @@ def _linear_weights(graph: Any, held: dict[str, np.ndarray]) -> Iterator[tuple[s
         inputs = [node.Inputs(j).decode() for j in range(node.InputsLength())]
         scale, zero_point = (held[inputs[place]] for place in places)
         assert scale.size == zero_point.size == 1, f"{inputs[1]} has {scale.size} scales; expected one"
-        weight = torch.from_numpy(held[inputs[1]].T.copy()).float()
-        module = node.Name().decode().strip("/").removesuffix("/MatMul_quant").replace("/", ".")
-        yield module, (weight - float(zero_point.item())) * float(scale.item())
+        name = node.Name().decode().strip("/").removesuffix("/MatMul_quant").replace("/", ".") + ".weight"
+        state[name] = torch.from_numpy(held[inputs[1]].T.copy())
+        state[name + SCALE] = torch.tensor(float(scale.item()))
+        state[name + ZERO_POINT] = torch.tensor(int(zero_point.item()), dtype=state[name].dtype)
+    return state

@@ -20,8 +20,8 @@ from flexicodec.encoders.fbank import KaldiFbank
 from flexicodec.nn.attention import attention, sdpa
 from flexicodec.nn.masking import length_mask, valid_steps, zero_padding
 from flexicodec.nn.onednn import Linear
-from flexicodec.nn.streaming import SlidingWindow, SlidingWindowState, append, register_state, run_in_chunks
-from flexicodec.nn.transformer import STREAM_BLOCK, AttentionState
+from flexicodec.nn.streaming import SlidingWindow, SlidingWindowState, register_state, run_in_chunks
+from flexicodec.nn.transformer import STREAM_BLOCK, AttentionState, step_in_window
 
 NUM_PROMPT_EMBEDDINGS = 16
 INITIAL_STD = 0.02  # of all weights, as in transformers
@@ -139,25 +139,22 @@ class SanmLayer(nn.Module):
     def step(
         self, x: Float[Tensor, "batch new in_dim"], state: AttentionState, last: bool
     ) -> tuple[Float[Tensor, "batch ready dim"], AttentionState]:
-        """Run the next steps of a stream, as `TransformerLayer.step` does; only with a window."""
-        # projected     | context | pending | new |
-        # outputs                 | ready   | lookahead |
-        projected = append(state.projected, self.self_attn.project(self.input_layernorm(x)), dim=1)
-        pending = append(state.pending, x, dim=1)
-        context = projected.shape[1] - pending.shape[1]
-        ready = pending.shape[1] if last else max(0, pending.shape[1] - self.lookahead)
+        """Run the next steps of a stream; only with a window."""
+        reach = self.back, self.lookahead
+        return step_in_window(x, state, last, reach, self._project, self._compute_ready)
 
-        if ready:
-            visible = projected[:, : context + ready + self.lookahead]
-            y = self.self_attn.attend_within(visible, context, ready)
-            if self.has_residual:
-                y = pending[:, :ready] + y
-            y = self.final_layernorm(y + self.mlp(self.post_attention_layernorm(y)))
-        else:
-            y = x.new_zeros(len(x), 0, self.self_attn.o_proj.out_features)
+    def _project(self, x: Float[Tensor, "batch new in_dim"]) -> Float[Tensor, "batch new 3*dim"]:
+        return self.self_attn.project(self.input_layernorm(x))
 
-        done = max(0, context + ready - self.back)
-        return y, AttentionState(projected[:, done:].clone(), pending[:, ready:].clone())
+    def _compute_ready(
+        self, projected: Float[Tensor, "batch steps 3*dim"], x: Float[Tensor, "batch ready in_dim"], context: int
+    ) -> Float[Tensor, "batch ready dim"]:
+        if not x.shape[1]:
+            return x.new_zeros(len(x), 0, self.self_attn.o_proj.out_features)
+        y = self.self_attn.attend_within(projected, context, x.shape[1])
+        if self.has_residual:
+            y = x + y
+        return self.final_layernorm(y + self.mlp(self.post_attention_layernorm(y)))
 
 
 class SanmAttention(nn.Module):

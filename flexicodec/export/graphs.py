@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from flexicodec.encoders.moonshine import MoonshineEncoder
 from flexicodec.encoders.sanm import SanmEncoder
 from flexicodec.encoders.ssl import SSLEncoder
 from flexicodec.merging.aggregators import QueryAggregator
@@ -60,7 +61,7 @@ class PartGraph(nn.Module):
 
 
 class SemanticEncoderGraph(PartGraph):
-    """A frozen semantic encoder, from front-end features (SAN-M) or audio (self-supervised models)."""
+    """A frozen semantic encoder, from front-end features (SAN-M) or audio (Moonshine, self-supervised models)."""
 
     def forward(self, x: Tensor, lengths: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim frames"]:
         """Return features at the encoder's own frame rate, zero past each clip's end."""
@@ -191,10 +192,10 @@ def graphs(codec: Codec) -> list[Graph]:
 
 def _flexicodec_graphs(codec: FlexiCodecNetwork) -> list[Graph]:
     encoder = codec.semantic_encoder
-    if not isinstance(encoder, SanmEncoder | SSLEncoder):
+    if not isinstance(encoder, SanmEncoder | SSLEncoder | MoonshineEncoder):
         raise ValueError(
             f"the semantic encoder is a {type(encoder).__name__} that was passed in, which cannot be exported; "
-            "SAN-M and self-supervised encoders can"
+            "SAN-M, Moonshine and self-supervised encoders can"
         )
     dim = codec.config.acoustic.latent_dim
     codebooks = codec.num_codebooks
@@ -240,7 +241,7 @@ def _flexicodec_graphs(codec: FlexiCodecNetwork) -> list[Graph]:
     ]
 
 
-def _semantic_encoder_graph(encoder: SanmEncoder | SSLEncoder) -> Graph:
+def _semantic_encoder_graph(encoder: SanmEncoder | SSLEncoder | MoonshineEncoder) -> Graph:
     if isinstance(encoder, SanmEncoder):
         width = encoder.config.front_end.dim
         given = TensorSpec("features", ("batch", "frames", width))
@@ -249,7 +250,7 @@ def _semantic_encoder_graph(encoder: SanmEncoder | SSLEncoder) -> Graph:
     else:
         given = TensorSpec("audio", ("batch", "samples"))
         example = (torch.randn(2, 9000), torch.tensor([9000, 8000]))
-        has_blocks = encoder.config.layer > 0
+        has_blocks = isinstance(encoder, MoonshineEncoder) or encoder.config.layer > 0
     features = TensorSpec("heard", ("batch", encoder.dim, "frames"))  # this name is in existing exports
     module = SemanticEncoderGraph(encoder)
     return Graph("semantic_encoder", module, (given, _LENGTHS), (features,), example, has_blocks)

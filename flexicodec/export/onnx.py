@@ -25,8 +25,8 @@ FRONT_END_NAME = "front_end.safetensors"
 LAYOUT = 1  # of the folder
 OPSET = 18
 
-# Modules of transformer blocks in the traced parts: SAN-M and self-supervised encoders, aggregators, bottleneck.
-BLOCKS = re.compile(r"(^part\.encoder\.layers|_aggregator\.transformer\.layers|\.bottleneck\.layers)\.\d+")
+# Modules of transformer blocks in the traced parts: semantic encoders, aggregators, bottleneck.
+BLOCKS = re.compile(r"(^part(\.encoder)?\.layers|_aggregator\.transformer\.layers|\.bottleneck\.layers)\.\d+")
 
 
 def export(codec: Codec, folder: str | Path, *, int8: bool = False) -> Path:

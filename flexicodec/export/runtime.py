@@ -127,6 +127,7 @@ class OnnxSemanticEncoder(nn.Module):
         self.dim = encoder.dim
         self.frame_rate = encoder.frame_rate
         self.front_end: KaldiFbank | None = None
+        self.num_frames: Any = getattr(encoder, "num_frames", None)  # of encoders of audio
         if isinstance(encoder.config, SanmConfig):
             held = load_file(graphs.folder / FRONT_END_NAME)
             self.front_end = KaldiFbank(encoder.config.front_end, torch.stack([held["shift"], held["scale"]]))
@@ -138,12 +139,7 @@ class OnnxSemanticEncoder(nn.Module):
         if self.front_end is not None:
             inputs, counts = self.front_end(audio, lengths)
             return self.graphs.run("semantic_encoder", inputs, counts)[0], counts
-        # Self-supervised encoders: frames after each of the convolutions.
-        counts = lengths
-        settings = self.config.settings
-        for kernel, stride in zip(settings.conv_kernel, settings.conv_stride, strict=True):
-            counts = (counts - kernel) // stride + 1
-        return self.graphs.run("semantic_encoder", audio, lengths)[0], counts
+        return self.graphs.run("semantic_encoder", audio, lengths)[0], self.num_frames(lengths)
 
 
 class OnnxConvEncoder(nn.Module):

@@ -21,7 +21,7 @@ from flexicodec.models.fingerprint import current_weights, forget_weights, hash_
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.snake import compile_activations
 from flexicodec.tokens import TokenFormat, Tokens
-from flexicodec.weights import drop_modules, unloaded_modules, write_model_folder
+from flexicodec.weights import SHIPPED_PARTS, drop_modules, unloaded_modules, write_model_folder
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -426,7 +426,8 @@ class Codec(nn.Module, ABC):
         Args:
             folder: Created if missing. Each file appears at once, by rename.
             dtype: Of the stored floating-point weights (torch.float16 halves the file); None keeps theirs. The
-                fingerprint does not change.
+                fingerprint does not change. A frozen encoder with the weights that ship with this package is not
+                stored again: `config.json` then names them.
 
         Raises:
             ValueError: Parts of the model were not loaded.
@@ -438,7 +439,15 @@ class Codec(nn.Module, ABC):
             "flexicodec_lab_version": flexicodec.__version__,
             "config": self.config_dict(),
         }
-        return write_model_folder(folder, held, self.state_dict(), dtype)
+        state = self.state_dict()
+        if shipped := self.shipped_parts():
+            held[SHIPPED_PARTS] = shipped
+            state = {name: value for name, value in state.items() if name.split(".")[0] not in shipped}
+        return write_model_folder(folder, held, state, dtype)
+
+    def shipped_parts(self) -> dict[str, str]:
+        """Return submodules whose weights ship with this package anyway, and the name of these; none by default."""
+        return {}
 
 
 def _unknown_option(codec: Codec, of: str, name: str, names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from flexicodec.nn import onednn
 
 MAX_EXPLICIT_STEPS = 512  # longest sequence whose scores are written out: with 8 heads 4 MiB a clip in half precision
+Window = int | tuple[int, int] | None  # steps to either side, or to the left and to the right; None is global
 MIN_BLOCK = 16  # steps; narrower query blocks cost more in calls than they save in arithmetic
 
 
@@ -23,7 +24,7 @@ def attention(
     key: Float[Tensor, "batch heads steps head_dim"],
     value: Float[Tensor, "batch heads steps head_dim"],
     valid: Bool[Tensor, "batch steps"] | None = None,
-    window: int | None = None,
+    window: Window = None,
 ) -> Float[Tensor, "batch heads steps head_dim"]:
     """Attend from every valid step to every valid step, or to those at most `window` steps away.
 
@@ -33,27 +34,40 @@ def attention(
         value: As `query`.
         valid: Mask of the valid steps, None for all. Others get no weight, and their output is zero. Made once for all
             layers, because on a GPU it waits for the device.
-        window: Step i attends to j iff |i - j| <= window, in O(steps * window) time and memory; None is global.
+        window: Step i attends to j iff i - left <= j <= i + right, in O(steps * window) time and memory; None is
+            global.
     """
-    assert window is None or window >= 0, window
+    sides = window_sides(window)
     steps = query.shape[2]
-    if window is not None and torch.compiler.is_exporting():  # one form for every length
-        out = _attend_in_blocks(query, key, value, valid, window)
-    elif window is None or window >= steps - 1:
+    if sides is not None and torch.compiler.is_exporting():  # one form for every length
+        out = _attend_in_blocks(query, key, value, valid, *sides)
+    elif sides is None or min(sides) >= steps - 1:
         mask = None
         if valid is not None:  # an item without valid steps attends to its padding: a softmax over nothing is NaN
             mask = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]
         out = sdpa(query, key, value, mask)
-    elif steps <= max(window, MIN_BLOCK) + 2 * window:  # a single block would span everything
+    elif steps <= max(*sides, MIN_BLOCK) + sum(sides):  # a single block would span everything
         step = torch.arange(steps, device=query.device)
-        distance = (step - step[:, None]).abs()
-        mask = distance <= window
+        offset = step - step[:, None]
+        mask = within(offset, sides)
         if valid is not None:  # every step attends to itself even in the padding, so that no softmax is empty
-            mask = ((mask & valid[:, None]) | (distance == 0))[:, None]
+            mask = ((mask & valid[:, None]) | (offset == 0))[:, None]
         out = sdpa(query, key, value, mask)
     else:
-        out = _attend_in_blocks(query, key, value, valid, window)
+        out = _attend_in_blocks(query, key, value, valid, *sides)
     return out if valid is None else out.masked_fill(~valid[:, None, :, None], 0)
+
+
+def window_sides(window: Window) -> tuple[int, int] | None:
+    """Return the steps that a window covers to the left and to the right; None where it is global."""
+    sides = (window, window) if isinstance(window, int) else window
+    assert sides is None or min(sides) >= 0, window
+    return sides
+
+
+def within(offset: Int[Tensor, "*shape"], sides: tuple[int, int]) -> Bool[Tensor, "*shape"]:
+    """Mark the offsets, key minus query in steps, that a window covers."""
+    return (offset >= -sides[0]) & (offset <= sides[1])
 
 
 def sdpa(
@@ -85,33 +99,34 @@ def _attend_in_blocks(
     key: Float[Tensor, "batch heads steps head_dim"],
     value: Float[Tensor, "batch heads steps head_dim"],
     valid: Bool[Tensor, "batch steps"] | None,
-    window: int,
+    left: int,
+    right: int,
 ) -> Float[Tensor, "batch heads steps head_dim"]:
     """Attend within the band, one batch entry per block of queries.
 
-    # queries        | block 0 | block 1 | block 2 |         block = max(window, MIN_BLOCK) steps
-    # keys of 1   [window| block 1 |window]                  span = block + 2 * window steps
+    # queries        | block 0 | block 1 | block 2 |         block = max(left, right, MIN_BLOCK) steps
+    # keys of 1     [left| block 1 |right]                   span = left + block + right steps
     """
     batch, _, steps, _ = query.shape
-    block = max(window, MIN_BLOCK)
-    span = block + 2 * window
+    block = max(left, right, MIN_BLOCK)
+    span = left + block + right
     blocks = (steps + block - 1) // block
     fill = blocks * block - steps
 
     # Queries in blocks, keys and values in overlapping spans, both on the batch axis.
     queries = rearrange(F.pad(query, (0, 0, 0, fill)), "b h (n q) d -> (b n) h q d", q=block)
-    margins = (window, fill + window)
+    margins = (left, fill + right)
     keys = F.pad(key, (0, 0, *margins)).unfold(2, span, block)
     keys = rearrange(keys, "b h n d s -> (b n) h s d")
     values = F.pad(value, (0, 0, *margins)).unfold(2, span, block)
     values = rearrange(values, "b h n d s -> (b n) h s d")
 
-    # Valid keys at most `window` away, and every query itself even in the padding, so that no softmax is empty.
+    # Valid keys within the window, and every query itself even in the padding, so that no softmax is empty.
     if valid is None:
         valid = torch.ones(1, steps, dtype=torch.bool, device=query.device)
     valid_keys = F.pad(valid, margins).unfold(1, span, block)
-    offset = torch.arange(span, device=query.device) - window - torch.arange(block, device=query.device)[:, None]
-    mask = (valid_keys[:, :, None] & (offset.abs() <= window)) | (offset == 0)
+    offset = torch.arange(span, device=query.device) - left - torch.arange(block, device=query.device)[:, None]
+    mask = (valid_keys[:, :, None] & within(offset, (left, right))) | (offset == 0)
     mask = mask.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
 
     # Blocks back to one sequence, without the steps that filled the last one.

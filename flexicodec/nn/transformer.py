@@ -4,6 +4,7 @@ Its layer equals upstream's (rotary positions, layer scale, no biases, no final 
 optional attention window for models that must not depend on the length of the clip.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -66,6 +67,38 @@ class AttentionState:
 
     projected: Float[Tensor, "batch buffered 3*dim"] | None = None
     pending: Float[Tensor, "batch pending dim"] | None = None
+
+
+def step_in_window(
+    x: Float[Tensor, "batch new in_dim"],
+    state: AttentionState,
+    last: bool,
+    reach: tuple[int, int],
+    project: Callable[[Tensor], Tensor],
+    compute: Callable[[Tensor, Tensor, int], Tensor],
+) -> tuple[Float[Tensor, "batch ready dim"], AttentionState]:
+    """Run the next steps of a layer with windowed attention; those whose window is not complete become pending.
+
+    # projected     | context | pending | new |       as much context as the first pending step looks back to
+    # outputs                 | ready   | ahead |     ready outputs, and the steps they look ahead to
+
+    Args:
+        x: New steps, any number.
+        state: State before them.
+        last: The stream ends with `x`.
+        reach: Steps before and after its own that an output depends on.
+        project: Computes queries, keys and values side by side, before rotation.
+        compute: Computes the layer's outputs from these, the ready steps of `x` and the number of context steps. It is
+            also called without ready steps.
+    """
+    back, ahead = reach
+    projected = append(state.projected, project(x), dim=1)
+    pending = append(state.pending, x, dim=1)
+    context = projected.shape[1] - pending.shape[1]
+    ready = pending.shape[1] if last else max(0, pending.shape[1] - ahead)
+    y = compute(projected[:, : context + ready + ahead], pending[:, :ready], context)
+    done = max(0, context + ready - back)
+    return y, AttentionState(projected[:, done:].clone(), pending[:, ready:].clone())
 
 
 class Transformer(nn.Module):
@@ -185,23 +218,18 @@ class TransformerLayer(nn.Module):
         self, x: Float[Tensor, "batch new dim"], state: AttentionState, last: bool
     ) -> tuple[Float[Tensor, "batch ready dim"], AttentionState]:
         """Run the next steps of a stream; those whose window is not complete become pending."""
-        # projected     | context | pending | new |       as much context as the first pending step looks back to
-        # outputs                 | ready   | window |    ready outputs, and the steps they look ahead to
         assert self.window is not None
-        projected = append(state.projected, self.in_proj(self.norm1(x)), dim=1)
-        pending = append(state.pending, x, dim=1)
-        context = projected.shape[1] - pending.shape[1]
-        ready = pending.shape[1] if last else max(0, pending.shape[1] - self.window)
+        reach = self.window, self.window
+        return step_in_window(x, state, last, reach, lambda new: self.in_proj(self.norm1(new)), self._compute_ready)
 
-        y = pending[:, :ready]
-        if ready:
-            visible = projected[:, : context + ready + self.window]
-            heads = self._attend_within(visible, context, ready)
+    def _compute_ready(
+        self, projected: Float[Tensor, "batch steps 3*dim"], y: Float[Tensor, "batch ready dim"], context: int
+    ) -> Float[Tensor, "batch ready dim"]:
+        if y.shape[1]:
+            heads = self._attend_within(projected, context, y.shape[1])
             y = torch.addcmul(y, self.scale1, self.out_proj(heads.transpose(1, 2).flatten(2)))
             y = torch.addcmul(y, self.scale2, self.linear2(F.gelu(self.linear1(self.norm2(y)))))
-
-        done = max(0, context + ready - self.window)
-        return y, AttentionState(projected[:, done:].clone(), pending[:, ready:].clone())
+        return y
 
     def _attend_within(
         self, projected: Float[Tensor, "batch steps 3*dim"], first: int, count: int

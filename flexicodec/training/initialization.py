@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from flexicodec.asr import encoder_state, is_recognizer
 from flexicodec.asr.checkpoint import FREE_FIELDS
 from flexicodec.config import from_dict
-from flexicodec.encoders.base import SanmConfig, SSLConfig
+from flexicodec.encoders import moonshine_weights
+from flexicodec.encoders.base import MoonshineConfig, SanmConfig, SSLConfig
 from flexicodec.encoders.ssl import ssl_state
-from flexicodec.hub import SENSEVOICE_WEIGHTS, SHIPPED, UPSTREAM_WEIGHTS, load, locate, read_weights
+from flexicodec.hub import SENSEVOICE_WEIGHTS, SHIPPED, UPSTREAM_WEIGHTS, load, locate, read_model, read_weights
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.convert_upstream import (
     check_statistics,
@@ -43,7 +44,7 @@ from flexicodec.nn.sequential import Residual
 from flexicodec.quantize import ResidualVectorQuantizer
 from flexicodec.training.checkpoints import MARK, read_checkpoint
 from flexicodec.training.config import InitConfig
-from flexicodec.weights import CONFIG_NAME, WEIGHTS_NAME, abbreviated
+from flexicodec.weights import CONFIG_NAME, abbreviated
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ LATENT_GAIN = 10.0  # of the encoder's first convolution: speech then reaches mo
 OUTPUT_GAIN = 0.003  # of the decoder's last: nearly silent, for a loud start is unlearnt by one code for all speech
 
 FROZEN = "semantic_encoder"
+# Settings of a frozen encoder in which weights and model may differ.
+FREE_SETTINGS = {SanmConfig: FREE_FIELDS, MoonshineConfig: ("windows", "norm_window", "left_padding")}
 FRONT_END = "semantic_encoder.front_end."
 
 
@@ -136,7 +139,8 @@ def init_from(model: FlexiCodecNetwork | NanoCodec, sources: Iterable[InitConfig
     if FROZEN not in filled and not isinstance(model, NanoCodec):
         raise ValueError(
             "no entry of init_from brings weights for the frozen semantic encoder, and similarities of random features "
-            "mean nothing; name a recogniser's folder (flexicodec train-asr), SenseVoiceSmall's, or a codec's"
+            "mean nothing; name a recogniser's folder (flexicodec train-asr), SenseVoiceSmall's, or a codec's, or "
+            f"{moonshine_weights.SHIPPED}"
         )
 
 
@@ -197,10 +201,11 @@ def _check_keys(source: str, label: str, keys: Collection[str], allowed: Collect
 
 def _check_frozen(source: str, held: Mapping[str, Any], config: FlexiCodecConfig) -> None:
     """Refuse a frozen encoder that was trained with other settings, such as its number of heads."""
-    theirs = from_dict(FlexiCodecConfig, held).semantic_encoder
+    theirs: Any = from_dict(FlexiCodecConfig, held).semantic_encoder
     ours = config.semantic_encoder
-    if isinstance(theirs, SanmConfig) and isinstance(ours, SanmConfig):
-        theirs = replace(theirs, **{name: getattr(ours, name) for name in FREE_FIELDS})
+    if type(theirs) is type(ours):
+        free = FREE_SETTINGS.get(type(ours), ())
+        theirs = replace(theirs, **{name: getattr(ours, name) for name in free})
     if theirs != ours:
         raise ValueError(
             f"the frozen encoder in {source} is {theirs}, and the model's is to be {ours}; nothing would train the one "
@@ -248,6 +253,14 @@ def _read_folder(source: str, model: FlexiCodecNetwork) -> _Source:
     """Read a checkpoint, a recogniser, a codec by folder or name, or an SSL model."""
     path = Path(source)
     encoder = model.config.semantic_encoder
+    if source == moonshine_weights.SHIPPED:
+        if not isinstance(encoder, MoonshineConfig):
+            raise ValueError(
+                f"{source} is Moonshine's encoder, but the model's semantic encoder is {encoder}; it takes "
+                "semantic_encoder: {model_type: moonshine, ...}"
+            )
+        names = [key.removeprefix(f"{FROZEN}.") for key in model.state_dict() if _part(key) == FROZEN]
+        return _encoder_source(moonshine_weights.shipped_state(names))
     if (path / MARK).is_file():
         return _read_checkpoint(path)
     if is_recognizer(path):
@@ -261,12 +274,13 @@ def _read_folder(source: str, model: FlexiCodecNetwork) -> _Source:
         except (OSError, ValueError):
             held = None
         if isinstance(held, dict) and {"fingerprint", "config"} <= held.keys():  # `save_pretrained` wrote it
-            return _Source(read_weights(folder / WEIGHTS_NAME), config=held["config"])
+            return _Source(read_model(folder, held, model.state_dict()), config=held["config"])
     if (path / CONFIG_NAME).is_file() and isinstance(encoder, SSLConfig):
         return _encoder_source(ssl_state(path, encoder))
     raise ValueError(
         f"init_from knows no source {source!r}: expected a model's name or folder, a checkpoint (.../step-0001000), a "
-        "recogniser's folder, an SSL or SenseVoice folder that suits the model, or upstream's weights file"
+        f"recogniser's folder, {moonshine_weights.SHIPPED}, an SSL or SenseVoice folder that suits the model, or "
+        "upstream's weights file"
     )
 
 

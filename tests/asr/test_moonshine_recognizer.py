@@ -45,8 +45,8 @@ def test_logits_equal_those_of_transformers_with_and_without_a_cache(model, tiny
         for start, end in ((0, 1), (1, 2), (2, 7), (7, 12)):
             logits, cache = tiny.decoder(tokens[:, start:end], memory, None, cache)
             steps.append(logits)
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
-    torch.testing.assert_close(torch.cat(steps, dim=1), expected, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(found, expected, atol=5e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(steps, dim=1), expected, atol=5e-5, rtol=1e-5)
 
 
 def test_greedy_tokens_equal_those_of_transformers(model, tiny, monkeypatch):

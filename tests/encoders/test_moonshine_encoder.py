@@ -1,15 +1,22 @@
-"""Moonshine's encoder with random weights: the features of transformers, padding, windows and short clips."""
+"""Moonshine's encoder: the features of transformers, padding, windows, streams, short clips, and shipped weights."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flexicodec import collate
+from flexicodec.encoders import moonshine_weights
+from flexicodec.encoders.base import MOONSHINE_FRAME_SIZE as FRAME_SIZE
 from flexicodec.encoders.base import MoonshineConfig, SemanticEncoder
-from flexicodec.encoders.moonshine import FIRST_FRAME, FRAME_SIZE, num_frames
+from flexicodec.encoders.moonshine import FIRST_FRAME, MoonshineFrontEnd, StreamingMoonshine, num_frames
 from flexicodec.weights import load_exactly
 
 TINY = MoonshineConfig(num_layers=2, dim=24, num_heads=2, feedforward_dim=40, rotary_dim=10)
+laws = settings(max_examples=5, deadline=None, derandomize=True)
 LENGTHS = [FIRST_FRAME, 9000, 16_000, 16_127]
 
 
@@ -76,10 +83,12 @@ def test_features_equal_those_of_transformers(model, encoder, clips):
         close(features, expected.mT)
 
 
-@pytest.mark.parametrize("windows", [(), (5, None)])
+@pytest.mark.parametrize(
+    ("windows", "norm_window"), [((), None), ((5, None), None), ((), 7), ((5, (3, 1)), (4, 0)), ((5,), 500)]
+)
 @pytest.mark.parametrize("fill", [0.0, 1.0, float("nan")])
-def test_padding_changes_nothing(model, clips, windows, fill):
-    encoder = encoder_of(model, MoonshineConfig(**{**vars(TINY), "windows": windows}))
+def test_padding_changes_nothing(model, clips, windows, norm_window, fill):
+    encoder = encoder_of(model, replace(TINY, windows=windows, norm_window=norm_window))
     audio, lengths = collate(clips)
     for row, length in enumerate(lengths.tolist()):
         audio[row, length:] = fill
@@ -125,8 +134,8 @@ def test_an_item_without_frames_spoils_no_other(encoder, clips):
 
 def test_left_padding_centres_the_frames(model, clips):
     """A click in the middle of a frame's samples moves no frame but those that see it, evenly to both sides."""
-    centred = encoder_of(model, MoonshineConfig(**{**vars(TINY), "left_padding": 256, "windows": (0, 0)}))
-    plain = encoder_of(model, MoonshineConfig(**{**vars(TINY), "windows": (0, 0)}))
+    centred = encoder_of(model, replace(TINY, left_padding=256, windows=(0, 0)))
+    plain = encoder_of(model, replace(TINY, windows=(0, 0)))
     clip = clips[1]
     with torch.no_grad():
         found, frames = centred(clip[None], torch.tensor([len(clip)]))
@@ -136,22 +145,105 @@ def test_left_padding_centres_the_frames(model, clips):
     assert abs(first + 0.5 - FRAME_SIZE / 2) <= 1
 
 
-def test_windows_limit_the_reach(model, clips):
-    """With windows of 3 and 2 frames, a change at frame 30 reaches 5 frames; the group norm alone reaches further."""
-    config = MoonshineConfig(**{**vars(TINY), "windows": (3, 2)})
-    encoder = encoder_of(model, config)
-    frames = torch.randn(1, 60, TINY.dim, generator=torch.Generator().manual_seed(1))
-    changed = frames.clone()
-    changed[0, 30] = -frames[0, 30]
+LOCAL = [
+    {"windows": (3, 2), "norm_window": 4},
+    {"windows": ((6, 1),), "norm_window": (5, 2), "left_padding": 256},
+    {"windows": ((0, 2), (7, 0)), "norm_window": 0},
+    {"windows": (90,), "norm_window": 200, "left_padding": 256},  # wider than the clip
+]
+
+
+@pytest.mark.parametrize("settings_", LOCAL)
+def test_the_stated_reach_is_exact(model, settings_):
+    """A change of a sample moves every frame that can see it, and no other."""
+    encoder = encoder_of(model, replace(TINY, **settings_))
+    before, after = encoder.reach
+    audio = 0.1 * torch.randn(1, 40_000, generator=torch.Generator().manual_seed(1))
+    at = 20_000
+    changed = audio.clone()
+    changed[0, at] += 1.0
+    with torch.no_grad():
+        features = [encoder(each, torch.tensor([40_000]))[0][0] for each in (audio, changed)]
+    moved = (features[0] - features[1]).abs().amax(0) > 1e-7
+    for frame in range(len(moved)):
+        first = frame * FRAME_SIZE
+        assert bool(moved[frame]) <= (first - before <= at < first + FRAME_SIZE + after)
+    seen = moved.nonzero().flatten()
+    assert (at - (seen[-1] * FRAME_SIZE - before)) < FRAME_SIZE or seen[-1] == len(moved) - 1
+    assert ((seen[0] + 1) * FRAME_SIZE + after - 1 - at) < FRAME_SIZE or seen[0] == 0
+    assert encoder_of(model, replace(TINY, **{**settings_, "norm_window": None})).reach is None
+    assert encoder_of(model, replace(TINY, **{**settings_, "windows": (None, 2)})).reach is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings_", LOCAL)
+@laws
+@given(sizes=st.lists(st.integers(0, 9000), max_size=8), extra=st.integers(FIRST_FRAME, 9000))
+def test_any_chunks_give_the_whole(model, settings_, sizes, extra):
+    encoder = encoder_of(model, replace(TINY, **settings_))
+    samples = sum(sizes) + extra
+    audio = 0.1 * torch.randn(2, samples, generator=torch.Generator().manual_seed(0))
+    audio = audio * torch.linspace(0.1, 3, samples) + 0.02
+    wanted, frames = encoder(audio, torch.tensor([samples, samples]))
+    stages = [MoonshineFrontEnd(encoder), StreamingMoonshine(encoder)]
+    states = [stage.initial_state() for stage in stages]
     outputs = []
-    for each in (frames, changed):
-        encoder._convolve = lambda audio, lengths, each=each: each.mT
+    received = 0
+    for chunk in audio[:, None].tensor_split(torch.tensor(sizes).cumsum(0).tolist(), dim=-1):
+        received += chunk.shape[-1]
+        last = len(outputs) == len(sizes)
+        for i, stage in enumerate(stages):
+            chunk, states[i] = stage.step(chunk, states[i], last)
+        outputs.append(chunk)
+        ready = sum(each.shape[-1] for each in outputs)
+        if not last:  # as many as the stated look-ahead allows
+            assert stages[0].inputs_needed(ready + stages[1].lookahead) <= received or not ready
+            assert stages[0].inputs_needed(ready + 1 + stages[1].lookahead) > received
+    assert sum(each.shape[-1] for each in outputs) == int(frames[0])
+    close(torch.cat(outputs, dim=-1), wanted)
+
+
+def test_a_wide_window_is_the_whole_clip(model, encoder, clips):
+    wide = encoder_of(model, replace(TINY, windows=(100,), norm_window=(90, 100)))
+    for clip in clips:
         with torch.no_grad():
-            outputs.append(encoder(torch.zeros(1, 24_000), torch.tensor([60 * FRAME_SIZE + 600]))[0])
-    moved = ((outputs[0] - outputs[1]).abs().amax(1)[0] > 1e-5).nonzero().flatten().tolist()
-    assert moved == list(range(25, 36))
+            close(wide(clip[None], torch.tensor([len(clip)]))[0], encoder(clip[None], torch.tensor([len(clip)]))[0])
 
 
-def test_windows_are_one_for_each_block():
-    with pytest.raises(ValueError, match="windows has 1 entries for 6 blocks"):
-        MoonshineConfig(windows=(3,))
+@pytest.mark.parametrize(
+    ("settings_", "match"),
+    [
+        ({"windows": (3, 4)}, "windows has 2 entries for 6 blocks; expected one each, or one for all"),
+        ({"windows": ((62, -1),)}, "a window of .62, -1. frames; expected 0 or more"),
+        ({"norm_window": -3}, "a window of -3 frames"),
+        ({"left_padding": 895}, "left_padding is 895 samples, expected 0 to 384"),
+        ({"num_heads": 7}, "dim 288 in 7 heads"),
+        ({"rotary_dim": 38}, "rotary_dim 38"),
+        ({"num_layers": 0}, "num_layers is 0"),
+    ],
+)
+def test_slips_in_settings_are_named(settings_, match):
+    with pytest.raises(ValueError, match=match):
+        MoonshineConfig(**settings_)
+
+
+# ----------------------------------------------------------------------------------------------------- shipped weights
+
+
+@pytest.mark.skipif(not moonshine_weights.ENCODER.is_installed(), reason="needs the extra instruments")
+def test_shipped_weights_fit_and_are_those_of_the_wheel():
+    state = moonshine_weights.shipped_state()
+    with torch.device("meta"):
+        load_exactly(MoonshineConfig().build(), dict(state))
+    original = moonshine_weights.encoder_state()
+    assert state.keys() == original.keys()
+    for name, value in state.items():
+        is_quantised = value.ndim == 2 and value.unique().numel() <= 256
+        assert torch.equal(value, original[name] if is_quantised else original[name].half().float())
+    assert sum(value.ndim == 2 for value in state.values()) == 6 * 6
+
+
+def test_a_damaged_file_is_refused(monkeypatch):
+    monkeypatch.setattr(moonshine_weights, "SHIPPED_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match="SHA-256 5a9a8c98aa5a..., expected 000000000000"):
+        moonshine_weights.shipped_state()

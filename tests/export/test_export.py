@@ -11,11 +11,11 @@ import torch
 
 import flexicodec
 from flexicodec.cli import main
-from flexicodec.encoders.base import SSLConfig, SSLSettings
+from flexicodec.encoders.base import MoonshineConfig, SSLConfig, SSLSettings
 from flexicodec.export.compare import compare
 from flexicodec.export.graphs import DecoderGraph, graphs
 from flexicodec.export.onnx import FRONT_END_NAME, MANIFEST_NAME, block_products, export, write_graph
-from flexicodec.export.runtime import load_exported
+from flexicodec.export.runtime import Graphs, OnnxSemanticEncoder, load_exported
 from flexicodec.models.flexicodec.config import AcousticConfig, FlexiCodecConfig, SemanticConfig
 from flexicodec.models.nanocodec.config import DecoderConfig, EncoderConfig, NanoCodecConfig
 from flexicodec.quantize import GroupedFSQConfig, ResidualFSQConfig, VQConfig
@@ -310,6 +310,27 @@ def test_self_supervised_encoders(kind, make_codec, tmp_path):
     with torch.no_grad():
         ours, _ = codec.semantic_encoder(audio, lengths)
     torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings", [{}, {"windows": (7, (5, 2)), "norm_window": (9, 4), "left_padding": 256}], ids=["global", "windows"]
+)
+def test_moonshine(settings, make_codec, tmp_path):
+    config = MoonshineConfig(num_layers=2, dim=24, num_heads=2, feedforward_dim=40, rotary_dim=10, **settings)
+    codec = make_codec("whole", config, acoustic=FEW_LAYERS)
+    encoder, path = graphs(codec)[0], tmp_path / "encoder.onnx"
+    write_graph(encoder, codec.frame_size, path)
+    assert len(block_products(onnx.load(path))) == 2 * 6
+    described = {"file": path.name, "inputs": [{"name": spec.name} for spec in encoder.inputs]}
+    exported = OnnxSemanticEncoder(codec.semantic_encoder, Graphs(tmp_path, {"semantic_encoder": described}, 1))
+    for lengths in ([20_000, 1280, 7001], [1280], [60_001, 60_001]):
+        audio, counts = noise(lengths)
+        theirs, their_frames = exported(audio, counts)
+        with torch.no_grad():
+            ours, frames = codec.semantic_encoder(audio, counts)
+        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+        assert torch.equal(their_frames, frames)
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def padded(clips, padding):
     return audio.masked_fill(behind, float(padding)), lengths
 
 
-@pytest.fixture(params=["whole", "released", "spectral", "another encoder"])
+@pytest.fixture(params=["whole", "released", "spectral", "moonshine", "another encoder"])
 def any_codec(request, make_codec, fake_encoder):
     if request.param == "another encoder":
         return make_codec("whole", fake_encoder(50.0))

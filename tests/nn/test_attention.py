@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flexicodec.nn import attention as attention_module
 from flexicodec.nn import onednn
-from flexicodec.nn.attention import MIN_BLOCK, apply_rope, rope_frequencies
+from flexicodec.nn.attention import MIN_BLOCK, apply_rope, rope_frequencies, window_sides
 from flexicodec.nn.masking import valid_steps, zero_padding
 
 
@@ -28,7 +28,8 @@ def attend_manually(query, key, value, lengths, window):
     out = torch.zeros_like(value)
     for b, length in enumerate(lengths):
         for i in range(length):
-            low, high = (0, length) if window is None else (max(0, i - window), min(length, i + window + 1))
+            left, right = (length, length) if window is None else window_sides(window)
+            low, high = max(0, i - left), min(length, i + right + 1)
             scores = query[b, :, i : i + 1] @ key[b, :, low:high].mT / query.shape[-1] ** 0.5
             out[b, :, i] = (scores.softmax(-1) @ value[b, :, low:high])[:, 0]
     return out
@@ -37,7 +38,7 @@ def attend_manually(query, key, value, lengths, window):
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(
     steps=st.integers(1, 150),
-    window=st.none() | st.integers(0, 40),
+    window=st.none() | st.integers(0, 40) | st.tuples(st.integers(0, 40), st.integers(0, 40)),
     fractions=st.lists(st.floats(0, 1), min_size=3, max_size=3),
 )
 def test_every_step_attends_to_the_valid_steps_within_the_window(steps, window, fractions):

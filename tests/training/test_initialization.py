@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 import flexicodec
 from flexicodec.asr import encoder_state
 from flexicodec.config import from_dict, load_yaml
-from flexicodec.encoders.base import SSLConfig
+from flexicodec.encoders import moonshine_weights
+from flexicodec.encoders.base import MoonshineConfig, SSLConfig
 from flexicodec.encoders.ssl import ssl_state
 from flexicodec.models.flexicodec.convert_upstream import from_upstream, sensevoice_cmvn
 from flexicodec.models.flexicodec.model import FlexiCodec
@@ -255,6 +256,30 @@ def test_an_ssl_folder_gives_its_first_blocks(hubert, recogniser, tmp_path):
         init_from(fresh(model), [InitConfig(str(recogniser))])
     with pytest.raises(ValueError, match="knows no source .*hubert.* SSL or SenseVoice folder that suits the model"):
         init_from(fresh(), [InitConfig(str(folder))])
+
+
+@pytest.mark.parametrize("num_layers", [6, 2])
+def test_moonshine_ships_and_gives_its_first_blocks(num_layers, recogniser, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    encoder = MoonshineConfig(num_layers=num_layers, windows=(62,), norm_window=62, left_padding=256)
+    model = replace(MODEL, semantic_encoder=encoder)
+    codec = fresh(model)
+    init_from(codec, [InitConfig("moonshine-tiny-en")])
+    shipped = {f"semantic_encoder.{key}": value for key, value in moonshine_weights.shipped_state().items()}
+    assert_filled(codec, shipped, {"semantic_encoder"})
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    # A codec's folder names them, and may be the source of one with other windows.
+    again = fresh(replace(model, semantic_encoder=replace(encoder, windows=((62, 4),))), seed=7, noise=0.1)
+    init_from(again, [InitConfig(str(codec.save_pretrained(tmp_path)))])
+    assert_filled(again, codec.state_dict(), parts_of(codec))
+
+    with pytest.raises(ValueError, match="is Moonshine's encoder, but the model's semantic encoder is SanmConfig"):
+        init_from(fresh(), [InitConfig("moonshine-tiny-en")])
+    with pytest.raises(ValueError, match="is a SAN-M recogniser, but the model's semantic encoder is Moonshine"):
+        init_from(fresh(model), [InitConfig(str(recogniser))])
+    narrow = replace(model, semantic_encoder=MoonshineConfig(num_layers=1, dim=24, num_heads=2, rotary_dim=8))
+    with pytest.raises(ValueError, match="moonshine-tiny-en does not fit the model: semantic_encoder.conv1.weight is"):
+        init_from(fresh(narrow), [InitConfig("moonshine-tiny-en")])
 
 
 # ---------------------------------------------------------------------------------------------------------- the peer's

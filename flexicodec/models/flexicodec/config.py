@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Literal, get_args
 
-from flexicodec.encoders.base import SanmConfig, SSLConfig
+from flexicodec.encoders.base import EncoderConfig, SanmConfig
 from flexicodec.merging.positions import PositionConfig
 from flexicodec.nn.dac import DACDecoder, DACEncoder
 from flexicodec.nn.spectral import SpectralConfig
@@ -97,9 +97,9 @@ class FlexiCodecConfig:
     Attributes:
         geometry: "released" counts frames as upstream does: a clip-dependent resize of the semantic features, up to
             86 ms of tail not covered, 1280 T - 16 samples decoded. "whole" covers every sample: T = ceil(S / 1280), a
-            fixed resize (4/3 for SAN-M, the mean of 4 frames at 50 Hz), 1280 T samples decoded.
-        semantic_encoder: The frozen encoder, whose weights come with the model: SAN-M taught by transcripts, or one
-            that learnt from speech alone (geometry "whole" only).
+            fixed resize (4/3 for SAN-M, 10/3 for Moonshine, the mean of 4 frames at 50 Hz), 1280 T samples decoded.
+        semantic_encoder: The frozen encoder, whose weights come with the model: SAN-M or Moonshine, taught by
+            transcripts, or one that learnt from speech alone (the latter two with geometry "whole" only).
         acoustic: Acoustic encoder and decoder: convolutions on the waveform, or on spectra (geometry "whole" only).
         merging: None for a fixed-rate model.
         semantic: The semantic stream.
@@ -108,7 +108,7 @@ class FlexiCodecConfig:
     """
 
     geometry: Geometry = "released"
-    semantic_encoder: SanmConfig | SSLConfig = field(default_factory=SanmConfig)
+    semantic_encoder: EncoderConfig = field(default_factory=SanmConfig)
     acoustic: AcousticConfig | SpectralConfig = field(default_factory=AcousticConfig)
     merging: MergingConfig | None = field(default_factory=MergingConfig)
     semantic: SemanticConfig = field(default_factory=SemanticConfig)
@@ -118,9 +118,10 @@ class FlexiCodecConfig:
     def __post_init__(self) -> None:
         if self.geometry not in get_args(Geometry):
             raise ValueError(f"geometry is {self.geometry!r}, expected one of {', '.join(get_args(Geometry))}")
-        if self.geometry == "released" and isinstance(self.semantic_encoder, SSLConfig):
+        if self.geometry == "released" and not isinstance(self.semantic_encoder, SanmConfig):
+            kind = type(self.semantic_encoder).__name__
             raise ValueError(
-                "geometry 'released' counts the frames of SAN-M and cannot go with an SSLConfig for semantic_encoder; "
+                f"geometry 'released' counts the frames of SAN-M and cannot go with a {kind} for semantic_encoder; "
                 "choose geometry 'whole'"
             )
         if self.geometry == "released" and isinstance(self.acoustic, SpectralConfig):

@@ -19,7 +19,8 @@ from torch import Tensor
 from flexicodec.audio import as_batch
 from flexicodec.code_margins import Margins
 from flexicodec.config import from_dict, non_defaults, to_dict
-from flexicodec.encoders.base import SanmConfig, SSLConfig
+from flexicodec.encoders import moonshine_weights
+from flexicodec.encoders.base import EncoderConfig, MoonshineConfig
 from flexicodec.merging import MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
 from flexicodec.merging.policies import RUNNING, resolve_policy
@@ -140,12 +141,24 @@ class FlexiCodec(FlexiCodecNetwork):
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
         """See `Codec.save_pretrained`; a ValueError where the semantic encoder was passed in."""
         self._check_whole("saved")
-        if not isinstance(getattr(self.semantic_encoder, "config", None), SanmConfig | SSLConfig):
+        if not isinstance(getattr(self.semantic_encoder, "config", None), EncoderConfig):
             raise ValueError(
                 f"the semantic encoder of this model is a {type(self.semantic_encoder).__name__} that was passed in, "
                 "which a config cannot describe; save its state_dict() instead"
             )
         return super().save_pretrained(folder, dtype)
+
+    def shipped_parts(self) -> dict[str, str]:
+        """See `Codec.shipped_parts`: Moonshine's encoder with exactly the weights that ship."""
+        if not isinstance(self.config.semantic_encoder, MoonshineConfig):
+            return {}
+        assert isinstance(self.semantic_encoder, torch.nn.Module)
+        held = self.semantic_encoder.state_dict()
+        shipped = moonshine_weights.shipped_state(held)
+        for name, value in held.items():
+            if name not in shipped or not torch.equal(value.cpu(), shipped[name]):
+                return {}
+        return {"semantic_encoder": moonshine_weights.SHIPPED}
 
     def token_settings(self) -> dict[str, Any]:
         """Return what differs from the defaults, without settings that concern only decoding, limits and first values.

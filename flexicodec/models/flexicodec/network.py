@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from flexicodec.encoders.base import SanmConfig, SemanticEncoder, SSLConfig
+from flexicodec.encoders.base import EncoderConfig, SanmConfig, SemanticEncoder
 from flexicodec.merging.aggregators import MeanAggregator, QueryAggregator
 from flexicodec.merging.durations import Repeater
 from flexicodec.merging.positions import PositionAggregator, PositionConfig, PositionUnmerger
@@ -386,7 +386,7 @@ def _check_encoder(encoder: SemanticEncoder, config: FlexiCodecConfig) -> None:
             f"geometry 'released' counts the frames of SAN-M and cannot go with a {type(encoder).__name__}; "
             "choose geometry 'whole'"
         )
-    if isinstance(built_from, SanmConfig | SSLConfig) and built_from != config.semantic_encoder:
+    if isinstance(built_from, EncoderConfig) and built_from != config.semantic_encoder:
         raise ValueError(
             f"the encoder was built from {built_from}, but the config has semantic_encoder="
             f"{config.semantic_encoder}; make them the same"

@@ -6,6 +6,7 @@ tokens that are complete. Long clips are quantized through the same classes, to 
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import lcm
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class WindowedEncoder:
             )
         self.hop = int(hop)
         # A stride of whole codec frames, and at least one frame of look-ahead.
-        unit = max(1, at_least // self.hop)
+        unit = lcm(self.hop, at_least) // self.hop
         self.stride = -(-stride // unit) * unit
         self.ahead = max(1, ahead)
         self.lookahead = (self.ahead + self.stride) * self.hop - 1
@@ -104,13 +105,17 @@ class StreamedSemanticEncoder:
     """
 
     def __init__(self, codec: FlexiCodecNetwork, windows: Windows | None, ratio: Fraction | None = None) -> None:
-        from flexicodec.encoders.sanm import SanmEncoder, StreamingSanm  # a model that only decodes needs no encoder
+        # A model that only decodes needs no encoder.
+        from flexicodec.encoders.moonshine import MoonshineEncoder, MoonshineFrontEnd, StreamingMoonshine
+        from flexicodec.encoders.sanm import SanmEncoder, StreamingSanm
 
         encoder = codec.semantic_encoder
         steps = (windows or Windows()).steps(encoder.frame_rate)
         self.stages: list[Any]
         if isinstance(encoder, SanmEncoder):
             self.stages = [encoder.front_end, StreamingSanm(encoder, *steps)]
+        elif isinstance(encoder, MoonshineEncoder) and encoder.reach is not None:
+            self.stages = [MoonshineFrontEnd(encoder), StreamingMoonshine(encoder)]
         else:
             self.stages = [WindowedEncoder(encoder, *steps, codec.frame_size)]
         self.exact = all(stage.exact for stage in self.stages)
