@@ -24,6 +24,7 @@ from flexicodec.weights import (
     load_exactly,
     read_weights,
     unloaded_modules,
+    unpack,
 )
 
 SHIPPED = ("flexicodec-mini",)
@@ -139,9 +140,7 @@ def read_model(
         names: Weights of the model; a short encoder takes a part of what ships.
         skip: Prefixes of weights that are not read.
     """
-    state = {}
-    for key, value in read_weights(folder / WEIGHTS_NAME, skip).items():
-        state[key] = value.float() if value.is_floating_point() else value
+    state = unpack(read_weights(folder / WEIGHTS_NAME, skip))
     for part, name in held.get(SHIPPED_PARTS, {}).items():
         prefix = f"{part}."
         if prefix in skip:

@@ -18,6 +18,9 @@ from flexicodec.io_utils import describe_missing, replacing
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+SCALE = ".scale"  # of 8-bit values, behind the name of their weight
+ZERO_POINT = ".zero_point"
+LEAST_ROW = 32  # values; shorter rows would hardly get smaller in 8 bits
 SHIPPED_PARTS = "shipped_parts"  # in config.json: submodules whose weights ship with this package, by their names
 
 
@@ -65,6 +68,43 @@ def write_model_folder(
         save_tensors(stored, weights)
         settings.write_text(json.dumps(held, indent=2) + "\n")
     return folder
+
+
+def pack_rows(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Round rows of matrices to 8 bits, each with a scale of its own; other floating-point weights to half precision.
+
+    Returns:
+        Weights by name, and the scales of 8-bit ones under their name and `SCALE`. `unpack` is the inverse.
+    """
+    packed = {}
+    for name, value in state.items():
+        values = value.detach().float()
+        if not value.is_floating_point():
+            packed[name] = value
+        elif value.ndim < 2 or value.shape[-1] < LEAST_ROW:
+            packed[name] = values.half()
+        else:
+            scale = values.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+            packed[name] = (values / scale).round().to(torch.int8)
+            packed[name + SCALE] = scale
+    return packed
+
+
+def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Compute floating-point weights in float32: (value - zero point) * scale where they are stored in 8 bits."""
+    state = {}
+    for name, value in stored.items():
+        belongs_to = name.removesuffix(SCALE).removesuffix(ZERO_POINT)
+        if belongs_to != name and belongs_to in stored:
+            continue
+        if name + SCALE in stored:
+            values = value.float()
+            if name + ZERO_POINT in stored:
+                values = values - stored[name + ZERO_POINT].float()
+            state[name] = values * stored[name + SCALE]
+        else:
+            state[name] = value.float() if value.is_floating_point() else value
+    return state
 
 
 def save_tensors(tensors: Mapping[str, Tensor | np.ndarray], path: str | Path) -> None:

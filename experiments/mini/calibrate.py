@@ -1,4 +1,4 @@
-"""Calibrate the thresholds of a trained codec for its frozen encoder, and save it in half precision.
+"""Calibrate the thresholds of a trained codec for its frozen encoder, and save it in 8 bits.
 
     python experiments/mini/calibrate.py runs/mini-v1/dynamic/model DIR/train.jsonl --output runs/mini-v1/model
 
@@ -48,7 +48,7 @@ def main() -> None:
         print(f"{rate:g} Hz: tau {fit.threshold:.4f}; clips {fit.mean:.2f} Hz, deviation {fit.std:.2f} (n = {fit.n})")
     merging = replace(codec.config.merging, threshold=threshold, threshold_range=(slowest, fastest))
     codec.config = replace(codec.config, merging=merging)
-    print(codec.save_pretrained(arguments.output, dtype=torch.float16))
+    print(codec.save_pretrained(arguments.output, dtype=torch.int8))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from flexicodec.encoders.base import MoonshineConfig
-from flexicodec.encoders.moonshine_weights import SCALE, WHEEL, packed_encoder_state, unpack
-from flexicodec.weights import WEIGHTS_NAME, load_exactly, save_tensors
+from flexicodec.encoders.moonshine_weights import WHEEL, packed_encoder_state
+from flexicodec.weights import SCALE, WEIGHTS_NAME, load_exactly, save_tensors, unpack
 
 
 def main() -> None:

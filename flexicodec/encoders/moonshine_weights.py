@@ -18,12 +18,10 @@ import torch
 from torch import Tensor
 
 from flexicodec.installed_files import PinnedFile
-from flexicodec.weights import WEIGHTS_NAME, read_weights
+from flexicodec.weights import SCALE, WEIGHTS_NAME, ZERO_POINT, read_weights, unpack
 
 SHIPPED = "moonshine-tiny-en"  # folder of the encoder in the package's assets
 SHIPPED_SHA256 = "5a9a8c98aa5abef32ffbeed61689b78a98cd545d58ac0064fbcad0df07528ecb"
-SCALE = ".scale"
-ZERO_POINT = ".zero_point"
 WHEEL = "moonshine-voice==0.0.73"  # later wheels hold no weights
 FOLDER = "moonshine_voice/assets/tiny-en/"
 ENCODER = PinnedFile(
@@ -58,17 +56,6 @@ def shipped_state(names: Collection[str] | None = None) -> dict[str, Tensor]:
         )
     state = unpack(read_weights(path))
     return state if names is None else {name: state[name] for name in names if name in state}
-
-
-def unpack(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Compute weights in float32: (q - zero point) * scale for quantised ones."""
-    state = {}
-    for name, value in stored.items():
-        if name + SCALE in stored:
-            state[name] = (value.float() - stored[name + ZERO_POINT].float()) * stored[name + SCALE]
-        elif not name.endswith((SCALE, ZERO_POINT)):
-            state[name] = value.float()
-    return state
 
 
 def encoder_state() -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """The interface of all codecs: audio to `Tokens` and back, options of `encode`, saving, and the fingerprint."""
 
+import copy
 import difflib
 import json
 from abc import ABC, abstractmethod
@@ -21,7 +22,7 @@ from flexicodec.models.fingerprint import current_weights, forget_weights, hash_
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.snake import compile_activations
 from flexicodec.tokens import TokenFormat, Tokens
-from flexicodec.weights import SHIPPED_PARTS, drop_modules, unloaded_modules, write_model_folder
+from flexicodec.weights import SHIPPED_PARTS, drop_modules, pack_rows, unloaded_modules, unpack, write_model_folder
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -426,23 +427,32 @@ class Codec(nn.Module, ABC):
         Args:
             folder: Created if missing. Each file appears at once, by rename.
             dtype: Of the stored floating-point weights (torch.float16 halves the file); None keeps theirs. The
-                fingerprint does not change. A frozen encoder with the weights that ship with this package is not
-                stored again: `config.json` then names them.
+                fingerprint does not change, except with torch.int8: it rounds rows of matrices to 8 bits, which makes
+                another model that sounds alike, in half of that file. A frozen encoder with the weights that ship
+                with this package is not stored again: `config.json` then names them.
 
         Raises:
             ValueError: Parts of the model were not loaded.
         """
         self._check_whole("saved")
+        state = self.state_dict()
+        shipped = self.shipped_parts()
+        if shipped:
+            state = {name: value for name, value in state.items() if name.split(".")[0] not in shipped}
+        named = self  # whose fingerprint the folder gets
+        if dtype is torch.int8:
+            state = pack_rows(state)
+            dtype = None
+            named = copy.deepcopy(self)
+            named.load_state_dict(unpack(state), strict=not shipped)
         held = {
             "model_type": self.model_type,
-            "fingerprint": self.compute_fingerprint(),
+            "fingerprint": named.compute_fingerprint(),
             "flexicodec_lab_version": flexicodec.__version__,
             "config": self.config_dict(),
         }
-        state = self.state_dict()
-        if shipped := self.shipped_parts():
+        if shipped:
             held[SHIPPED_PARTS] = shipped
-            state = {name: value for name, value in state.items() if name.split(".")[0] not in shipped}
         return write_model_folder(folder, held, state, dtype)
 
     def shipped_parts(self) -> dict[str, str]:

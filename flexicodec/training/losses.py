@@ -22,7 +22,17 @@ from flexicodec.training.speaker_encoder import FrozenNetwork, load_speaker_enco
 POWER_FLOOR = 1e-5  # of NeMo's magnitudes, which are smooth at 0
 ENERGY_FLOOR = 1e-5  # of mel energies
 SI_SDR_FLOOR = 1e-8
-AUDIO_LOSSES = ("mel", "mel_energy", "log_mel", "log_mel_squared", "stft", "waveform", "waveform_squared", "si_sdr", "speaker")
+AUDIO_LOSSES = (
+    "mel",
+    "mel_energy",
+    "log_mel",
+    "log_mel_squared",
+    "stft",
+    "waveform",
+    "waveform_squared",
+    "si_sdr",
+    "speaker",
+)
 
 WINDOWS = ReconstructionConfig.windows
 NUM_MELS = ReconstructionConfig.num_mels
