@@ -10,9 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from flexicodec.quantize import EuclideanRVQ, RVQConfig
 from flexicodec.training.codebook_means import CodebookMeans
-from flexicodec.training.config import CodebookConfig, DataConfig, DropoutConfig, OptimConfig
+from flexicodec.training.config import CodebookConfig, DropoutConfig, OptimConfig
 from flexicodec.training.trainer import CodecTrainer, train
-
 from tests.training.recipes import MODEL, make_recogniser, recipe
 
 ALONE = SimpleNamespace(num_processes=1)
