@@ -1,8 +1,8 @@
 """Merging: which neighbouring frames share a token, and the way from frames to tokens and back.
 
-`durations` has similarities, merging and unmerging as pure functions, `policies` and `rate_control` the rules that
-choose durations, `aggregators` what makes one vector of a token's frames, and `positions` the same and its reverse with
-regard to the frames' order.
+`durations` has similarities, merging and unmerging as pure functions, `policies` the interface of the rules that choose
+durations, `selectors` and `rate_control` these rules, `registry` their names, `aggregators` what makes one vector of a
+token's frames, and `positions` the same and its reverse with regard to the frames' order.
 """
 
 from flexicodec.merging.durations import (
@@ -13,30 +13,30 @@ from flexicodec.merging.durations import (
     unmerge,
     validate_durations,
 )
-from flexicodec.merging.policies import (
-    POLICIES,
-    ExactRate,
-    MergingPolicy,
-    MinimumVariance,
-    Threshold,
-    Uniform,
-    check_frame_rate,
-    target_tokens,
-)
-from flexicodec.merging.rate_control import CausalPolicy, RateController
+from flexicodec.merging.policies import CausalPolicy, MergingPolicy, check_frame_rate, target_tokens
+from flexicodec.merging.rate_control import RateController
+from flexicodec.merging.registry import POLICIES, make_policy
+from flexicodec.merging.selectors.least_cost import LeastCost, MinimumVariance
+from flexicodec.merging.selectors.running import Centroid, RunningCost
+from flexicodec.merging.selectors.similarity import ExactRate, Threshold, TopCuts, Uniform
 
 __all__ = [
     "POLICIES",
     "CausalPolicy",
+    "Centroid",
     "ExactRate",
+    "LeastCost",
     "MergingPolicy",
     "MinimumVariance",
     "RateController",
+    "RunningCost",
     "Threshold",
+    "TopCuts",
     "Uniform",
     "check_frame_rate",
     "cosine_similarities",
     "durations_from_starts",
+    "make_policy",
     "merge",
     "target_tokens",
     "token_index",

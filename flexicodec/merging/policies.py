@@ -1,26 +1,22 @@
-"""Merging policies: the exchangeable rule that decides where tokens start.
+"""The interface of merging policies: the exchangeable rule that decides where tokens start.
 
-A policy is a frozen dataclass of settings (a threshold, a rate). Called on the similarities of a batch it returns
-durations. No item's durations depend on the other items or on the padding. Rates and thresholds are one number for the
-batch or one per item.
+A policy is a frozen dataclass of settings (a threshold, a rate). Called on the similarities and features of a batch it
+returns durations. No item's durations depend on the other items or on the padding. Rates and thresholds are one number
+for the batch or one per item. The rules themselves are in `selectors`, their names in `registry`.
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flexicodec.merging.durations import check_max_duration, chop_runs, durations_from_starts
-from flexicodec.merging.min_variance import min_variance_durations
-from flexicodec.nn.masking import length_mask
-from flexicodec.nn.streaming import register_state
+from flexicodec.merging.durations import check_max_duration
 
 FloatOrPerItem = float | Sequence[float] | Float[Tensor, " batch"]
 Seconds = Float[Tensor, " batch"] | Sequence[float]
@@ -129,11 +125,14 @@ def target_tokens(
     return nearest.maximum(fewest).minimum(lengths)
 
 
-# ------------------------------------------------------------------------------------------------------------ policies
+# ----------------------------------------------------------------------------------------------------------- interface
 
 
 class MergingPolicy(Protocol):
-    """The interface of policies; each uses the arguments it needs and ignores the others."""
+    """The interface of policies; each uses the arguments it needs and ignores the others.
+
+    A policy whose attribute `uses_acoustic` is true is given the acoustic features as well, as `acoustic=`.
+    """
 
     def __call__(
         self,
@@ -159,28 +158,71 @@ class MergingPolicy(Protocol):
         ...
 
 
-@register_state
-@dataclass(frozen=True)
-class Threshold:
-    """Merge two neighbours iff their similarity exceeds a threshold, then chop runs at `max_duration`.
+class CausalPolicy(MergingPolicy, Protocol):
+    """A policy that decides as frames come: whole clips and streams in any pieces get the same durations.
 
-    This is FlexiCodec's rule as released: the paper (arXiv 2510.00981) merges at >= tau, upstream's code at > tau. A
-    threshold of 1 never merges, not even equal frames; -1 merges all but opposite ones. As upstream, the comparison is
-    made in the precision of the similarities.
-
-    Attributes:
-        threshold: In [-1, 1], one number or one per item.
+    One whose attribute `uses_features` is true is also given `features=` (and `acoustic=` if it uses them) by `step`:
+    [1, D, pairs + 1], the frames that the similarities compare. The first of them is the last one of the step before.
     """
 
-    threshold: FloatOrPerItem
+    def initial_state(self) -> Any:
+        """Return the state at the first frame of a clip, which starts a token; see `nn.streaming.register_state`."""
+        ...
+
+    def step(
+        self, similarities: Float[Tensor, " pairs"], state: Any, max_duration: int | None
+    ) -> tuple[Bool[Tensor, " pairs"], Float[Tensor, " pairs"], Any]:
+        """Decide on the next frames of one clip.
+
+        Args:
+            similarities: Of each frame with the one before it.
+            state: From `initial_state` or the step before.
+            max_duration: Most frames per token; None for no cap.
+
+        Returns:
+            Whether each frame starts a token, how far that was from being otherwise (see `boundary_margins`), and the
+            state for the next step.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Clips:
+    """The arguments of one call of a policy; see `MergingPolicy`."""
+
+    similarities: Float[Tensor, "batch pairs"]
+    lengths: Int[Tensor, " batch"]
+    seconds: Seconds | None
+    semantic: Float[Tensor, "batch semantic_dim frames"] | None
+    acoustic: Float[Tensor, "batch acoustic_dim frames"] | None
+    max_duration: int | None
+
+    def semantic_features(self, policy: object) -> Float[Tensor, "batch semantic_dim frames"]:
+        """Return the semantic features; ValueError where the call had none."""
+        if self.semantic is None:
+            raise ValueError(f"{type(policy).__name__} compares frames: pass the semantic features=")
+        assert self.semantic.shape[-1] == self.similarities.shape[-1] + 1, "features and similarities of other clips"
+        return self.semantic
+
+    def target_tokens(self, frame_rate: FloatOrPerItem) -> Int[Tensor, " batch"]:
+        """Count the tokens that come nearest to a rate; see `target_tokens`."""
+        return target_tokens(frame_rate, self.seconds, self.lengths, self.max_duration)
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Base of the policies in `selectors`, which choose durations for `Clips`.
+
+    Attributes:
+        cap: Largest number of frames per token, where it is below the call's `max_duration`.
+    """
+
+    uses_features = False
+    uses_acoustic = False
+    cap: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        values = as_floats(self.threshold, "threshold")
-        for value in np.atleast_1d(values):
-            if not -1 <= value <= 1:
-                slip = "a rate in Hz goes to frame_rate=" if value > 1 else "a cosine is never below -1"
-                raise ValueError(f"threshold is {value:g}, but similarities lie in [-1, 1]; {slip}")
-        object.__setattr__(self, "threshold", values)
+        check_max_duration(self.cap)
 
     def __call__(
         self,
@@ -189,39 +231,25 @@ class Threshold:
         *,
         seconds: Seconds | None = None,
         features: Float[Tensor, "batch dim frames"] | None = None,
+        acoustic: Float[Tensor, "batch acoustic_dim frames"] | None = None,
         max_duration: int | None = None,
     ) -> Int[Tensor, "batch tokens"]:
         """Choose durations; see `MergingPolicy`."""
-        threshold = self.thresholds(similarities)
-        cuts = ~(similarities > threshold) | (threshold >= 1)
-        starts = F.pad(cuts, (1, 0), value=True)
-        return durations_from_starts(chop_runs(starts, check_max_duration(max_duration)), lengths)
+        limit = self.limit(max_duration)
+        return self.choose(Clips(similarities, lengths, seconds, features, acoustic, limit))
 
-    def initial_state(self) -> int:
-        """Return the frames of the open token; see `CausalPolicy`."""
-        return 1
+    def limit(self, max_duration: int | None) -> int | None:
+        """Return the lower one of two caps."""
+        caps = [each for each in (check_max_duration(max_duration), self.cap) if each is not None]
+        return min(caps, default=None)
 
-    def step(
-        self, similarities: Float[Tensor, " pairs"], state: int, max_duration: int | None
-    ) -> tuple[Bool[Tensor, " pairs"], Float[Tensor, " pairs"], int]:
-        """Decide on the next frames; see `CausalPolicy`."""
-        threshold = self.thresholds(similarities[None])[0]
-        cuts = ~(similarities > threshold) | (threshold >= 1)
-        starts = []
-        for cut in cuts.tolist():
-            starts.append(cut or state == max_duration)
-            state = 1 if starts[-1] else state + 1
-        margins = (similarities - threshold).abs().masked_fill(threshold >= 1, torch.inf)
-        return torch.tensor(starts, dtype=torch.bool, device=similarities.device), margins, state
-
-    def thresholds(self, similarities: Float[Tensor, "batch pairs"]) -> Float[Tensor, "batch 1"]:
-        """Return the threshold of each item, in the precision of the similarities."""
-        values = broadcast_per_item(self.threshold, "threshold", len(similarities))
-        return torch.tensor(values, dtype=similarities.dtype, device=similarities.device)[:, None]
+    def choose(self, clips: Clips) -> Int[Tensor, "batch tokens"]:
+        """Choose durations."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class RatePolicy:
+class RatePolicy(Selector):
     """Base of policies that meet a frame rate; the count of tokens is `target_tokens`.
 
     Attributes:
@@ -231,201 +259,25 @@ class RatePolicy:
     frame_rate: FloatOrPerItem
 
     def __post_init__(self) -> None:
-        rates = as_floats(self.frame_rate, "frame_rate")
-        lowest = np.min(rates)
-        if lowest <= 0:
-            raise ValueError(f"frame_rate is {lowest:g} Hz, but a rate is positive")
-        object.__setattr__(self, "frame_rate", rates)
+        super().__post_init__()
+        object.__setattr__(self, "frame_rate", check_positive(self.frame_rate, "frame_rate"))
 
 
-class ExactRate(RatePolicy):
-    """Cut at the lowest similarities, as many times as it takes to come as near to a rate as whole tokens allow.
-
-    Boundaries are added in the order of rising similarity (ties: the earlier frame first), and `max_duration` chops
-    what remains too long, as in `Threshold`; without ties the result is that of the highest threshold that keeps to the
-    count.
-
-    Every feasible count is reached exactly. Without a boundary there are ceil(T / m) tokens, with all of them T. One
-    more boundary splits some run of a + b frames into a and b, and ceil(a / m) + ceil(b / m) is ceil((a + b) / m) or
-    one more, so the count climbs in steps of 0 or 1; bisection over the number of boundaries finds it in O(T log T).
-    """
-
-    def __call__(
-        self,
-        similarities: Float[Tensor, "batch pairs"],
-        lengths: Int[Tensor, " batch"],
-        *,
-        seconds: Seconds | None = None,
-        features: Float[Tensor, "batch dim frames"] | None = None,
-        max_duration: int | None = None,
-    ) -> Int[Tensor, "batch tokens"]:
-        """Choose durations; see `MergingPolicy`. `seconds` are needed."""
-        rank, num_cuts = self.rank_pairs(similarities, lengths, seconds, max_duration)
-        starts = F.pad(rank < num_cuts[:, None], (1, 0), value=True)
-        return durations_from_starts(chop_runs(starts, max_duration), lengths)
-
-    def rank_pairs(
-        self,
-        similarities: Float[Tensor, "batch pairs"],
-        lengths: Int[Tensor, " batch"],
-        seconds: Seconds | None,
-        max_duration: int | None,
-    ) -> tuple[Int[Tensor, "batch pairs"], Int[Tensor, " batch"]]:
-        """Rank the pairs by rising similarity, and count how many of them become boundaries."""
-        target = target_tokens(self.frame_rate, seconds, lengths, max_duration)
-        pairs = torch.arange(similarities.shape[1], device=similarities.device)
-        inside = pairs + 1 < lengths[:, None]
-        # Padding sorts behind all pairs of the item; the stable sort breaks ties by time.
-        order = similarities.detach().masked_fill(~inside, torch.inf).argsort(dim=-1, stable=True)
-        rank = torch.empty_like(order).scatter_(1, order, pairs.expand_as(order))
-
-        # Bisection: the largest number of cuts that makes no more than `target` tokens lies in few ... many.
-        few = torch.zeros_like(lengths)
-        many = lengths - 1
-        for _ in range(similarities.shape[1].bit_length()):
-            middle = (few + many + 1) // 2
-            starts = chop_runs(F.pad(rank < middle[:, None], (1, 0), value=True), max_duration)
-            fits = (starts & length_mask(lengths, starts.shape[1])).sum(-1) <= target
-            few = torch.where(fits, middle, few)
-            many = torch.where(fits, many, middle - 1)
-        return rank, few
+def check_within(value: float, name: str, lowest: float, highest: float) -> None:
+    """Raise a ValueError for a setting that is no number within bounds."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not lowest <= value <= highest:
+        raise ValueError(f"{name} is {value!r}; expected a number from {lowest:g} to {highest:g}")
 
 
-class Uniform(RatePolicy):
-    """Make durations as equal as whole frames allow, at the count of `ExactRate`: the fixed-rate ablation.
-
-    Boundary i lies at frame floor(i * T / N). No duration exceeds ceil(T / N), so the limit holds wherever it can.
-    """
-
-    def __call__(
-        self,
-        similarities: Float[Tensor, "batch pairs"],
-        lengths: Int[Tensor, " batch"],
-        *,
-        seconds: Seconds | None = None,
-        features: Float[Tensor, "batch dim frames"] | None = None,
-        max_duration: int | None = None,
-    ) -> Int[Tensor, "batch tokens"]:
-        """Choose durations; see `MergingPolicy`. `seconds` are needed."""
-        # Boundaries beyond an item's own count repeat its last one, which gives durations of 0.
-        target = target_tokens(self.frame_rate, seconds, lengths, max_duration)[:, None]
-        boundary = torch.arange(int(target.max()) + 1, device=lengths.device).minimum(target)
-        return (boundary * lengths[:, None] // target.clamp(min=1)).diff(dim=-1)
+def uses_acoustic(policy: object) -> bool:
+    """Tell whether a policy compares acoustic features; see `MergingPolicy`."""
+    return bool(getattr(policy, "uses_acoustic", False))
 
 
-class MinimumVariance(RatePolicy):
-    """Minimise the squared deviation of features from their token's mean, at the count of `ExactRate`."""
-
-    def __call__(
-        self,
-        similarities: Float[Tensor, "batch pairs"],
-        lengths: Int[Tensor, " batch"],
-        *,
-        seconds: Seconds | None = None,
-        features: Float[Tensor, "batch dim frames"] | None = None,
-        max_duration: int | None = None,
-    ) -> Int[Tensor, "batch tokens"]:
-        """Choose durations; see `MergingPolicy`. `seconds` and `features` are needed."""
-        if features is None:
-            raise ValueError("MinimumVariance compares frames with their token's mean: pass the semantic features=")
-        assert features.shape[-1] == similarities.shape[-1] + 1, "features and similarities of different clips"
-        target = target_tokens(self.frame_rate, seconds, lengths, max_duration)
-        return min_variance_durations(features, target, lengths, max_duration)
-
-
-# ------------------------------------------------------------------------------------------- from keywords to policies
-
-# Names that `policy=` takes with `frame_rate=`; each class takes its setting as the only argument.
-POLICIES: dict[str, type[Threshold] | type[ExactRate] | type[Uniform] | type[MinimumVariance]] = {
-    "threshold": Threshold,
-    "rate": ExactRate,
-    "uniform": Uniform,
-    "variance": MinimumVariance,
-}
-RUNNING = "running"  # rate_control.RateController, which builds on this module
-
-
-def resolve_policy(
-    default_threshold: float | None,
-    base_frame_rate: float,
-    max_duration: int | None,
-    *,
-    threshold: Any = None,
-    frame_rate: Any = None,
-    durations: Any = None,
-    policy: str | MergingPolicy | None = None,
-) -> tuple[MergingPolicy | None, dict[str, Any]]:
-    """Turn the choice of rate of one call into a policy and a note on it for `Tokens.info`.
-
-    Args:
-        default_threshold: The model's own; None for a fixed-rate model.
-        base_frame_rate: Frames per second of the grid.
-        max_duration: Most frames per token; None for no cap.
-        threshold: See `Codec.encode`, and so for the others.
-
-    Returns:
-        The policy, None where `durations` are given.
-
-    Raises:
-        ValueError: More than one choice, one that the model does not have, or a value outside its range.
-    """
-    from flexicodec.merging.rate_control import RateController
-
-    name = None
-    own = policy
-    if isinstance(policy, str):
-        name = policy
-        own = None
-
-    # One choice at most
-    choices = {"threshold": threshold, "frame_rate": frame_rate, "durations": durations, "policy": own}
-    given = [choice for choice, value in choices.items() if value is not None]
-    if len(given) > 1:
-        every = "both" if len(given) == 2 else "all"
-        raise ValueError(f"{' and '.join(given)} were {every} given; choose one, each decides the rate by itself")
-
-    # Fixed-rate models take the settings that merge nothing.
-    if default_threshold is None and given not in ([], ["durations"]):
-        if not _equals(threshold, 1.0) and not _equals(frame_rate, base_frame_rate):
-            raise ValueError(
-                f"{given[0]} was given, but this model has a fixed rate of {base_frame_rate:g} Hz: threshold=1, "
-                f"frame_rate={base_frame_rate:g} or neither"
-            )
-        return Threshold(1.0), {"policy": "threshold", "threshold": 1.0}
-
-    names = [each for each in (*POLICIES, RUNNING) if each != "threshold"]
-    unknown = name is not None and (name not in names or frame_rate is None)
-    if unknown or (own is not None and (not callable(own) or isinstance(own, type))):
-        raise ValueError(
-            f"policy is {policy!r}; expected one of {', '.join(names)} with frame_rate=, or a MergingPolicy"
-        )
-
-    # The policy, and its note
-    if durations is not None:
-        return None, {"policy": "durations"}
-    if own is not None:
-        kinds: dict[type, str] = {kind: each for each, kind in POLICIES.items()} | {RateController: RUNNING}
-        info: dict[str, Any] = {"policy": kinds.get(type(own), type(own).__name__)}
-        if hasattr(own, "frame_rate"):
-            info["frame_rate"] = check_frame_rate(own.frame_rate, base_frame_rate, max_duration)
-        if hasattr(own, "threshold"):
-            info["threshold"] = own.threshold
-    elif frame_rate is not None:
-        rate = check_frame_rate(frame_rate, base_frame_rate, max_duration)
-        info = {"policy": name or "rate", "frame_rate": rate}
-        if name == RUNNING:
-            assert default_threshold is not None
-            own = RateController(rate, default_threshold, base_frame_rate)
-        else:
-            own = POLICIES[name or "rate"](rate)
-    else:
-        if threshold is None:
-            threshold = 1.0 if default_threshold is None else default_threshold
-        own = Threshold(threshold)
-        info = {"policy": "threshold", "threshold": own.threshold}
-    # `Tokens.info` holds what JSON has.
-    return own, {key: list(value) if isinstance(value, tuple) else value for key, value in info.items()}
-
-
-def _equals(value: Any, wanted: float) -> bool:
-    return isinstance(value, (int, float)) and value == wanted
+def check_positive(value: FloatOrPerItem, name: str) -> float | tuple[float, ...]:
+    """Return rates as a float or a tuple of floats; ValueError unless all are positive."""
+    rates = as_floats(value, name)
+    lowest = np.min(rates)
+    if lowest <= 0:
+        raise ValueError(f"{name} is {lowest:g} Hz, but a rate is positive")
+    return rates

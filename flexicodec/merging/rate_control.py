@@ -1,4 +1,4 @@
-"""Causal merging for streams: `CausalPolicy`, and `RateController`, which moves the threshold to hold a frame rate.
+"""Causal merging at a rate: `RateController`, which moves the threshold to hold a frame rate.
 
 A stream cannot rank the similarities of a clip that has not ended. The controller looks at its own recent output
 instead: more tokens than asked for lower the threshold, fewer raise it.
@@ -6,39 +6,14 @@ instead: more tokens than asked for lower the threshold, fewer raise it.
 
 from dataclasses import dataclass, replace
 from math import exp
-from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flexicodec.merging.durations import check_max_duration, durations_from_starts
-from flexicodec.merging.policies import FloatOrPerItem, MergingPolicy, Seconds, as_floats, broadcast_per_item
+from flexicodec.merging.policies import FloatOrPerItem, Seconds, as_floats, broadcast_per_item
 from flexicodec.nn.streaming import register_state
-
-
-class CausalPolicy(MergingPolicy, Protocol):
-    """A policy that decides as frames come: whole clips and streams in any pieces get the same durations."""
-
-    def initial_state(self) -> Any:
-        """Stand behind the first frame of a clip; see `blocks.states` for what a state may be."""
-        ...
-
-    def step(
-        self, similarities: Float[Tensor, " pairs"], state: Any, max_duration: int | None
-    ) -> tuple[Bool[Tensor, " pairs"], Float[Tensor, " pairs"], Any]:
-        """Decide on the next frames of one clip.
-
-        Args:
-            similarities: of each frame with the one before it.
-            state: from `initial_state` or the step before.
-            max_duration: most frames per token; None for no cap.
-
-        Returns:
-            Whether each frame starts a token, how far that was from being otherwise (see `boundary_margins`), and the
-            state for the next step.
-        """
-        ...
 
 
 @register_state

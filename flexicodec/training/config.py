@@ -5,13 +5,12 @@ follows its `base:`). A part that is None is left out.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
+from flexicodec.merging.registry import sampled_control
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.training.discriminators.config import AdversarialConfig
-
-Policy = Literal["threshold", "rate", "uniform", "variance"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ class RateConfig:
 
     threshold_range: tuple[float, float] | CalibratedRange = (0.7, 1.0)  # tau is uniform in here
     frame_rate_range: tuple[float, float] = (3.0, 12.5)  # Hz; target of the policies other than "threshold"
-    policies: dict[str, float] = field(default_factory=lambda: {"threshold": 1.0})  # shares of items
+    # Names of `merging.registry`, with settings behind a colon, to shares of items
+    policies: dict[str, float] = field(default_factory=lambda: {"threshold": 1.0})
     unmerged_share: float = 0.0  # probability that an item is not merged at all
 
     def __post_init__(self) -> None:
@@ -75,9 +75,8 @@ class RateConfig:
         if not 0 < self.frame_rate_range[0] <= self.frame_rate_range[1]:
             raise ValueError(f"frame_rate_range is {self.frame_rate_range}, expected two rates in Hz, the lower first")
         _check_share("unmerged_share", self.unmerged_share)
-        unknown = set(self.policies) - set(get_args(Policy))
-        if unknown:
-            raise ValueError(f"policies names {sorted(unknown)}, expected {', '.join(get_args(Policy))}")
+        for text in self.policies:
+            sampled_control(text)
         if not self.policies or min(self.policies.values()) < 0 or sum(self.policies.values()) <= 0:
             raise ValueError(f"policies is {self.policies}, expected shares of at least 0 that are not all 0")
 

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from flexicodec.calibration import fit_threshold
-from flexicodec.merging import POLICIES, MergingPolicy, Threshold, cosine_similarities
+from flexicodec.merging import MergingPolicy, Threshold, cosine_similarities, make_policy
+from flexicodec.merging.registry import rate_setting, sampled_control, with_rates
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.network import Features, FlexiCodecNetwork
 from flexicodec.training.config import CalibratedRange, DropoutConfig, RateConfig, TrainingConfig
@@ -73,10 +74,10 @@ def sample_rates(
         frame_rate = float(rng.uniform(*rates.frame_rate_range))
         if unmerged:
             policies.append(Threshold(1.0))
-        elif name == "threshold":
-            policies.append(Threshold(threshold))
         else:
-            policies.append(POLICIES[name](frame_rate))
+            control = sampled_control(name)
+            sampled = {"threshold": threshold, "frame_rate": frame_rate}
+            policies.append(make_policy(name, **{control: sampled[control]} if control else {}))
 
         # Dropout of codebooks
         share = rng.random()
@@ -97,27 +98,23 @@ def merge_items(
     policies: Sequence[MergingPolicy], features: Features, sample_rate: int, max_duration: int | None
 ) -> Int[Tensor, "batch tokens"]:
     """Merge every item by its own policy and return the durations."""
-    # All thresholds run as one batch, the other policies item by item.
-    groups: list[tuple[MergingPolicy, list[int]]] = []
-    thresholds: dict[int, float] = {}
+    # Policies that differ in their rate or threshold alone run as one batch.
+    groups: dict[MergingPolicy, tuple[list[float], list[int]]] = {}
     for row, policy in enumerate(policies):
-        if isinstance(policy, Threshold):
-            assert isinstance(policy.threshold, float)
-            thresholds[row] = policy.threshold
-        else:
-            groups.append((policy, [row]))
-    if thresholds:
-        groups.append((Threshold(list(thresholds.values())), list(thresholds)))
+        values, rows = groups.setdefault(with_rates(policy, 1.0), ([], []))
+        values.append(getattr(policy, rate_setting(policy)))
+        rows.append(row)
 
     seconds = features.audio_lengths.cpu().double() / sample_rate
     durations: dict[int, Int[Tensor, " tokens"]] = {}
-    for policy, rows in groups:
+    for group, (values, rows) in groups.items():
+        policy = with_rates(group, values)
         merged = policy(
             features.similarities[rows],
             features.lengths[rows],
             seconds=seconds[rows],
-            features=features.semantic[rows],
             max_duration=max_duration,
+            **{name: each[rows] for name, each in features.for_policy(policy).items()},
         )
         durations.update(zip(rows, merged, strict=True))
 

@@ -95,6 +95,8 @@ def test_any_chunks_give_the_whole(codecs, kind, sizes, rest, seed):
         ({"threshold": 1.0, "max_duration": 3}, {}),
         ({"frame_rate": 5.0}, {"policy": "running"}),
         ({"policy": RateController(8.0, 0.2), "max_duration": None}, {}),
+        ({"policy": "centroid", "threshold": 0.5}, {}),
+        ({"policy": "joint:threshold=0.4,acoustic=0.3"}, {}),
         ({"num_codebooks": 0}, {}),
     ],
 )

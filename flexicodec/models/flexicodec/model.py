@@ -23,7 +23,8 @@ from flexicodec.encoders import moonshine_weights
 from flexicodec.encoders.base import EncoderConfig, MoonshineConfig
 from flexicodec.merging import MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
-from flexicodec.merging.policies import RUNNING, resolve_policy
+from flexicodec.merging.policies import uses_acoustic
+from flexicodec.merging.registry import RUNNING, resolve_policy
 from flexicodec.models.codec import (
     UNSET,
     EncodeOptions,
@@ -54,7 +55,7 @@ FEATURE_OPTIONS = ("sample_rate", "channels", "windows", "precision")
 STREAM_OPTIONS = ("threshold", "frame_rate", "policy", "max_duration", "num_codebooks", "margins", "windows")
 UNRELATED_SETTINGS = {
     "acoustic": ("decoder_width", "decoder", "istft_window", "istft_hop"),
-    "merging": ("threshold", "threshold_range", "max_duration"),
+    "merging": ("threshold", "threshold_range", "max_duration", "policy"),
     "merging.semantic_aggregator": ("unmerge_dim",),
     "merging.acoustic_aggregator": ("unmerge_dim",),
 }
@@ -186,7 +187,8 @@ class FlexiCodec(FlexiCodecNetwork):
 
     def _encode(self, audio: Any, lengths: Any, options: EncodeOptions) -> Tokens:
         choice = self._choose(options)  # refuses a wrong rate before any work is done
-        features = self._batch_features(audio, lengths, options, acoustic=choice.num_codebooks > 0)
+        acoustic = choice.num_codebooks > 0 or uses_acoustic(choice.policy)
+        features = self._batch_features(audio, lengths, options, acoustic)
         return self._tokenize(features, choice)
 
     @inference_call
@@ -261,8 +263,8 @@ class FlexiCodec(FlexiCodecNetwork):
                 features.similarities,
                 features.lengths,
                 seconds=seconds,
-                features=features.semantic,
                 max_duration=choice.max_duration,
+                **features.for_policy(choice.policy),
             )
         durations = validate_durations(durations, features.lengths, choice.max_duration)
 
@@ -464,5 +466,6 @@ class FlexiCodec(FlexiCodecNetwork):
             frame_rate=options.frame_rate,
             durations=options.durations,
             policy=options.policy,
+            default_policy=merging.policy if merging else "rate",
         )
         return ResolvedOptions(policy, options.durations, max_duration, int(num_codebooks), options.margins, info)

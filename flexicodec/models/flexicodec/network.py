@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from flexicodec.encoders.base import EncoderConfig, SanmConfig, SemanticEncoder
 from flexicodec.merging.aggregators import MeanAggregator, QueryAggregator
 from flexicodec.merging.durations import Repeater
+from flexicodec.merging.policies import MergingPolicy, uses_acoustic
 from flexicodec.merging.positions import PositionAggregator, PositionConfig, PositionUnmerger
+from flexicodec.merging.registry import policy_text
 from flexicodec.models.codec import Codec, Precision, autocast
 from flexicodec.models.flexicodec.config import FlexiCodecConfig, MergingConfig
 from flexicodec.models.flexicodec.frame_resampler import resample_frames
@@ -77,6 +79,21 @@ class Features:
             windows=self.windows,
             precision=self.precision,
         )
+
+    def for_policy(self, policy: MergingPolicy) -> dict[str, Tensor]:
+        """Return the features that a policy compares, as arguments of its call.
+
+        Raises:
+            ValueError: It compares acoustic features too, and these were made with `acoustic=False`.
+        """
+        if not uses_acoustic(policy):
+            return {"features": self.semantic}
+        if self.acoustic is None:
+            raise ValueError(
+                f"policy {policy_text(policy)!r} compares acoustic features too, but these were made with "
+                "acoustic=False; leave that out, or choose a policy that does without, such as 'variance'"
+            )
+        return {"features": self.semantic, "acoustic": self.acoustic}
 
     @staticmethod
     def cat(clips: "Sequence[Features]") -> "Features":

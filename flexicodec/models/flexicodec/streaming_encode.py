@@ -18,6 +18,7 @@ from flexicodec.code_margins import Margins
 from flexicodec.encoders.base import SemanticEncoder
 from flexicodec.merging import cosine_similarities
 from flexicodec.merging.aggregators import AggregatorState, MeanAggregator, StreamingAggregator
+from flexicodec.merging.policies import uses_acoustic
 from flexicodec.models.codec import Precision, autocast
 from flexicodec.models.flexicodec.frame_resampler import FrameResampler
 from flexicodec.models.flexicodec.network import FlexiCodecNetwork, QuantizedTokens
@@ -472,13 +473,20 @@ class FlexiCodecStreamingTokenizer:
     ) -> tuple[Tensor, Float[Tensor, "1 frames"], Any]:
         """Compare the new frames with those before them; returns which of the new ones start a token."""
         old = state.open_token.shape[-1]
-        semantic = frames[:, : self.codec.semantic_encoder.dim, max(0, old - 1) :]
+        compared = frames[..., max(0, old - 1) :]
+        width = self.codec.semantic_encoder.dim
+        semantic = compared[:, :width]
         similarities = cosine_similarities(semantic)[0] if semantic.shape[-1] else semantic.new_zeros(0)
         # The policy's state is made with the first frame.
         policy = self.policy.initial_state() if state.policy is None and frames.shape[-1] else state.policy
         if not len(similarities):
             return torch.zeros(0, dtype=torch.bool, device=frames.device), state.boundaries, policy
-        starts, margins, policy = self.policy.step(similarities, policy, self.settings.max_duration)
+        features = {}
+        if getattr(self.policy, "uses_features", False):
+            features["features"] = semantic
+        if uses_acoustic(self.policy):
+            features["acoustic"] = compared[:, width:]
+        starts, margins, policy = self.policy.step(similarities, policy, self.settings.max_duration, **features)
         return starts, torch.cat([state.boundaries, margins[None]], dim=1), policy
 
     def _tokens(self, coded: QuantizedTokens, boundaries: Float[Tensor, "1 frames"]) -> dict[str, Any]:
