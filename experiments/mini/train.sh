@@ -5,8 +5,8 @@
 #
 # Give the same command again to go on where it stopped. What can be set in the environment, with its default:
 #   MINUTES=0                 stop after so long and exit with 75, to be started again; 0 for no limit
-#   CONFIG=configs/flexicodec/mini_spectral.yaml
-#   OPTIONS                   further key=value settings, separated by spaces, such as steps=2000 data.batch_size=64
+#   FIXED_STEPS=6000 DYNAMIC_STEPS=5000
+#   OPTIONS                   further key=value settings, separated by spaces, such as data.batch_size=64
 #   CALIBRATE_EVERY=15        every so-many-th training clip sets the thresholds
 #   EVAL_CLIPS                clips to measure on, all by default
 set -euo pipefail
@@ -43,11 +43,18 @@ stop() {
   exit 75
 }
 
-part training "$python" -m flexicodec.training "${CONFIG:-configs/flexicodec/mini_spectral.yaml}" \
-  "output=\"$out/training\"" "data.manifest=[\"$speech/train.jsonl\"]" "data.validation=\"$speech/eval.jsonl\"" \
-  "data.audio_cache=\"$out/audio.cache\"" "data.feature_cache=\"$out/features.cache\"" "${options[@]}"
+data=("data.manifest=[\"$speech/train.jsonl\"]" "data.validation=\"$speech/eval.jsonl\"")
+data+=("data.audio_cache=\"$out/audio.cache\"" "data.feature_cache=\"$out/features.cache\"")
+grown='["semantic_aggregator.*", "acoustic_aggregator.*", "unmerger.*"]'
 
-part thresholds "$python" experiments/mini/calibrate.py "$out/training/model" "$speech/train.jsonl" \
+part "fixed rate" "$python" -m flexicodec.training configs/flexicodec/mini_spectral_fixed.yaml \
+  "output=\"$out/fixed\"" "${data[@]}" "steps=${FIXED_STEPS:-6000}" "${options[@]}"
+
+part "dynamic rate" "$python" -m flexicodec.training configs/flexicodec/mini_spectral.yaml \
+  "output=\"$out/dynamic\"" "init_from=[{source: \"$out/fixed/model\", allow_missing: $grown}]" \
+  "${data[@]}" "steps=${DYNAMIC_STEPS:-5000}" "${options[@]}"
+
+part thresholds "$python" experiments/mini/calibrate.py "$out/dynamic/model" "$speech/train.jsonl" \
   --every "${CALIBRATE_EVERY:-15}" --output "$out/model"
 
 part figures "$python" experiments/mini/evaluate.py "$speech/eval.jsonl" --model "$out/model" \

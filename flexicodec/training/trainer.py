@@ -331,7 +331,7 @@ class CodecTrainer(Trainer):
             step=self.step,
         )
         if self.state.means is not None and self.step < self.config.codebooks.start_step:
-            rates = replace(rates, unquantized=torch.ones_like(rates.unquantized))
+            rates = replace(rates, unquantized=rates.num_codebooks > 0)
         return rates.to(self.device)
 
     def _add_losses(self, losses: dict[str, Tensor], batch: Batch, group: str = "loss") -> None:
