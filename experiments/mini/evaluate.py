@@ -1,10 +1,9 @@
 """Measure a codec on a manifest for the tables in README.md.
 
-Measures STOI, PESQ and character errors by frame rate and number of codebooks; token durations in silence and speech;
-and speed.
+Measures STOI, PESQ, errors of Moonshine and speaker similarity by frame rate and number of codebooks, on English clips;
+token durations in silence and speech; and speed. Needs the extras eval and instruments.
 
-python experiments/mini/evaluate.py ../shared/speech/eval.jsonl --output experiments/mini/results/v1.json \\
-    --recogniser runs/asr-mini/model
+python experiments/mini/evaluate.py ../shared/speech/eval.jsonl --output experiments/mini/results/v2.json
 
 Quality is measured by `flexicodec.evaluation`, whose rows are stored in a folder next to the output: the same command
 resumes a stopped run.
@@ -17,7 +16,6 @@ import platform
 import subprocess
 import time
 from pathlib import Path
-from statistics import stdev
 
 import numpy as np
 import torch
@@ -34,9 +32,9 @@ from flexicodec.evaluation.systems import GROUND_TRUTH, CodecSystem, Sweep
 from flexicodec.io_utils import replacing
 from flexicodec.merging import token_index
 
-FRAME_RATES = (12.5, 8.33, 6.25, 4.0)
-BY_CODEBOOKS = (12.5, 6.25)  # frame rates
-CODEBOOKS = (0, 1, 2, 4, 8, 16, 24)
+FRAME_RATES = (12.5, 8.33, 6.25, 4.0, 3.0)
+CODEBOOKS = (24, 8, 0)
+METRICS = {"stoi": "STOI", "pesq_wb": "PESQ-WB", "wer.moonshine": "WER", "cer.moonshine": "CER", "similarity.ge2e": "GE2E"}
 SILENCE_DB = 35.0  # frames this far below the clip's loud frames (95th percentile) count as silence
 
 
@@ -45,14 +43,22 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--model", default="flexicodec-mini")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--recogniser", type=Path, help="folder of a recogniser, for character error rates")
-    parser.add_argument("--limit", type=int, help="clips to measure, evenly spread over the manifest")
+    parser.add_argument("--limit", type=int, help="clips to measure, evenly spread over the English ones with a text")
     arguments = parser.parse_args()
 
     codec = flexicodec.load(arguments.model)
-    utterances = read_manifest(arguments.manifest)
+    utterances = [each for each in read_manifest(arguments.manifest) if each.text and each.language in (None, "en")]
     if arguments.limit:
         utterances = utterances[:: max(1, len(utterances) // arguments.limit)]
+    system = CodecSystem(codec, "model")
+    rows = arguments.output.with_suffix(".rows") / system.identity["weights"]  # one folder per model
+    config = EvaluationConfig(
+        MetricConfig(metrics=("stoi", "pesq_wb"), transcribers=("moonshine",), speaker_encoders=("ge2e",)),
+        Sweep(frame_rates=FRAME_RATES, codebooks=tuple(min(each, codec.num_codebooks) for each in CODEBOOKS)),
+    )
+    measured = evaluate_corpus(utterances, [system], rows, config, progress=True).rows
+    clips = [torch.from_numpy(read_utterance(utterance, codec.sample_rate))[None] for utterance in utterances]
+    features = [codec.features(clip) for clip in tqdm(clips, desc="features")]
     results = {
         "model": arguments.model,
         "fingerprint": codec.fingerprint,
@@ -60,74 +66,33 @@ def main() -> None:
         "seconds": round(sum(utterance.duration for utterance in utterances), 1),
         "commit": git_commit(),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        **entries(measured),
+        "silence": silence_durations(codec, clips, features, 6.25),
+        "speed": speed(codec, clips),
     }
-    system = CodecSystem(codec, "model")
-    rows = arguments.output.with_suffix(".rows") / system.identity["weights"]  # one folder per model
-    transcriber = f"ctc:{arguments.recogniser}" if arguments.recogniser else None
-    all_codebooks = EvaluationConfig(
-        MetricConfig(metrics=("stoi", "pesq_wb"), transcribers=(transcriber,) if transcriber else ()),
-        Sweep(frame_rates=FRAME_RATES),
-    )
-    by_rate = evaluate_corpus(utterances, [system], rows / "by_frame_rate", all_codebooks, progress=True).rows
-    counts = sorted({count for count in CODEBOOKS if count <= codec.num_codebooks} | {codec.num_codebooks})
-    each_count = EvaluationConfig(
-        MetricConfig(metrics=("stoi",), transcribers=()), Sweep(frame_rates=BY_CODEBOOKS, codebooks=tuple(counts))
-    )
-    by_count = evaluate_corpus(utterances, [system], rows / "by_codebooks", each_count, progress=True).rows
-    dutch = {utterance.id for utterance in utterances if utterance.language == "nl"}
-    if transcriber:
-        original = [row for row in by_rate if row["system"] == GROUND_TRUTH]
-        results["recogniser"] = {
-            "original_cer": round(MetricTable(original).score((GROUND_TRUTH, ""), f"cer.{transcriber}").value, 4)
-        }
-    results["by_frame_rate"] = entries(by_rate, transcriber, dutch)
-    results["by_codebooks"] = entries(by_count, None, dutch)
-
-    clips = [torch.from_numpy(read_utterance(utterance, codec.sample_rate))[None] for utterance in utterances]
-    features = [codec.features(clip) for clip in tqdm(clips, desc="features")]
-    results["silence"] = silence_durations(codec, clips, features, 6.25)
-    results["speed"] = speed(codec, clips)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     with replacing(arguments.output) as part:
         part.write_text(json.dumps(results, indent=2) + "\n")
     print_tables(results)
 
 
-def entries(rows: list[Row], transcriber: str | None, dutch: set[str]) -> list[dict]:
-    """Summarise the rows of each setting: over all clips, over the English ones and by corpus.
+def entries(rows: list[Row]) -> dict:
+    """Summarise the rows of each setting, and the recogniser's errors on the originals.
 
-    Rates are those of the corpus: all tokens, or bits, over all seconds. `sem` is the standard error.
+    Rates are those of the corpus: all tokens, or bits, over all seconds; error rates those of all words.
     """
     table = MetricTable(rows, resamples=1)
-    english = MetricTable([row for row in rows if row["id"] not in dutch], resamples=1)
-    found = []
+    if failed := [row for row in rows if "error" in row]:
+        raise ValueError(f"{len(failed)} clips failed; first: {failed[0]['id']}: {failed[0]['error']}")
+    settings = []
     for group in (group for group in table.groups if group[0] != GROUND_TRUTH):
-        clips = [row for row in rows if (row["system"], row["setting"]) == group]
-        asked = clips[0]["asked"]
-        if failed := [row for row in clips if "error" in row]:
-            raise ValueError(f"{len(failed)} clips failed; first: {failed[0]['id']}: {failed[0]['error']}")
-        stoi = [row["stoi"] for row in clips if row["stoi"] is not None]
-
-        def mean(metric: str, of: MetricTable, group: tuple[str, str] = group) -> float:
-            return round(of.score(group, metric).value, 4)
-
-        entry = {
-            "frame_rate": asked["frame_rate"],
-            "codebooks": asked["codebooks"],
-            "stoi": mean("stoi", table),
-            "sem": round(stdev(stoi) / len(stoi) ** 0.5, 4) if len(stoi) > 1 else None,
-            "stoi_english": mean("stoi", english),
-            "realised_rate": mean("frame_rate_hz", table),
-            "kbps": mean("bitrate_kbps", table),
-            "stoi_by_corpus": {name: round(value, 4) for name, value in table.by_corpus(group, "stoi").items()},
-        }
-        if "pesq_wb" in clips[0]:
-            entry["pesq_wb"], entry["pesq_wb_english"] = mean("pesq_wb", table), mean("pesq_wb", english)
-            entry["pesq_failed"] = sum(row["pesq_wb"] is None for row in clips)
-        if transcriber:
-            entry["cer"] = mean(f"cer.{transcriber}", table)
-        found.append(entry)
-    return found
+        asked = next(row["asked"] for row in rows if (row["system"], row["setting"]) == group)
+        found = {"frame_rate": asked["frame_rate"], "codebooks": asked["codebooks"]}
+        for name in (*METRICS, "frame_rate_hz", "bitrate_kbps"):
+            found[name] = round(table.score(group, name).value, 4)
+        settings.append(found)
+    original = {name: round(table.score((GROUND_TRUTH, ""), name).value, 4) for name in METRICS if "er." in name}
+    return {"original": original, "settings": settings}
 
 
 def silence_durations(codec, clips, features, frame_rate: float) -> dict:
@@ -184,25 +149,16 @@ def speed(codec, clips, seconds: float = 10.0, repeats: int = 5) -> dict:
 def print_tables(results: dict) -> None:
     """Print the results as Markdown."""
     print(f"\n{results['clips']} clips, {results['seconds']:.0f} s; model {results['fingerprint']}")
-    corpora = list(results["by_frame_rate"][0]["stoi_by_corpus"])
-    head = "asked Hz | realised Hz | kbps | STOI (standard error) | STOI, English | PESQ-WB, English | CER"
-    print(f"\n| {head} | {' | '.join(corpora)} |")
-    print("|---" * (7 + len(corpora)) + "|")
-    for row in results["by_frame_rate"]:
-        each = " | ".join(f"{row['stoi_by_corpus'][name]:.3f}" for name in corpora)
+    print(f"\n| Hz | books | tokens/s | kbps | {' | '.join(METRICS.values())} | WER / original's |")
+    print("|---" * (5 + len(METRICS)) + "|")
+    original = results["original"]["wer.moonshine"]
+    for row in results["settings"]:
+        scores = " | ".join(f"{row[name]:.3f}" for name in METRICS)
         print(
-            f"| {row['frame_rate']:g} | {row['realised_rate']:.2f} | {row['kbps']:.2f} "
-            f"| {row['stoi']:.3f} ({row['sem']:.3f}) | {row['stoi_english']:.3f} | {row['pesq_wb_english']:.2f} "
-            f"| {row.get('cer', float('nan')):.3f} | {each} |"
+            f"| {row['frame_rate']:g} | {row['codebooks']} | {row['frame_rate_hz']:.2f} | {row['bitrate_kbps']:.2f} "
+            f"| {scores} | {row['wer.moonshine'] / original:.2f} |"
         )
-    counts = sorted({row["codebooks"] for row in results["by_codebooks"]})
-    print(f"\n| mean STOI, acoustic codebooks: | {' | '.join(map(str, counts))} |")
-    print("|---" * (1 + len(counts)) + "|")
-    for rate in sorted({row["frame_rate"] for row in results["by_codebooks"]}, reverse=True):
-        row = {r["codebooks"]: f"{r['stoi']:.3f}" for r in results["by_codebooks"] if r["frame_rate"] == rate}
-        print(f"| {rate:g} Hz | {' | '.join(row[count] for count in counts)} |")
-    if "recogniser" in results:
-        print(f"\nThe recogniser's character error rate on the originals: {results['recogniser']['original_cer']:.3f}.")
+    print(f"\nMoonshine on the originals: {json.dumps(results['original'])}.")
     silence, speed = results["silence"], results["speed"]
     print(
         f"\nAt tau {silence['threshold']:.3f} ({silence['corpus_rate']:.2f} Hz over all clips) a token lasts "

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flexicodec.nn.mel_filters import slaney_mel_filters
-from flexicodec.training.losses import MultiScaleMelLoss, feature_alignment_loss
+from flexicodec.training.losses import MelEnergyLoss, MultiScaleMelLoss, feature_alignment_loss, power_spectrum
 
 
 @pytest.fixture
@@ -40,6 +40,31 @@ def test_the_gradient_points_towards_the_reference(noise):
     MultiScaleMelLoss(16_000)(estimate, noise).sum().backward()
     assert torch.isfinite(estimate.grad).all()
     assert float((estimate.grad * noise).sum()) < 0  # louder is better
+
+
+def test_mel_energies_cost_half_the_log_of_their_ratio_above_the_floor(noise):
+    loss = MelEnergyLoss(16_000, windows=(512, 128), num_mels=(40, 10))
+    assert loss(noise, noise).tolist() == [0.0, 0.0]
+    loud = 100 * noise
+    assert loss(10 * loud, loud).tolist() == pytest.approx([np.log(10)] * 2, rel=1e-4)  # the mean over windows
+    assert loss(1e-5 * noise, 1e-4 * noise).max() < 1e-3  # below the floor nobody hears a difference
+    other, lengths = noise.roll(100, dims=1), torch.tensor([8000, 4100])
+    together = loss(other, noise, lengths)
+    alone = loss(other[1:, :4100], noise[1:, :4100])
+    torch.testing.assert_close(together[1:], alone)
+
+
+@pytest.mark.parametrize("window", [8, 64])
+def test_the_power_spectrum_and_its_gradient_are_those_of_the_fourier_transform(window):
+    audio = torch.randn(2, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    taper = torch.hann_window(window, dtype=torch.float64)
+    power = power_spectrum(audio, taper)
+    spectrum = torch.stft(audio, window, window // 4, window=taper, center=False, return_complex=True)
+    torch.testing.assert_close(power.mT, spectrum.abs().square())
+    weights = torch.randn(power.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ours = torch.autograd.grad((power * weights).sum(), audio, retain_graph=True)
+    theirs = torch.autograd.grad((spectrum.abs().square().mT * weights).sum(), audio)
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize(("rate", "window", "mels"), [(16_000, 1024, 80), (24_000, 2048, 100)])

@@ -58,23 +58,23 @@ class MergingConfig:
         threshold: Used when a call asks for nothing else: frames more similar than this are merged.
         threshold_range: Thresholds the model was trained with.
         max_duration: Most frames a token may hold.
-        policy: How a `frame_rate` is met where a call names no policy (`merging.registry`): a name, with settings
-            behind a colon.
         semantic_aggregator: What merges semantic features: a transformer, or `PositionConfig`, which unmerges as well;
             None takes their mean.
         acoustic_aggregator: The same for acoustic features.
+        policy: How a `frame_rate` is met where a call names no policy (`merging.registry`): a name, with settings
+            behind a colon.
     """
 
     threshold: float = 0.91
     threshold_range: tuple[float, float] = (0.8, 1.0)
     max_duration: int | None = 8
-    policy: str = "rate"
     semantic_aggregator: TransformerConfig | PositionConfig | None = field(
         default_factory=lambda: TransformerConfig(num_layers=6)
     )
     acoustic_aggregator: TransformerConfig | PositionConfig | None = field(
         default_factory=lambda: TransformerConfig(num_layers=6)
     )
+    policy: str = "rate"
 
     def __post_init__(self) -> None:
         make_policy(self.policy, frame_rate=1.0)  # refuses what cannot meet a frame rate
