@@ -34,7 +34,13 @@ from flexicodec.merging import token_index
 
 FRAME_RATES = (12.5, 8.33, 6.25, 4.0, 3.0)
 CODEBOOKS = (24, 8, 0)
-METRICS = {"stoi": "STOI", "pesq_wb": "PESQ-WB", "wer.moonshine": "WER", "cer.moonshine": "CER", "similarity.ge2e": "GE2E"}
+METRICS = {
+    "stoi": "STOI",
+    "pesq_wb": "PESQ-WB",
+    "wer.moonshine": "WER",
+    "cer.moonshine": "CER",
+    "similarity.ge2e": "GE2E",
+}
 SILENCE_DB = 35.0  # frames this far below the clip's loud frames (95th percentile) count as silence
 
 
