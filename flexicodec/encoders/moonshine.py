@@ -41,11 +41,11 @@ def num_frames(samples: Int[Tensor, " batch"], convolutions: int = 3) -> Int[Ten
 def rotary_factors(positions: Int[Tensor, " steps"], config: MoonshineConfig) -> Complex[Tensor, "steps half_dim"]:
     """Compute rotary positions for `apply_rope`; the last dimensions of each head are not rotated."""
     factors = rope_frequencies(positions, config.rotary_dim)
-    still = factors.new_ones(len(positions), (config.dim // config.num_heads - config.rotary_dim) // 2)
+    still = (config.dim // config.num_heads - config.rotary_dim) // 2
     if torch.compiler.is_exporting():  # cosines, then sines
         cos, sin = factors.chunk(2, dim=-1)
-        return torch.cat([cos, still, sin, torch.zeros_like(still)], dim=-1)
-    return torch.cat([factors, still], dim=-1)
+        return torch.cat([F.pad(cos, (0, still), value=1.0), F.pad(sin, (0, still))], dim=-1)
+    return torch.cat([factors, factors.new_ones(len(positions), still)], dim=-1)
 
 
 class MoonshineEncoder(nn.Module):
@@ -134,6 +134,8 @@ class MoonshineEncoder(nn.Module):
 
     def first_convolution(self, audio: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim steps"]:
         """Compute what the group norm normalises, every 4 ms; in float32, as everything that is added to."""
+        if torch.compiler.is_exporting():
+            return torch.tanh(self.conv1(audio))
         # A product with overlapping windows takes less than half the time of a convolution of one channel.
         windows = audio[:, 0].unfold(-1, KERNELS[0], STRIDES[0])
         return torch.tanh(F.linear(windows, self.conv1.weight[:, 0])).float().mT
