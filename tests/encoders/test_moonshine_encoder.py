@@ -12,7 +12,8 @@ from flexicodec import collate
 from flexicodec.encoders import moonshine_weights
 from flexicodec.encoders.base import MOONSHINE_FRAME_SIZE as FRAME_SIZE
 from flexicodec.encoders.base import MoonshineConfig, SemanticEncoder
-from flexicodec.encoders.moonshine import FIRST_FRAME, MoonshineFrontEnd, StreamingMoonshine, num_frames
+from flexicodec.encoders.moonshine import FIRST_FRAME, num_frames
+from flexicodec.encoders.moonshine_streams import MoonshineFrontEnd, StreamingMoonshine
 from flexicodec.weights import load_exactly
 
 TINY = MoonshineConfig(num_layers=2, dim=24, num_heads=2, feedforward_dim=40, rotary_dim=10)

@@ -107,7 +107,8 @@ class StreamedSemanticEncoder:
 
     def __init__(self, codec: FlexiCodecNetwork, windows: Windows | None, ratio: Fraction | None = None) -> None:
         # A model that only decodes needs no encoder.
-        from flexicodec.encoders.moonshine import MoonshineEncoder, MoonshineFrontEnd, StreamingMoonshine
+        from flexicodec.encoders.moonshine import MoonshineEncoder
+        from flexicodec.encoders.moonshine_streams import MoonshineFrontEnd, StreamingMoonshine
         from flexicodec.encoders.sanm import SanmEncoder, StreamingSanm
 
         encoder = codec.semantic_encoder
