@@ -16,18 +16,28 @@ from flexicodec.merging.durations import (
 from flexicodec.merging.policies import CausalPolicy, MergingPolicy, check_frame_rate, target_tokens
 from flexicodec.merging.rate_control import RateController
 from flexicodec.merging.registry import POLICIES, make_policy
-from flexicodec.merging.selectors.least_cost import LeastCost, MinimumVariance
+from flexicodec.merging.selectors.centroid import CentroidRate
+from flexicodec.merging.selectors.clustering import DensityPeaks, GreedyPrediction, Pairs
+from flexicodec.merging.selectors.least_cost import LeastCost, MinimumVariance, equal_mass
+from flexicodec.merging.selectors.path import PathLength, PathThreshold
 from flexicodec.merging.selectors.running import Centroid, RunningCost
 from flexicodec.merging.selectors.similarity import ExactRate, Threshold, TopCuts, Uniform
+from flexicodec.merging.wished import fit_durations, snap
 
 __all__ = [
     "POLICIES",
     "CausalPolicy",
     "Centroid",
+    "CentroidRate",
+    "DensityPeaks",
     "ExactRate",
+    "GreedyPrediction",
     "LeastCost",
     "MergingPolicy",
     "MinimumVariance",
+    "Pairs",
+    "PathLength",
+    "PathThreshold",
     "RateController",
     "RunningCost",
     "Threshold",
@@ -36,8 +46,11 @@ __all__ = [
     "check_frame_rate",
     "cosine_similarities",
     "durations_from_starts",
+    "equal_mass",
+    "fit_durations",
     "make_policy",
     "merge",
+    "snap",
     "target_tokens",
     "token_index",
     "unmerge",

@@ -3,6 +3,7 @@
     policy="variance"                         the frame rate is given beside it
     policy="joint:acoustic=0.3,price=0.05"    one price instead
     policy="centroid:threshold=0.9,cap=6"     one threshold instead, and settings
+    policy="ple", threshold=0.4               a threshold beside it
 
 A name stands for a class and settings; the setting that decides the rate (`frame_rate`, `threshold` or `price`) selects
 which class, where there are several.
@@ -15,9 +16,12 @@ from typing import Any
 
 from flexicodec.merging.policies import MergingPolicy, Selector, check_frame_rate
 from flexicodec.merging.rate_control import RateController
+from flexicodec.merging.selectors.centroid import CentroidRate
+from flexicodec.merging.selectors.clustering import DensityPeaks, GreedyPrediction, Pairs
 from flexicodec.merging.selectors.least_cost import LeastCost, MinimumVariance
+from flexicodec.merging.selectors.path import PathLength, PathThreshold
 from flexicodec.merging.selectors.running import Centroid, RunningCost
-from flexicodec.merging.selectors.similarity import ExactRate, Threshold, Uniform
+from flexicodec.merging.selectors.similarity import ExactRate, Threshold, TopCuts, Uniform
 
 CONTROLS = ("frame_rate", "threshold", "price")  # settings that decide the rate
 RUNNING = "running"  # the controller that streams use, made of the model's threshold and grid
@@ -48,16 +52,28 @@ class PolicyKind:
 
 
 LEAST_COST = {"frame_rate": LeastCost, "price": LeastCost}
+JOINT = {"cost": "joint", "acoustic": 0.5, "length_power": 1.0}
 POLICIES: dict[str, PolicyKind] = {
-    "threshold": PolicyKind({"threshold": Threshold}),
+    # by the similarities of neighbours
+    "threshold": PolicyKind({"threshold": Threshold}),  # FlexiCodec
     "rate": PolicyKind({"frame_rate": ExactRate}),
+    "top-k": PolicyKind({"frame_rate": TopCuts}),  # FlexiSLM
+    "cheapest-cuts": PolicyKind(LEAST_COST, {"cost": "cuts"}),
+    "ple": PolicyKind({"frame_rate": PathLength, "threshold": PathThreshold}),  # DTM-Codec
+    "equal-mass": PolicyKind(LEAST_COST, {"cost": "path"}),
     "uniform": PolicyKind({"frame_rate": Uniform}),
+    # by distances from the token's mean
     "variance": PolicyKind({"frame_rate": MinimumVariance, "price": MinimumVariance, "threshold": RunningCost}),
     "variance-length": PolicyKind({**LEAST_COST, "threshold": RunningCost}, {"length_power": 1.0}),
-    "centroid": PolicyKind({"threshold": Centroid}),
-    "joint": PolicyKind(
-        {**LEAST_COST, "threshold": RunningCost}, {"cost": "joint", "acoustic": 0.5, "length_power": 1.0}
-    ),
+    "joint": PolicyKind({**LEAST_COST, "threshold": RunningCost}, JOINT),
+    "norm": PolicyKind(LEAST_COST, {"cost": "norm"}),  # CodecSlime as re-implemented
+    "centroid": PolicyKind({"frame_rate": CentroidRate, "threshold": Centroid}),  # Sylber
+    # by other rules
+    "elastic": PolicyKind(LEAST_COST, {"cost": "prediction"}),  # Elastic-Time
+    "elastic-greedy": PolicyKind({"frame_rate": GreedyPrediction}),
+    "a-tome": PolicyKind({"frame_rate": Pairs}),
+    "density-peaks": PolicyKind({"threshold": DensityPeaks}),  # VARSTok, as its paper has it
+    "density-peaks-released": PolicyKind({"threshold": DensityPeaks}, {"released": True}),  # and as its code has it
 }
 KINDS = {**POLICIES, RUNNING: PolicyKind({"frame_rate": RateController})}
 
@@ -130,9 +146,8 @@ def sampled_control(text: str) -> str | None:
 
 
 def rate_setting(policy: MergingPolicy) -> str:
-    """Name the setting that decides a policy's rate."""
-    (control,) = (name for name in CONTROLS if getattr(policy, name, None) is not None)
-    return control
+    """Name the setting that decides a policy's rate; "" for a policy without one."""
+    return next((name for name in CONTROLS if getattr(policy, name, None) is not None), "")
 
 
 def with_rates(policy: MergingPolicy, values: float | list[float]) -> MergingPolicy:
@@ -145,7 +160,7 @@ def policy_text(policy: MergingPolicy) -> str:
     """Name a policy and the settings that differ from that name's, without what decides the rate."""
     best = None
     for name, kind in KINDS.items():
-        if type(policy) not in kind.forms.values():
+        if kind.forms.get(rate_setting(policy)) is not type(policy):
             continue
         differing = []
         for each in fields(policy):  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 CostTable = Float[np.ndarray, "longest batch ends"]
-# Entry k, b, t: the product of frames t and t + k, less the clip's first frame each; 0 past the clip's end.
+# Entry k, b, t: the product of frames t and t + k; 0 past the clip's end.
 Products = Float[np.ndarray, "longest batch frames"]
 Windows = list[Float[np.ndarray, "batch starts"]]  # costs of windows of 1, 2, ... frames, by their first frame
 GRID = 2.0**-40  # of a clip's largest energy; see `round_costs`
@@ -20,12 +20,19 @@ BLOCK = 8  # frames whose products are one matrix product
 
 
 def frame_products(
-    features: Float[Tensor, "batch dim frames"], lengths: Int[Tensor, " batch"], longest: int
+    features: Float[Tensor, "batch dim frames"], lengths: Int[Tensor, " batch"], longest: int, centred: bool = True
 ) -> tuple[Products, Float[np.ndarray, " batch"]]:
     """Multiply all pairs of frames less than `longest` apart, in float64 on the CPU.
 
     Clips are taken one by one: that is faster than a batch, which does not fit into the cache, and padding cannot
     matter.
+
+    Args:
+        features: Of one stream.
+        lengths: Frames per item.
+        longest: Frames of the longest window.
+        centred: Subtract the clip's first frame from all: that changes no distance, and a common mean would cost
+            precision.
 
     Returns:
         Products, and the mean of ||x_t||^2 over each clip's frames as they are (1 where that is 0).
@@ -41,8 +48,9 @@ def frame_products(
             continue
         frames = features[i, :, :length].detach().to("cpu", torch.float64).T
         energy[i] = float(frames.square().sum()) / length or 1.0
-        # No distance changes by subtracting a frame, and a common mean would cost precision.
-        frames = F.pad(frames - frames[:1], (0, 0, 0, blocks * block + longest - 1 - length))
+        if centred:
+            frames = frames - frames[:1]
+        frames = F.pad(frames, (0, 0, 0, blocks * block + longest - 1 - length))
         # Each block of frames times itself and the frames behind it, of which entries i, i + k are wanted
         near = frames.unfold(0, width, block)  # [blocks, D, width]
         of_blocks = torch.matmul(near[..., :block].mT, near).contiguous()
@@ -115,16 +123,38 @@ def norm_costs(products: Products) -> Windows:
     return windows
 
 
-def hold_costs(products: Products) -> Windows:
-    """Sum ||x_t - first frame||^2: the error where a token keeps its first frame instead of the mean."""
+def hold_errors(products: Products) -> Windows:
+    """Return ||x_(t + k) - x_t||^2 for k = 0, 1, ...: the errors of predicting that frames do not change."""
     energies = products[0]
-    costs = np.zeros_like(energies)
+    errors = []
+    for ahead in range(len(products)):
+        count = energies.shape[1] - ahead
+        errors.append(energies[:, :count] + energies[:, ahead:] - 2 * products[ahead, :, :count])
+    return errors
+
+
+def rollout_costs(errors: Windows) -> Windows:
+    """Sum the errors of predicting a token's frames from its first one."""
+    costs = np.zeros_like(errors[0])
     windows = [costs]
-    for duration in range(2, len(products) + 1):
-        count = energies.shape[1] - duration + 1
-        pair = products[duration - 1, :, :count]
-        costs = costs[:, :count] + energies[:, :count] + energies[:, duration - 1 :] - 2 * pair
+    for error in errors[1:]:
+        costs = costs[:, : error.shape[1]] + error
         windows.append(costs)
+    return windows
+
+
+def centroid_cosines(products: Products) -> Windows:
+    """Return the cosine of each window's last frame with the mean of those before it; 0 where one of them is 0."""
+    energies = products[0]
+    last = np.zeros_like(energies)
+    square = energies
+    windows = [last]
+    for duration in range(2, min(len(products), energies.shape[1]) + 1):
+        added = energies[:, duration - 1 :]
+        last = last[:, 1:] + products[duration - 1, :, : -(duration - 1)]
+        norms = np.sqrt(np.maximum(square[:, :-1], 0.0) * added)
+        windows.append(np.clip(np.where(norms > 0, last / np.where(norms > 0, norms, 1.0), 0.0), -1.0, 1.0))
+        square = square[:, :-1] + added + 2 * last
     return windows
 
 

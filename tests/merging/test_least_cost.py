@@ -46,7 +46,7 @@ CASES = {
     "squared": ({}, lambda x, a, s, i, j: squared(x, i, j)),
     "squared x length": ({"length_power": 1.0}, lambda x, a, s, i, j: squared(x, i, j) * (j - i)),
     "norm": ({"cost": "norm"}, lambda x, a, s, i, j: norm(x, i, j)),
-    "hold": ({"cost": "hold"}, lambda x, a, s, i, j: hold(x, i, j)),
+    "prediction": ({"cost": "prediction"}, lambda x, a, s, i, j: hold(x, i, j)),
     "joint": (
         {"cost": "joint", "acoustic": 0.25, "length_power": 1.0},
         lambda x, a, s, i, j: joint((x, a), i, j) * (j - i),

@@ -1,12 +1,12 @@
 """Policies that minimise a sum of costs of tokens by dynamic programming, at a frame rate or at a price per token."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexicodec.merging.policies import (
@@ -21,25 +21,23 @@ from flexicodec.merging.policies import (
 from flexicodec.merging.segmentation import durations_by_counts, durations_by_price
 from flexicodec.merging.window_costs import (
     CostTable,
-    Products,
     Windows,
     cost_table,
     cut_costs,
     frame_products,
-    hold_costs,
+    hold_errors,
     mass_costs,
     norm_costs,
+    rollout_costs,
     round_costs,
     squared_costs,
 )
 
-FEATURE_COSTS: Mapping[str, Callable[[Products], Windows]] = {
-    "squared": squared_costs,
-    "joint": squared_costs,
-    "norm": norm_costs,
-    "hold": hold_costs,
-}
-COSTS = (*FEATURE_COSTS, "cuts", "path")
+COSTS = ("squared", "norm", "joint", "prediction", "cuts", "path")
+
+# Maps features [B, D, T] and a number of steps n to [n, B, D, T]: entry k - 1, t is the prediction of frame t + k from
+# frame t and those before it. What it says of an item must not depend on the others, or on padding.
+Predictor = Callable[[Float[Tensor, "batch dim frames"], int], Float[Tensor, "steps batch dim frames"]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class LeastCost(Selector):
 
         squared     squared distance of its frames from their mean; the least is `MinimumVariance`, CodecSlime's aim
         norm        the distances, not squared, as published re-implementations of CodecSlime have it
-        hold        squared distance from its first frame
+        prediction  squared error of predicting its frames from the first one; without a predictor, that they are equal
         joint       squared distance over the clip's mean ||x||^2, (1 - acoustic) x of the semantic features +
                     acoustic x of the acoustic ones
         cuts        cosine similarity across the token's start: ExactRate's aim, with the cap taken into account
@@ -68,6 +66,7 @@ class LeastCost(Selector):
         acoustic: Share of the acoustic features in "joint"; a call without them uses the semantic ones alone.
         length_power: See above.
         min_duration: Fewest frames per token; a clip that is shorter becomes one token.
+        predictor: For "prediction"; see `prediction_errors`.
     """
 
     frame_rate: FloatOrPerItem | None = None
@@ -76,6 +75,7 @@ class LeastCost(Selector):
     acoustic: float = 0.0
     length_power: float = 0.0
     min_duration: int = 1
+    predictor: Predictor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,6 +93,8 @@ class LeastCost(Selector):
             raise ValueError(f"cost is {self.cost!r}; expected one of {', '.join(COSTS)}")
         check_within(self.acoustic, "acoustic", 0, 1)
         check_within(self.length_power, "length_power", 0, 4)
+        if self.predictor is not None and self.cost != "prediction":
+            raise ValueError(f"a predictor was given, but the cost is {self.cost!r}; set cost='prediction'")
         if isinstance(self.min_duration, bool) or not isinstance(self.min_duration, int) or self.min_duration < 1:
             raise ValueError(f"min_duration is {self.min_duration!r}; expected a whole number of frames, 1 or more")
 
@@ -143,9 +145,7 @@ class LeastCost(Selector):
             windows = self.similarity_costs(clips, longest)
             scale = np.ones(len(clips.lengths))
         else:
-            products = self.products(clips, longest)
-            windows = FEATURE_COSTS[self.cost](products)
-            scale = products.max(axis=(0, 2), initial=0.0)
+            windows, scale = self.feature_costs(clips, longest)
             if self.length_power:
                 windows = [costs * duration**self.length_power for duration, costs in enumerate(windows, start=1)]
         table = round_costs(cost_table(windows, int(clips.lengths.max())), scale)
@@ -154,18 +154,23 @@ class LeastCost(Selector):
             table[longest - shortest + 1 :, row] = np.inf
         return table
 
-    def products(self, clips: Clips, longest: int) -> Products:
-        """Multiply pairs of frames; see `frame_products`. The squared errors of streams add up, and so do these."""
-        semantic, energy = frame_products(clips.semantic_features(self), clips.lengths, longest)
-        if self.cost != "joint":
-            return semantic
-        share = self.acoustic if clips.acoustic is not None else 0.0
-        joint = semantic * ((1 - share) / energy)[:, None]
-        if share:
-            assert clips.acoustic is not None
-            acoustic, energy = frame_products(clips.acoustic, clips.lengths, longest)
-            joint += acoustic * (share / energy)[:, None]
-        return joint
+    def feature_costs(self, clips: Clips, longest: int) -> tuple[Windows, Float[np.ndarray, " batch"]]:
+        """List the costs of features, and their scale."""
+        features = clips.semantic_features(self)
+        if self.cost == "prediction":
+            errors = prediction_errors(features, clips.lengths, longest, self.predictor)
+            return rollout_costs(errors), np.max([each.max(axis=1, initial=0.0) for each in errors], axis=0)
+        products, energy = frame_products(features, clips.lengths, longest)
+        if self.cost == "joint":
+            # The squared errors of both streams add up, and so do these.
+            share = self.acoustic if clips.acoustic is not None else 0.0
+            products = products * ((1 - share) / energy)[:, None]
+            if share:
+                assert clips.acoustic is not None
+                acoustic, energy = frame_products(clips.acoustic, clips.lengths, longest)
+                products += acoustic * (share / energy)[:, None]
+        costs = norm_costs if self.cost == "norm" else squared_costs
+        return costs(products), products[0].max(axis=1, initial=0.0)
 
     def similarity_costs(self, clips: Clips, longest: int) -> Windows:
         """List the costs that follow from the similarities alone."""
@@ -176,6 +181,64 @@ class LeastCost(Selector):
             return cut_costs(torch.where(inside, similarities, 0.0).numpy(), longest)
         change = torch.where(inside, 1 - similarities, 0.0)
         return mass_costs(F.pad(change, (1, 0)).numpy(), longest)
+
+
+def prediction_errors(
+    features: Float[Tensor, "batch dim frames"],
+    lengths: Int[Tensor, " batch"],
+    longest: int,
+    predictor: Predictor | None,
+) -> Windows:
+    """Return the squared errors of predicting the frames 0, 1, ... `longest - 1` behind each frame.
+
+    Args:
+        features: Of the batch.
+        lengths: Frames per item.
+        longest: Frames of the longest token, its first one included.
+        predictor: See `Predictor`; None predicts that frames do not change.
+    """
+    if predictor is None:
+        return hold_errors(frame_products(features, lengths, longest)[0])
+    num_frames = int(lengths.max())
+    inside = torch.arange(num_frames, device=features.device) < lengths[:, None]
+    frames = torch.where(inside[:, None], features[..., :num_frames].detach(), 0.0)
+    predicted = predictor(frames, longest - 1).detach()
+    wanted = (longest - 1, *frames.shape)
+    if predicted.shape != wanted:
+        raise ValueError(f"the predictor returned {tuple(predicted.shape)}; expected [steps, B, D, T], {wanted}")
+    errors = [np.zeros((len(frames), num_frames))]
+    for ahead in range(1, longest):
+        difference = predicted[ahead - 1, ..., : num_frames - ahead] - frames[..., ahead:]
+        error = difference.to("cpu", torch.float64).square().sum(dim=1)
+        errors.append(torch.where(inside[:, ahead:].cpu(), error, 0.0).numpy())
+    return errors
+
+
+def equal_mass(
+    masses: Float[Tensor, "batch frames"],
+    num_tokens: Int[Tensor, " batch"],
+    lengths: Int[Tensor, " batch"],
+    max_duration: int | None = None,
+) -> Int[Tensor, "batch tokens"]:
+    """Split every clip into so many tokens whose masses are as equal as can be: least sum of (mass - mean mass)^2.
+
+    For any amount per frame, such as the entropy of its samples or of a model's posteriors; with equal masses durations
+    differ by 1 at most. Among equals the longest last token wins.
+
+    Args:
+        masses: Of frames, not negative.
+        num_tokens: Tokens per clip, feasible.
+        lengths: Frames per clip.
+        max_duration: Largest number of frames per token; None for no limit.
+    """
+    num_frames = int(lengths.max())
+    inside = torch.arange(num_frames) < lengths.cpu()[:, None]
+    amounts = torch.where(inside, masses[:, :num_frames].detach().to("cpu", torch.float64), 0.0).numpy()
+    longest = int((lengths - num_tokens).max()) + 1
+    windows = mass_costs(amounts, min(max_duration or longest, longest))
+    table = round_costs(cost_table(windows, num_frames), amounts.sum(axis=1) ** 2)
+    found = durations_by_counts(table, num_tokens[None].cpu().numpy(), lengths.cpu().numpy())[0]
+    return torch.from_numpy(found).to(lengths.device)
 
 
 class MinimumVariance(LeastCost):

@@ -1,6 +1,7 @@
 """Causal policies that compare each frame's features with those of the token that is open."""
 
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 import torch
@@ -15,69 +16,110 @@ from flexicodec.nn.streaming import register_state
 
 @register_state
 @dataclass(frozen=True)
-class OpenToken:
-    """State of a `RunningPolicy`: sums over the frames of the token that is open, for each stream of features.
+class TokenSums:
+    """Sums over the frames x of one stream of features.
 
     Attributes:
-        run: Its frames; 0 before the first frame of a clip.
-        total: Sum of its frames, the streams' vectors behind each other.
-        square: ||total||^2 of each stream.
-        energy: Sum of ||x||^2 of its frames.
-        clip_energy: Sum of ||x||^2 of the clip's frames so far.
-        frames: The clip's frames so far.
+        total: Sum of x over the open token, in float64.
+        square: ||total||^2.
+        energy: Sum of ||x||^2 over the open token.
+        clip_energy: Sum of ||x||^2 over the clip so far.
     """
 
-    run: Float[Tensor, "batch 1"]
-    total: Float[Tensor, "batch dims"]
-    square: Float[Tensor, "batch streams"]
-    energy: Float[Tensor, "batch streams"]
-    clip_energy: Float[Tensor, "batch streams"]
-    frames: int
+    total: Float[Tensor, "1 dim"]
+    square: float = 0.0
+    energy: float = 0.0
+    clip_energy: float = 0.0
 
 
+@register_state
 @dataclass(frozen=True)
-class Comparison:
-    """A new frame beside the open token, for each item and stream; x is the frame, S the sum of the token's frames."""
+class OpenToken:
+    """State of a `RunningPolicy`.
 
-    run: Float[np.ndarray, "batch 1"]  # the token's frames
-    product: Float[np.ndarray, "batch streams"]  # S . x
-    square: Float[np.ndarray, "batch streams"]  # ||S||^2
-    energy: Float[np.ndarray, "batch streams"]  # sum of ||x||^2 over the token's frames
-    own: Float[np.ndarray, "batch streams"]  # ||x||^2
-    mean_energy: Float[np.ndarray, "batch streams"]  # mean of ||x||^2 over the clip's frames so far
+    Attributes:
+        run: Frames of the open token; 0 before the first frame of a clip.
+        frames: The clip's frames so far.
+        streams: Sums over the semantic stream, and over the acoustic one if it is used.
+    """
+
+    run: int
+    frames: int
+    streams: tuple[TokenSums, ...]
+
+
+class RunningSums:
+    """`TokenSums` that are updated frame by frame; x is the newest frame.
+
+    Attributes:
+        own: ||x||^2.
+        product: x times the sum of the open token's frames before it.
+    """
+
+    def __init__(self, before: TokenSums) -> None:
+        self.total: Float[np.ndarray, " dim"] = before.total[0].cpu().numpy()
+        self.square = before.square
+        self.energy = before.energy
+        self.clip_energy = before.clip_energy
+        self.own = 0.0
+        self.product = 0.0
+
+    def state(self) -> TokenSums:
+        """Return the sums."""
+        return TokenSums(torch.from_numpy(self.total.copy())[None], self.square, self.energy, self.clip_energy)
+
+    def compare(self, frame: Float[np.ndarray, " dim"]) -> None:
+        """Compare the next frame with the open token."""
+        self.own = float(frame @ frame)
+        self.product = float(self.total @ frame)
+        self.clip_energy += self.own
+
+    def add(self, frame: Float[np.ndarray, " dim"], joins: bool) -> None:
+        """Add the frame to the open token, or begin one with it."""
+        if joins:
+            self.total = self.total + frame
+            self.square += 2 * self.product + self.own
+            self.energy += self.own
+        else:
+            self.total = frame
+            self.square = self.energy = self.own
 
 
 class RunningPolicy(Selector):
     """Base of policies by which a frame joins the open token while it is close enough and the cap allows.
 
-    Sums are made in float64, frame by frame in time, so that streams in any pieces and whole clips get the same
-    durations. Time is O(T D) for a batch.
+    Sums are made in float64, frame by frame, so that streams in any pieces and whole clips get the same durations.
+    Time is O(T D).
     """
 
     uses_features = True
 
-    def closeness(self, new: Comparison) -> Float[np.ndarray, " batch"]:
-        """Compute what has to exceed `bounds` for a frame to join."""
+    def closeness(self, sums: list[RunningSums], run: int, frames: int) -> float:
+        """Compute what has to exceed `bound` for a frame to join a token of `run` frames.
+
+        Args:
+            sums: Of the semantic stream, and of the acoustic one if it is used.
+            run: Frames of the open token.
+            frames: Of the clip, up to the new one.
+        """
         raise NotImplementedError
 
-    def bounds(self, batch: int) -> Float[np.ndarray, " batch"]:
+    def bounds(self, batch: int) -> list[float]:
         """Return each item's least closeness."""
         raise NotImplementedError
 
     def choose(self, clips: Clips) -> Int[Tensor, "batch tokens"]:
         """Choose durations; see `MergingPolicy`. `features` are needed."""
-        starts, _ = self.scan_clips(clips)
-        return durations_from_starts(torch.from_numpy(starts).to(clips.lengths.device), clips.lengths)
-
-    def scan_clips(self, clips: Clips) -> tuple[Bool[np.ndarray, "batch frames"], Float[np.ndarray, "batch frames"]]:
-        """Return which frames of whole clips start tokens, and their closeness to the token before."""
         streams = [clips.semantic_features(self)]
         if self.uses_acoustic and clips.acoustic is not None:
             streams.append(clips.acoustic)
-        inside = torch.arange(int(clips.lengths.max())) < clips.lengths.cpu()[:, None]
-        streams = [as_frames(each)[:, : inside.shape[1]].where(inside[..., None], 0.0) for each in streams]
-        starts, closeness, _ = self.scan(streams, None, clips.max_duration)
-        return starts, closeness
+        bounds = self.bounds(len(clips.lengths))
+        starts = torch.zeros(len(bounds), clips.similarities.shape[1] + 1, dtype=torch.bool)
+        for i, length in enumerate(clips.lengths.tolist()):
+            frames = [as_frames(each[i, :, :length]) for each in streams]
+            found, _, _ = self.scan(frames, None, bounds[i], clips.max_duration)
+            starts[i, :length] = torch.tensor(found, dtype=torch.bool)
+        return durations_from_starts(starts.to(clips.lengths.device), clips.lengths)
 
     def initial_state(self) -> None:
         """Return the state before the first step; see `CausalPolicy`."""
@@ -96,61 +138,48 @@ class RunningPolicy(Selector):
         streams = [features]
         if self.uses_acoustic and acoustic is not None:
             streams.append(acoustic)
-        first = 0 if state is None else 1  # the first frame is known from the step before, except at the clip's start
-        frames = [as_frames(each[..., first:]) for each in streams]
-        starts, closeness, state = self.scan(frames, state, self.limit(max_duration))
-        starts = starts[0, 1 - first :]
-        margins = np.abs(closeness[0, 1 - first :] - self.bounds(1))
+        known = 0 if state is None else 1  # the first frame was the last of the step before
+        frames = [as_frames(each[0, :, known:]) for each in streams]
+        (bound,) = self.bounds(1)
+        starts, closeness, state = self.scan(frames, state, bound, self.limit(max_duration))
+        margins = (torch.tensor(closeness[1 - known :], dtype=torch.float64) - bound).abs()
         device = similarities.device
-        return (
-            torch.from_numpy(starts).to(device),
-            torch.from_numpy(margins).to(device, similarities.dtype),
-            state,
-        )
+        decided = torch.tensor(starts[1 - known :], dtype=torch.bool, device=device)
+        return decided, margins.to(device, similarities.dtype), state
 
     def scan(
-        self, streams: list[Float[Tensor, "batch frames dim"]], state: OpenToken | None, max_duration: int | None
-    ) -> tuple[Bool[np.ndarray, "batch frames"], Float[np.ndarray, "batch frames"], OpenToken]:
-        """Decide on the next frames of a batch, one frame after the other."""
-        batch, num_frames, _ = streams[0].shape
-        frames = torch.cat(streams, dim=-1).numpy()
-        offsets = np.cumsum([0, *(each.shape[-1] for each in streams)])[:-1]
-        energies = np.add.reduceat(frames * frames, offsets, axis=-1)
+        self,
+        streams: list[Float[np.ndarray, "frames dim"]],
+        state: OpenToken | None,
+        bound: float,
+        max_duration: int | None,
+    ) -> tuple[list[bool], list[float], OpenToken]:
+        """Decide on the next frames of one clip: which start a token, and how close they were to the one before."""
         if state is None:
-            none = np.zeros((batch, len(streams)))
-            run, total = np.zeros((batch, 1)), np.zeros((batch, frames.shape[-1]))
-            square, energy, clip_energy, seen = none, none, none, 0
-        else:
-            parts = (state.run, state.total, state.square, state.energy, state.clip_energy)
-            run, total, square, energy, clip_energy = (each.cpu().numpy() for each in parts)
-            seen = state.frames
-
-        bounds = self.bounds(batch)
-        longest = np.inf if max_duration is None else max_duration
-        starts = np.zeros((batch, num_frames), dtype=bool)
-        closeness = np.zeros((batch, num_frames))
-        for t in range(num_frames):
-            frame = frames[:, t]
-            own = energies[:, t]
+            empty = [torch.zeros(1, each.shape[1], dtype=torch.float64) for each in streams]
+            state = OpenToken(0, 0, tuple(map(TokenSums, empty)))
+        run = state.run
+        seen = state.frames
+        sums = [RunningSums(each) for each in state.streams]
+        starts = []
+        closeness = []
+        for frames in zip(*streams, strict=True):
             seen += 1
-            clip_energy = clip_energy + own
-            product = np.add.reduceat(total * frame, offsets, axis=-1)
-            new = Comparison(np.maximum(run, 1), product, square, energy, own, clip_energy / seen)
-            closeness[:, t] = self.closeness(new)
-            joins = (closeness[:, t] > bounds)[:, None] & (run < longest) & (run > 0)
-            starts[:, t] = ~joins[:, 0]
-            # The open token with the frame, or the frame alone
-            total = np.where(joins, total, 0.0) + frame
-            square = np.where(joins, square + 2 * product, 0.0) + own
-            energy = np.where(joins, energy, 0.0) + own
-            run = np.where(joins, run, 0.0) + 1
-        sums = [torch.from_numpy(each) for each in (run, total, square, energy, clip_energy)]
-        return starts, closeness, OpenToken(sums[0], sums[1], sums[2], sums[3], sums[4], seen)
+            for each, frame in zip(sums, frames, strict=True):
+                each.compare(frame)
+            closeness.append(self.closeness(sums, run, seen) if run else 0.0)
+            joins = 0 < run and run != max_duration and closeness[-1] > bound
+            for each, frame in zip(sums, frames, strict=True):
+                each.add(frame, joins)
+            starts.append(not joins)
+            run = run + 1 if joins else 1
+        return starts, closeness, OpenToken(run, seen, tuple(each.state() for each in sums))
 
 
-def as_frames(features: Float[Tensor, "batch dim frames"]) -> Float[Tensor, "batch frames dim"]:
-    """Return features as rows of float64 on the CPU."""
-    return features.detach().to("cpu", torch.float64).mT.contiguous()
+def as_frames(features: Float[Tensor, "dim frames"]) -> Float[np.ndarray, "frames dim"]:
+    """Return features as rows of float64."""
+    rows: Float[np.ndarray, "frames dim"] = features.detach().to("cpu", torch.float64).mT.contiguous().numpy()
+    return rows
 
 
 @register_state
@@ -170,15 +199,15 @@ class Centroid(RunningPolicy):
         super().__post_init__()
         object.__setattr__(self, "threshold", check_cosine(self.threshold))
 
-    def bounds(self, batch: int) -> Float[np.ndarray, " batch"]:
+    def bounds(self, batch: int) -> list[float]:
         """Return each item's threshold."""
-        return np.array(broadcast_per_item(self.threshold, "threshold", batch))
+        return broadcast_per_item(self.threshold, "threshold", batch)
 
-    def closeness(self, new: Comparison) -> Float[np.ndarray, " batch"]:
+    def closeness(self, sums: list[RunningSums], run: int, frames: int) -> float:
         """Compute the cosine of the frame and the token's mean; 0 where one of them is 0."""
-        norms = np.sqrt(new.square[:, 0].clip(min=0.0) * new.own[:, 0])
-        cosines = new.product[:, 0] / np.maximum(norms, np.finfo(np.float64).tiny)
-        return np.clip(cosines, -1.0, 1.0)
+        (semantic,) = sums
+        norms = sqrt(max(semantic.square, 0.0) * semantic.own)
+        return min(max(semantic.product / norms, -1.0), 1.0) if norms else 0.0
 
 
 @register_state
@@ -212,17 +241,17 @@ class RunningCost(RunningPolicy):
         """Whether the acoustic features count."""
         return self.acoustic > 0
 
-    def bounds(self, batch: int) -> Float[np.ndarray, " batch"]:
+    def bounds(self, batch: int) -> list[float]:
         """Return each item's threshold, negated as costs are."""
-        return -np.array(broadcast_per_item(self.threshold, "threshold", batch))
+        return [-each for each in broadcast_per_item(self.threshold, "threshold", batch)]
 
-    def closeness(self, new: Comparison) -> Float[np.ndarray, " batch"]:
+    def closeness(self, sums: list[RunningSums], run: int, frames: int) -> float:
         """Compute what the frame adds to the token's cost, negated."""
-        longer = new.run + 1
-        before = new.energy - new.square / new.run
-        after = new.energy + new.own - (new.square + 2 * new.product + new.own) / longer
-        added = after * longer**self.length_power - before * new.run**self.length_power
-        relative = added / np.maximum(new.mean_energy, np.finfo(np.float64).tiny)
-        if relative.shape[1] == 1:
-            return -relative[:, 0]
-        return -(relative @ np.array([1 - self.acoustic, self.acoustic]))
+        shares = [1 - self.acoustic, self.acoustic] if len(sums) == 2 else [1.0]
+        added = 0.0
+        for each, share in zip(sums, shares, strict=True):
+            before = each.energy - each.square / run
+            after = each.energy + each.own - (each.square + 2 * each.product + each.own) / (run + 1)
+            longer = after * (run + 1) ** self.length_power - before * run**self.length_power
+            added += share * longer * frames / (each.clip_energy or 1.0)
+        return -added
