@@ -72,8 +72,8 @@ class TokenDataset:
         record = read_json(path)
         if record.get("version") != FORMAT_VERSION:
             raise ValueError(
-                f"{path} is of format version {record.get('version')!r}, expected {FORMAT_VERSION}; was it written by a "
-                "later flexicodec?"
+                f"{path} is of format version {record.get('version')!r}, expected {FORMAT_VERSION}; was it written by "
+                "a later flexicodec?"
             )
         return TokenDataset(Path(folder), record)
 

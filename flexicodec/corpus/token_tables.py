@@ -324,7 +324,7 @@ def table_tokens(table: Any, header: TableHeader, path: str | Path = "") -> Iter
     scalars = {name: table.column(name).to_pylist() for name in ("num_samples", "num_frames", "num_tokens")}
     notes = {name: value for name, value in header.choice.items() if value is not None and name != "num_codebooks"}
     for row, name in enumerate(ids):
-        found: dict[str, np.ndarray] = {}
+        found: dict[str, Any] = {}
         for key, (values, offsets) in lists.items():
             found[key] = values[offsets[row] : offsets[row + 1]].astype(np.int64)
         count = scalars["num_tokens"][row]
@@ -332,7 +332,8 @@ def table_tokens(table: Any, header: TableHeader, path: str | Path = "") -> Iter
             if "acoustic" in found:
                 if len(found["acoustic"]) != count * header.num_codebooks:
                     raise ValueError(
-                        f"{len(found['acoustic'])} acoustic codes for {count} tokens of {header.num_codebooks} codebooks"
+                        f"{len(found['acoustic'])} acoustic codes for {count} tokens "
+                        f"of {header.num_codebooks} codebooks"
                     )
                 found["acoustic"] = found["acoustic"].reshape(count, header.num_codebooks).T
             tokens = Tokens(

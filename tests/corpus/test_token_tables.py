@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -203,7 +204,8 @@ def change_column(path, name, value):
     rows = table.column(name).to_pylist()
     rows[0][0] = value
     at = table.column_names.index(name)
-    pq.write_table(table.set_column(at, table.schema.field(at), [rows]), path)
+    field = table.schema.field(at)
+    pq.write_table(table.set_column(at, field, pa.array(rows, field.type)), path)
 
 
 OTHER_FORMAT = to_json(asdict(replace(FORMAT, fingerprint="other")))
