@@ -14,14 +14,14 @@ A framed clip begins with START, after the id of its rate where that is written,
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from flexicodec.lm.vocabulary import Ids, Vocabulary, read_ids
+from flexicodec.lm.codes import Codes, Field, Stream, spans
+from flexicodec.lm.vocabulary import Ids, Kind, Vocabulary, read_ids
 from flexicodec.token_format import TokenFormat
 from flexicodec.tokens import Tokens
 
@@ -32,49 +32,6 @@ SEQUENCES = {  # what a token consists of, in the layouts of one sequence
     "fused": ("fused",),
     "flat": ("code", "duration", "acoustic"),
 }
-
-
-class Field(NamedTuple):
-    """A number of a token, and the id of its smallest value: of code 0 or duration 1."""
-
-    name: str  # code, duration, fused, acoustic 0, acoustic 1, ...
-    first: int
-    size: int
-
-    def holds(self, ids: Int[np.ndarray, " ids"]) -> Bool[np.ndarray, " ids"]:
-        """Tell which ids are of this field."""
-        return (ids >= self.first) & (ids < self.first + self.size)
-
-
-class Stream(NamedTuple):
-    """A row of ids: how many there are, and those beside its codes."""
-
-    num_ids: int
-    hole: int  # where the row has no code: before, behind and between clips
-    start: int | None = None  # frame a clip; None in rows that are not framed
-    end: int | None = None
-
-
-@dataclass
-class Codes:
-    """Codes of one clip or several, one after the other; `counts` has the tokens of each clip."""
-
-    semantic: Int[np.ndarray, " tokens"] | None
-    durations: Int[np.ndarray, " tokens"]
-    acoustic: Int[np.ndarray, "tokens codebooks"]
-    counts: Int[np.ndarray, " clips"]
-
-    @classmethod
-    def of(cls, tokens: Tokens) -> "Codes":
-        """Take the codes of one clip."""
-        if len(tokens) != 1:
-            raise ValueError(
-                f"{len(tokens)} clips; encode each: [layout.encode(tokens[i]) for i in range(len(tokens))]"
-            )
-        clip = tokens[0].to("cpu")
-        semantic = None if clip.semantic is None else clip.semantic[0].numpy()
-        durations = clip.durations[0].numpy()
-        return cls(semantic, durations, clip.acoustic[0].T.numpy(), np.array([len(durations)]))
 
 
 @dataclass(frozen=True)
@@ -101,7 +58,28 @@ class Layout:
     @cached_property
     def num_codebooks(self) -> int:
         """Acoustic codebooks that are written."""
-        return sum(field.name.startswith("acoustic") for field in self.fields)
+        return sum(field.codebook is not None for field in self.fields)
+
+    @property
+    def frame_ids(self) -> tuple[int, int]:
+        """START and END, which are in the first stream."""
+        start, end = self.streams[0].start, self.streams[0].end
+        assert start is not None
+        assert end is not None
+        return start, end
+
+    @cached_property
+    def kind_tables(self) -> tuple[UInt8[np.ndarray, " ids"], ...]:
+        """`Kind` of every id of each stream."""
+        if not self.is_delayed:
+            return (self.vocabulary.kind_table,)
+        tables = []
+        for field, stream in zip(self.fields, self.streams, strict=True):
+            table = np.full(stream.num_ids, Kind.SPECIAL, np.uint8)
+            table[stream.hole] = Kind.PAD
+            table[field.first : field.first + field.size] = field.kind
+            tables.append(table)
+        return tuple(tables)
 
     # -------------------------------------------------------------------------------------------------- one clip
 
@@ -185,8 +163,8 @@ class Layout:
             ids[row] = stream.hole
             ids[row, place + self.delays[row]] = values[row]
         if framed:
-            ids[0, starts + head - 1] = self.streams[0].start
-            ids[0, starts + head + body + self.delays[0]] = self.streams[0].end
+            ids[0, starts + head - 1] = self.frame_ids[0]
+            ids[0, starts + head + body + self.delays[0]] = self.frame_ids[1]
             if rates is not None:
                 ids[0, starts] = rates
         return ids, lengths
@@ -211,8 +189,8 @@ class Layout:
         """Return the ids of one field of every token."""
         if field.name == "duration":
             return codes.durations.astype(np.int64) + (field.first - 1)
-        if field.name.startswith("acoustic"):
-            return codes.acoustic[:, int(field.name.split()[1])].astype(np.int64) + field.first
+        if field.codebook is not None:
+            return codes.acoustic[:, field.codebook].astype(np.int64) + field.first
         assert codes.semantic is not None  # a field only where the codec has them
         values = codes.semantic.astype(np.int64)
         if field.name == "fused":
@@ -248,8 +226,8 @@ class Layout:
             behind = self.overhead(framed=True)[1] - self.delays[0]  # steps of END and what delayed rows have behind
             if ends[0] != ids.shape[1] - behind:
                 raise ValueError(
-                    f"position {skipped + ends[0]} holds END, expected {behind} step{'s' * (behind > 1)} before the end "
-                    "of the clip; cut ids behind the END of a clip"
+                    f"position {skipped + ends[0]} holds END, expected {behind} step{'s' * (behind > 1)} before the "
+                    "end of the clip; cut ids behind the END of a clip"
                 )
             ids = ids.copy()
             ids[0, ends[0]] = first.hole
@@ -370,7 +348,7 @@ class Layout:
             elif field.name == "duration":
                 durations = values + 1
             else:
-                acoustic[:, int(field.name.split()[1])] = values
+                acoustic[:, field.codebook] = values
         if self.name == "frames":
             durations = columns[1]
         return Codes(semantic, durations, acoustic, np.array([num_tokens]))
@@ -443,9 +421,3 @@ def _check_durations(name: str, format: TokenFormat) -> None:
     """Refuse codecs whose durations cannot be numbered."""
     if format.max_duration is None:
         raise ValueError(f"{name} needs an id for each duration, and max_duration of this codec is None; use frames")
-
-
-def spans(starts: Int[np.ndarray, " spans"], lengths: Int[np.ndarray, " spans"]) -> Int[np.ndarray, " total"]:
-    """List the indices starts[i] .. starts[i] + lengths[i] - 1 of all spans, one after the other."""
-    before = np.cumsum(lengths) - lengths
-    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
