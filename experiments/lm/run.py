@@ -30,7 +30,8 @@ from flexicodec.corpus import read_manifest, write_manifest
 from flexicodec.io_utils import replacing
 from flexicodec.lm.batches import PackedBatch, attention_mask
 from flexicodec.lm.loader import PackedDataset, PackedLoader
-from flexicodec.lm.packed import PackedTokens, pack
+from flexicodec.lm.packed import PackedTokens
+from flexicodec.lm.packing import pack
 from flexicodec.lm.presets import SpeechStreams, preset
 from flexicodec.statistics import Resamples, speaker_clusters
 

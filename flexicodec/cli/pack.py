@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flexicodec.io_utils import describe_missing
 
 if TYPE_CHECKING:
-    from flexicodec.lm.packed import Tokenizer
+    from flexicodec.lm.packing import Tokenizer
 
 HELP = "pack tokens of one rate, made by `tokenize`, for training language models"
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pack, print what there is, and return the exit code."""
-    from flexicodec.lm.packed import pack
+    from flexicodec.lm.packing import pack
 
     tokenizer, size = (None, 0) if args.tokenizer is None else load_tokenizer(args.tokenizer)
     base = size if args.base is None else args.base

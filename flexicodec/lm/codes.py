@@ -38,8 +38,8 @@ class Stream(NamedTuple):
 
     num_ids: int
     hole: int  # where the row has no code: before, behind and between clips
-    start: int | None = None  # frame a clip; None in rows that are not framed
-    end: int | None = None
+    start: int = -1  # frame a clip, in the first row; -1 in the others
+    end: int = -1
 
 
 @dataclass

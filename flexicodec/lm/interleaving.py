@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from flexicodec.lm.codes import Codes
-from flexicodec.lm.layouts import Layout
+from flexicodec.lm.layout import Layout
 from flexicodec.lm.vocabulary import Ids, read_ids
 from flexicodec.tokens import Tokens
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from flexicodec.lm.batches import PackedBatch
 from flexicodec.lm.codes import spans
-from flexicodec.lm.layouts import Layout
+from flexicodec.lm.layout import Layout
 from flexicodec.lm.packed import PackedTokens
 
 _BLOCK = 100_000  # clips whose lengths are counted at a time

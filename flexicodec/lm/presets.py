@@ -14,13 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flexicodec.lm.batches import IGNORED, PackedBatch
-from flexicodec.lm.codes import Field, Stream
-from flexicodec.lm.layouts import Layout, delayed_layout, make_layout
-from flexicodec.lm.vocabulary import Vocabulary
+from flexicodec.lm.layout import Layout
+from flexicodec.lm.layouts import flexicodec_tts_layout, flexislm_layout, frames_layout, moshi_layout
 from flexicodec.token_format import TokenFormat
 
 LARGEST_RATE = 15.0  # Hz, of the sinusoids of `RateEmbedding`
-_LENGTH_CLASSES = 32  # of FlexiSLM
 
 
 class RateEmbedding(nn.Module):
@@ -159,49 +157,9 @@ def preset(name: str, format: TokenFormat, dim: int, num_codebooks: int = 0, *, 
     )
 
 
-def _code_and_length(format: TokenFormat, code: Stream, first_code: int, length_classes: int) -> Layout:
-    """Lay out codes, and a step later their durations: the class is the duration, 0 where there is none yet."""
-    # codes       START  c1    c2    c3    END      a step embeds a code and the duration before it, and predicts
-    # durations   0      0     d1    d2    d3       the next code and its own duration
-    longest = format.max_duration or 0
-    if not 1 <= longest < length_classes:
-        raise ValueError(
-            f"tokens last up to {format.max_duration} frames, this preset has classes 0 to {length_classes - 1}"
-        )
-    fields = (Field("code", first_code, format.semantic_codebook_size or 0), Field("duration", 1, longest))
-    streams = (code, Stream(length_classes, hole=0))
-    return delayed_layout(Vocabulary(0, format), (0, 1), fields, streams)
-
-
-def _flexislm(format: TokenFormat, _: int) -> Layout:
-    """Ids of a code are code + 3, behind start, end and tag; 32 classes of durations (FlexiSLM, arXiv 2606.31247)."""
-    size = format.semantic_codebook_size or 0
-    return _code_and_length(format, Stream(size + 3, hole=2, start=0, end=1), 3, _LENGTH_CLASSES)
-
-
-def _flexicodec_tts(format: TokenFormat, _: int) -> Layout:
-    """Codes from 0, the end behind them, then START; 11 classes of durations (FlexiCodec-TTS, arXiv 2510.00981).
-
-    The released model has START in a table of its own, and so has the text before it.
-    """
-    size = format.semantic_codebook_size or 0
-    return _code_and_length(format, Stream(size + 3, hole=size + 2, start=size + 1, end=size), 0, 11)
-
-
-def _delayed(format: TokenFormat, num_codebooks: int) -> Layout:
-    """Codes and durations side by side, codebooks a step later, as in Moshi."""
-    front = (format.semantic_codebook_size is not None) + (format.max_duration != 1)
-    return delayed_layout(Vocabulary(0, format, num_codebooks), (0,) * front + (1 if front else 0,) * num_codebooks)
-
-
-def _frames(format: TokenFormat, _: int) -> Layout:
-    """A step for every frame of the grid, for duplex models; the rate has an id."""
-    return make_layout("frames", Vocabulary(0, format))
-
-
 PRESETS = {
-    "flexislm": Preset(_flexislm, loss_weights=(1.0, 0.1)),
-    "flexicodec-tts": Preset(_flexicodec_tts),
-    "delayed": Preset(_delayed),
-    "frames": Preset(_frames, rate_condition=False),
+    "flexislm": Preset(flexislm_layout, loss_weights=(1.0, 0.1)),
+    "flexicodec-tts": Preset(flexicodec_tts_layout),
+    "delayed": Preset(moshi_layout),
+    "frames": Preset(frames_layout, rate_condition=False),
 }

@@ -123,6 +123,10 @@ class Vocabulary:
         nearest = min(range(len(RATES)), key=lambda number: abs(RATES[number] - frame_rate))
         return self.special(f"RATE_{nearest}")
 
+    def is_rate(self, id: int) -> bool:
+        """Tell whether an id is that of a rate, or of the unknown one."""
+        return id in range(self.special("UNKNOWN_RATE"), self.special(SPECIALS[-1]) + 1)
+
     def describe(self, id: int) -> str:
         """Say what an id is, for messages."""
         for name, region in self.regions.items():

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from flexicodec.lm.layouts import SEQUENCES
-from flexicodec.lm.packed import pack
+from flexicodec.lm.packing import pack
 from flexicodec.lm.presets import PRESETS
 from tests.lm.drawn import FLEXI, make_folder, random_clips
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flexicodec import Tokens
 from flexicodec.lm import Kind, Vocabulary, delayed_layout, make_layout
-from flexicodec.lm.layouts import Codes
+from flexicodec.lm.codes import Codes
 from tests.lm.drawn import FLEXI, FORMATS, random_tokens, tokens
 
 quick = settings(max_examples=25, deadline=None)
@@ -124,7 +124,7 @@ WRONG = [
     ("paired", [157, 123], "position 0 holds id 157, which is duration 2; expected code"),
     ("frames", [102, 123], "position 0 holds CONTINUE, expected the code"),
     ("frames", [100, 102], "position 1 holds CONTINUE"),
-    ("frames", [123] + [102] * 8, "the token at position 0 lasts 9 frames, expected 8 at most"),
+    ("frames", [123] + [102] * 8, "the token at position 0 lasts 9 frames, expected at most 8"),
     ("frames", [123, 157], "position 1 holds id 157, which is duration 2; expected code"),
     ("marked", [123.0], "type float64, expected integers; are these logits"),
     ("marked", [[123]], r"shape \[1, 1\], expected \[ids\] of one clip"),
@@ -141,8 +141,13 @@ def test_wrong_ids_are_refused(name, ids, message):
     ("row", "step", "id", "message"),
     [
         (0, 0, 40, "position 0 of the row of codes holds id 40; expected code .0 to 39"),
-        (1, 2, 1, r"step 2 of the row of durations holds id 1, expected a hole \(8\): its delay is 0"),
-        (2, 0, 3, "step 0 of the row of acoustic 0s holds id 3, expected a hole"),
+        (
+            1,
+            2,
+            1,
+            r"the row of durations holds id 1 before its 2 codes or behind them, expected holes \(8\): its delay is 0",
+        ),
+        (2, 0, 3, "row of acoustic 0s holds id 3 before its 2 codes"),
         (3, 3, 16, "position 3 of the row of acoustic 1s holds id 16; expected acoustic 1"),
     ],
 )
@@ -198,6 +203,10 @@ def test_any_ids_are_a_clip_or_refused(ids, name):
             "acoustic_codebook_size 4096 .unnamed model., the vocabulary's 16",
         ),
         (lambda: make_layout("marked", VOCABULARY).encode(CLIP, rate_id=107), "stands before START of a framed"),
+        (
+            lambda: make_layout("marked", VOCABULARY).encode(CLIP, framed=True, rate_id=6.25),
+            "rate_id is 6.25, expected",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(make, message):

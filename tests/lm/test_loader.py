@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flexicodec.lm import Kind, Vocabulary, delayed_layout, make_layout
 from flexicodec.lm.batches import PackedBatch, attention_mask, block_mask, to_flattened
 from flexicodec.lm.loader import PackedDataset, PackedLoader, next_fit
-from flexicodec.lm.packed import pack
+from flexicodec.lm.packing import pack
 from tests.lm.drawn import FLEXI, characters, make_folder, random_clips
 
 CLIPS = random_clips(3, 60)
@@ -242,22 +242,32 @@ def test_packed_logits_are_each_clips_alone(packed, llama, attention):
             assert torch.allclose(together[row, here], alone[0], atol=1e-5)
 
 
-def test_flex_and_dense_attention_are_each_clips_alone(packed):
-    from torch.nn.attention.flex_attention import flex_attention
+def attention_inputs():
+    return torch.randn(3, 3, 2, 100, 8, generator=torch.Generator().manual_seed(0))
 
+
+def test_dense_attention_is_each_clips_alone(packed):
     batch = batch_of(PackedDataset(packed[0], LAYOUTS["marked"], 100), 3)
-    generator = torch.Generator().manual_seed(0)
-    query, key, value = torch.randn(3, 3, 2, 100, 8, generator=generator)
-    with pytest.warns(UserWarning, match="without torch.compile"):
-        flexible = flex_attention(query, key, value, block_mask=block_mask(batch))
+    query, key, value = attention_inputs()
     attend = torch.nn.functional.scaled_dot_product_attention
     dense = attend(query, key, value, attn_mask=attention_mask(batch))
     assert torch.isfinite(dense).all()
-    assert torch.allclose(flexible, dense, atol=1e-5)
     for row, document in ((0, 0), (1, 1), (2, int(batch.document[2].max()))):
         here = batch.document[row] == document
         alone = attend(*(each[row, :, here] for each in (query, key, value)), is_causal=True)
         assert torch.allclose(dense[row, :, here], alone, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_flex_attention_is_dense_attention(packed):
+    from torch.nn.attention.flex_attention import flex_attention
+
+    batch = batch_of(PackedDataset(packed[0], LAYOUTS["marked"], 100), 3)
+    query, key, value = attention_inputs()
+    with pytest.warns(UserWarning, match="without torch.compile"):
+        flexible = flex_attention(query, key, value, block_mask=block_mask(batch))
+    dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask(batch))
+    assert torch.allclose(flexible, dense, atol=1e-5)
 
 
 @pytest.mark.slow

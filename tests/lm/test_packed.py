@@ -10,7 +10,8 @@ import pytest
 
 from flexicodec import TokenFormat
 from flexicodec.corpus import token_dataset
-from flexicodec.lm.packed import PackedTokens, pack
+from flexicodec.lm.packed import PackedTokens
+from flexicodec.lm.packing import pack
 from tests.lm.drawn import FLEXI, FORMATS, characters, make_folder, random_clips
 
 WIDE = TokenFormat(semantic_codebook_size=2**16 + 5, acoustic_codebook_size=2**17, max_duration=300, fingerprint="w")

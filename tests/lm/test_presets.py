@@ -11,7 +11,7 @@ from flexicodec import TokenFormat, Tokens
 from flexicodec.lm import Kind
 from flexicodec.lm.batches import PackedBatch
 from flexicodec.lm.loader import PackedDataset
-from flexicodec.lm.packed import pack
+from flexicodec.lm.packing import pack
 from flexicodec.lm.presets import PRESETS, RateEmbedding, preset
 from tests.lm.drawn import FLEXI, FORMATS, make_folder, random_clips, tokens
 
