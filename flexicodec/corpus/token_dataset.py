@@ -134,6 +134,16 @@ class TokenDataset:
         found = [int(path.stem) for path in folder.glob("*.json")] if folder.is_dir() else []
         return sorted(unit for unit in found if unit < self.num_units)
 
+    def units_to_read(self, partial: bool = False) -> list[int]:
+        """List the units, or where `partial` those that are done; refuse a dataset with missing units otherwise."""
+        units = self.units_done()
+        if len(units) < self.num_units and not partial:
+            raise ValueError(
+                f"{self.folder}: {len(units)} of {self.num_units} units are done; run the same `flexicodec tokenize` "
+                "again to go on, or read what is there with partial=True"
+            )
+        return units
+
     def tables(
         self, rate: float | str | Choice | None = None, columns: Sequence[str] | None = None, *, partial: bool = False
     ) -> Iterator[tuple[TableHeader, Any]]:
@@ -148,13 +158,7 @@ class TokenDataset:
             ValueError: Units are missing, or a file is damaged or belongs to another dataset.
         """
         choice = self.choice(rate)
-        units = self.units_done()
-        if len(units) < self.num_units and not partial:
-            raise ValueError(
-                f"{self.folder}: {len(units)} of {self.num_units} units are done; run the same `flexicodec tokenize` "
-                "again to go on, or read what is there with partial=True"
-            )
-        for unit in units:
+        for unit in self.units_to_read(partial):
             path = self.table_path(choice, unit)
             header, table = read_table(path, columns)
             self.check_header(header, path, choice)
@@ -173,15 +177,15 @@ class TokenDataset:
                 "another dataset?"
             )
 
-    def check_files(self, unit: int) -> None:
-        """Compare the files of a unit with the sizes and hashes of its report.
+    def check_files(self, unit: int, choices: Sequence[Choice] | None = None) -> None:
+        """Compare the files of a unit, or those of some choices, with the sizes and hashes of its report.
 
         Raises:
             ValueError: A file is missing, cut off or altered.
         """
         report = self.report(unit)
         assert report is not None, "a unit without a report is not done"
-        for choice in self.choices:
+        for choice in self.choices if choices is None else choices:
             path = self.table_path(choice, unit)
             said = report["files"][choice.name]
             again = f"remove {self.report_path(unit)} and {path.name}, and tokenize makes them again"
