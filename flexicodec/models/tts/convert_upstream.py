@@ -75,6 +75,7 @@ VOCOS_NAMES: Names = (
     (r"^backbone\.head", "head.out"),
 )
 VOCOS_WINDOW = "head.istft.window"
+CLASS_WEIGHTS = "duration_class_weights"
 
 # Constructor arguments of upstream's classes and our fields; a dot stands for a part of the config.
 AR_SETTINGS = {
@@ -120,6 +121,9 @@ VOCOS_SETTINGS = {
     "n_fft": "window",
     "hop_size": "hop",
 }
+# A word in upstream's name of a loss of durations, and our name.
+DURATION_LOSSES = {"smooth": "label_smoothing", "weight": "weighted", "focal": "focal", "ce": "cross_entropy"}
+DURATION_LOSSES["cross"] = "cross_entropy"
 # Settings with the one value that was released.
 ONLY = {"use_cond_code": True, "padding": "same", "concat_speaker_embedding": False}
 # Two widths that upstream names twice have to be equal.
@@ -181,18 +185,21 @@ def ar_from_upstream(settings: Settings, state: State) -> AutoregressiveTTS:
     held = dict(settings)
     if held.pop("flex_framerate", True) is False:
         held["flex_framerate_options"] = ()
-    if kind := held.get("duration_loss_type"):
-        held["duration_loss_type"] = {"ce": "cross_entropy", "weighted_ce": "weighted"}.get(kind, kind)
+    kind = str(held.get("duration_loss_type", "focal"))
+    held["duration_loss_type"] = next((ours for word, ours in DURATION_LOSSES.items() if word in kind), kind)
+    class_weights = held.pop("duration_class_weights", None)
     config = read_settings(ARConfig(), AR_SETTINGS, held)
-    weights = {name: value for name, value in state.items() if name == "duration_class_weights"}
+    weights = dict(state)
+    if class_weights is not None:
+        weights.setdefault(CLASS_WEIGHTS, torch.tensor(class_weights))
 
     def build() -> AutoregressiveTTS:
         model = AutoregressiveTTS(config)
-        if weights:
+        if CLASS_WEIGHTS in weights:
             model.duration_weights = torch.empty(config.duration_classes)
         return model
 
-    return _convert(build, AR_NAMES, state)
+    return _convert(build, AR_NAMES, weights)
 
 
 def flow_from_upstream(settings: Settings, state: State) -> FlowMatchingDecoder:
@@ -239,7 +246,7 @@ def read_settings(defaults: Any, table: Mapping[str, str], settings: Settings) -
             raise ValueError(f"upstream config has {key}={value!r}; only {ONLY[key]!r} was ever released")
         if key in TWICE and value != settings.get(TWICE[key], value):
             raise ValueError(f"upstream config has {key}={value}, but {TWICE[key]}={settings[TWICE[key]]}; expected equal")
-        if key in ONLY or key in TWICE:
+        if key in ONLY or key in TWICE or "dropout" in key:  # which changes training only
             continue
         if key not in table:
             raise ValueError(f"upstream config has an unknown setting {key}={value!r}; known: {', '.join(table)}")

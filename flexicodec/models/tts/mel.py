@@ -41,12 +41,14 @@ def _kernels(down: int, up: int) -> tuple[Tensor, int]:
     """Filters [up, 1, taps] of all phases, and the samples they reach to the left; times in seconds of input * rate."""
     cutoff = min(down, up) * ROLLOFF
     reach = math.ceil(ZERO_CROSSINGS * down / cutoff)
-    offsets = torch.arange(-reach, reach + down, dtype=torch.float64, device="cpu") / down
-    phases = torch.arange(up, dtype=torch.float64, device="cpu")[:, None] / up
-    times = ((offsets - phases) * cutoff).clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
+    # In float32 and in this order, as in training: where a band holds nothing but rounding, other rounding is seen.
+    offsets = torch.arange(-reach, reach + down, dtype=torch.float32, device="cpu") / down
+    phases = torch.arange(0, -up, -1, dtype=torch.float32, device="cpu")[:, None] / up
+    times = ((phases + offsets) * cutoff).clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
     taper = torch.cos(times * math.pi / ZERO_CROSSINGS / 2).square()
-    kernels = torch.sinc(times) * taper * (cutoff / down)
-    return kernels.float()[:, None], reach
+    turns = times * math.pi
+    kernels = torch.where(turns == 0, 1.0, turns.sin() / turns)
+    return (kernels * (taper * (cutoff / down)))[:, None], reach
 
 
 def log_mel(
@@ -75,3 +77,8 @@ def log_mel(
     filters = torch.from_numpy(slaney_mel_filters(config.sample_rate, config.window, config.num_mels))
     energies = (magnitude @ filters.to(audio.device).T).clamp(min=LOG_FLOOR).log().mT
     return (energies - config.mean) / math.sqrt(config.variance) if normalize else energies
+
+
+def num_mel_frames(samples: int, sample_rate: int, config: MelConfig = MelConfig()) -> int:
+    """Count the mel frames of a clip of so many samples at its own rate."""
+    return -(-samples * config.sample_rate // sample_rate) // config.hop
