@@ -12,8 +12,8 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from golden_tts import read_tts_case
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from flexicodec.encoders.fbank import stack_frames

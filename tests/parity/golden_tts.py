@@ -1,6 +1,7 @@
 """Golden cases of FlexiCodec-TTS: `NAME.json`, whose content says what it is, and the tensors beside it.
 
-Everything is read from the files: sizes, rates, runs and seeds, so that other cases of the same form run without a change.
+Everything is read from the files: sizes, rates, runs and seeds, so that other cases of the same form run without a
+change.
 """
 
 import json

@@ -118,7 +118,7 @@ VARIANT = re.compile(r"(token|dur)_(ls(?P<ls>[\d.]+)|focal_a(?P<a>[\d.]+)_g(?P<g
 @torch.no_grad()
 def test_ar_loss_variants(ar_case):
     """All losses of upstream, on the same outputs."""
-    model, batch, recorded = ar_case.model, batch_of(ar_case), ar_case.recorded("tf/")
+    batch, recorded = batch_of(ar_case), ar_case.recorded("tf/")
     is_target = recorded["lm_target"] != -1
     logits, targets = recorded["logits"][is_target], recorded["lm_target"][is_target].long()
     valid = torch.arange(batch.tokens.shape[1]) < batch.token_lengths[:, None]

@@ -1,8 +1,8 @@
 """The autoregressive model: text and the tokens of a reference voice to semantic tokens with durations.
 
-A sequence is `[start] [rate] text [task] tokens`. The language model predicts the next token at every position from `[task]`
-on, and the duration of a token at the token's own position, so that a token's embedding carries the duration of the one
-before it.
+A sequence is `[start] [rate] text [task] tokens`. The language model predicts the next token at every position from
+`[task]` on, and the duration of a token at the token's own position, so that a token's embedding carries the duration
+of the one before it.
 """
 
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ class AutoregressiveTTS(nn.Module):
 
     duration_weights: Float[Tensor, " classes"] | None
 
-    def __init__(self, config: ARConfig = ARConfig()) -> None:
+    def __init__(self, config: ARConfig) -> None:
         super().__init__()
         self.config = config
         text_dim = config.text_encoder.dim

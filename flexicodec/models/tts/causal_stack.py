@@ -1,7 +1,7 @@
 """The causal transformer with relative positions (ESPnet's, after Transformer-XL) that reads text and predicts tokens.
 
-A score depends on the distance of two steps through a projection of its sinusoid. These projections do not depend on the
-input, so they are computed once for all calls; keys and values of a sequence that grows are kept in a cache.
+A score depends on the distance of two steps through a projection of its sinusoid. These projections do not depend on
+the input, so they are computed once for all calls; keys and values of a sequence that grows are kept in a cache.
 """
 
 import math

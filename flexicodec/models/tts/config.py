@@ -180,7 +180,9 @@ class VocosConfig:
     def __post_init__(self) -> None:
         _check_positive(self, "num_mels", "dim", "hidden_dim", "num_layers", "window", "hop")
         if self.window % 2 or self.window < self.hop or (self.window - self.hop) % 2:
-            raise ValueError(f"window {self.window} must be even, at least hop {self.hop}, and differ by an even number")
+            raise ValueError(
+                f"window {self.window} must be even, at least hop {self.hop}, and differ by an even number"
+            )
 
 
 @dataclass(frozen=True)
@@ -202,3 +204,6 @@ class MelConfig:
     num_mels: int = 128
     mean: float = -4.92
     variance: float = 8.14
+
+
+RELEASED_MEL = MelConfig()

@@ -1,7 +1,7 @@
 """Conversion of the released TTS checkpoints, whose layouts and constructor arguments are upstream's.
 
-Every weight has to be there with the right shape, and no other may be; upstream loads without such checks. Names are mapped
-from ours to those in the file, so that errors use the latter.
+Every weight has to be there with the right shape, and no other may be; upstream loads without such checks. Names are
+mapped from ours to those in the file, so that errors use the latter.
 """
 
 import re
@@ -245,7 +245,9 @@ def read_settings(defaults: Any, table: Mapping[str, str], settings: Settings) -
         if key in ONLY and value != ONLY[key]:
             raise ValueError(f"upstream config has {key}={value!r}; only {ONLY[key]!r} was ever released")
         if key in TWICE and value != settings.get(TWICE[key], value):
-            raise ValueError(f"upstream config has {key}={value}, but {TWICE[key]}={settings[TWICE[key]]}; expected equal")
+            raise ValueError(
+                f"upstream config has {key}={value}, but {TWICE[key]}={settings[TWICE[key]]}; expected equal"
+            )
         if key in ONLY or key in TWICE or "dropout" in key:  # which changes training only
             continue
         if key not in table:

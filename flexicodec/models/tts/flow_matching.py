@@ -1,11 +1,13 @@
 """The flow-matching decoder: repeated semantic codes and a prompt of mel frames to mel frames, after Voicebox.
 
-A bidirectional transformer estimates the velocity along straight paths from noise (t = 0) to mel frames (t = 1). Its norms
-are scaled by the time, and these scales depend on nothing else, so a sampler computes them once for all its steps.
+A bidirectional transformer estimates the velocity along straight paths from noise (t = 0) to mel frames (t = 1). Its
+norms are scaled by the time, and these scales depend on nothing else, so a sampler computes them once for all its
+steps.
 """
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -131,7 +133,7 @@ class FlowMatchingDecoder(nn.Module):
         config: Sizes.
     """
 
-    def __init__(self, config: FlowMatchingConfig = FlowMatchingConfig()) -> None:
+    def __init__(self, config: FlowMatchingConfig) -> None:
         super().__init__()
         self.config = config
         dim = config.dim
@@ -156,8 +158,10 @@ class FlowMatchingDecoder(nn.Module):
     def time_gains(self, t: Float[Tensor, " times"]) -> list[Float[Tensor, "times dim"]]:
         """Compute the gains of all norms: two per layer, then the last one's."""
         embedded = self.embed_times(t)
-        norms = [norm for layer in self.layers for norm in (layer.norm1, layer.norm2)]
-        return [norm.gain(embedded) for norm in [*norms, self.norm]]
+        gains = []
+        for layer in cast(list[VelocityLayer], list(self.layers)):
+            gains += [layer.norm1.gain(embedded), layer.norm2.gain(embedded)]
+        return [*gains, self.norm.gain(embedded)]
 
     def velocity(
         self,
@@ -203,8 +207,8 @@ class FlowMatchingDecoder(nn.Module):
             lengths: Valid frames of each item.
             frames: Frames with padding.
             generator: On the CPU.
-            compatible: Upstream's way: prompts as long as the padded batch allows, so that short items may have no frame
-                left, and all items or none without prompt and codes.
+            compatible: Upstream's way: prompts as long as the padded batch allows, so that short items may have no
+                frame left, and all items or none without prompt and codes.
         """
         batch = len(lengths)
         t = torch.rand(batch, generator=generator).clamp(SMALLEST_TIME, 1.0)

@@ -40,6 +40,9 @@ class FlowSamplingConfig:
             )
 
 
+SETTINGS = FlowSamplingConfig()
+
+
 @torch.no_grad()
 def sample(
     model: FlowMatchingDecoder,
@@ -47,7 +50,7 @@ def sample(
     noise: Float[Tensor, "batch frames output"],
     prompt: Float[Tensor, "batch prompt output"] | None = None,
     lengths: Int[Tensor, " batch"] | None = None,
-    config: FlowSamplingConfig = FlowSamplingConfig(),
+    config: FlowSamplingConfig = SETTINGS,
     trace: Trace | None = None,
 ) -> Float[Tensor, "batch frames output"]:
     """Sample the frames behind a prompt.

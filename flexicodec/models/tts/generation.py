@@ -29,8 +29,8 @@ class GenerationConfig:
         max_tokens: Most tokens of an item; None for 20 times its text.
         max_frames: Stop behind the token with which an item has so many frames; None for no such limit.
         seed: Of all items, or one for each. An item depends on its own seed only.
-        compatible: Upstream's ways: an unknown rate has no position, durations that no codec has can be drawn, and the last
-            token before the limit gets no duration.
+        compatible: Upstream's ways: an unknown rate has no position, durations that no codec has can be drawn, and the
+            last token before the limit gets no duration.
     """
 
     tokens: Sampling = Sampling()
@@ -50,6 +50,9 @@ class GenerationConfig:
                 raise ValueError(f"{name} is {value}; expected 1 or more, or None")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens {self.min_tokens} is above max_tokens {self.max_tokens}")
+
+
+SETTINGS = GenerationConfig()
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Generated:
     reached_limit: Bool[Tensor, " batch"]
 
 
-def generate(model: AutoregressiveTTS, prompts: ARBatch, config: GenerationConfig = GenerationConfig()) -> Generated:
+def generate(model: AutoregressiveTTS, prompts: ARBatch, config: GenerationConfig = SETTINGS) -> Generated:
     """Generate until all items have ended.
 
     Args:
@@ -184,7 +187,9 @@ def _check_prompts(model: AutoregressiveTTS, prompts: ARBatch) -> None:
         valid = values[length_mask(lengths, values.shape[1])]
         wrong = valid[(valid < lowest) | (valid > highest)]
         if len(wrong):
-            raise ValueError(f"{name} {int(wrong[0])} of a prompt is out of range; this model has {lowest} to {highest}")
+            raise ValueError(
+                f"{name} {int(wrong[0])} of a prompt is out of range; this model has {lowest} to {highest}"
+            )
 
 
 def _generators(seed: int | Sequence[int], batch: int) -> list[torch.Generator]:

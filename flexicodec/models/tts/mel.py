@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from flexicodec.models.tts.config import MelConfig
+from flexicodec.models.tts.config import RELEASED_MEL, MelConfig
 from flexicodec.nn.mel_filters import slaney_mel_filters
 
 LOG_FLOOR = 1e-5  # of mel magnitudes
@@ -52,7 +52,7 @@ def _kernels(down: int, up: int) -> tuple[Tensor, int]:
 
 
 def log_mel(
-    audio: Float[Tensor, "batch samples"], config: MelConfig = MelConfig(), normalize: bool = True
+    audio: Float[Tensor, "batch samples"], config: MelConfig = RELEASED_MEL, normalize: bool = True
 ) -> Float[Tensor, "batch mels frames"]:
     """Compute log-mel magnitudes; frame j is centred on samples j * hop to (j + 1) * hop.
 
@@ -79,6 +79,6 @@ def log_mel(
     return (energies - config.mean) / math.sqrt(config.variance) if normalize else energies
 
 
-def num_mel_frames(samples: int, sample_rate: int, config: MelConfig = MelConfig()) -> int:
+def num_mel_frames(samples: int, sample_rate: int, config: MelConfig = RELEASED_MEL) -> int:
     """Count the mel frames of a clip of so many samples at its own rate."""
     return -(-samples * config.sample_rate // sample_rate) // config.hop

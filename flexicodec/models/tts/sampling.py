@@ -46,7 +46,7 @@ def draw(
     """
     if sampling.top_k == 1:
         return logits.argmax(-1)
-    scores, ids = (logits.float().cpu() / sampling.temperature).sort(-1, descending=True, stable=True)
+    scores, ids = (logits.float().cpu() / sampling.temperature).sort(dim=-1, descending=True, stable=True)
     if sampling.top_k is not None:
         scores = scores[:, : sampling.top_k]
     probabilities = scores.softmax(-1)

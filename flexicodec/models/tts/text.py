@@ -20,9 +20,9 @@ ENGLISH_VOICE = "en-us"
 FIRST_LANGUAGE = 50_259  # id of the first of `LANGUAGES`
 # Whisper's languages, in the order of their ids.
 LANGUAGES = (
-    "en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur hr bg lt la mi ml cy sk "
-    "te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si km sn yo so af oc ka be tg sd gu am yi lo uz fo "
-    "ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jw su"
+    "en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th ur hr "
+    "bg lt la mi ml cy sk te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr pa si km sn "
+    "yo so af oc ka be tg sd gu am yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt haw ln ha ba jw su"
 ).split()
 
 # Marks that stay in the text; espeak reads what is between them. Points and commas inside numbers are no marks.
@@ -132,8 +132,8 @@ def check_english(text: str, language: str) -> None:
     """
     if language != ENGLISH:
         raise ValueError(
-            f"language is {language!r}, but this front end reads English only; with compatible=True it reads any language "
-            "with the English voice, as upstream does"
+            f"language is {language!r}, but this front end reads English only; with compatible=True it reads any "
+            "language with the English voice, as upstream does"
         )
     if not text.strip():
         raise ValueError("the text is empty")

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flexicodec.models.tts.config import MelConfig
+from flexicodec.models.tts.config import RELEASED_MEL, MelConfig
 from flexicodec.models.tts.flow_matching import FlowMatchingDecoder
-from flexicodec.models.tts.flow_sampling import FlowSamplingConfig, sample
+from flexicodec.models.tts.flow_sampling import SETTINGS, FlowSamplingConfig, sample
 from flexicodec.models.tts.mel import log_mel, resample_sinc
 from flexicodec.models.tts.vocos import Vocos
 
@@ -37,7 +37,7 @@ class TokenDecoder(nn.Module):
         mel: How mel frames are computed.
     """
 
-    def __init__(self, flow: FlowMatchingDecoder, vocoder: Vocos, mel: MelConfig = MelConfig()) -> None:
+    def __init__(self, flow: FlowMatchingDecoder, vocoder: Vocos, mel: MelConfig = RELEASED_MEL) -> None:
         super().__init__()
         if flow.config.output_dim != vocoder.config.num_mels:
             raise ValueError(
@@ -56,7 +56,7 @@ class TokenDecoder(nn.Module):
         self,
         frame_codes: Int[Tensor, " frames"],
         prompt: VoicePrompt | None = None,
-        config: FlowSamplingConfig = FlowSamplingConfig(),
+        config: FlowSamplingConfig = SETTINGS,
         seed: int = 0,
     ) -> Float[Tensor, "1 samples"]:
         """Decode.
@@ -81,8 +81,8 @@ class TokenDecoder(nn.Module):
         """Put the codes of prompt and target in a row.
 
         The prompt has as many frames as both its codes and its audio cover, so that the target's frames begin where its
-        codes do. Upstream (`compatible`) takes all of the prompt's mel frames and shifts the target by the difference, up
-        to 80 ms.
+        codes do. Upstream (`compatible`) takes all of the prompt's mel frames and shifts the target by the difference,
+        up to 80 ms.
 
         Returns:
             Codes of both, mel frames of the prompt, and the number of the target's mel frames.

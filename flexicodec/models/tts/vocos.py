@@ -60,7 +60,7 @@ class Vocos(nn.Module):
         config: Sizes.
     """
 
-    def __init__(self, config: VocosConfig = VocosConfig()) -> None:
+    def __init__(self, config: VocosConfig) -> None:
         super().__init__()
         self.config = config
         self.embed = nn.Conv1d(config.num_mels, config.dim, KERNEL, padding=KERNEL // 2)
