@@ -20,7 +20,7 @@ LAYERS = {
     **dict.fromkeys(("weights", "io_utils", "installed_files", "corpus", "statistics", "parallel"), 0),
     **dict.fromkeys(("encoders", "merging", "nn", "quantize"), 1),
     **dict.fromkeys(("asr", "hub", "models"), 2),
-    **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "export"), 3),
+    **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "export", "tts"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }
 SHARED = ("batch_encode", "codec", "fingerprint", "margins", "precision", "streaming")  # of models, beside the families

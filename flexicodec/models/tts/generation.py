@@ -27,6 +27,7 @@ class GenerationConfig:
         durations: How durations are drawn.
         min_tokens: The end is not drawn before.
         max_tokens: Most tokens of an item; None for 20 times its text.
+        max_duration: Longest duration in frames; None for the model's.
         max_frames: Stop behind the token with which an item has so many frames; None for no such limit.
         seed: Of all items, or one for each. An item depends on its own seed only.
         compatible: Upstream's ways: an unknown rate has no position, durations that no codec has can be drawn, and the
@@ -37,6 +38,7 @@ class GenerationConfig:
     durations: Sampling = GREEDY
     min_tokens: int = 0
     max_tokens: int | None = None
+    max_duration: int | None = None
     max_frames: int | None = None
     seed: int | Sequence[int] = 0
     compatible: bool = False
@@ -44,7 +46,7 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         if self.min_tokens < 0:
             raise ValueError(f"min_tokens is {self.min_tokens}; expected 0 or more")
-        for name in ("max_tokens", "max_frames"):
+        for name in ("max_tokens", "max_duration", "max_frames"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; expected 1 or more, or None")
@@ -146,7 +148,7 @@ def generate_steps(model: AutoregressiveTTS, prompts: ARBatch, config: Generatio
         durations = torch.zeros_like(frames)
         if index > 0:
             duration_logits = model.duration_head(hidden).float()
-            allowed = _allowed_durations(model, duration_logits, config.compatible)
+            allowed = _allowed_durations(model, duration_logits, config)
             previous = draw(allowed, config.durations, generators)
             durations = previous.masked_fill(~running, 0)
             frames = frames + durations
@@ -221,12 +223,13 @@ def _last_durations(prompts: ARBatch) -> Int[Tensor, " batch"]:
 
 
 def _allowed_durations(
-    model: AutoregressiveTTS, logits: Float[Tensor, "batch classes"], compatible: bool
+    model: AutoregressiveTTS, logits: Float[Tensor, "batch classes"], config: GenerationConfig
 ) -> Float[Tensor, "batch classes"]:
     """Exclude durations that tokens cannot have; add the logarithms of class weights, as upstream does."""
     if model.duration_weights is not None:
         logits = logits + model.duration_weights.log()
-    if compatible:
+    if config.compatible:
         return logits
+    longest = model.config.max_duration if config.max_duration is None else config.max_duration
     classes = torch.arange(logits.shape[1], device=logits.device)
-    return logits.masked_fill((classes < 1) | (classes > model.config.max_duration), -torch.inf)
+    return logits.masked_fill((classes < 1) | (classes > longest), -torch.inf)
