@@ -39,12 +39,14 @@ class InverseSTFT(nn.Module):
         magnitude = magnitude.exp().clamp(max=MAX_MAGNITUDE)
         frames = torch.fft.irfft(torch.polar(magnitude, phase)) * window
         squares = window.square().expand_as(frames)
-        if valid is not None:
-            frames = frames.masked_fill(~valid[..., None], 0)
-            squares = squares.masked_fill(~valid[..., None], 0)
-        total = self._overlap_add(frames)
-        weight = self._overlap_add(squares if valid is not None else squares[:1])
-        return total / weight.masked_fill(weight <= 0, 1)
+        if valid is None:
+            return self._overlap_add(frames) / self._overlap_add(squares[:1])
+        padding = ~valid[..., None]
+        total = self._overlap_add(frames.masked_fill(padding, 0))
+        weight = self._overlap_add(squares.masked_fill(padding, 0))
+        # Windows reach beyond the last hop.
+        beyond = padding.expand(-1, -1, self.hop).flatten(1)
+        return (total / weight).masked_fill(beyond, 0)
 
     def _overlap_add(self, frames: Float[Tensor, "batch frames window"]) -> Float[Tensor, "batch samples"]:
         samples = (frames.shape[1] - 1) * self.hop + self.size
