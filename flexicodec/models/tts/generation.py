@@ -15,6 +15,7 @@ from flexicodec.models.tts.ar import NO_DURATION, ARBatch, AutoregressiveTTS
 from flexicodec.models.tts.sampling import GREEDY, Sampling, draw
 from flexicodec.nn.masking import length_mask
 
+CONTROL_POSITIONS = 3  # start, rate, task
 TOKENS_PER_TEXT_ID = 20  # upstream's limit
 
 
@@ -126,13 +127,14 @@ def generate_steps(model: AutoregressiveTTS, prompts: ARBatch, config: Generatio
     device = prompts.text.device
     generators = _generators(config.seed, batch)
 
+    max_tokens = _max_tokens(model, prompts, config)
+
     # All sequences end at the last position of the prefix.
     sequences = model.embed(prompts, rate_slot=not config.compatible)
     longest = max(map(len, sequences))
     starts = torch.tensor([longest - len(sequence) for sequence in sequences], device=device)
     prefix = torch.stack([F.pad(sequence, (0, 0, longest - len(sequence), 0)) for sequence in sequences])
     padding = starts if bool(starts.any()) else None
-    max_tokens = _max_tokens(model, prompts.text_lengths, longest, config)
     caches = model.lm.new_caches()
     hidden = model.lm(prefix, padding, caches)[:, -1]
 
@@ -201,10 +203,10 @@ def _generators(seed: int | Sequence[int], batch: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(each) for each in seeds]
 
 
-def _max_tokens(
-    model: AutoregressiveTTS, text_lengths: Int[Tensor, " batch"], prefix: int, config: GenerationConfig
-) -> Int[Tensor, " batch"]:
+def _max_tokens(model: AutoregressiveTTS, prompts: ARBatch, config: GenerationConfig) -> Int[Tensor, " batch"]:
     """Most tokens of each item, as far as there are positions."""
+    text_lengths = prompts.text_lengths
+    prefix = CONTROL_POSITIONS + int((text_lengths + prompts.token_lengths).max())
     room = model.config.max_positions - prefix
     if room < 1:
         raise ValueError(
