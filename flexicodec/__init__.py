@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from flexicodec.models.nanocodec.convert_nemo import from_nemo
     from flexicodec.models.streaming.state import Windows
     from flexicodec.tokens import TokenFormat, Tokens
+    from flexicodec.tts.load import load_tts
+    from flexicodec.tts.text_to_speech import TextToSpeech
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Codec",
+    "TextToSpeech",
     "TokenFormat",
     "Tokens",
     "Windows",
@@ -29,6 +32,7 @@ __all__ = [
     "from_nemo",
     "from_upstream",
     "load",
+    "load_tts",
     "read_audio",
     "split",
     "write_audio",
@@ -36,6 +40,7 @@ __all__ = [
 
 _HOMES = {
     "Codec": "flexicodec.models.codec",
+    "TextToSpeech": "flexicodec.tts.text_to_speech",
     "TokenFormat": "flexicodec.tokens",
     "Tokens": "flexicodec.tokens",
     "Windows": "flexicodec.models.streaming.state",
@@ -44,6 +49,7 @@ _HOMES = {
     "from_nemo": "flexicodec.models.nanocodec.convert_nemo",
     "from_upstream": "flexicodec.models.flexicodec.convert_upstream",
     "load": "flexicodec.hub",
+    "load_tts": "flexicodec.tts.load",
     "read_audio": "flexicodec.audio",
     "split": "flexicodec.audio",
     "write_audio": "flexicodec.audio",

@@ -167,11 +167,22 @@ def load_upstream(
     name: str | None = None,
 ) -> Codec:
     """Load upstream's layout: one weights file and its yaml with constructor arguments under `model`; see `load`."""
-    from flexicodec.models.flexicodec.convert_upstream import from_upstream, read_cmvn
-
     folder = Path(folder)
     weights = _upstream_weights(folder, filename)
     state = read_weights(weights)
+    return convert_codec(load_yaml(_upstream_config(folder, weights)), state, sensevoice=sensevoice, name=name)
+
+
+def convert_codec(
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    *,
+    sensevoice: str | Path | None = None,
+    name: str | None = None,
+) -> Codec:
+    """Convert upstream's constructor arguments and weights, with SenseVoice's where `state` lacks them."""
+    from flexicodec.models.flexicodec.convert_upstream import from_upstream, read_cmvn
+
     cmvn = None
     sensevoice_state: Mapping[str, Tensor] | None = None
     if sensevoice is not None:
@@ -182,7 +193,6 @@ def load_upstream(
         statistics = sensevoice_file.parent / "am.mvn"
         if statistics.is_file():
             cmvn = read_cmvn(statistics)
-    config = load_yaml(_upstream_config(folder, weights))
     return from_upstream(config, state, cmvn=cmvn, sensevoice_state_dict=sensevoice_state, name=name)
 
 
@@ -215,7 +225,7 @@ def locate(model: str, filename: str | None, revision: str | None) -> tuple[Path
         wanted = [CONFIG_NAME, WEIGHTS_NAME, UPSTREAM_WEIGHTS[0], "*.yaml", "*" + NEMO_SUFFIX]
         if filename is not None:
             wanted = [filename, "*.yaml", "*.json", "am.mvn"]
-        return _download(model, wanted, revision), model
+        return download(model, wanted, revision), model
     close = difflib.get_close_matches(model, SHIPPED, 1)
     lost = f"{model} is missing (did you mean {close[0]}?)" if close else describe_missing(path)
     raise ValueError(
@@ -243,8 +253,8 @@ def _refuse_published_names(model: str) -> None:
     raise ValueError(f"{model} is a config, configs/nanocodec/{model}.yaml, and no model: {where}")
 
 
-def _download(repo: str, wanted: list[str], revision: str | None = None) -> Path:
-    """Download files of a repository on the Hugging Face hub, or on ModelScope for `iic/...`."""
+def download(repo: str, wanted: list[str], revision: str | None = None) -> Path:
+    """Download files of a repository on the Hugging Face hub, or on ModelScope for `iic/...`; return their folder."""
     hub = "the hub"
     try:
         if repo.startswith(MODELSCOPE_OWNER):
@@ -326,7 +336,7 @@ def _sensevoice_file(sensevoice: str | Path) -> Path:
     if not path.exists() and (path.suffix.lower() in FILE_SUFFIXES or not _is_hub_id(name)):
         raise ValueError(f"sensevoice={name!r}: {describe_missing(path)}")
     if not path.exists() and _is_hub_id(name):
-        return _download(name, [SENSEVOICE_WEIGHTS, "am.mvn"]) / SENSEVOICE_WEIGHTS
+        return download(name, [SENSEVOICE_WEIGHTS, "am.mvn"]) / SENSEVOICE_WEIGHTS
     raise ValueError(
         f"sensevoice={name!r} holds no {SENSEVOICE_WEIGHTS}; expected the SenseVoiceSmall folder or hub id"
     )

@@ -20,7 +20,7 @@ LAYERS = {
     **dict.fromkeys(("weights", "io_utils", "installed_files", "corpus", "statistics", "parallel"), 0),
     **dict.fromkeys(("encoders", "lm", "merging", "nn", "quantize"), 1),
     **dict.fromkeys(("asr", "hub", "models"), 2),
-    **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "export", "token_corpus"), 3),
+    **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "export", "token_corpus", "tts"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }
 SHARED = ("batch_encode", "codec", "fingerprint", "margins", "precision", "streaming")  # of models, beside the families

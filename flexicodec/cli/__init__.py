@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import flexicodec
-from flexicodec.cli import analyze, codec_verbs, evaluate, info, pack, probe, tokenize, train, verify
+from flexicodec.cli import analyze, codec_verbs, evaluate, info, pack, probe, tokenize, train, tts, verify
 from flexicodec.cli.file_jobs import one_line
 from flexicodec.cli.options import Verb
 
@@ -27,6 +27,7 @@ VERBS = {  # in the order of --help
     "export": codec_verbs.EXPORT,
     "manifest": train.MANIFEST,
     "pack": Verb(pack.HELP, pack.add_arguments, pack.run),
+    "tts": Verb(tts.HELP, tts.add_arguments, tts.run),
     "probe": Verb(probe.HELP, probe.add_arguments, probe.run),
     "train": train.TRAIN,
     "train-asr": train.TRAIN_ASR,

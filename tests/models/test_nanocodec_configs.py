@@ -126,7 +126,7 @@ def test_what_was_not_published_is_not_guessed():
     ],
 )
 def test_names_of_the_papers_are_no_models(monkeypatch, name, message):
-    monkeypatch.setattr(hub, "_download", None)
+    monkeypatch.setattr(hub, "download", None)
     with pytest.raises(ValueError, match=message):
         flexicodec.load(name)
 

@@ -2,13 +2,18 @@
 
 import pytest
 from golden_cases import FlexiCodecCase, FrontEndCase, NanoCase, OtherCase, find_cases
+from golden_tts import TTSCase
 
 ARGUMENTS = (
     *("case", "tag", "threshold", "audio_name", "whole_audio_name"),
     *("front_end_case", "signal"),
     *("nano_case", "archive"),
+    *("ar_case", "greedy_run"),
+    *("flow_case", "sampling_run", "training_run"),
+    *("vocos_case", "mel_case", "text_case", "end_to_end_case"),
     "other_case",
 )
+TTS_KINDS = ("ar", "flow", "vocos", "mel", "text", "end_to_end")
 
 
 def pytest_generate_tests(metafunc):
@@ -22,6 +27,7 @@ def pytest_generate_tests(metafunc):
     front_ends = [case for case in cases if isinstance(case, FrontEndCase)]
     nanos = [case for case in cases if isinstance(case, NanoCase)]
     others = [case for case in cases if isinstance(case, OtherCase)]
+    tts = {kind: [case for case in cases if isinstance(case, TTSCase) and case.kind == kind] for kind in TTS_KINDS}
     rows = {
         "case": [(case,) for case in codecs],
         "case,tag": [(case, tag) for case in codecs for tag in case.tags],
@@ -34,6 +40,10 @@ def pytest_generate_tests(metafunc):
         "nano_case": [(case,) for case in nanos],
         "nano_case,archive": [(case, name) for case in nanos for name in case.archives],
         "other_case": [(case,) for case in others],
+        **{f"{kind}_case": [(case,) for case in found] for kind, found in tts.items()},
+        "ar_case,greedy_run": [(case, run) for case in tts["ar"] for run in case.held["greedy"]],
+        "flow_case,sampling_run": [(case, run) for case in tts["flow"] for run in case.held["sampling"]],
+        "flow_case,training_run": [(case, run) for case in tts["flow"] for run in case.training_runs],
     }
     wanted = ",".join(name for name in metafunc.fixturenames if name in ARGUMENTS)
     if wanted:

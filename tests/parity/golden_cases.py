@@ -12,6 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import torch
+from golden_tts import read_tts_case
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -190,6 +191,10 @@ def find_cases(folder):
                 raise ValueError(f"{path} has no {' and no '.join(missing)} beside it")
             claimed |= {path.with_name(name) for name in (NEMO_WEIGHTS, NEMO_TENSORS)}
             cases.append(NanoCase(path.parent, str(path.parent.relative_to(folder))))
+        else:
+            case, files = read_tts_case(path, held, str(path.relative_to(folder).with_suffix("")))
+            claimed |= files
+            cases += [case] if case else []
     for path in sorted(folder.rglob(NEMO_TENSORS)):
         if path not in claimed and any(path.parent.glob("*.nemo")):  # an archive brings config and weights
             claimed.add(path)
