@@ -36,6 +36,7 @@ def encode(args: argparse.Namespace) -> int:
     if args.stream:
         _check_stream_precision(args)
         return streaming.encode(args)
+    _refuse_stream_options(args, "chunk_frames", "encoded")
     # Files are planned before the model is loaded, and the rate is tried before the first file is read.
     planned = file_jobs.plan(args.inputs, args.output, AUDIO_SUFFIXES, file_jobs.TOKEN_SUFFIXES)
     codec = options.load_codec(args, "encode")
@@ -76,8 +77,7 @@ def decode(args: argparse.Namespace) -> int:
     if args.stream:
         _check_stream_precision(args)
         return streaming.decode(args)
-    if args.lookahead is not None or args.chunk_tokens is not None:
-        raise ValueError("--lookahead and --chunk-tokens are for --stream; files are decoded whole")
+    _refuse_stream_options(args, "chunk_tokens", "decoded")
     planned = file_jobs.plan(args.inputs, args.output, file_jobs.TOKEN_SUFFIXES, file_jobs.WRITABLE_SUFFIXES)
     codec = options.load_codec(args, "decode")
 
@@ -87,6 +87,11 @@ def decode(args: argparse.Namespace) -> int:
         return str(tokens)
 
     return file_jobs.run_jobs(planned, decode_file)
+
+
+def _refuse_stream_options(args: argparse.Namespace, chunk: str, done: str) -> None:
+    if args.lookahead is not None or getattr(args, chunk) is not None:
+        raise ValueError(f"--lookahead and --{chunk.replace('_', '-')} are for --stream; files are {done} whole")
 
 
 def _check_stream_precision(args: argparse.Namespace) -> None:

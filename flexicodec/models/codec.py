@@ -270,7 +270,7 @@ class Codec(nn.Module, ABC):
 
         Args:
             batch_size: Number of independent streams; each can be reset.
-            options: Those of `encode` that the family takes for streams.
+            options: Those of `encode` that the family takes for streams, `lookahead_frames` and `chunk_frames`.
 
         Raises:
             ValueError: An option is out of its range, or needs the whole clip.
