@@ -161,7 +161,7 @@ def export(args: argparse.Namespace) -> int:
     folder = export_onnx(codec, args.output, int8=args.int8)
     for file in sorted(folder.iterdir()):
         print(f"{file.name:28} {file.stat().st_size / 2**20:8.2f} MiB")
-    recording = args.check or str(options.EXAMPLE)
+    recording = args.check or str(flexicodec.EXAMPLE)
     audio = flexicodec.read_audio(recording, sample_rate=codec.sample_rate, channels="mix")
     found = compare(codec, load_exported(folder), audio[:, : CHECKED_SECONDS * codec.sample_rate])
     print(f"against the model, on {recording}: {found}")

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import flexicodec
@@ -11,7 +10,6 @@ if TYPE_CHECKING:
     from flexicodec import Codec
 
 MODEL_HELP = "name, folder, .nemo file or hub id of the model"
-EXAMPLE = Path(flexicodec.__file__).parent / "assets" / "example.flac"  # the recording that ships with the package
 
 
 class Verb(NamedTuple):

@@ -352,6 +352,18 @@ class FlexiCodec(FlexiCodecNetwork):
         assert tokens.semantic is not None
         return self.dequantize(tokens.semantic, tokens.acoustic, tokens.token_lengths)
 
+    def _dequantize_each(self, tokens: Tokens) -> Float[Tensor, "batch codebooks dim tokens"]:
+        semantic = self._dequantize(tokens.keep(acoustic=0))
+        acoustic = self.acoustic_quantizer.dequantize_each(tokens.acoustic, tokens.token_lengths)
+        return torch.cat([semantic[:, None], acoustic], dim=1)
+
+    def codebook_vectors(self) -> dict[str, Float[Tensor, "codebooks codes dim"]]:
+        """See `Codec.codebook_vectors`."""
+        return {
+            "semantic": self.semantic_quantizer.codebook_vectors(),
+            "acoustic": self.acoustic_quantizer.codebook_vectors(),
+        }
+
     # ------------------------------------------------------------------------------------------------------- streaming
 
     def streaming_decoder(self, batch_size: int = 1, **options: Any) -> StreamingDecoder:

@@ -196,6 +196,13 @@ class NanoCodec(Codec):
     def _dequantize(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
         return self.quantizer.dequantize(tokens.acoustic, tokens.token_lengths)
 
+    def _dequantize_each(self, tokens: Tokens) -> Float[Tensor, "batch codebooks dim tokens"]:
+        return self.quantizer.dequantize_each(tokens.acoustic, tokens.token_lengths)
+
+    def codebook_vectors(self) -> dict[str, Float[Tensor, "codebooks codes dim"]]:
+        """See `Codec.codebook_vectors`."""
+        return {"acoustic": self.quantizer.codebook_vectors()}
+
     def streaming_decoder(self, batch_size: int = 1, **options: Any) -> StreamingDecoder:
         """Open a stream that decodes tokens; see `Codec.streaming_decoder`."""
         return StreamingDecoder(self, batch_size, from_dict(DecoderOptions, options))
