@@ -18,6 +18,23 @@ AUDIO_SUFFIXES = (
     *(".m4a", ".m4b", ".aac", ".webm", ".weba", ".wma", ".mka", ".amr", ".3gp", ".wv", ".ape", ".ac3", ".tta"),
 )
 
+# Containers that mostly hold video.
+MEDIA_SUFFIXES = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".mkv",
+    ".avi",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".ogv",
+    ".mts",
+    ".3g2",
+    ".vob",
+)
+
 # Exceptions of a bad file on its way through a codec: invalid content, an unreadable disk, torch's out-of-memory.
 BAD_FILE = (ValueError, OSError, RuntimeError)
 

@@ -12,6 +12,7 @@ from flexicodec.cli.options import Verb
 from flexicodec.io_utils import AUDIO_SUFFIXES
 
 if TYPE_CHECKING:
+    from flexicodec import Tokens
     from flexicodec.models.batch_encode import FileResult
 
 CHECKED_SECONDS = 5  # of audio, when an exported model is compared with the original
@@ -54,13 +55,13 @@ def encode(args: argparse.Namespace) -> int:
         **rate,
     )
     outcomes = ((planned[each.index], file_jobs.attempt(planned[each.index], partial(_save, each))) for each in results)
-    return file_jobs.report(len(planned), outcomes)
+    return file_jobs.report(len(planned), outcomes, args.inputs)
 
 
-def _save(encoded: "FileResult", _: Path, target: Path) -> str:
+def _save(encoded: "FileResult", _: Path, target: Path) -> "Tokens":
     tokens = encoded.result()
     tokens.save(target)
-    return str(tokens)
+    return tokens
 
 
 def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,10 +82,10 @@ def decode(args: argparse.Namespace) -> int:
     planned = file_jobs.plan(args.inputs, args.output, file_jobs.TOKEN_SUFFIXES, file_jobs.WRITABLE_SUFFIXES)
     codec = options.load_codec(args, "decode")
 
-    def decode_file(source: Path, target: Path) -> str:
+    def decode_file(source: Path, target: Path) -> "Tokens":
         tokens = flexicodec.Tokens.load(source, acoustic=args.codebooks)
         flexicodec.write_audio(target, codec.decode(tokens, precision=args.precision), codec.sample_rate)
-        return str(tokens)
+        return tokens
 
     return file_jobs.run_jobs(planned, decode_file)
 
@@ -113,13 +114,13 @@ def reconstruct(args: argparse.Namespace) -> int:
     codec = options.load_codec(args)
     rate = options.chosen_rate(args, codec)
 
-    def reconstruct_file(source: Path, target: Path) -> str:
+    def reconstruct_file(source: Path, target: Path) -> "Tokens":
         audio = flexicodec.read_audio(source, sample_rate=codec.sample_rate, channels="mix")
         tokens = codec.encode(audio, **rate, precision=args.precision)
         flexicodec.write_audio(target, codec.decode(tokens, precision=args.precision), codec.sample_rate)
-        return str(tokens)
+        return tokens
 
-    return file_jobs.run_jobs(planned, reconstruct_file)
+    return file_jobs.run_jobs(planned, reconstruct_file, args.inputs)
 
 
 def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
