@@ -82,8 +82,14 @@ def describe_missing(path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path to write; rename it to `path` on success, remove it on failure."""
+    """Yield a temporary path to write; rename it to `path` on success, remove it on failure.
+
+    Raises:
+        FileNotFoundError: The folder is missing.
+    """
     target = Path(path).resolve()  # follows links, as open() does
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {os.fspath(path)}: the folder {target.parent} does not exist")
     part = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
         yield part
