@@ -19,7 +19,14 @@ from flexicodec.training.data import Batch, training_batches, validation_clips
 from flexicodec.training.discriminators.config import AdversarialConfig
 from flexicodec.training.gan_losses import generator_losses
 from flexicodec.training.generator import Generated
-from flexicodec.training.logging import Progress, TrainingMetrics, end_run, log_histogram, make_accelerator
+from flexicodec.training.logging import (
+    Progress,
+    TrainingMetrics,
+    end_run,
+    log_histogram,
+    make_accelerator,
+    start_trackers,
+)
 from flexicodec.training.logging.validation import save_samples, validate
 from flexicodec.training.losses import weighted_sum
 from flexicodec.training.optim import update_average
@@ -58,7 +65,7 @@ class Trainer(ABC):
             log.info("resuming at step %d from %s", self.resumed.step, self.resumed.folder)
             compare_configs(self.resumed.config(), to_dict(config))
             self.step = self.resumed.step
-        self.accelerator = make_accelerator(config, self.step)
+        self.accelerator = make_accelerator(config, start=False)
         self.device = self.accelerator.device
 
     @abstractmethod
@@ -101,6 +108,8 @@ class Trainer(ABC):
         self.accelerator.wait_for_everyone()
         with self.accelerator.main_process_first():  # the first process makes the cache of decoded audio
             batches = self.batches(start=self.step * self.accumulation)
+        # Nothing is written before all that can be refused is there.
+        start_trackers(self.accelerator, config, self.step)
         with Progress(self.accelerator, config.steps, self.step) as progress:
             while self.step < config.steps:
                 taken = [next(batches) for _ in range(self.accumulation)]

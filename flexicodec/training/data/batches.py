@@ -20,7 +20,7 @@ from flexicodec.corpus.lists.read import read_manifest
 from flexicodec.corpus.manifest import Filter, Keep, Utterance
 from flexicodec.training.config import DataConfig
 from flexicodec.training.data.examples import Augmentation, Example, ExampleReader
-from flexicodec.training.data.manifest_source import ManifestSource
+from flexicodec.training.data.manifest_source import ManifestSource, cache_file
 from flexicodec.training.data.sampler import BatchPlan, ClipSource, plan_crop_batches, plan_utterance_batches
 from flexicodec.training.data.shards import ShardSource, find_shards
 
@@ -94,7 +94,8 @@ def training_batches(
     if config.shards:
         source = ShardSource(find_shards(config.shards), sample_rate, seed, config.shuffle_buffer, wanted)
     else:
-        source = ManifestSource(read_manifests(config.manifest), sample_rate, wanted, config.audio_cache)
+        cache = cache_file(config.audio_cache, config.manifest, sample_rate)
+        source = ManifestSource(read_manifests(config.manifest), sample_rate, wanted, cache)
 
     # A function of the first plan's number, which a worker process calls for itself.
     plans: Callable[[int], Iterator[BatchPlan]]

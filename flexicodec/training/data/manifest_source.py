@@ -6,6 +6,7 @@ decoded twice:
     16-bit samples of all clips | JSON index | bytes of the index | "FXAUDIO1"
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -65,6 +66,15 @@ class ManifestSource:
         if self._cache is not None:
             return self._cache.read(self._indices[clip], first, samples)
         return read_utterance(self._utterances[clip], self.sample_rate, first, samples)
+
+
+def cache_file(audio_cache: str | None, manifests: Sequence[str], sample_rate: int) -> Path | None:
+    """Return the file that `audio_cache` stands for: itself, or in a folder that of these manifests and this rate."""
+    if audio_cache is None or not (audio_cache.endswith(("/", os.sep)) or Path(audio_cache).is_dir()):
+        return None if audio_cache is None else Path(audio_cache)
+    paths = json.dumps([sample_rate, *(os.path.abspath(manifest) for manifest in manifests)])
+    name = f"{Path(manifests[0]).stem}-{hashlib.sha256(paths.encode()).hexdigest()[:8]}.pcm" if manifests else "none"
+    return Path(audio_cache) / name
 
 
 class AudioCache:
