@@ -16,7 +16,7 @@ from pystoi import stoi
 import flexicodec
 from flexicodec.analysis.plots import plot_tokens
 
-EXAMPLE = Path(flexicodec.__file__).parent / "assets" / "example.flac"
+EXAMPLE = flexicodec.EXAMPLE
 FRAME_RATES = (12.5, 8.33, 6.25, 4.0)
 
 

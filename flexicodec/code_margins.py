@@ -4,13 +4,16 @@ Float noise differs between machines, batch shapes and precisions. It can change
 about as small as the noise. Margins are computed when asked for, follow their tokens, and are not saved.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from flexicodec import token_columns
 
 NOISE = 1e-4  # far above the float32 noise between batch shapes, threads and chunks
 
@@ -82,10 +85,17 @@ class Margins:
             None if self.semantic is None else self.semantic[rows, :num_tokens],
         )
 
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> "Margins":
+        """Apply a function that keeps values to every tensor."""
+        semantic = None if self.semantic is None else function(self.semantic)
+        return Margins(function(self.boundaries), function(self.acoustic), semantic)
+
     def to(self, device: torch.device | str | int) -> "Margins":
         """Copy to a device."""
-        semantic = None if self.semantic is None else self.semantic.to(device)
-        return Margins(self.boundaries.to(device), self.acoustic.to(device), semantic)
+        return self.mapped(lambda tensor: tensor.to(device))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return token_columns.reduce(self)
 
     @staticmethod
     def cat(parts: Sequence["Margins | None"]) -> "Margins | None":

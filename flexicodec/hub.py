@@ -34,6 +34,9 @@ NEMO_SUFFIX = ".nemo"
 TOKEN_SUFFIX = ".flxc"
 FILE_SUFFIXES = (NEMO_SUFFIX, TOKEN_SUFFIX, *WEIGHT_SUFFIXES, ".json", ".yaml", ".yml")
 SENSEVOICE_WEIGHTS = "model.pt"
+MODEL_OF_RUN = "model"  # folder of the finished model in that of a training run
+EXPORT_NAME = "export.json"
+CHECKPOINT_NAME = "checkpoint.json"
 MODELSCOPE_OWNER = "iic/"  # SenseVoiceSmall was first published as iic/SenseVoiceSmall
 
 
@@ -67,6 +70,7 @@ def load(
     Raises:
         ValueError: There is no such model, its files do not belong together, or a weight is missing or misshapen.
     """
+    check_device(device)
     # Find the files, and which layout they have.
     path, name = locate(str(model), filename, revision)
     if revision is not None and (Path(model).exists() or str(model) in SHIPPED):
@@ -88,6 +92,14 @@ def load(
     if parts != "all" and not ours:
         codec.keep(parts)  # foreign layouts are converted as a whole
     return codec.to(device or "cpu").eval()
+
+
+def check_device(device: str | torch.device | None) -> None:
+    """Raise a ValueError where tensors cannot be on a device, before the time of loading is spent."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(device)!r} cannot be used: {error}") from error
 
 
 @torch.inference_mode(False)
@@ -214,10 +226,12 @@ def locate(model: str, filename: str | None, revision: str | None) -> tuple[Path
         return path, path.stem
     if path.is_file() and path.suffix.lower() == TOKEN_SUFFIX:
         raise ValueError(f"{model} is a token file and no model; flexicodec.Tokens.load reads it")
+    if path.is_file() and (path.parent / CHECKPOINT_NAME).is_file():
+        raise ValueError(_what_a_checkpoint_is(path.parent))
     if path.is_file():
         raise ValueError(f"{model} is a file; give its folder, and filename={path.name!r} if it holds several models")
     if path.is_dir():
-        return path, path.resolve().name
+        return _folder_of_model(path)
     _refuse_published_names(model)
     if path.suffix.lower() in FILE_SUFFIXES:  # no hub id ends like a file
         raise ValueError(f"there is no model {model!r}: the file {describe_missing(path)}")
@@ -226,12 +240,46 @@ def locate(model: str, filename: str | None, revision: str | None) -> tuple[Path
         if filename is not None:
             wanted = [filename, "*.yaml", "*.json", "am.mvn"]
         return download(model, wanted, revision), model
-    close = difflib.get_close_matches(model, SHIPPED, 1)
+    if model == "recognizer-mini":
+        raise ValueError(f"{model} is a recogniser and no codec: flexicodec.asr.Recognizer.load({model!r})")
+    close = _close_names(model)
     lost = f"{model} is missing (did you mean {close[0]}?)" if close else describe_missing(path)
     raise ValueError(
         f"there is no model {model!r}: expected {', '.join(SHIPPED)}, an existing folder or .nemo file, or a hub id "
         f"like owner/name; the folder {lost}"
     )
+
+
+def _folder_of_model(path: Path) -> tuple[Path, str]:
+    """Find the model in its own folder or in that of its training run, after which it is named."""
+    has_config = (path / CONFIG_NAME).is_file()
+    if (path / EXPORT_NAME).is_file() and not has_config:
+        raise ValueError(
+            f"{path} holds exported graphs; flexicodec.export.runtime.load_exported({str(path)!r}) runs them, and load "
+            "takes the folder that they were exported from"
+        )
+    if (path / CHECKPOINT_NAME).is_file():
+        raise ValueError(_what_a_checkpoint_is(path))
+    if not has_config and (path / MODEL_OF_RUN / CONFIG_NAME).is_file():
+        path = path / MODEL_OF_RUN
+    elif (path / "checkpoints").is_dir():
+        raise ValueError(f"{path} is a training run that has not written its {MODEL_OF_RUN} yet; it does when it ends")
+    name = path.resolve().name
+    return path, path.resolve().parent.name if name == MODEL_OF_RUN else name
+
+
+def _what_a_checkpoint_is(folder: Path) -> str:
+    return (
+        f"{folder} is a checkpoint of a training run, which training goes on from; load takes the run's folder "
+        f"({folder.resolve().parents[1]}) once the run has ended, and init_from of another run takes the checkpoint"
+    )
+
+
+def _close_names(model: str) -> list[str]:
+    """List shipped models with a name like this, or that has it as a part."""
+    name = model.lower().replace("_", "-")
+    parts = [shipped for shipped in SHIPPED if len(name) > 2 and name in shipped]
+    return parts or difflib.get_close_matches(name, SHIPPED, 1)
 
 
 def _is_hub_id(name: str) -> bool:
@@ -268,9 +316,16 @@ def download(repo: str, wanted: list[str], revision: str | None = None) -> Path:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
     except Exception as error:
         raise ValueError(
-            f"{repo} is missing here and could not be fetched from {hub} ({type(error).__name__}: {error}); "
+            f"{repo} is missing here{_near(repo)} and could not be fetched from {hub} "
+            f"({type(error).__name__}: {error}); "
             "download it elsewhere and pass the folder"
         ) from error
+
+
+def _near(repo: str) -> str:
+    """Name a folder here that a hub id nearly is."""
+    described = describe_missing(repo)
+    return described[described.index(" (did") :] if "did you mean" in described else ""
 
 
 def _is_ours(config: Path) -> bool:

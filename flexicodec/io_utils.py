@@ -18,6 +18,23 @@ AUDIO_SUFFIXES = (
     *(".m4a", ".m4b", ".aac", ".webm", ".weba", ".wma", ".mka", ".amr", ".3gp", ".wv", ".ape", ".ac3", ".tta"),
 )
 
+# Containers that mostly hold video.
+MEDIA_SUFFIXES = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".mkv",
+    ".avi",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".ogv",
+    ".mts",
+    ".3g2",
+    ".vob",
+)
+
 # Exceptions of a bad file on its way through a codec: invalid content, an unreadable disk, torch's out-of-memory.
 BAD_FILE = (ValueError, OSError, RuntimeError)
 
@@ -65,8 +82,14 @@ def describe_missing(path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path to write; rename it to `path` on success, remove it on failure."""
+    """Yield a temporary path to write; rename it to `path` on success, remove it on failure.
+
+    Raises:
+        FileNotFoundError: The folder is missing.
+    """
     target = Path(path).resolve()  # follows links, as open() does
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {os.fspath(path)}: the folder {target.parent} does not exist")
     part = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
         yield part

@@ -5,7 +5,7 @@ Tokens come from files, users and language models, so every check names the clip
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +57,10 @@ class TokenFormat:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected a string or None")
         if not isinstance(self.parallel_codebooks, bool):
             raise ValueError(f"parallel_codebooks is {self.parallel_codebooks!r}, expected True or False")
+
+    def __reduce__(self) -> Any:
+        # `RELEASED` stays itself: its identity says that no format was given.
+        return "RELEASED" if self is RELEASED else (TokenFormat, astuple(self))
 
     @property
     def base_frame_rate(self) -> float:

@@ -6,17 +6,17 @@ Validated on construction; every codec returns and accepts them.
 
 import operator
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from flexicodec import token_file
+from flexicodec import token_columns, token_file
 from flexicodec.code_margins import Margins
 from flexicodec.io_utils import describe_missing
 from flexicodec.token_format import (
@@ -125,8 +125,16 @@ class Tokens:
         """Kilobits per second of each clip, of all codes and durations, without the file header.
 
         With the paper's sizes a token takes 15 + 3 + 12K bits (arXiv 2510.00981).
+
+        Raises:
+            ValueError: The tokens were made without `format=`, so that the sizes of their codebooks are not known.
         """
-        return self._bits() / self._nonzero_seconds() / 1000
+        return sum(self._bits().values()) / self._nonzero_seconds() / 1000
+
+    @property
+    def stream_bitrates_kbps(self) -> dict[str, Float[Tensor, " batch"]]:
+        """What `bitrates_kbps` sums up: kilobits per second of "semantic", "acoustic" and "durations"."""
+        return {name: bits / self._nonzero_seconds() / 1000 for name, bits in self._bits().items()}
 
     def times(self, i: int) -> Float[Tensor, "tokens 2"]:
         """Return start and end of every token of clip i in seconds, none beyond the end of the audio."""
@@ -140,14 +148,23 @@ class Tokens:
         """Seconds of each clip, a sample at least, as a divisor."""
         return self.seconds.clamp(min=1 / self.format.sample_rate)
 
-    def _bits(self) -> Int[Tensor, " batch"]:
-        """Bits of all codes and durations of each clip."""
+    def _bits(self) -> dict[str, Int[Tensor, " batch"]]:
+        """Bits of the codes of both streams and of the durations, of each clip."""
+        if self.format is RELEASED:
+            raise ValueError(
+                "a bitrate needs the sizes of the codebooks, and these tokens were made without a format: "
+                "format=codec.format, or TokenFormat() for the released weights"
+            )
         duration_bits: int | Tensor | None = self.format.duration_bits
         if duration_bits is None:  # the longest token of each clip sets the width
             longest = pad(self.durations, (0, 1)).amax(-1).clamp(min=1)
             duration_bits = torch.tensor([(each - 1).bit_length() for each in longest.tolist()], device="cpu")
-        code_bits = self.format.semantic_bits + self.num_codebooks * self.format.acoustic_bits
-        return self.token_lengths.cpu() * (code_bits + duration_bits)
+        counts = self.token_lengths.cpu()
+        return {
+            "semantic": counts * self.format.semantic_bits,
+            "acoustic": counts * self.num_codebooks * self.format.acoustic_bits,
+            "durations": counts * duration_bits,
+        }
 
     # ------------------------------------------------------------------------------------------- selecting and joining
 
@@ -229,21 +246,53 @@ class Tokens:
             pieces, lambda codes: torch.cat(codes, -1), lambda counts: torch.stack(counts).sum(0), info, Margins.concat
         )
 
-    def to(self, device: torch.device | str | int) -> "Tokens":
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> "Tokens":
         """Copy to a device."""
-        return replace(
-            self,
-            semantic=None if self.semantic is None else self.semantic.to(device),
-            acoustic=self.acoustic.to(device),
-            durations=self.durations.to(device),
-            margins=None if self.margins is None else self.margins.to(device),
-        )
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking, copy=True))
+
+    def pin_memory(self) -> "Tokens":
+        """Copy to pinned memory: what a `DataLoader` with `pin_memory=True` calls."""
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> "Tokens":
+        """Apply a function that keeps values to every tensor."""
+        copy = object.__new__(Tokens)
+        for name, value in vars(self).items():
+            if isinstance(value, Margins):
+                value = value.mapped(function)
+            copy.__dict__[name] = function(value) if isinstance(value, Tensor) else value
+        return copy
+
+    # ----------------------------------------------------------------------------------------------- tables and pickles
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Return lists with an entry per clip, without padding, as columns of a table; see `token_columns`."""
+        return token_columns.to_columns(self)
+
+    @classmethod
+    def from_dict(cls, columns: Mapping[str, Any], format: TokenFormat | None = None) -> "Tokens":
+        """Read columns of `to_dict`, or one row of such a table; other columns are ignored.
+
+        Args:
+            columns: Lists, arrays or tensors by name.
+            format: For tables without a column `format`.
+
+        Raises:
+            ValueError: Columns are missing or do not fit together, or values are not tokens.
+        """
+        return cls.cat(cls(**clip) for clip in token_columns.from_columns(columns, format))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return token_columns.reduce(self)
 
     # ---------------------------------------------------------------------------------------------------------- files
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one clip as a `.flxc` file, which appears whole or not at all; see `to_bytes`."""
-        token_file.write(path, self.to_bytes())
+    def save(self, target: str | os.PathLike[str] | IO[bytes]) -> None:
+        """Write one clip as a `.flxc` file, which appears whole or not at all, or to a file object; see `to_bytes`."""
+        if isinstance(target, str | os.PathLike):
+            token_file.write(target, self.to_bytes())
+        else:
+            target.write(self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """Return one clip as the bytes of a `.flxc` file, described in `token_file`.
@@ -265,20 +314,37 @@ class Tokens:
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], acoustic: int | None = None) -> "Tokens":
+    def from_bytes(cls, data: bytes, acoustic: int | None = None) -> "Tokens":
+        """Read the bytes of a `.flxc` file; see `load`."""
+        return cls(**token_file.unpack_clip(bytes(data), acoustic))
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str] | bytes | IO[bytes], acoustic: int | None = None) -> "Tokens":
         """Read a `.flxc` file, or only its first `acoustic` codebooks; the file may end behind those.
+
+        Args:
+            source: A path, the bytes of a file, or a file object, which is read to its end and stays open.
+            acoustic: Codebooks to read; None reads all.
 
         Raises:
             FileNotFoundError: It is missing.
             ValueError: Not such a file, truncated or altered in the part that is read, or fewer codebooks than asked.
         """
+        if isinstance(source, bytes | bytearray | memoryview):
+            return cls.from_bytes(source, acoustic)
+        if not isinstance(source, str | os.PathLike):
+            data = source.read()
+            if not isinstance(data, bytes):
+                raise ValueError("the file is open as text; a .flxc file is opened as bytes: open(path, 'rb')")
+            return cls.from_bytes(data, acoustic)
+        path = source
         if Path(path).is_dir():
             raise ValueError(f"{os.fspath(path)} is a folder; pass the .flxc files in it one by one")
         if not Path(path).exists():
             raise FileNotFoundError(describe_missing(path))
         data = Path(path).read_bytes()
         try:
-            return cls(**token_file.unpack_clip(data, acoustic))
+            return cls.from_bytes(data, acoustic)
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
 
@@ -308,10 +374,13 @@ class Tokens:
         if not count:
             return f"Tokens({clips}, no tokens)"
         seconds = float(self.seconds.sum())
+        bitrate = "no format given"
+        if self.format is not RELEASED:
+            bits = int(sum(each.sum() for each in self._bits().values()))
+            bitrate = f"{bits / seconds / 1000:.2f} kbps"
         return (
             f"Tokens({clips}, {seconds:.1f} s, {count} token{'s' * (count != 1)}, {count / seconds:.1f} Hz, "
-            f"{int(self.semantic is not None)}+{self.num_codebooks} codebooks, "
-            f"{int(self._bits().sum()) / seconds / 1000:.2f} kbps)"
+            f"{int(self.semantic is not None)}+{self.num_codebooks} codebooks, {bitrate})"
         )
 
 
@@ -353,3 +422,8 @@ def _join(
         info,
         join_margins([part.margins for part in parts]),
     )
+
+
+# `torch.load` opens what `torch.save` wrote of tokens, without weights_only=False. Names may stand for any object.
+_RELEASED: Any = (RELEASED, "flexicodec.token_format.RELEASED")
+torch.serialization.add_safe_globals([Tokens, TokenFormat, Margins, token_columns.rebuild, _RELEASED])

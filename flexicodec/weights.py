@@ -207,10 +207,10 @@ class UnloadedModule(nn.Module):
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise ValueError(
-            f"this model was loaded with parts={self._loaded!r}, without its {self._name}; load it with parts='all', "
-            "which is the default"
-        )
+        remedy = "load it with parts='all', which is the default"
+        if self._loaded == "semantic":
+            remedy = f"it encodes semantic codes alone, num_codebooks=0; for more, {remedy}"
+        raise ValueError(f"this model was loaded with parts={self._loaded!r}, without its {self._name}; {remedy}")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import flexicodec
 from flexicodec.audio import as_batch, collate, read_audio, resample, resampled_length, split, write_audio
 
 RATES = [8000, 11025, 16000, 22050, 24000, 44100, 48000]
@@ -417,12 +418,20 @@ def test_a_damaged_middle_is_noticed(tmp_path):
         ("a.wav", torch.tensor([0.0, 3000.0]), 16000, "without dividing by 32768"),
         ("a.opus", noise(10), 44100, "Opus only supports"),
         ("a.flac", noise(10, 100), 16000, "FLAC/PCM_16, 16000 Hz, 10 channels"),
+        ("a.wav", noise(6, 100), 16000, "a file has one clip, mono or stereo; write a batch clip by clip"),
     ],
 )
 def test_files_that_cannot_be_written(tmp_path, name, audio, sample_rate, message):
     with pytest.raises(ValueError, match=message):
         write_audio(tmp_path / name, audio, sample_rate)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_example_ships():
+    audio = flexicodec.example_audio()
+    assert torch.equal(audio, read_audio(flexicodec.EXAMPLE))
+    assert audio.shape[1] / 16000 == pytest.approx(8.5, abs=0.1)
+    assert flexicodec.example_audio(sample_rate=8000).shape[1] == -(-audio.shape[1] // 2)
 
 
 def test_writing_needs_its_folder(tmp_path):

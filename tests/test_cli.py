@@ -116,7 +116,8 @@ def test_folders_keep_their_layout(speech, tmp_path, capsys):
     assert below(tmp_path / "again") == ["a.wav", "deep/b.wav"]
     assert flexicodec.read_audio(tmp_path / "again" / "deep" / "b.wav").shape == (1, 8000)
     out, err = capsys.readouterr()
-    assert out == 3 * "2 of 2 files written\n"
+    assert out.splitlines()[0] == "2 of 2 files written: 1.3 s of audio, 13.85 Hz, 0.47 kbps"
+    assert [line.split(":")[0] for line in out.splitlines()] == ["2 of 2 files written"] * 3
     assert err == ""  # no progress bar away from a terminal
 
 
@@ -125,11 +126,27 @@ def test_a_bad_file_is_reported_and_skipped(speech, tmp_path, capsys):
     assert run("encode", speech, speech / "missing.wav", "-o", tmp_path / "tokens") == 1
     assert below(tmp_path / "tokens") == ["a.flxc", "deep/b.flxc"]
     out, err = capsys.readouterr()
-    assert out == "2 of 4 files written\n"
+    assert out.startswith("2 of 4 files written: 1.3 s of audio, ")
     assert [line.split(": ")[1] for line in err.splitlines()] == [
         f"skipped {speech / 'broken.wav'}",
         f"skipped {speech / 'missing.wav'}",
     ]
+
+
+def test_files_that_are_not_read_are_counted_and_named(speech, tmp_path, capsys):
+    """A folder holds what people keep beside recordings."""
+    for name in ("deep/clip.mp4", "deep/a.txt", "b.txt", "README", "._a.wav"):
+        (speech / name).touch()
+    (speech / "c.m4a").write_bytes(b"not audio")
+    for verb in ("encode", "reconstruct"):
+        assert run(verb, speech, "-o", tmp_path / verb / "deeper", "--model", "other") == 1
+        out, err = capsys.readouterr()
+        assert out.startswith("2 of 4 files written: ")
+        assert out.endswith("; not read, as by name they are no audio: 2 .txt, 1 no suffix\n")
+        assert [line.split(": ")[1] for line in err.splitlines()] == [
+            f"skipped {speech / 'c.m4a'}",
+            f"skipped {speech / 'deep' / 'clip.mp4'}",
+        ]
 
 
 def test_files_side_by_side_give_what_each_gives_alone(speech, tmp_path, monkeypatch, whole, capsys):

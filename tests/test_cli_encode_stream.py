@@ -46,13 +46,27 @@ def audio():
 def test_lines_are_the_tokens_of_the_whole_and_what_decode_reads(run, whole, audio, capsys):
     assert run(raw(audio), "-o", "-", "--threshold", "0.95", "--codebooks", "2") == 0
     printed = capsys.readouterr()
-    assert printed.err.startswith("16000 Hz, exact, latency up to ")
+    assert printed.err.startswith(
+        "16000 Hz, StreamingEncoder(exact to encode(audio, threshold=0.95, num_codebooks=2), l"
+    )
     lines = printed.out.splitlines()
     assert len(lines) > 1
     pieces = list(streaming.read_lines(lines, whole, None))
     wanted = whole.encode((audio * 32768).round().to(torch.int16), threshold=0.95, num_codebooks=2)
     for name in ("semantic", "acoustic", "durations"):
         assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces], dim=-1), getattr(wanted, name))
+
+
+def test_a_short_lookahead_is_sooner(run, audio, capsys):
+    arguments = ("-o", "-", "--frame-rate", "5", "--lookahead", "3", "--chunk-frames", "1")
+    assert run(raw(audio), *arguments) == 0
+    said = capsys.readouterr().err
+    assert (
+        "EarlyStreamingEncoder(not exact to encode(audio, frame_rate=5.0, policy='running'), latency up to 0.96 s"
+        in said
+    )
+    assert main(["encode", "in.wav", "-o", "out.flxc", "--chunk-frames", "2"]) == 2
+    assert "--lookahead and --chunk-frames are for --stream; files are encoded whole" in capsys.readouterr().err
 
 
 def test_a_codec_of_fixed_rate_writes_codes_alone(run, nanocodecs, audio, tmp_path):

@@ -52,7 +52,7 @@ def test_audio_appears_before_input_ends(folder, tokens, nanocodecs):
         assert process.stdout.read() == b""
         printed = process.stderr.read().decode()
     assert process.returncode == 0, printed
-    assert printed == "22050 Hz, exact, latency up to 0.00136 s\n"
+    assert printed == "22050 Hz, StreamingDecoder(exact to decode(tokens), latency up to 0.00136 s)\n"
     samples = memoryview(audio_bytes).cast("h").tolist()
     wanted = as_samples(nanocodecs["causal"].decode(tokens))
     assert max(abs(a - b) for a, b in zip(samples, wanted, strict=True)) <= 1

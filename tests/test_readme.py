@@ -39,7 +39,7 @@ def page(tiny, released, nanocodecs, speech, tmp_path, monkeypatch):
     chunks = torch.arange(0, tokens.durations.shape[1], 4)
     sent, played = [], []
     return {
-        **{"flexicodec": flexicodec, "codec": tiny, "audio": audio, "tokens": tokens},
+        **{"flexicodec": flexicodec, "codec": tiny, "audio": audio, "tokens": tokens, "threshold": 0.6},
         **{f"clip_{name}": audio[0, : 5000 * count] for count, name in enumerate("abc", start=1)},
         **{"microphone": audio.split(5000, dim=1), "send": sent.append, "sent": sent},
         **{"tokens_as_they_come": [part(tokens, at, at + 4) for at in chunks], "play": played.append, "played": played},

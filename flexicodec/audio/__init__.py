@@ -11,10 +11,11 @@ from flexicodec.audio.batches import (
     resampled_length,
     split,
 )
-from flexicodec.audio.files import WRITE_BLOCK, encode_opus, read_audio, write_audio
+from flexicodec.audio.files import EXAMPLE, WRITE_BLOCK, encode_opus, example_audio, read_audio, write_audio
 from flexicodec.audio.opened import AudioSource, OpenedAudio
 
 __all__ = [
+    "EXAMPLE",
     "LOUDEST",
     "WRITE_BLOCK",
     "AudioSource",
@@ -25,6 +26,7 @@ __all__ = [
     "check_sample_rate",
     "collate",
     "encode_opus",
+    "example_audio",
     "read_audio",
     "resample",
     "resampled_length",

@@ -25,6 +25,7 @@ from flexicodec.audio.batches import (
 from flexicodec.audio.opened import AudioSource, OpenedAudio
 from flexicodec.io_utils import replacing
 
+EXAMPLE = Path(__file__).parents[1] / "assets" / "example.flac"  # the recording that ships: LibriSpeech 7021-85628-0027
 FORMATS = {
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
@@ -76,6 +77,15 @@ def read_audio(
     return audio if sample_rate is None else resample(audio, file_rate, sample_rate)
 
 
+def example_audio(sample_rate: int | None = None) -> Float[Tensor, "1 samples"]:
+    """Read the recording that ships with the package, 8.5 s of read English at 16 kHz; the file is `EXAMPLE`.
+
+    Args:
+        sample_rate: Hz to resample to; None keeps 16 kHz.
+    """
+    return read_audio(EXAMPLE, sample_rate)
+
+
 def _name(source: AudioSource) -> str:
     if isinstance(source, bytes):
         return f"a file of {len(source)} bytes"
@@ -103,7 +113,8 @@ def write_audio(
 
     Args:
         path: The file, in a folder that exists.
-        audio: `[S]`, `[1, S]` or `[C, S]`, channels first, float or int16/int32.
+        audio: `[S]`, `[1, S]` or stereo `[2, S]`, channels first, float or int16/int32. A batch of clips is no file:
+            write each clip that `split` returns.
         sample_rate: Hz.
         subtype: A libsndfile encoding such as `"FLOAT"` or `"PCM_24"` instead of the format's default.
     """
@@ -120,6 +131,11 @@ def write_audio(
         raise ValueError(f"audio has shape {list(waves.shape)}; expected [S], [1, S] or [C, S] with at least 1 sample")
     waves = torch.atleast_2d(waves)
     check_channel_count(waves)
+    if len(waves) > 2:
+        raise ValueError(
+            f"cannot write {path} ({container}/{subtype}, {sample_rate} Hz, {len(waves)} channels): a file has one "
+            "clip, mono or stereo; write a batch clip by clip, as flexicodec.split(audio, lengths) gives them"
+        )
     waves = to_float32(waves, "channel, sample").cpu()
     if subtype == "PCM_16":  # libsndfile floors, which would shift all samples by half a step
         waves = (waves * 2**15).round().clamp(-(2**15), 2**15 - 1).to(torch.int16)

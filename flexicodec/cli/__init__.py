@@ -48,8 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="flexicodec",
         description="Encode speech to tokens at a chosen frame rate, and decode them.",
-        epilog="`flexicodec VERB --help` lists a verb's options. Exit codes: 0 all done, 1 some files were skipped, "
-        "2 nothing could be done.",
+        epilog="`flexicodec VERB --help` lists a verb's options. Exit codes: 0 all done, 1 files were skipped, which "
+        "are named, 2 nothing was tried: a wrong option, model or list of files.",
     )
     parser.add_argument("--version", action="version", version=f"flexicodec {flexicodec.__version__}")
     subparsers = parser.add_subparsers(metavar="VERB", required=True)

@@ -12,6 +12,7 @@ from flexicodec.cli.options import Verb
 from flexicodec.io_utils import AUDIO_SUFFIXES
 
 if TYPE_CHECKING:
+    from flexicodec import Tokens
     from flexicodec.models.batch_encode import FileResult
 
 CHECKED_SECONDS = 5  # of audio, when an exported model is compared with the original
@@ -36,6 +37,7 @@ def encode(args: argparse.Namespace) -> int:
     if args.stream:
         _check_stream_precision(args)
         return streaming.encode(args)
+    _refuse_stream_options(args, "chunk_frames", "encoded")
     # Files are planned before the model is loaded, and the rate is tried before the first file is read.
     planned = file_jobs.plan(args.inputs, args.output, AUDIO_SUFFIXES, file_jobs.TOKEN_SUFFIXES)
     codec = options.load_codec(args, "encode")
@@ -53,13 +55,13 @@ def encode(args: argparse.Namespace) -> int:
         **rate,
     )
     outcomes = ((planned[each.index], file_jobs.attempt(planned[each.index], partial(_save, each))) for each in results)
-    return file_jobs.report(len(planned), outcomes)
+    return file_jobs.report(len(planned), outcomes, args.inputs)
 
 
-def _save(encoded: "FileResult", _: Path, target: Path) -> str:
+def _save(encoded: "FileResult", _: Path, target: Path) -> "Tokens":
     tokens = encoded.result()
     tokens.save(target)
-    return str(tokens)
+    return tokens
 
 
 def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,17 +78,21 @@ def decode(args: argparse.Namespace) -> int:
     if args.stream:
         _check_stream_precision(args)
         return streaming.decode(args)
-    if args.lookahead is not None or args.chunk_tokens is not None:
-        raise ValueError("--lookahead and --chunk-tokens are for --stream; files are decoded whole")
+    _refuse_stream_options(args, "chunk_tokens", "decoded")
     planned = file_jobs.plan(args.inputs, args.output, file_jobs.TOKEN_SUFFIXES, file_jobs.WRITABLE_SUFFIXES)
     codec = options.load_codec(args, "decode")
 
-    def decode_file(source: Path, target: Path) -> str:
+    def decode_file(source: Path, target: Path) -> "Tokens":
         tokens = flexicodec.Tokens.load(source, acoustic=args.codebooks)
         flexicodec.write_audio(target, codec.decode(tokens, precision=args.precision), codec.sample_rate)
-        return str(tokens)
+        return tokens
 
     return file_jobs.run_jobs(planned, decode_file)
+
+
+def _refuse_stream_options(args: argparse.Namespace, chunk: str, done: str) -> None:
+    if args.lookahead is not None or getattr(args, chunk) is not None:
+        raise ValueError(f"--lookahead and --{chunk.replace('_', '-')} are for --stream; files are {done} whole")
 
 
 def _check_stream_precision(args: argparse.Namespace) -> None:
@@ -108,13 +114,13 @@ def reconstruct(args: argparse.Namespace) -> int:
     codec = options.load_codec(args)
     rate = options.chosen_rate(args, codec)
 
-    def reconstruct_file(source: Path, target: Path) -> str:
+    def reconstruct_file(source: Path, target: Path) -> "Tokens":
         audio = flexicodec.read_audio(source, sample_rate=codec.sample_rate, channels="mix")
         tokens = codec.encode(audio, **rate, precision=args.precision)
         flexicodec.write_audio(target, codec.decode(tokens, precision=args.precision), codec.sample_rate)
-        return str(tokens)
+        return tokens
 
-    return file_jobs.run_jobs(planned, reconstruct_file)
+    return file_jobs.run_jobs(planned, reconstruct_file, args.inputs)
 
 
 def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +162,7 @@ def export(args: argparse.Namespace) -> int:
     folder = export_onnx(codec, args.output, int8=args.int8)
     for file in sorted(folder.iterdir()):
         print(f"{file.name:28} {file.stat().st_size / 2**20:8.2f} MiB")
-    recording = args.check or str(options.EXAMPLE)
+    recording = args.check or str(flexicodec.EXAMPLE)
     audio = flexicodec.read_audio(recording, sample_rate=codec.sample_rate, channels="mix")
     found = compare(codec, load_exported(folder), audio[:, : CHECKED_SECONDS * codec.sample_rate])
     print(f"against the model, on {recording}: {found}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexicodec.cli import options
+from flexicodec.io_utils import describe_missing
 
 if TYPE_CHECKING:
     from flexicodec.corpus import Utterance
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if args.parquet:
         import pyarrow  # noqa: F401  (before the work, not after it)
     from flexicodec.evaluation.paper_protocol import comparison
-    from flexicodec.evaluation.report import REPORT_NAME, main_table, notes, write_report
+    from flexicodec.evaluation.report import REPORT_NAME, notes, terminal_table, write_report
     from flexicodec.evaluation.results_store import PARQUET_NAME, write_parquet
     from flexicodec.evaluation.run import evaluate_corpus
     from flexicodec.statistics import check_resamples
@@ -80,14 +81,17 @@ def run(args: argparse.Namespace) -> int:
     utterances, paper_clips = _clips(args)
     models = args.model or ["flexicodec-mini"]
     results = evaluate_corpus(utterances, models, args.output, config, progress=sys.stderr.isatty())
-    # The report goes into the folder, its main table to the terminal.
     for note in results.notes:
         print(f"flexicodec: {note}", file=sys.stderr)
+    if len(results.failed) == len(results.rows):  # nothing to report
+        _report_failures(results)
+        return 1
+    # The report goes into the folder, its main table to the terminal.
     if args.parquet:
         write_parquet(args.output / PARQUET_NAME, results.rows)
     more = None if paper_clips is None else (lambda summary: comparison(summary, paper_clips))
     summary = write_report(args.output, args.resamples, more)
-    parts = [main_table(summary), notes(summary), more(summary) if more else ""]
+    parts = [terminal_table(summary), notes(summary), more(summary) if more else ""]
     print("\n\n".join(part for part in parts if part))
     print(f"\n{args.output / REPORT_NAME}: {results.measured} rows measured, {len(results.rows)} in all")
     if results.seconds:
@@ -106,6 +110,11 @@ def _clips(args: argparse.Namespace) -> "tuple[list[Utterance], PaperList | None
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit is {args.limit}; expected 1 or more")
     chosen = [utterances[index] for index in spread(len(utterances), args.limit)]
+    if not any(utterance.path.exists() for utterance in chosen):
+        raise ValueError(
+            f"none of the {len(chosen)} recordings of {args.manifest} is there; the first: "
+            f"{describe_missing(chosen[0].path)}; paths in a manifest are relative to its folder"
+        )
     if paper_clips is not None:
         paper_clips = replace(paper_clips, utterances=chosen)
     return chosen, paper_clips

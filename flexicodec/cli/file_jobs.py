@@ -6,16 +6,22 @@ Outputs are planned before any work is done, so that a name shared by two inputs
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
-from flexicodec.io_utils import BAD_FILE, find
+from flexicodec.io_utils import AUDIO_SUFFIXES, BAD_FILE, MEDIA_SUFFIXES, find
+
+if TYPE_CHECKING:
+    from flexicodec import Tokens
 
 WRITABLE_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # the first is the default
 TOKEN_SUFFIXES = (".flxc",)
 
 Job = tuple[Path, Path]  # source, target
-Outcome = tuple[Job, str | Exception]  # a line about the target, or why there is none
+Done = Union["Tokens", str]  # what was written, or a line about it
+Outcome = tuple[Job, Done | Exception]  # or why there is none
 
 
 def add_file_arguments(parser: argparse.ArgumentParser, inputs: str, output: str, optional: bool = False) -> None:
@@ -84,13 +90,13 @@ def _check(jobs: Sequence[Job]) -> None:
         writers[resolved] = source
 
 
-def run_jobs(jobs: Sequence[Job], work: Callable[[Path, Path], str]) -> int:
-    """Do `work(source, target)`, which returns a line about the target, for every job, and `report`."""
-    return report(len(jobs), ((job, attempt(job, work)) for job in jobs))
+def run_jobs(jobs: Sequence[Job], work: Callable[[Path, Path], Done], inputs: Sequence[Path] = ()) -> int:
+    """Do `work(source, target)`, which returns what it wrote, for every job, and `report`."""
+    return report(len(jobs), ((job, attempt(job, work)) for job in jobs), inputs)
 
 
-def attempt(job: Job, work: Callable[[Path, Path], str]) -> str | Exception:
-    """Make the target's folder and do one job; return its line, or the error of a bad file."""
+def attempt(job: Job, work: Callable[[Path, Path], Done]) -> Done | Exception:
+    """Make the target's folder and do one job; return what it wrote, or the error of a bad file."""
     source, target = job
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,14 +105,16 @@ def attempt(job: Job, work: Callable[[Path, Path], str]) -> str | Exception:
         return error
 
 
-def report(count: int, outcomes: Iterable[Outcome]) -> int:
+def report(count: int, outcomes: Iterable[Outcome], inputs: Sequence[Path] = ()) -> int:
     """Print the outcomes of `count` jobs, with a progress bar on a terminal, and return the exit code.
 
-    A bad file is reported and skipped. The line about the target is printed for a single file only.
+    A bad file is reported and skipped. What was written is described for a single file only; for several, the rates
+    over all of them. Files in the folders among `inputs` that no job reads are counted by suffix.
     """
     from tqdm import tqdm
 
     skipped = 0
+    written: list[Tokens] = []
     for (source, target), outcome in tqdm(outcomes, unit="file", total=count, disable=None if count > 1 else True):
         if isinstance(outcome, Exception):
             skipped += 1
@@ -114,9 +122,45 @@ def report(count: int, outcomes: Iterable[Outcome]) -> int:
             tqdm.write(f"flexicodec: skipped {source}: {reason}", file=sys.stderr)
         elif count == 1:
             print(f"{target}: {outcome}")
+        elif not isinstance(outcome, str):
+            written.append(outcome)
+    media, others = _left_out(inputs)
+    for file in media:
+        print(
+            f"flexicodec: skipped {file}: its suffix is one of video; name the file to read its sound", file=sys.stderr
+        )
+    skipped += len(media)
+    count += len(media)
     if count > 1:
-        print(f"{count - skipped} of {count} files written")
+        print(f"{count - skipped} of {count} files written{_rates(written)}{others}")
     return 1 if skipped else 0
+
+
+def _rates(written: "Sequence[Tokens]") -> str:
+    """Return the mean rates of tokens over all their audio."""
+    if not written:
+        return ""
+    seconds = sum(float(tokens.seconds.sum()) for tokens in written)
+    count = sum(int(tokens.token_lengths.sum()) for tokens in written)
+    kilobits = sum(float((tokens.bitrates_kbps * tokens.seconds).sum()) for tokens in written)
+    return f": {seconds:.1f} s of audio, {count / seconds:.2f} Hz, {kilobits / seconds:.2f} kbps"
+
+
+def _left_out(inputs: Sequence[Path]) -> tuple[list[Path], str]:
+    """Find video among files in folders; of others that are neither audio nor tokens, a count by suffix."""
+    media = []
+    others: Counter[str] = Counter()
+    for folder in inputs:
+        for file in sorted(folder.rglob("*")) if folder.is_dir() else []:
+            suffix = file.suffix.lower()
+            if not file.is_file() or file.name.startswith(".") or suffix in (*AUDIO_SUFFIXES, *TOKEN_SUFFIXES):
+                continue
+            if suffix in MEDIA_SUFFIXES:
+                media.append(file)
+            else:
+                others[suffix or "no suffix"] += 1
+    counts = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common())
+    return media, f"; not read, as by name they are no audio: {counts}" if counts else ""
 
 
 def one_line(error: BaseException) -> str:

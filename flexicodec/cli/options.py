@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import flexicodec
@@ -11,7 +10,6 @@ if TYPE_CHECKING:
     from flexicodec import Codec
 
 MODEL_HELP = "name, folder, .nemo file or hub id of the model"
-EXAMPLE = Path(flexicodec.__file__).parent / "assets" / "example.flac"  # the recording that ships with the package
 
 
 class Verb(NamedTuple):
@@ -70,13 +68,9 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 
 def load_codec(args: argparse.Namespace, parts: str = "all") -> "Codec":
     """Load the model that the arguments name, or the parts of it that a verb needs."""
-    import torch
+    from flexicodec.hub import check_device
 
-    # A bad device is found here and not after loading the weights.
-    try:
-        torch.zeros(1, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {args.device!r} cannot be used: {error}") from error
+    check_device(args.device)
     codec = flexicodec.load(args.model, sensevoice=args.sensevoice, device=args.device, parts=parts)
     if getattr(args, "compile", False):
         codec.compile()

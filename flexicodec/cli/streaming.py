@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
     from flexicodec import Codec, Tokens
+    from flexicodec.models.streaming.decoder import StreamingDecoder
+    from flexicodec.models.streaming.encoder import StreamingEncoder
 
 BLOCK = 2**16  # bytes read at most at once
 CODES = ("semantic", "acoustic", "durations")
@@ -37,7 +39,7 @@ streams:
   {"semantic": [17, 40], "acoustic": [[3, 8], [250, 1]], "durations": [2, 1]}
 
   The last line also has the number of samples of its audio, as "audio_lengths". The latency is printed on stderr.
-  --frame-rate is met by adapting the threshold, and so only on average.
+  --frame-rate is met by adapting the threshold: on average from the first frame on, and not by the cuts that files get.
 
   arecord -t raw -f S16_LE -c 1 -r 16000 | flexicodec encode --stream -o - | flexicodec decode --stream -o copy.wav
 """
@@ -57,19 +59,34 @@ streams:
 """
 
 
-def _print_latency(sample_rate: int, exact: bool, latency_seconds: float) -> None:
-    kind = "exact" if exact else "not exact"
-    print(f"{sample_rate} Hz, {kind}, latency up to {latency_seconds:.3g} s", file=sys.stderr, flush=True)
+def _print_latency(stream: "StreamingEncoder | StreamingDecoder") -> None:
+    print(f"{stream.codec.sample_rate} Hz, {stream}", file=sys.stderr, flush=True)
+
+
+def _add_lookahead(parser: argparse.ArgumentParser, chunk: str, unit: str) -> None:
+    """Add --stream, --lookahead and the option `chunk` to a verb."""
+    verb = parser.prog.split()[-1]
+    group = parser.add_argument_group("streams")
+    group.add_argument("--stream", action="store_true", help=f"{verb} stdin as it arrives, see below")
+    lookahead_help = f"frames of look-ahead; fewer than {verb} depends on cost quality (default: all, where finite)"
+    group.add_argument("--lookahead", type=int, metavar="FRAMES", help=lookahead_help)
+    group.add_argument(chunk, type=int, metavar="N", help=f"with fewer, write after every N {unit}")
+
+
+def _lookahead(args: argparse.Namespace, chunk: str) -> dict[str, int]:
+    """Return the look-ahead and the chunks that were given; others keep the stream's defaults."""
+    given = {"lookahead_frames": args.lookahead, chunk: getattr(args, chunk)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 # --------------------------------------------------------------------------------------------------------------- encode
 
 
 def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --stream to `encode`."""
+    """Add --stream and its options to `encode`."""
     parser.epilog = ENCODE_EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--stream", action="store_true", help="encode samples from stdin as they arrive, see below")
+    _add_lookahead(parser, "--chunk-frames", "frames")
 
 
 def encode(args: argparse.Namespace) -> int:
@@ -82,9 +99,10 @@ def encode(args: argparse.Namespace) -> int:
     rate = options.Rate(threshold=args.threshold, frame_rate=args.frame_rate, num_codebooks=args.codebooks)
     fixed_rate = codec.format.max_duration == 1
     with ExitStack() as stack:
-        stream = stack.enter_context(codec.streaming_encoder(**rate))
+        asked: dict[str, Any] = {name: value for name, value in rate.items() if value is not None}
+        stream = stack.enter_context(codec.streaming_encoder(**asked, **_lookahead(args, "chunk_frames")))
         out = sys.stdout if args.output == "-" else stack.enter_context(open(args.output, "w"))
-        _print_latency(codec.sample_rate, stream.exact, stream.latency_seconds)
+        _print_latency(stream)
         # Flushed after every block, for a reader at the other end of a pipe.
         for samples in read_samples(sys.stdin.buffer):
             out.write(_json_line(stream.encode(samples), fixed_rate))
@@ -132,12 +150,7 @@ def add_decode_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --stream and its options to `decode`."""
     parser.epilog = DECODE_EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    group = parser.add_argument_group("streams")
-    group.add_argument("--stream", action="store_true", help="decode tokens from stdin as they arrive, see below")
-    lookahead_help = "frames of look-ahead; fewer than the decoder's context cost quality (default: all, where finite)"
-    group.add_argument("--lookahead", type=int, metavar="FRAMES", help=lookahead_help)
-    chunk_help = "with fewer, write audio after every N tokens (default: 1)"
-    group.add_argument("--chunk-tokens", type=int, metavar="N", help=chunk_help)
+    _add_lookahead(parser, "--chunk-tokens", "tokens")
 
 
 def decode(args: argparse.Namespace) -> int:
@@ -146,14 +159,8 @@ def decode(args: argparse.Namespace) -> int:
         raise ValueError("decode --stream reads tokens from stdin; leave out the files, or --stream to decode these")
     with _audio_writer(args.output) as write:
         codec = options.load_codec(args, "decode")
-        # Options left out keep the decoder's defaults.
-        settings: dict[str, int] = {}
-        if args.lookahead is not None:
-            settings["lookahead_frames"] = args.lookahead
-        if args.chunk_tokens is not None:
-            settings["chunk_tokens"] = args.chunk_tokens
-        with codec.streaming_decoder(**settings) as stream:
-            _print_latency(codec.sample_rate, stream.exact, stream.latency_seconds)
+        with codec.streaming_decoder(**_lookahead(args, "chunk_tokens")) as stream:
+            _print_latency(stream)
             # A line with audio_lengths ends the clip; otherwise the end of the input does.
             ended = False
             for tokens in read_lines(sys.stdin, codec, args.codebooks):

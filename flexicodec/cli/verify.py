@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("model", metavar="MODEL", help=options.MODEL_HELP)
     audio_help = "recordings to reconstruct (default: the example that ships with the package)"
-    parser.add_argument("--audio", nargs="+", type=Path, metavar="FILE", default=[options.EXAMPLE], help=audio_help)
+    parser.add_argument("--audio", nargs="+", type=Path, metavar="FILE", help=audio_help)
     options.add_placement(parser)
 
 
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from flexicodec.hub import parameter_counts
 
     codec = options.load_codec(args)
+    recordings = args.audio or [flexicodec.EXAMPLE]
     report: LoadReport | None = getattr(codec, "load_report", None)  # models in the original layout have one
     print_rows([*describe_model(args.model, codec), *describe_load(report)])
 
@@ -67,10 +68,10 @@ def run(args: argparse.Namespace) -> int:
         print("\nparameters")
         print_rows((part, f"{count:>14,}") for part, count in parameter_counts(codec).items())
         print(f"\nreconstruction, {codec.num_codebooks} codebooks\n{COLUMNS}")
-        print_quality(codec, args.audio, {"": {}})
+        print_quality(codec, recordings, {"": {}})
     else:
         differing = print_parameters(codec) + print_buffers(codec)
-        print_reconstruction(codec, args.audio)
+        print_reconstruction(codec, recordings)
     problems = find_problems(codec, report, differing)
     for problem in problems:
         print(f"PROBLEM: {problem}")

@@ -36,6 +36,13 @@ PLOT_NAMES = {"bitrate_kbps": "bitrate.png", "frame_rate_hz": "frame_rate.png"}
 
 PANEL_KINDS = "stoi pesq_wb mel_distance wer similarity utmos dnsmos_ovrl cer mcd_db si_sdr_db".split()
 MAX_PANELS = 6  # more would not be legible
+# Columns of the table on a terminal, in this order: rates, then the first so many of the metrics that were measured.
+TERMINAL_RATES = ("frame_rate_hz", "bitrate_kbps")
+TERMINAL_KINDS = (
+    "wer stoi pesq_wb similarity utmos distillmos dnsmos_ovrl unit_edit boundary_f1 cer mel_distance".split()
+)
+TERMINAL_METRICS = 6
+USELESS_WER = 0.5  # of the recordings, from which on a recogniser does not understand them
 NOT_PERFECT = ("wer", "cer", "utmos", "dnsmos_ovrl")  # recordings do not reach the best value, so theirs is drawn
 AXES = {"bitrate_kbps": "measured kbps", "frame_rate_hz": "measured tokens per second (Hz)"}
 # From Okabe and Ito's palette, which colour-blind readers can tell apart; markers and dashes say the same in grey.
@@ -99,10 +106,10 @@ def markdown(summary: Summary, plots: Sequence[str] = (), more: str = "") -> str
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def main_table(summary: Summary, shown: Sequence[str] | None = None) -> str:
+def main_table(summary: Summary, shown: Sequence[str] | None = None, rates: Sequence[str] = tuple(RATES)) -> str:
     """Make the table of all systems and settings, without intervals; `shown` chooses metrics (default: all)."""
     columns = []
-    for name in [*RATES, *(summary.metrics if shown is None else shown)]:
+    for name in [*rates, *(summary.metrics if shown is None else shown)]:
         if any(_is_defined(entry.scores[name]) for entry in summary.entries):
             columns.append(name)
     rows = []
@@ -110,6 +117,16 @@ def main_table(summary: Summary, shown: Sequence[str] | None = None) -> str:
         values = [format_value(name, entry.scores[name].value) for name in columns]
         rows.append([entry.name, str(entry.clips), *values])
     return markdown_table(["system", "clips", *(metric_info(name).label for name in columns)], rows)
+
+
+def terminal_table(summary: Summary) -> str:
+    """Make the table of the few columns that matter most, and say where the others are."""
+    kinds = [*TERMINAL_KINDS, *dict.fromkeys(map(metric_kind, summary.metrics))]
+    ordered = sorted(summary.metrics, key=lambda name: kinds.index(metric_kind(name)))
+    shown = ordered[:TERMINAL_METRICS]
+    table = main_table(summary, shown, TERMINAL_RATES)
+    left_out = len(ordered) - len(shown)
+    return table + (f"\n\n{left_out} more metrics, and intervals, are in the report." if left_out else "")
 
 
 def interval_table(summary: Summary) -> str:
@@ -165,7 +182,29 @@ def notes(summary: Summary) -> str:
         if len({entry.undefined.get(metric, 0) for entry in summary.entries}) > 1:
             label = metric_info(metric).label
             lines.append(f"- Means of {label} rest on different clips; paired differences do not.")
+    lines += _recogniser_notes(summary)
     return "\n".join([*lines, *(f"- {remark}" for remark in summary.remarks)])
+
+
+def _recogniser_notes(summary: Summary) -> list[str]:
+    """Say where a recogniser fails on the recordings themselves, or finds more errors than there are words."""
+    lines = []
+    for metric in (name for name in summary.metrics if metric_kind(name) == "wer"):
+        spec = metric.removeprefix("wer.")
+        values = {entry.name: entry.scores[metric].value for entry in summary.entries}
+        recordings = [value for name, value in values.items() if name == GROUND_TRUTH]
+        if any(value >= USELESS_WER for value in recordings):
+            lines.append(
+                f"- The recogniser {spec} has a WER of {format_value(metric, recordings[0])} % on the recordings "
+                "themselves: it does not understand them, and its error rates say nothing about codecs. Name another "
+                "with --transcriber."
+            )
+        above = [name for name, value in values.items() if value > 1]
+        if above:
+            lines.append(
+                f"- WER above 100 % ({spec}; {'; '.join(above)}): more wrong and inserted words than spoken ones."
+            )
+    return lines
 
 
 def _entry_notes(entry: Entry) -> list[str]:

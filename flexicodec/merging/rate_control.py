@@ -1,7 +1,7 @@
 """Causal merging at a rate: `RateController`, which moves the threshold to hold a frame rate.
 
 A stream cannot rank the similarities of a clip that has not ended. The controller looks at its own recent output
-instead: more tokens than asked for lower the threshold, fewer raise it.
+instead: more tokens than asked for lower the threshold, fewer raise it, until what is missing is made up for.
 """
 
 from dataclasses import dataclass, replace
@@ -15,6 +15,8 @@ from flexicodec.merging.durations import check_max_duration, durations_from_star
 from flexicodec.merging.policies import FloatOrPerItem, Seconds, as_floats, broadcast_per_item
 from flexicodec.nn.streaming import register_state
 
+OWED_SECONDS = 30.0  # at the asked rate, of tokens that are made up for: not those of a long silence
+
 
 @register_state
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class RateControllerState:
         run: Frames of the token that is open.
         rate: Tokens per second of late, Hz.
         centre: The threshold, but for what the present error adds.
+        owed: Tokens that the clip so far lacks for its rate.
     """
 
     run: int
     rate: float
     centre: float
+    owed: float = 0.0
 
 
 @register_state
@@ -37,18 +41,22 @@ class RateControllerState:
 class RateController:
     """Merge above a threshold that a proportional-integral controller moves towards a rate.
 
-    At every frame the rate of late is a mean over the frames before, each weighed by exp(-age / memory), and
+    At every frame the rate of late is a mean over the frames before, each weighed by exp(-age / memory), `owed` counts
+    the tokens that the clip so far lacks, and
 
-        error = frame_rate - rate        threshold = centre + proportional * error        centre += integral * error
+        error = frame_rate + owed / payback - rate
+        threshold = centre + proportional * error        centre += integral * error
 
-    both held within `lowest` and `highest`. Over minutes the rate is met wherever these bounds allow; over seconds it
-    follows speech, as with a fixed threshold. Numbers are Python's, so that chunks change nothing.
+    both held within `lowest` and `highest`. From the first frame on the rate is met on average, to a few tokens and
+    wherever these bounds allow; over seconds it follows speech, as with a fixed threshold. Numbers are Python's, so
+    that chunks change nothing.
 
     Attributes:
         frame_rate: Tokens per second, one for all items or one for each.
         threshold: To begin with.
         base_frame_rate: Frames per second of the grid.
         memory_seconds: Of the mean.
+        payback_seconds: In which tokens that are missing are made up for.
         proportional: Of the threshold, per Hz of error.
         integral: Of the threshold, per Hz of error and second.
         lowest: Of the threshold.
@@ -59,8 +67,9 @@ class RateController:
     threshold: float = 0.9
     base_frame_rate: float = 12.5
     memory_seconds: float = 3.0
-    proportional: float = 0.02
-    integral: float = 0.01
+    payback_seconds: float = 3.0
+    proportional: float = 0.03
+    integral: float = 0.02
     lowest: float = -1.0
     highest: float = 0.999
 
@@ -79,8 +88,8 @@ class RateController:
                 f"lowest, threshold and highest are {self.lowest:g}, {self.threshold:g} and {self.highest:g}; expected "
                 "them in this order within [-1, 1]"
             )
-        for name in ("memory_seconds", "proportional", "integral"):
-            if not getattr(self, name) >= 0 or (name == "memory_seconds" and not self.memory_seconds):
+        for name in ("memory_seconds", "payback_seconds", "proportional", "integral"):
+            if not getattr(self, name) >= 0 or (name.endswith("_seconds") and not getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a positive number")
 
     def __call__(
@@ -113,8 +122,9 @@ class RateController:
         return torch.stack(rows)
 
     def initial_state(self) -> RateControllerState:
-        """See `CausalPolicy`: one frame, and a rate as it should be."""
-        return RateControllerState(1, self._rate(), self.threshold)
+        """See `CausalPolicy`: one frame, which starts a token, and a rate as it should be."""
+        rate = self._rate()
+        return RateControllerState(1, rate, self.threshold, rate / self.base_frame_rate - 1)
 
     def step(
         self, similarities: Float[Tensor, " pairs"], state: RateControllerState, max_duration: int | None
@@ -129,9 +139,11 @@ class RateController:
         run = state.run
         rate = state.rate
         centre = state.centre
+        owed = state.owed
+        most_owed = OWED_SECONDS * wanted
         for similarity in similarities.detach().tolist():
             # Proportional part: what the present error adds to the centre
-            error = wanted - rate
+            error = wanted + owed / self.payback_seconds - rate
             threshold = self._hold(centre + self.proportional * error)
             start = not similarity > threshold or run == max_duration
             starts.append(start)
@@ -139,13 +151,14 @@ class RateController:
             run = 1 if start else run + 1
             # Exponential mean of the rate: a frame has either no token start or one.
             rate += share * (start * self.base_frame_rate - rate)
+            owed = min(max(owed + wanted * frame - start, -most_owed), most_owed)
             # Integral part, held within the bounds so that it does not wind up
             centre = self._hold(centre + self.integral * error * frame)
         device = similarities.device
         return (
             torch.tensor(starts, dtype=torch.bool, device=device),
             torch.tensor(margins, dtype=similarities.dtype, device=device),
-            replace(state, run=run, rate=rate, centre=centre),
+            replace(state, run=run, rate=rate, centre=centre, owed=owed),
         )
 
     def _hold(self, threshold: float) -> float:

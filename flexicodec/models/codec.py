@@ -7,9 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
-from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, get_args
 
 import numpy as np
 import torch
@@ -23,6 +22,9 @@ from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.snake import compile_activations
 from flexicodec.tokens import TokenFormat, Tokens
 from flexicodec.weights import SHIPPED_PARTS, drop_modules, pack_rows, unloaded_modules, unpack, write_model_folder
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -99,13 +101,25 @@ class Codec(nn.Module, ABC):
     token_modules: tuple[str, ...]
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
+    @classmethod
+    def random(cls, config: Any = None, seed: int = 0) -> "Self":
+        """Return a model with random weights, the same for the same seed, in eval mode.
+
+        Args:
+            config: Of the family; None means that of the released size.
+            seed: Of the weights; the global random state stays as it is.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(config).eval()
+
     def forward(self, *_: Any, **__: Any) -> NoReturn:
         """Raise a ValueError that names what to call instead."""
         raise ValueError(
             f"a {type(self).__name__} is not called itself: encode(audio) makes tokens, and decode(tokens) audio"
         )
 
-    @cached_property
+    @property
     def base_frame_rate(self) -> float:
         """Frames per second of the grid; a token holds one frame or more."""
         return self.sample_rate / self.frame_size
@@ -209,8 +223,13 @@ class Codec(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has one rate only; use encode")
 
     @inference_call
-    def embed(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
+    def embed(self, tokens: Tokens, per_codebook: bool = False) -> Float[Tensor, "batch *codebooks dim tokens"]:
         """Look up one vector per token, summed or stacked over its codes: the decoder's input, zero at padding.
+
+        Args:
+            tokens: Made by this model.
+            per_codebook: Return [B, codebooks, D, N], what each code adds to that vector: the semantic one first, then
+                the acoustic ones in use.
 
         Raises:
             ValueError: The tokens belong to another model, or hold codes this one lacks.
@@ -218,10 +237,22 @@ class Codec(nn.Module, ABC):
         self.check_tokens(tokens)
         if tokens.durations.device != self.device:
             tokens = tokens.to(self.device)
-        return self._dequantize(tokens)
+        return self._dequantize_each(tokens) if per_codebook else self._dequantize(tokens)
+
+    def codebook_vectors(self) -> dict[str, Float[Tensor, "codebooks codes dim"]]:
+        """Return the vectors of all codes, to start the embeddings of a language model from.
+
+        Those of "acoustic" are what `embed(per_codebook=True)` looks up. Those of "semantic" come before the layers
+        that look at neighbouring tokens.
+        """
+        raise NotImplementedError
 
     def _dequantize(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
         """Look up the vectors of checked tokens."""
+        raise NotImplementedError
+
+    def _dequantize_each(self, tokens: Tokens) -> Float[Tensor, "batch codebooks dim tokens"]:
+        """Look up the vectors of checked tokens, codebook by codebook."""
         raise NotImplementedError
 
     def num_frames(self, samples: Any) -> Any:
@@ -271,7 +302,7 @@ class Codec(nn.Module, ABC):
 
         Args:
             batch_size: Number of independent streams; each can be reset.
-            options: Those of `encode` that the family takes for streams.
+            options: Those of `encode` that the family takes for streams, `lookahead_frames` and `chunk_frames`.
 
         Raises:
             ValueError: An option is out of its range, or needs the whole clip.

@@ -6,7 +6,6 @@ state equal the whole clip to float noise, and memory depends on the chunk and n
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import count
 from math import prod
 
@@ -69,15 +68,12 @@ class ConvStack(nn.Module):
         self.inputs_per_frame = inputs_per_frame
         self.outputs_per_frame = self.frame_size // inputs_per_frame
         self.layers = Sequential(layers)
+        # Frames of the shortest clip: more than 1 where padding reflects the clip at its ends.
+        self.min_frames = next(frames for frames in count(1) if self.layers.is_long_enough(frames * inputs_per_frame))
 
     def output_length(self, length: int) -> int:
         """Count the outputs (frames or samples) of a clip of `length` inputs (samples or frames)."""
         return self.layers.output_length(length)
-
-    @cached_property
-    def min_frames(self) -> int:
-        """Frames of the shortest clip: more than 1 where padding reflects the clip at its ends."""
-        return next(frames for frames in count(1) if self.layers.is_long_enough(frames * self.inputs_per_frame))
 
     def forward(
         self,

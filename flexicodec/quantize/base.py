@@ -149,6 +149,19 @@ class Quantizer(nn.Module, ABC):
         latents = rearrange(latents, "(b n) d -> b d n", b=batch, n=tokens)
         return latents.masked_fill(~valid[:, None], 0.0).contiguous()
 
+    def dequantize_each(
+        self, codes: Int[Tensor, "batch codebooks tokens"], lengths: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch codebooks dim tokens"]:
+        """Return what each codebook adds to `dequantize` of all; their sum is that, up to rounding."""
+        sums = [self.dequantize(codes[:, :count], lengths) for count in range(codes.shape[1] + 1)]
+        return torch.stack(sums, dim=1).diff(dim=1)
+
+    def codebook_vectors(self) -> Float[Tensor, "codebooks codes dim"]:
+        """Return the vector that each code of each codebook adds to the latents."""
+        device = next((weight.device for weight in self.parameters()), None)
+        codes = torch.arange(self.codebook_size, device=device).expand(1, self.num_codebooks, -1)
+        return self.dequantize_each(codes)[0].mT
+
     @torch.no_grad()
     def margins(
         self,

@@ -40,7 +40,7 @@ class DataConfig:
     batch_seconds: float = 60.0  # of whole utterances: audio per forward pass and process, padding included
     min_seconds: float = 0.2  # shorter utterances are dropped, and counted
     max_seconds: float = 30.0  # longer ones are dropped when training on whole utterances
-    audio_cache: str | None = None  # file of decoded audio that is kept between runs
+    audio_cache: str | None = None  # decoded audio kept between runs: a file, or a folder (with / behind) of files
     feature_cache: str | None = None  # the same of the frozen encoder's features, for crops without noise and codecs
     workers: int = 0  # reading processes per training process; 0 reads in the training process itself
     shuffle_buffer: int = 1000  # clips held to shuffle a stream of shards

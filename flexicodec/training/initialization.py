@@ -103,7 +103,7 @@ def _convolutions(module: nn.Module) -> list[Conv]:
 @torch.no_grad()
 def init_quantizer(quantizer: ResidualVectorQuantizer) -> None:
     """Initialise each stage as a projection onto a few directions of an orthonormal basis, as long as they last."""
-    width = quantizer.config.codebook_dim
+    width = quantizer.stages[0].codebook.embedding_dim
     basis = torch.empty(0, quantizer.dim)
     for stage in quantizer.stages:
         if len(basis) < width:
@@ -234,6 +234,7 @@ def _compare_settings(source: str, held: Mapping[str, Any], config: NanoCodecCon
 def _read(source: InitConfig, model: FlexiCodecNetwork | NanoCodec) -> _Source:
     """Read the parts of a source that are asked for by name, or all of it."""
     name = source.source
+    _refuse_missing(name)
     model_of_run = Path(name) / "model"
     if (model_of_run / CONFIG_NAME).is_file() and not (Path(name) / CONFIG_NAME).is_file():
         name = str(model_of_run)  # `name` is the output folder of a training run
@@ -247,6 +248,20 @@ def _read(source: InitConfig, model: FlexiCodecNetwork | NanoCodec) -> _Source:
     if not source.parts:
         return found
     return replace(found, state={key: value for key, value in found.state.items() if _part(key) in source.parts})
+
+
+def _refuse_missing(source: str) -> None:
+    """Refuse what an earlier stage has not written yet; names and hub ids are for others to find."""
+    path = Path(source)
+    if path.exists() or "/" not in source or (source.count("/") == 1 and path.parts[0] != "runs"):
+        return
+    run = path.parent if path.name == "model" else path
+    raise ValueError(
+        f"init_from knows no source {source!r}, which is missing. If an earlier stage writes it, start that first, the "
+        f"config with output: {run} (docs/training.md has the stages). Else expected a model's name or folder "
+        f"({', '.join(SHIPPED)}; a run's folder), a checkpoint (.../step-0001000), or for the frozen encoder a "
+        "recogniser's folder"
+    )
 
 
 def _read_folder(source: str, model: FlexiCodecNetwork) -> _Source:

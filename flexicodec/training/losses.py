@@ -239,7 +239,7 @@ def magnitudes(audio: Audio, window: int) -> Float[Tensor, "batch bins frames"]:
 
 def power_spectrum(audio: Audio, taper: Float[Tensor, " window"]) -> Float[Tensor, "batch frames bins"]:
     """Compute squared STFT magnitudes of whole windows, a quarter window apart."""
-    power: Tensor = _PowerSpectrum.apply(audio, taper)  # type: ignore[no-untyped-call]
+    power: Tensor = _PowerSpectrum.apply(audio, taper)
     return power
 
 
@@ -255,7 +255,7 @@ class _PowerSpectrum(torch.autograd.Function):
         return spectrum.real.square() + spectrum.imag.square()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         # d|X_k|^2 / dx_t = 2 w_t Re(X_k exp(2 pi i k t / n)). The inverse transform divides by n, and counts all bins
         # but the first and the last twice.

@@ -17,10 +17,18 @@ from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.training.checkpoints import CheckpointFolder, restore_random_state, save_random_state
 from flexicodec.training.config import CalibratedRange, TrainingConfig
 from flexicodec.training.data import Batch, FeatureCache, read_manifests, training_batches, validation_clips
+from flexicodec.training.data.clip_cache import cache_file
 from flexicodec.training.discriminators.config import AdversarialConfig
 from flexicodec.training.gan_losses import generator_losses
 from flexicodec.training.generator import Generated
-from flexicodec.training.logging import Progress, TrainingMetrics, end_run, log_histogram, make_accelerator
+from flexicodec.training.logging import (
+    Progress,
+    TrainingMetrics,
+    end_run,
+    log_histogram,
+    make_accelerator,
+    start_trackers,
+)
 from flexicodec.training.logging.validation import save_samples, validate
 from flexicodec.training.losses import weighted_sum
 from flexicodec.training.optim import update_average
@@ -59,7 +67,7 @@ class Trainer(ABC):
             log.info("resuming at step %d from %s", self.resumed.step, self.resumed.folder)
             compare_configs(self.resumed.config(), to_dict(config))
             self.step = self.resumed.step
-        self.accelerator = make_accelerator(config, self.step)
+        self.accelerator = make_accelerator(config, start=False)
         self.device = self.accelerator.device
 
     @abstractmethod
@@ -102,6 +110,8 @@ class Trainer(ABC):
         self.accelerator.wait_for_everyone()
         with self.accelerator.main_process_first():  # the first process makes the cache of decoded audio
             batches = self.batches(start=self.step * self.accumulation)
+        # Nothing is written before all that can be refused is there.
+        start_trackers(self.accelerator, config, self.step)
         with Progress(self.accelerator, config.steps, self.step) as progress:
             while self.step < config.steps:
                 taken = [next(batches) for _ in range(self.accumulation)]
@@ -202,12 +212,13 @@ class CodecTrainer(Trainer):
         """Make this process's batches."""
         data = self.config.data
         features = None
-        if data.feature_cache is not None:
+        cache = cache_file(data.feature_cache, data.manifest, "features")
+        if cache is not None:
             if not isinstance(self.codec, FlexiCodec) or self.codec.config.geometry != "whole":
                 raise ValueError(
                     "data.feature_cache is for a FlexiCodec of geometry 'whole', whose frames are those of its crops"
                 )
-            features = FeatureCache(read_manifests(data.manifest), data.feature_cache, self.codec)
+            features = FeatureCache(read_manifests(data.manifest), cache, self.codec)
         return training_batches(
             data,
             sample_rate=self.codec.sample_rate,

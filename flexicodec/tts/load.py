@@ -121,9 +121,7 @@ def _codec_settings(folder: Path) -> Mapping[str, Any]:
     return load_yaml(found[0]) if found else CODEC_SETTINGS
 
 
-def _one_codec(
-    folder: Path, states: Mapping[str, State], given: Codec | None, sensevoice: str | Path | None
-) -> Codec:
+def _one_codec(folder: Path, states: Mapping[str, State], given: Codec | None, sensevoice: str | Path | None) -> Codec:
     """Make the codec inside the checkpoints; all of them, and the one given, have to make the same tokens."""
     chosen = given
     origin = "codec="

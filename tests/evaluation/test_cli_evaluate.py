@@ -57,6 +57,24 @@ def test_a_higher_limit_goes_on(manifest, model, tmp_path, capsys):
     assert "4 rows measured, 10 in all" in capsys.readouterr().out
 
 
+def test_recordings_that_are_not_there_are_one_line(model, tmp_path, capsys):
+    rows = [{"path": f"wrong/{name}.wav", "duration_s": 1.0} for name in "ab"]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["evaluate", str(tmp_path / "m.jsonl"), "--model", model, "-o", str(tmp_path / "r"), *QUICK]) == 2
+    said = capsys.readouterr()
+    assert re.search(r"none of the 2 recordings of .*m\.jsonl is there; the first: .*a\.wav is missing", said.err)
+    assert said.out == ""
+
+
+def test_nothing_measured_is_no_table(model, tmp_path, capsys):
+    (tmp_path / "a.wav").write_text("no audio")
+    (tmp_path / "m.jsonl").write_text(json.dumps({"path": "a.wav", "duration_s": 1.0}) + "\n")
+    assert main(["evaluate", str(tmp_path / "m.jsonl"), "--model", model, "-o", str(tmp_path / "r"), *QUICK]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "2 of 2 rows failed, of 1 clip" in said.err
+
+
 @pytest.mark.parametrize("count", [1, 6, 225])
 def test_limits_nest_and_spread(count):
     chosen = [spread(count, limit) for limit in range(1, count + 1)]

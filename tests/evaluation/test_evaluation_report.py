@@ -11,6 +11,7 @@ from flexicodec.evaluation.report import (
     panel_metrics,
     pareto_front,
     plot_quality,
+    terminal_table,
     uninformative_metrics,
     write_report,
 )
@@ -29,6 +30,16 @@ def test_the_table_shows_what_the_summary_holds(summary):
     assert cells == [
         *("one, 12 Hz", "40", f"{rate:.2f}", f"{rate / 10:.3f}", f"{stoi:.3f}", f"{100 * wer:.1f}"),
     ]
+
+
+def test_a_terminal_shows_few_columns(rows):
+    names = ["mel_distance", "stoi", *(f"unit_edit.noise:{level}db" for level in range(9)), "wer.ctc:x"]
+    changed = [row | {name: 0.5 for name in names if name.startswith("unit")} for row in rows]
+    said = terminal_table(summarise(changed, RUN | {"names": names}, resamples=5))
+    head = said.splitlines()[0].strip("| ").split(" | ")
+    assert head[:6] == ["system", "clips", "Hz", "kbps", "WER, % (ctc:x)", "STOI"]
+    assert len(head) == 10
+    assert said.endswith("6 more metrics, and intervals, are in the report.")
 
 
 def test_a_page_states_rules_intervals_and_pairs(summary):

@@ -1,5 +1,7 @@
 """Summaries of rows whose numbers are known."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -199,3 +201,12 @@ def test_numbers_are_shown_as_tables_have_them():
     assert format_value("stoi", 0.12345) == "0.123"
     assert format_value("utmos.x", 3.14159) == "3.14"
     assert format_value("pesq_wb", float("nan")) == "–"
+
+
+@pytest.mark.parametrize(("errors", "said"), [(3, "does not understand them"), (99, "WER above 100 % (ctc:x; ")])
+def test_a_useless_recogniser_is_named(rows, errors, said):
+    changed = copy.deepcopy(list(rows))
+    assert "recogniser ctc:x has" not in notes(summarise(changed, RUN, resamples=5))
+    for row in changed:
+        row["transcripts"]["ctc:x"]["word_errors"] = errors
+    assert said in notes(summarise(changed, RUN, resamples=5))

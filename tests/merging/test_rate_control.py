@@ -55,6 +55,22 @@ def test_the_rate_is_met_over_minutes_and_followed_over_seconds(rate):
         assert inside == pytest.approx(rate, rel=0.02)
 
 
+@pytest.mark.parametrize("threshold", [-0.5, 0.3, 0.95])
+@pytest.mark.parametrize("rate", [3.0, 6.25, 10.0])
+def test_the_mean_rate_is_held_from_the_first_frame(rate, threshold):
+    """However far the first threshold is from the right one: what it costs is made up for."""
+    values = similarities(500, 3) * 0.3 + 0.6  # 40 s
+    durations = RateController(rate, threshold)(values[None], torch.tensor([501]), max_duration=8)[0]
+    tokens = int((durations > 0).sum())
+    assert tokens / (501 / 12.5) == pytest.approx(rate, rel=0.02)
+
+
+def test_a_long_silence_is_not_made_up_for():
+    policy = RateController(6.0, threshold=0.5)
+    _, _, silence = policy.step(torch.full((5000,), 1.0), policy.initial_state(), 8)
+    assert 175 < silence.owed <= 30 * 6.0
+
+
 def test_the_threshold_follows_the_error():
     policy = RateController(6.0, threshold=0.5)
     _, _, dense = policy.step(torch.full((50,), -1.0), policy.initial_state(), None)
@@ -82,6 +98,7 @@ def test_every_clip_may_have_its_own_rate():
         ({"frame_rate": 6.0, "threshold": 1.5}, "in this order"),
         ({"frame_rate": 6.0, "lowest": 0.95}, "in this order"),
         ({"frame_rate": 6.0, "memory_seconds": 0.0}, "memory_seconds"),
+        ({"frame_rate": 6.0, "payback_seconds": 0.0}, "payback_seconds"),
         ({"frame_rate": 6.0, "integral": -1.0}, "integral"),
     ],
 )

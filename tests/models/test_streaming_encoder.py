@@ -150,6 +150,77 @@ def test_one_global_part_is_enough_to_be_inexact(make_codec):
     assert streamed(stream, audio, [1000, 20_000]) == codec.encode(audio)
 
 
+def test_a_stream_says_what_it_is_exact_to(whole):
+    audio = noise(200_000)
+    stream = whole.streaming_encoder(frame_rate=5.0, num_codebooks=2)
+    assert stream.encode_options == {"frame_rate": 5.0, "num_codebooks": 2, "policy": "running"}
+    assert "exact to encode(audio, frame_rate=5.0, num_codebooks=2, policy='running')" in repr(stream)
+    got = streamed(stream, audio, [7000, 9])
+    assert same_but_for_noise(whole.encode(audio, **stream.encode_options, margins=True), got)
+    assert float(got.frame_rates) == pytest.approx(5.0, abs=0.25)
+
+
+# ----------------------------------------------------------------------------------------------------- short look-ahead
+
+
+@pytest.mark.parametrize(
+    ("kind", "ahead", "every"),
+    [
+        *[(kind, 3, 2) for kind in ("whole", "spectral", "fixed", "another", "released", "noncausal", "lfsc")],
+        *[(kind, *sizes) for kind in ("whole", "noncausal") for sizes in ((0, 1), (1, 5))],
+    ],
+)
+def test_a_short_lookahead_is_kept_whatever_the_chunks(codecs, kind, ahead, every):
+    codec = codecs[kind]
+    size = codec.frame_size
+    stream = codec.streaming_encoder(lookahead_frames=ahead, chunk_frames=every)
+    assert not stream.exact
+    assert stream.latency_seconds < codec.streaming_encoder().latency_seconds
+    longest = stream.settings.max_duration
+    assert stream.latency_seconds == pytest.approx(
+        (longest + stream._tokenizer.frames_behind + ahead + every - 1) / codec.base_frame_rate
+    )
+    audio = noise(24 * size + 11)
+    # Frame by frame, no token is later than stated.
+    pieces, out = [], 0
+    for count, chunk in enumerate(audio.split(size, dim=1)[:-1], start=1):
+        piece = stream.encode(chunk)
+        out += 0 if piece is None else int(piece.durations.sum())
+        pieces += [] if piece is None else [piece]
+        assert count - out <= stream.latency_seconds * codec.base_frame_rate
+    pieces += [stream.encode(audio[:, 24 * size :])]
+    got = Tokens.concat([piece for piece in (*pieces, stream.flush()) if piece is not None])
+    assert got.audio_lengths.tolist() == [audio.shape[1]]
+    assert int(got.frame_lengths) == codec.num_frames(audio.shape[1])
+    for sizes in ([], [3 * size + 5, 7, 14 * size]):
+        stream.reset()
+        assert streamed(stream, audio, sizes) == got
+
+
+@pytest.mark.parametrize("kind", ["whole", "spectral", "fixed", "noncausal"])
+def test_enough_lookahead_is_exact(codecs, kind):
+    codec = codecs[kind]
+    stream = codec.streaming_encoder(lookahead_frames=300)
+    assert stream.exact
+    assert stream.latency_seconds == codec.streaming_encoder().latency_seconds
+    audio = noise(70 * codec.frame_size + 3)
+    assert same_but_for_noise(codec.encode(audio, margins=True), streamed(stream, audio, [5000, 1]))
+
+
+@pytest.mark.parametrize(
+    ("choices", "match"),
+    [
+        ({"lookahead_frames": -1}, "lookahead_frames is -1; expected a whole number of frames, 0 or more"),
+        ({"lookahead_frames": 1.5}, "lookahead_frames is 1.5"),
+        ({"lookahead_frames": 2, "chunk_frames": 0}, "chunk_frames is 0"),
+        ({"lookahead_frames": 2, "margins": True}, "leave out lookahead_frames, or margins"),
+    ],
+)
+def test_wrong_lookaheads_are_named(whole, choices, match):
+    with pytest.raises(ValueError, match=match):
+        whole.streaming_encoder(**choices)
+
+
 # --------------------------------------------------------------------------------------------------- what waiting costs
 
 

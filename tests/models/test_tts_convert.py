@@ -163,7 +163,9 @@ def test_a_model_without_rates_or_with_class_weights():
     state = random_weights(tiny_ar(), names)
     without = {key: value for key, value in state.items() if not key.startswith("framerate")}
     assert ar_from_upstream(AR | {"flex_framerate": False}, without).config.thresholds == ()
-    weighted = ar_from_upstream(AR | {"duration_loss_type": "weighted"}, state | {"duration_class_weights": torch.ones(10)})
+    weighted = ar_from_upstream(
+        AR | {"duration_loss_type": "weighted"}, state | {"duration_class_weights": torch.ones(10)}
+    )
     assert weighted.duration_weights.tolist() == [1.0] * 10
 
 

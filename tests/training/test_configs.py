@@ -32,7 +32,19 @@ def read(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["fixed_rate", "dynamic", "spectral", "mini_fixed", "mini", "mini_cpu", "mini_spectral_fixed", "mini_spectral"],
+    [
+        *(
+            "fixed_rate",
+            "dynamic",
+            "spectral",
+            "mini_fixed",
+            "mini",
+            "mini_cpu",
+            "mini_spectral_fixed",
+            "mini_spectral",
+        ),
+        "finetune_mini",
+    ],
 )
 def test_shipped_configs_are_read_and_built(name):
     config = read(name)
@@ -42,6 +54,13 @@ def test_shipped_configs_are_read_and_built(name):
         codec = FlexiCodec(config.model)
     assert codec.base_frame_rate == 12.5
     assert (codec.encoder.out_channels, codec.decoder.in_channels) == (config.model.acoustic.latent_dim,) * 2
+
+
+def test_finetuning_builds_the_model_that_ships():
+    """So that its weights fit: all settings but the threshold, which may be fitted afterwards."""
+    ours = read("finetune_mini").model
+    shipped = load("flexicodec-mini").config
+    assert replace(ours, merging=replace(ours.merging, threshold=shipped.merging.threshold)) == shipped
 
 
 def test_a_codec_on_spectra_trains_on_the_mel_loss_alone(manifest, tmp_path):

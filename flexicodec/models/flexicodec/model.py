@@ -41,6 +41,7 @@ from flexicodec.models.flexicodec.streaming_encode import (
 )
 from flexicodec.models.margins import boundary_margins
 from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
+from flexicodec.models.streaming.early_encoder import EarlyStreamingEncoder
 from flexicodec.models.streaming.encoder import STREAM_WINDOWS, EncoderOptions, StreamingEncoder
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.masking import fit_lengths
@@ -366,20 +367,38 @@ class FlexiCodec(FlexiCodecNetwork):
         assert tokens.semantic is not None
         return self.dequantize(tokens.semantic, tokens.acoustic, tokens.token_lengths)
 
+    def _dequantize_each(self, tokens: Tokens) -> Float[Tensor, "batch codebooks dim tokens"]:
+        semantic = self._dequantize(tokens.keep(acoustic=0))
+        acoustic = self.acoustic_quantizer.dequantize_each(tokens.acoustic, tokens.token_lengths)
+        return torch.cat([semantic[:, None], acoustic], dim=1)
+
+    def codebook_vectors(self) -> dict[str, Float[Tensor, "codebooks codes dim"]]:
+        """See `Codec.codebook_vectors`."""
+        return {
+            "semantic": self.semantic_quantizer.codebook_vectors(),
+            "acoustic": self.acoustic_quantizer.codebook_vectors(),
+        }
+
     # ------------------------------------------------------------------------------------------------------- streaming
 
     def streaming_decoder(self, batch_size: int = 1, **options: Any) -> StreamingDecoder:
         """Open a stream that decodes tokens; see `Codec.streaming_decoder`."""
         return StreamingDecoder(self, batch_size, from_dict(DecoderOptions, options))
 
-    def streaming_encoder(self, batch_size: int = 1, **options: Any) -> StreamingEncoder:
+    def streaming_encoder(
+        self, batch_size: int = 1, *, lookahead_frames: int | None = None, chunk_frames: int = 4, **options: Any
+    ) -> StreamingEncoder:
         """Open a stream that encodes audio as it comes.
 
         A `frame_rate` is held by a controller that moves the threshold (`RateController`), since a stream has no end
-        whose tokens could be counted; `encode(frame_rate=..., policy="running")` gives the same tokens.
+        whose tokens could be counted; `encode(frame_rate=..., policy="running")` gives the same tokens, and
+        `encode_options` of the stream says so.
 
         Args:
             batch_size: Streams side by side, each of one clip; they may begin, pause and end independently.
+            lookahead_frames: Frames behind a token that it waits for at most; fewer than it depends on are sooner and
+                not exact.
+            chunk_frames: With `lookahead_frames`, frames from one output to the next: fewer are sooner and cost more.
             options: Those of `encode` that concern the rate, the number of codebooks, margins and `windows`. A policy
                 has to be causal (`CausalPolicy`). With global attention a stream runs in windows, near the whole clip,
                 and `exact` is False.
@@ -401,10 +420,20 @@ class FlexiCodec(FlexiCodecNetwork):
                 "controller), or a policy that decides as frames come, with initial_state and step"
             )
         settings = EncoderOptions(
-            choice.policy, choice.max_duration, choice.num_codebooks, choice.margins, given.windows or STREAM_WINDOWS
+            choice.policy,
+            choice.max_duration,
+            choice.num_codebooks,
+            choice.margins,
+            given.windows or STREAM_WINDOWS,
+            lookahead_frames,
+            chunk_frames,
         )
         tokenizer = FlexiCodecStreamingTokenizer(self, settings, choice.info)
-        return StreamingEncoder(self, tokenizer, settings, batch_size)
+        same = {name: value for name, value in options.items() if name not in ("windows", "policy")}
+        if policy is not None:
+            same["policy"] = policy
+        kind = StreamingEncoder if lookahead_frames is None else EarlyStreamingEncoder
+        return kind(self, tokenizer, settings, batch_size, same)
 
     def stream_stages(self, settings: DecoderOptions) -> list[StreamingModule]:
         """Return the modules that a streaming decoder runs: `stream_inputs` in, samples [B, 1, S] out."""

@@ -9,7 +9,6 @@ Nothing here validates its input or knows `Tokens`. Training composes these step
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -196,12 +195,12 @@ class FlexiCodecNetwork(Codec):
         self.bottleneck = Transformer(config.bottleneck, dim) if config.bottleneck else None
         self.decoder: ConvStack = acoustic.build_decoder(exact_length=config.geometry == "whole")
 
-    @cached_property
+    @property
     def num_codebooks(self) -> int:
         """Acoustic codebooks; the semantic one is not counted."""
         return self.acoustic_quantizer.num_codebooks
 
-    @cached_property
+    @property
     def max_duration(self) -> int | None:
         """Default limit on the frames of a token; None for no limit."""
         return self.config.merging.max_duration if self.config.merging else 1

@@ -411,6 +411,8 @@ class FlexiCodecStreamingTokenizer:
         info: For `Tokens.info`.
     """
 
+    frames_behind = 1  # the first frame of the next token
+
     def __init__(self, codec: FlexiCodecNetwork, settings: EncoderOptions, info: dict[str, Any]) -> None:
         self.codec = codec
         self.settings = settings
@@ -468,6 +470,10 @@ class FlexiCodecStreamingTokenizer:
         if not ready:
             return None, after
         return self._tokens(coded, boundaries[:, :ready]), after
+
+    def pending_tokens(self, state: TokenizerState) -> int:
+        """Count the tokens whose codes wait for later tokens."""
+        return state.quantizers.durations.shape[1]
 
     def _decide(
         self, frames: Float[Tensor, "1 both_dims frames"], state: TokenizerState

@@ -18,6 +18,7 @@ from flexicodec.models.nanocodec.config import PUBLISHED, NanoCodecConfig, descr
 from flexicodec.models.nanocodec.hifigan import HiFiGANDecoder, HiFiGANEncoder
 from flexicodec.models.nanocodec.streaming import NanoCodecStreamingTokenizer
 from flexicodec.models.streaming.decoder import DecoderOptions, StreamingDecoder
+from flexicodec.models.streaming.early_encoder import EarlyStreamingEncoder
 from flexicodec.models.streaming.encoder import EncoderOptions, StreamingEncoder
 from flexicodec.nn.masking import fit_lengths
 from flexicodec.nn.streaming import StreamingModule
@@ -195,24 +196,41 @@ class NanoCodec(Codec):
     def _dequantize(self, tokens: Tokens) -> Float[Tensor, "batch dim tokens"]:
         return self.quantizer.dequantize(tokens.acoustic, tokens.token_lengths)
 
+    def _dequantize_each(self, tokens: Tokens) -> Float[Tensor, "batch codebooks dim tokens"]:
+        return self.quantizer.dequantize_each(tokens.acoustic, tokens.token_lengths)
+
+    def codebook_vectors(self) -> dict[str, Float[Tensor, "codebooks codes dim"]]:
+        """See `Codec.codebook_vectors`."""
+        return {"acoustic": self.quantizer.codebook_vectors()}
+
     def streaming_decoder(self, batch_size: int = 1, **options: Any) -> StreamingDecoder:
         """Open a stream that decodes tokens; see `Codec.streaming_decoder`."""
         return StreamingDecoder(self, batch_size, from_dict(DecoderOptions, options))
 
-    def streaming_encoder(self, batch_size: int = 1, **options: Any) -> StreamingEncoder:
-        """Open a stream that encodes audio as it comes: convolutions alone, so every stream is exact.
+    def streaming_encoder(
+        self, batch_size: int = 1, *, lookahead_frames: int | None = None, chunk_frames: int = 4, **options: Any
+    ) -> StreamingEncoder:
+        """Open a stream that encodes audio as it comes: convolutions alone, so every stream can be exact.
 
         Args:
             batch_size: Streams side by side, each of one clip.
+            lookahead_frames: Frames that a frame waits for at most; fewer than the convolutions reach are not exact.
+            chunk_frames: With `lookahead_frames`, frames from one output to the next.
             options: `margins`, as for `encode`; others only with the values this model has.
 
         Raises:
             ValueError: Another rate or number of codebooks than the model has.
         """
         margins = self.read_options(options).margins
-        settings = EncoderOptions(num_codebooks=self.num_codebooks, margins=margins)
-        writer = NanoCodecStreamingTokenizer(self.encoder, self.quantizer, settings, self.sample_rate)
-        return StreamingEncoder(self, writer, settings, batch_size)
+        settings = EncoderOptions(
+            num_codebooks=self.num_codebooks,
+            margins=margins,
+            lookahead_frames=lookahead_frames,
+            chunk_frames=chunk_frames,
+        )
+        tokenizer = NanoCodecStreamingTokenizer(self.encoder, self.quantizer, settings, self.sample_rate)
+        kind = StreamingEncoder if lookahead_frames is None else EarlyStreamingEncoder
+        return kind(self, tokenizer, settings, batch_size, options)
 
     def stream_stages(self, settings: DecoderOptions) -> list[StreamingModule]:
         """Return the modules that a streaming decoder runs; convolutions only, so every stream can be exact."""

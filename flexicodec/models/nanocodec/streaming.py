@@ -27,6 +27,7 @@ class NanoCodecStreamingTokenizer:
     """
 
     exact = True
+    frames_behind = 0  # every frame is a token
 
     def __init__(self, encoder: ConvStack, quantizer: GroupedFSQ, settings: EncoderOptions, sample_rate: int) -> None:
         self.encoder = encoder
@@ -67,3 +68,7 @@ class NanoCodecStreamingTokenizer:
         if self.settings.margins:
             margins = fixed_rate_margins(self.quantizer.margins(features, coded.codes))
         return {"acoustic": coded.codes, "durations": durations, "margins": margins}, None
+
+    def pending_tokens(self, _: None) -> int:
+        """Return 0: a frame's codes depend on its features alone."""
+        return 0

@@ -11,6 +11,7 @@ states have equal shapes. `Tokens.concat` joins the pieces.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -40,6 +41,9 @@ class EncoderOptions:
         num_codebooks: Acoustic codebooks.
         margins: Whether tokens say how far each decision was from another.
         windows: For global attention.
+        lookahead_frames: Frames behind a token that it waits for at most; see `EarlyStreamingEncoder`. None waits for
+            all that it depends on.
+        chunk_frames: With `lookahead_frames`: tokens are looked for after so many frames each.
     """
 
     policy: Any = None
@@ -47,6 +51,17 @@ class EncoderOptions:
     num_codebooks: int = 0
     margins: bool = False
     windows: Windows = STREAM_WINDOWS
+    lookahead_frames: int | None = None
+    chunk_frames: int = 4
+
+    def __post_init__(self) -> None:
+        for name, least in (("lookahead_frames", 0), ("chunk_frames", 1)):
+            value = getattr(self, name)
+            is_count = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            if not is_count and not (value is None and name == "lookahead_frames"):
+                raise ValueError(f"{name} is {value!r}; expected a whole number of frames, {least} or more")
+        if self.margins and self.lookahead_frames is not None:
+            raise ValueError("margins need all that a token depends on; leave out lookahead_frames, or margins")
 
 
 @dataclass(frozen=True)
@@ -68,10 +83,12 @@ class StreamingTokenizer(Protocol):
     Attributes:
         exact: The concatenated tokens equal those for the whole clip, wherever margins are above float noise.
         info: For `Tokens.info`.
+        frames_behind: Frames behind a token that say where it ends.
     """
 
     exact: bool
     info: dict[str, Any]
+    frames_behind: int
 
     def latency(self, frames_per_token: float) -> float:
         """Return the seconds from the start of a token of so many frames to its output, without computing time."""
@@ -92,6 +109,9 @@ class StreamingTokenizer(Protocol):
     ) -> tuple[dict[str, Any] | None, Any]:
         """Merge and quantize the next frames of a clip; returns arguments of `Tokens`, None for no token."""
 
+    def pending_tokens(self, state: Any) -> int:
+        """Count the tokens whose ends are known, and whose codes wait for later tokens."""
+
 
 @streaming.register_state
 @dataclass(frozen=True)
@@ -102,9 +122,11 @@ class StreamingEncoderState:
         encoders: State of the encoders.
         tokenizer: State of policy and quantizers.
         samples: Samples so far.
-        frames: Frames with features so far.
+        frames: Frames with final features so far.
         emitted_frames: Frames of the tokens so far.
         ended: The stream has ended.
+        early_frames: Frames behind `frames` whose features were used before they were final.
+        early_tokens: Tokens that were returned before their codes were final.
     """
 
     encoders: Any
@@ -113,6 +135,8 @@ class StreamingEncoderState:
     frames: int = 0
     emitted_frames: int = 0
     ended: bool = False
+    early_frames: int = 0
+    early_tokens: int = 0
 
 
 class StreamingEncoder(StreamBatch):
@@ -123,22 +147,33 @@ class StreamingEncoder(StreamBatch):
         tokenizer: The family's implementation.
         settings: Options the tokenizer was made with.
         batch_size: Streams side by side.
+        encode_options: Those of `Codec.encode` that ask for the same tokens of a whole clip.
 
     Attributes:
         codec: The model.
         settings: Its options.
-        exact: The concatenated tokens equal `codec.encode` of all the audio, whatever the chunks; codes whose margins
-            are near float noise may differ, as between any two machines.
+        encode_options: As given. A rate in Hz is held by the policy "running", which cuts elsewhere than
+            `encode(frame_rate=...)`: that ranks the frames of the whole clip.
+        exact: The concatenated tokens equal `codec.encode(audio, **stream.encode_options)` of all the audio, whatever
+            the chunks; codes whose margins are near float noise may differ, as between any two machines.
         state: A value; see `StreamState`.
     """
 
     model = "fingerprint"
 
     def __init__(
-        self, codec: "Codec", tokenizer: StreamingTokenizer, settings: EncoderOptions, batch_size: int = 1
+        self,
+        codec: "Codec",
+        tokenizer: StreamingTokenizer,
+        settings: EncoderOptions,
+        batch_size: int = 1,
+        encode_options: dict[str, Any] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self.exact = tokenizer.exact
+        self.encode_options = encode_options or {}
+        options = "".join(f", {name}={value!r}" for name, value in self.encode_options.items())
+        self.reference = f"encode(audio{options})"
         super().__init__(codec, settings, batch_size)
 
     @property
@@ -148,11 +183,14 @@ class StreamingEncoder(StreamBatch):
         Tokens depend on later tokens, so the longest latency needs all of them to be longest; see `latency_at`.
         """
         longest = self.settings.max_duration
-        return self._tokenizer.latency(float("inf") if longest is None else longest)
+        return self._latency(inf if longest is None else longest)
 
     def latency_at(self, frame_rate: float) -> float:
         """Return the latency in seconds for evenly spaced tokens at this rate in Hz."""
-        return self._tokenizer.latency(self.codec.base_frame_rate / frame_rate)
+        return self._latency(self.codec.base_frame_rate / frame_rate)
+
+    def _latency(self, frames_per_token: float) -> float:
+        return self._tokenizer.latency(frames_per_token)
 
     # ------------------------------------------------------------------------------------------------------- the stream
 
@@ -271,15 +309,20 @@ class StreamingEncoder(StreamBatch):
             after = replace(before, encoders=None, tokenizer=None, ended=True)
         else:
             after = replace(before, tokenizer=tokenizer)
-        if arguments is None:
-            return None, after
+        return self._tokens(arguments, after, last)
 
+    def _tokens(
+        self, arguments: dict[str, Any] | None, state: StreamingEncoderState, last: bool
+    ) -> tuple[Tokens | None, StreamingEncoderState]:
+        """Make tokens of what the tokenizer returned, and count their frames."""
+        if arguments is None:
+            return None, state
         # The last tokens are as long as the audio that is left, others as long as their frames.
         size = self.codec.frame_size
         frames = int(arguments["durations"].sum())
-        samples = before.samples - before.emitted_frames * size if last else frames * size
+        samples = state.samples - state.emitted_frames * size if last else frames * size
         tokens = Tokens(**arguments, audio_lengths=[samples], format=self._format(), info=self._tokenizer.info)
-        return tokens, replace(after, emitted_frames=before.emitted_frames + frames)
+        return tokens, replace(state, emitted_frames=state.emitted_frames + frames)
 
     @inference_call
     def _format(self) -> TokenFormat:

@@ -182,6 +182,8 @@ class StreamBatch(ABC):
     """
 
     model: Literal["fingerprint", "decoder_fingerprint"]
+    reference = "decode(tokens)"  # the call for a whole clip that an exact stream equals
+    exact: bool
 
     def __init__(self, codec: "Codec", settings: Any, batch_size: int) -> None:
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
@@ -190,6 +192,16 @@ class StreamBatch(ABC):
         self.settings = settings
         model = getattr(codec, self.model)
         self.state = StreamState(tuple(self._initial_item() for _ in range(batch_size)), model, settings)
+
+    def __repr__(self) -> str:
+        """Say what the stream is exact to, or not, and its latency."""
+        exact = "exact" if self.exact else "not exact"
+        return f"{type(self).__name__}({exact} to {self.reference}, latency up to {self.latency_seconds:.3g} s)"
+
+    @property
+    @abstractmethod
+    def latency_seconds(self) -> float:
+        """Longest time from the start of a token's audio to its output, without computing time."""
 
     def __enter__(self: Self) -> Self:
         return self

@@ -19,7 +19,7 @@ from flexicodec.corpus.bucketing import bucket_by_length
 from flexicodec.corpus.lists.read import read_manifest
 from flexicodec.corpus.manifest import Filter, Keep, Utterance
 from flexicodec.training.config import DataConfig
-from flexicodec.training.data.clip_cache import FeatureCache
+from flexicodec.training.data.clip_cache import FeatureCache, cache_file
 from flexicodec.training.data.examples import Augmentation, Example, ExampleReader
 from flexicodec.training.data.manifest_source import ManifestSource
 from flexicodec.training.data.sampler import BatchPlan, ClipSource, plan_crop_batches, plan_utterance_batches
@@ -101,7 +101,8 @@ def training_batches(
         source = ShardSource(find_shards(config.shards), sample_rate, seed, config.shuffle_buffer, wanted)
     else:
         utterances = read_manifests(config.manifest)
-        source = ManifestSource(utterances, sample_rate, wanted, config.audio_cache, features)
+        cache = cache_file(config.audio_cache, config.manifest, f"{sample_rate}.pcm")
+        source = ManifestSource(utterances, sample_rate, wanted, cache, features)
 
     # A function of the first plan's number, which a worker process calls for itself.
     plans: Callable[[int], Iterator[BatchPlan]]

@@ -6,6 +6,7 @@ twice:
     rows of all clips | JSON index | bytes of the index | the kind's eight letters
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -152,6 +153,15 @@ class ClipCache:
                 raise ValueError(
                     f"{cache} does not fit the manifest: clip {number} has {', '.join(differing)}; {advice}"
                 )
+
+
+def cache_file(cache: str | None, manifests: Sequence[str], kind: str) -> Path | None:
+    """Return the file that a setting stands for: itself, or in a folder that of these manifests and this kind."""
+    if cache is None or not (cache.endswith(("/", os.sep)) or Path(cache).is_dir()):
+        return None if cache is None else Path(cache)
+    paths = json.dumps([os.path.abspath(manifest) for manifest in manifests])
+    stem = Path(manifests[0]).stem if manifests else "none"
+    return Path(cache) / f"{stem}-{hashlib.sha256(paths.encode()).hexdigest()[:8]}-{kind}"
 
 
 class AudioCache(ClipCache):

@@ -8,6 +8,7 @@ from flexicodec.training.logging.trackers import (
     end_run,
     make_accelerator,
     read_curves,
+    start_trackers,
     truncate_curves,
 )
 
@@ -20,6 +21,7 @@ __all__ = [
     "log_histogram",
     "log_samples",
     "make_accelerator",
+    "start_trackers",
     "perplexity",
     "read_curves",
     "truncate_curves",

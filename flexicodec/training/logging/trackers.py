@@ -23,11 +23,10 @@ JSONL = "jsonl"
 CURVES = "curves.jsonl"
 
 
-def make_accelerator(config: TrainingConfig, done: int = 0, **settings: Any) -> Accelerator:
-    """Make the accelerator of a run, start its trackers and pass them the run's settings.
+def make_accelerator(config: TrainingConfig, done: int = 0, start: bool = True, **settings: Any) -> Accelerator:
+    """Make the accelerator of a run, and start its trackers after optimiser step `done`.
 
-    Rows that an earlier start wrote after optimiser step `done` are dropped from `curves.jsonl` and hidden in
-    TensorBoard.
+    Nothing is written where `start` is False; see `start_trackers`.
     Without CUDA everything runs on the CPU, on a Mac too: MPS is untested and has no float64. `settings` are further
     arguments of `Accelerator`.
     """
@@ -44,13 +43,23 @@ def make_accelerator(config: TrainingConfig, done: int = 0, **settings: Any) -> 
         project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output / "logs")),
         **settings,
     )
+    if start:
+        start_trackers(accelerator, config, done)
+    return accelerator
 
+
+def start_trackers(accelerator: Accelerator, config: TrainingConfig, done: int = 0) -> None:
+    """Start the trackers of a run and pass them its settings.
+
+    Rows that an earlier start wrote after optimiser step `done` are dropped from `curves.jsonl` and hidden in
+    TensorBoard.
+    """
+    output = Path(config.output)
     # Before the trackers open their files.
     if accelerator.is_main_process and (output / CURVES).exists():
         truncate_curves(output / CURVES, done)
     hyperparameters = flatten_settings(to_dict(config))
     accelerator.init_trackers(output.resolve().name, hyperparameters, {"tensorboard": {"purge_step": done + 1}})
-    return accelerator
 
 
 def end_run(accelerator: Accelerator) -> None:
