@@ -110,5 +110,5 @@ def test_a_bad_clip_is_remembered(clips, cache, speech_manifest, caplog):
 def test_another_file_is_no_cache(clips, cache, content):
     cache.parent.mkdir()
     cache.write_bytes(content)
-    with pytest.raises(ValueError, match="no audio cache of this version"):
+    with pytest.raises(ValueError, match="no audio_cache of this version"):
         AudioCache(clips[0], cache, RATE)
