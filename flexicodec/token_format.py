@@ -30,6 +30,9 @@ _AXES = {
     "audio_lengths": ("batch",),
 }
 
+# Models that shipped under the name of today's, by their fingerprints
+FORMER_MODELS = {"3d7ea520873d56fa": "flexicodec-mini v1"}
+
 
 @dataclass(frozen=True)
 class TokenFormat:
@@ -105,10 +108,14 @@ class TokenFormat:
         # The same model, then the same grid: whoever mixes up models learns which ones.
         theirs = tokens.format
         if theirs.fingerprint is not None and theirs.fingerprint != self.fingerprint:
+            former = FORMER_MODELS.get(theirs.fingerprint)
+            remedy = "load the model that encoded them"
+            if former is not None:
+                remedy = f"{former} ships no more: encode the audio again, or decode with the version that made them"
             raise ValueError(
                 f"these tokens were made by another model: fingerprint {theirs.fingerprint} "
-                f"({theirs.model or 'unnamed'}), and this one's is {self.fingerprint} ({self.model or 'unnamed'}); "
-                "load the model that encoded them"
+                f"({former or theirs.model or 'unnamed'}), and this one's is {self.fingerprint} "
+                f"({self.model or 'unnamed'}); {remedy}"
             )
         if (theirs.sample_rate, theirs.frame_size) != (self.sample_rate, self.frame_size):
             raise ValueError(
