@@ -25,8 +25,8 @@ class Verb(NamedTuple):
     run: Callable[[argparse.Namespace], int]
 
 
-class Rate(TypedDict):
-    """The rate to encode at: keyword arguments of `Codec.encode`."""
+class Rate(TypedDict, total=False):
+    """The rate to encode at: keyword arguments of `Codec.encode`; without a policy where none was given."""
 
     threshold: float | None
     frame_rate: float | None
@@ -90,7 +90,10 @@ def load_codec(args: argparse.Namespace, parts: str = "all") -> "Codec":
 
 def given_rate(args: argparse.Namespace) -> Rate:
     """Return the rate that the arguments of `add_rate` name."""
-    return Rate(threshold=args.threshold, frame_rate=args.frame_rate, policy=args.policy, num_codebooks=args.codebooks)
+    rate = Rate(threshold=args.threshold, frame_rate=args.frame_rate, num_codebooks=args.codebooks)
+    if args.policy is not None:
+        rate["policy"] = args.policy
+    return rate
 
 
 def chosen_rate(args: argparse.Namespace, codec: "Codec") -> Rate:

@@ -54,16 +54,16 @@ class PolicyKind:
 LEAST_COST = {"frame_rate": LeastCost, "price": LeastCost}
 JOINT = {"cost": "joint", "acoustic": 0.5, "length_power": 1.0}
 POLICIES: dict[str, PolicyKind] = {
+    "rate": PolicyKind({"frame_rate": ExactRate}),
+    "uniform": PolicyKind({"frame_rate": Uniform}),
+    "variance": PolicyKind({"frame_rate": MinimumVariance, "price": MinimumVariance, "threshold": RunningCost}),
     # by the similarities of neighbours
     "threshold": PolicyKind({"threshold": Threshold}),  # FlexiCodec
-    "rate": PolicyKind({"frame_rate": ExactRate}),
     "top-k": PolicyKind({"frame_rate": TopCuts}),  # FlexiSLM
     "cheapest-cuts": PolicyKind(LEAST_COST, {"cost": "cuts"}),
     "ple": PolicyKind({"frame_rate": PathLength, "threshold": PathThreshold}),  # DTM-Codec
     "equal-mass": PolicyKind(LEAST_COST, {"cost": "path"}),
-    "uniform": PolicyKind({"frame_rate": Uniform}),
     # by distances from the token's mean
-    "variance": PolicyKind({"frame_rate": MinimumVariance, "price": MinimumVariance, "threshold": RunningCost}),
     "variance-length": PolicyKind({**LEAST_COST, "threshold": RunningCost}, {"length_power": 1.0}),
     "joint": PolicyKind({**LEAST_COST, "threshold": RunningCost}, JOINT),
     "norm": PolicyKind(LEAST_COST, {"cost": "norm"}),  # CodecSlime as re-implemented

@@ -118,7 +118,7 @@ def test_a_range_of_rates_becomes_a_range_of_tau(whole):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"policies": {"speed": 1.0}}, "policy is 'speed'; expected one of threshold, "),
+        ({"policies": {"speed": 1.0}}, "policy is 'speed'; expected one of rate, "),
         ({"policies": {"joint:share=0.3": 1.0}}, "setting 'share'"),
         ({"policies": {"variance:acoustic=2": 1.0}}, "acoustic is 2; expected a number from 0 to 1"),
         ({"policies": {}}, "shares"),
