@@ -170,6 +170,7 @@ class _Driver:
         self.under_way: dict[Any, tuple[_Actor, int | None]] = {}  # None: a ping
         self.given: dict[int, float] = {}  # when a unit was handed out
         self.longest = 0.0
+        self.earlier: dict[int, int] = {}  # deaths in a unit before this run
         # A crash of the actor, the process, the node, or the memory monitor's doing.
         errors = ray.exceptions
         self.crashes = (errors.RayActorError, errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError)
@@ -208,6 +209,8 @@ class _Driver:
                     self._give(actor, min(late, key=self.given.__getitem__), now)
 
     def _give(self, actor: _Actor, unit: int, now: float) -> None:
+        if unit not in self.earlier:
+            self.earlier[unit] = read_deaths(Path(self.job.folder), unit).count
         actor.units.append(unit)
         self.given[unit] = now
         self.under_way[actor.handle.run.remote(unit)] = (actor, unit)
@@ -233,10 +236,10 @@ class _Driver:
         if unit not in self.left:
             return
         # Errors are not attempts: the marks count deaths in this unit.
-        deaths = read_deaths(Path(self.job.folder), unit)
-        if deaths.count >= MOST_CRASHES:
+        deaths = read_deaths(Path(self.job.folder), unit).count - self.earlier[unit]
+        if deaths >= MOST_CRASHES:
             raise RuntimeError(
-                f"unit {unit} has killed {deaths.count} processes, the last one: {error}; the clips that were under "
+                f"unit {unit} has killed {deaths} processes, the last one: {error}; the clips that were under "
                 f"way are in {self.job.folder}/state"
             )
         if unit not in self.queue:
