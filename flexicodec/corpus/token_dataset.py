@@ -134,6 +134,16 @@ class TokenDataset:
         found = [int(path.stem) for path in folder.glob("*.json")] if folder.is_dir() else []
         return sorted(unit for unit in found if unit < self.num_units)
 
+    def units_to_read(self, partial: bool = False) -> list[int]:
+        """List the units, or where `partial` those that are done; refuse a dataset with missing units otherwise."""
+        units = self.units_done()
+        if len(units) < self.num_units and not partial:
+            raise ValueError(
+                f"{self.folder}: {len(units)} of {self.num_units} units are done; run the same `flexicodec tokenize` "
+                "again to go on, or read what is there with partial=True"
+            )
+        return units
+
     def tables(
         self, rate: float | str | Choice | None = None, columns: Sequence[str] | None = None, *, partial: bool = False
     ) -> Iterator[tuple[TableHeader, Any]]:
@@ -148,16 +158,11 @@ class TokenDataset:
             ValueError: Units are missing, or a file is damaged or belongs to another dataset.
         """
         choice = self.choice(rate)
-        units = self.units_done()
-        if len(units) < self.num_units and not partial:
-            raise ValueError(
-                f"{self.folder}: {len(units)} of {self.num_units} units are done; run the same `flexicodec tokenize` "
-                "again to go on, or read what is there with partial=True"
-            )
-        for unit in units:
+        for unit in self.units_to_read(partial):
             path = self.table_path(choice, unit)
             header, table = read_table(path, columns)
             self.check_header(header, path, choice)
+            self.check_files(unit, [choice])
             yield header, table
 
     def check_header(self, header: TableHeader, path: Path, choice: Choice) -> None:
@@ -173,15 +178,15 @@ class TokenDataset:
                 "another dataset?"
             )
 
-    def check_files(self, unit: int) -> None:
-        """Compare the files of a unit with the sizes and hashes of its report.
+    def check_files(self, unit: int, choices: Sequence[Choice] | None = None, *, content: bool = True) -> None:
+        """Compare the files of a unit, or those of some choices, with the sizes and hashes of its report.
 
         Raises:
-            ValueError: A file is missing, cut off or altered.
+            ValueError: A file is missing, cut off or, by its `content`, altered.
         """
         report = self.report(unit)
         assert report is not None, "a unit without a report is not done"
-        for choice in self.choices:
+        for choice in self.choices if choices is None else choices:
             path = self.table_path(choice, unit)
             said = report["files"][choice.name]
             again = f"remove {self.report_path(unit)} and {path.name}, and tokenize makes them again"
@@ -189,10 +194,8 @@ class TokenDataset:
                 raise ValueError(f"{path} is missing, and the report of its unit says it was written; {again}")
             size = path.stat().st_size
             if size != said["bytes"]:
-                raise ValueError(
-                    f"{path} has {size} bytes, but its report says {said['bytes']}; was it cut off? {again}"
-                )
-            found = file_hash(path)
+                raise ValueError(f"{path} has {size} bytes, its report says {said['bytes']}; was it cut off? {again}")
+            found = file_hash(path) if content else said["sha256"]
             if found != said["sha256"]:
                 raise ValueError(f"{path} was altered: its SHA-256 is {found}, in its report {said['sha256']}; {again}")
 
