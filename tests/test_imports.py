@@ -20,7 +20,7 @@ LAYERS = {
     **dict.fromkeys(("weights", "io_utils", "installed_files", "corpus", "statistics", "parallel"), 0),
     **dict.fromkeys(("encoders", "lm", "merging", "nn", "quantize"), 1),
     **dict.fromkeys(("asr", "hub", "models"), 2),
-    **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "export"), 3),
+    **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "export", "token_corpus"), 3),
     **dict.fromkeys(("cli", "__main__"), 4),
 }
 SHARED = ("batch_encode", "codec", "fingerprint", "margins", "precision", "streaming")  # of models, beside the families
@@ -28,6 +28,7 @@ USES = [name for name, layer in LAYERS.items() if layer == 3]  # these never imp
 ALLOWED = {
     *(("training", other) for other in ("evaluation", "analysis", "calibration")),  # a run measures and plots
     ("analysis", "calibration"),  # thresholds are fitted to a corpus in one place
+    ("token_corpus", "analysis"),  # words of an alignment
 }
 
 

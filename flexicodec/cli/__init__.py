@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import flexicodec
-from flexicodec.cli import analyze, codec_verbs, evaluate, info, pack, probe, train, verify
+from flexicodec.cli import analyze, codec_verbs, evaluate, info, pack, probe, tokenize, train, verify
 from flexicodec.cli.file_jobs import one_line
 from flexicodec.cli.options import Verb
 
@@ -17,6 +17,8 @@ VERBS = {  # in the order of --help
     "encode": codec_verbs.ENCODE,
     "decode": codec_verbs.DECODE,
     "reconstruct": codec_verbs.RECONSTRUCT,
+    "tokenize": tokenize.TOKENIZE,
+    "merge": tokenize.MERGE,
     "info": Verb(info.HELP, info.add_arguments, info.run),
     "calibrate": codec_verbs.CALIBRATE,
     "evaluate": Verb(evaluate.HELP, evaluate.add_arguments, evaluate.run),

@@ -1,4 +1,4 @@
-"""`flexicodec info`: contents of a token file, or parts and config of a model."""
+"""`flexicodec info`: contents of a token file or of a folder of tokens, or parts and config of a model."""
 
 import argparse
 from pathlib import Path
@@ -13,16 +13,19 @@ from flexicodec.io_utils import AUDIO_SUFFIXES
 if TYPE_CHECKING:
     from flexicodec import Codec, Tokens
 
-HELP = "show a token file's header and rates or write its tokens' times, or show a model's config, size and fingerprint"
+HELP = "show what a token file, a folder of tokens or a model holds; write tokens' times, or clips of a folder"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument(
-        "model", metavar="FILE_OR_MODEL", help="a .flxc or .nemo file, or name, folder or hub id of a model"
+        "model", metavar="WHAT", help="a .flxc or .nemo file, a folder of tokens, or name, folder or hub id of a model"
     )
     parser.add_argument("--textgrid", metavar="OUT", type=Path, help="write the tokens' times as a TextGrid, for Praat")
     parser.add_argument("--ctm", metavar="OUT", type=Path, help="write them as CTM: file 1 start duration frames:code")
+    parser.add_argument("--extract", metavar="DIR", type=Path, help="write clips of a folder of tokens as .flxc files")
+    parser.add_argument("--choice", metavar="NAME", help="which of its rates: 6.25hz, or what its folder is called")
+    parser.add_argument("--id", nargs="+", metavar="ID", help="only these clips")
     options.add_placement(parser)
 
 
@@ -34,6 +37,10 @@ def run(args: argparse.Namespace) -> int:
         print_rows(describe_file(path, tokens))
         write_times(args, path, tokens)
         return 0
+    if (path / "dataset.json").is_file():
+        return show_folder(args, path)
+    if args.extract or args.choice or args.id:
+        raise ValueError(f"--extract, --choice and --id are for folders that `tokenize` made; {path} is none")
     if args.textgrid or args.ctm:
         raise ValueError(f"--textgrid and --ctm need a .flxc file, whose tokens they write; {path} is none")
     if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES:
@@ -77,6 +84,25 @@ def describe_file(path: Path, tokens: "Tokens") -> list[Row]:
         ("fingerprint", form.fingerprint or "unknown"),
         ("made with", ", ".join(f"{name} {value}" for name, value in tokens.info.items()) or "not noted"),
     ]
+
+
+def show_folder(args: argparse.Namespace, path: Path) -> int:
+    """Print what a folder of tokens holds, or write its clips to files."""
+    from flexicodec.corpus import TokenDataset
+    from flexicodec.token_corpus.exports import extract
+    from flexicodec.token_corpus.summary import describe, summarize
+
+    if args.textgrid or args.ctm:
+        raise ValueError(f"--textgrid and --ctm need a .flxc file; --extract writes those of {path}")
+    if args.extract:
+        print(f"{extract(path, args.extract, args.choice, args.id)} files written")
+        return 0
+    dataset = TokenDataset.open(path)
+    found = summarize(dataset)
+    print_rows(describe(dataset, found))
+    for name, reason, message in found.bad:
+        print(f"bad  {name}: {reason}: {message}")
+    return 0
 
 
 def print_model(name: str, codec: "Codec") -> None:

@@ -25,8 +25,8 @@ from flexicodec.tokens import Tokens
 DATASET_FILE = "dataset.json"
 UNITS_FILE = "units.json"
 REPORTS = "units"
-# Fields of dataset.json that do not decide about codes: another manifest is told by its lines, a package by its tests.
-NOT_COMPARED = ("version", "package", "manifest", "units")
+# Fields of dataset.json that do not decide about codes: a model is told by its fingerprint, a manifest by its lines.
+NOT_COMPARED = ("version", "package", "model", "manifest", "units")
 
 
 @dataclass(frozen=True)

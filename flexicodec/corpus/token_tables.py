@@ -13,7 +13,7 @@ The footer says what the codes mean: keys `flexicodec.version`, `.package`, `.mo
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -190,23 +190,26 @@ def write_table(path: Path, rows: Sequence[ClipRow], header: TableHeader) -> Non
         else:
             columns[name] = pa.array([_scalar(row, name) for row in rows], kind)
     schema = pa.schema(list(types.items()), metadata=header.to_metadata())
+    table = pa.Table.from_arrays(list(columns.values()), schema=schema)
+    with pq.ParquetWriter(path, schema, **writer_options(types)) as writer:
+        writer.write_table(table, row_group_size=ROW_GROUP_SIZE)
+
+
+def writer_options(columns: Collection[str]) -> dict[str, Any]:
+    """Return the arguments of `pyarrow.parquet.ParquetWriter` for these columns."""
     # Parquet has no 16-bit type: codes of evenly used codebooks are smallest as bit-packed dictionary indices, but the
     # dictionary of 32,768 semantic codes would outweigh them. Paths of list values end in `.list.element`; pyarrow
     # ignores any other in silence.
-    dictionaries = [name for name in TEXTS if name in types]
-    dictionaries += [f"{name}.list.element" for name in ("durations", "acoustic") if name in types]
-    encodings = {"semantic.list.element": "BYTE_STREAM_SPLIT"} if "semantic" in types else None
-    pq.write_table(
-        pa.Table.from_arrays(list(columns.values()), schema=schema),
-        path,
-        row_group_size=ROW_GROUP_SIZE,
-        compression="zstd",
-        compression_level=COMPRESSION_LEVEL,
-        use_dictionary=dictionaries,
-        column_encoding=encodings,
-        write_page_index=True,
-        write_statistics=["id", *SCALARS],
-    )
+    dictionaries = [name for name in TEXTS if name in columns]
+    dictionaries += [f"{name}.list.element" for name in ("durations", "acoustic") if name in columns]
+    return {
+        "compression": "zstd",
+        "compression_level": COMPRESSION_LEVEL,
+        "use_dictionary": dictionaries,
+        "column_encoding": {"semantic.list.element": "BYTE_STREAM_SPLIT"} if "semantic" in columns else None,
+        "write_page_index": True,
+        "write_statistics": ["id", *SCALARS],
+    }
 
 
 def _check_row(row: ClipRow, header: TableHeader) -> None:

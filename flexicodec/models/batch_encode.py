@@ -10,12 +10,12 @@ the sources and their order only, never on how fast they were read.
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -30,7 +30,16 @@ from flexicodec.io_utils import BAD_FILE
 from flexicodec.models.codec import Codec
 from flexicodec.tokens import Tokens
 
-Source: TypeAlias = str | Path | Utterance
+
+class ClipReader(Protocol):
+    """A clip that reads itself, from inside a tar for instance."""
+
+    def read(self, sample_rate: int) -> Float[Tensor, "1 samples"]:
+        """Read it as mono; the errors of `BAD_FILE` say that this clip is bad."""
+        ...
+
+
+Source: TypeAlias = str | Path | Utterance | ClipReader
 
 WINDOW_BATCHES = 8  # batches' worth of clips that are sorted by length together; the first windows are smaller
 WINDOW_CLIPS = 4096  # limit of a window of very short or unreadable clips
@@ -46,8 +55,12 @@ class FileResult:
 
     index: int  # place among the sources
     source: Source
-    tokens: Tokens | None = None  # one clip, on the CPU
+    tokens: Tokens | None = None  # one clip, on the CPU; of the first choice, where there are several
     error: Exception | None = None
+    all_tokens: tuple[Tokens, ...] = ()  # of every choice
+    batch_error: Exception | None = (
+        None  # of the batch that the clip was in, where that failed and its clips went alone
+    )
 
     def result(self) -> Tokens:
         """Return the tokens, or raise the error."""
@@ -62,6 +75,16 @@ class _Clip:
     source: Source
     audio: Float[Tensor, "1 samples"] | None = None
     error: Exception | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is done with a batch."""
+
+    codec: Codec
+    choices: Sequence[Mapping[str, Any]]  # arguments of `tokenize`
+    options: Mapping[str, Any]  # of `features`; with a single choice, of `encode`
+    on_batch: Callable[[list[int]], None] = field(default=lambda _: None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +117,9 @@ def encode_files(
     batch_seconds: float | None = None,
     workers: int | None = None,
     in_order: bool = True,
-    **choices: Any,
+    choices: Sequence[Mapping[str, Any]] | None = None,
+    on_batch: Callable[[list[int]], None] | None = None,
+    **options: Any,
 ) -> Iterator[FileResult]:
     """Encode many recordings; each clip gets the tokens of encoding it alone, up to float noise (see `Tokens.margins`).
 
@@ -103,14 +128,17 @@ def encode_files(
 
     Args:
         codec: Any of this package's.
-        sources: Audio files or utterances of a manifest; several channels are averaged. They are consumed as needed, so
-            that a generator over millions works.
+        sources: Audio files, utterances of a manifest, or objects with `read(sample_rate)`; several channels are
+            averaged. They are consumed as needed, so that a generator over millions works.
         batch_seconds: Most audio in a batch, padding included; a longer clip is a batch of its own. 0 encodes clips one
             by one. The default is 0 on the CPU and 640 elsewhere.
         workers: Threads that read; 0 reads each clip in the caller's thread. The default is 0 on the CPU, where more
             help with slow disks only, and up to 8 elsewhere.
         in_order: Yield results in the order of the sources. False: as they are done, by length within some batches.
-        choices: Arguments of `codec.encode`, one value for all clips.
+        choices: Several ways to make tokens of the same features, each with arguments of `codec.tokenize`; the tokens
+            are in `all_tokens`. The encoders run once.
+        on_batch: Called with the indices of a batch's clips before they are encoded.
+        options: Arguments of `codec.encode`, one value for all clips; beside several choices those of `codec.features`.
     """
     if batch_seconds is None:
         batch_seconds = default_batch_seconds(codec.device)
@@ -120,63 +148,70 @@ def encode_files(
         raise ValueError(f"batch_seconds is {batch_seconds}; expected seconds of audio, or 0 for one clip at a time")
     if workers < 0:
         raise ValueError(f"workers is {workers}; expected a number of threads, or 0 to read between the clips")
-    results = _encode_all(codec, sources, batch_seconds, workers, choices)
+    work = _Work(codec, [{}] if choices is None else choices, options)
+    if on_batch is not None:
+        work = replace(work, on_batch=on_batch)
+    results = _encode_all(work, sources, batch_seconds, workers)
     return _in_order(results) if in_order else results
 
 
-def _encode_all(
-    codec: Codec, sources: Iterable[Source], batch_seconds: float, workers: int, choices: dict[str, Any]
-) -> Iterator[FileResult]:
+def _encode_all(work: _Work, sources: Iterable[Source], batch_seconds: float, workers: int) -> Iterator[FileResult]:
+    codec = work.codec
     pool = ThreadPoolExecutor(workers, "flexicodec-read") if workers else None
     clips = _clips(sources, codec.sample_rate, pool, workers)
     batches = _batches(clips, codec.sample_rate, batch_seconds, codec.device)
     if pool is None:
         for batch in batches:
-            yield from _encode(codec, batch, choices)
+            yield from _encode(work, batch)
         return
     ahead = _prefetched(batches, BATCHES_AHEAD)
     try:
         for batch in ahead:
-            yield from _encode(codec, batch, choices)
+            yield from _encode(work, batch)
     finally:  # also where the caller stops before the end
         pool.shutdown(wait=False, cancel_futures=True)
         ahead.close()
         pool.shutdown()
 
 
-def _encode(codec: Codec, batch: _Batch, choices: dict[str, Any]) -> Iterator[FileResult]:
+def _encode(work: _Work, batch: _Batch) -> Iterator[FileResult]:
     """Encode a batch, or its clips one by one where that fails."""
     clips = batch.clips
     if batch.audio is None or batch.lengths is None:
         yield FileResult(clips[0].index, clips[0].source, error=clips[0].error)
         return
     if batch.copied is not None:  # by another stream: wait for it, and keep the memory until this stream is done
-        stream = torch.cuda.current_stream(codec.device)
+        stream = torch.cuda.current_stream(work.codec.device)
         stream.wait_event(batch.copied)
         batch.audio.record_stream(stream)
-    tokens, error = _tokens(codec, batch.audio, batch.lengths, choices)
+    work.on_batch([clip.index for clip in clips])
+    tokens, error = _tokens(work, batch.audio, batch.lengths)
     for i, clip in enumerate(clips):
-        if tokens is not None:
-            yield FileResult(clip.index, clip.source, tokens[i])
-            continue
-        # One of the clips is the cause: try each.
-        reason = error
-        own = None
-        if len(clips) > 1:
+        result = FileResult(clip.index, clip.source, error=error)
+        own = [each[i] for each in tokens]
+        if error is not None and len(clips) > 1:
+            # One of the clips is the cause: try each.
+            work.on_batch([clip.index])
             length = batch.lengths[i : i + 1]
-            own, reason = _tokens(codec, batch.audio[i : i + 1, : int(length)], length, choices)
-        yield FileResult(clip.index, clip.source, own, reason)
+            own, own_error = _tokens(work, batch.audio[i : i + 1, : int(length)], length)
+            result = replace(result, error=own_error, batch_error=error)
+        yield replace(result, tokens=own[0], all_tokens=tuple(own)) if own else result
 
 
-def _tokens(
-    codec: Codec, audio: Tensor, lengths: Tensor, choices: dict[str, Any]
-) -> tuple[Tokens | None, Exception | None]:
-    """Encode, or return the error, without its traceback, which would keep all that was computed."""
+def _tokens(work: _Work, audio: Tensor, lengths: Tensor) -> tuple[list[Tokens], Exception | None]:
+    """Encode at every choice, or return the error, without its traceback, which would keep all that was computed."""
+    codec = work.codec
+    ragged = lengths if len(lengths) > 1 else None
     try:
-        ragged = lengths if len(lengths) > 1 else None
-        return codec.encode(audio, ragged, **choices).to("cpu"), None
+        if len(work.choices) == 1:
+            made = [codec.encode(audio, ragged, **work.options, **work.choices[0])]
+        else:
+            acoustic = any(choice.get("num_codebooks") != 0 for choice in work.choices)
+            features = codec.features(audio, ragged, acoustic=acoustic, **work.options)
+            made = [codec.tokenize(features, **choice) for choice in work.choices]
+        return [tokens.to("cpu") for tokens in made], None
     except BAD_FILE as error:
-        return None, error.with_traceback(None)
+        return [], error.with_traceback(None)
 
 
 def _in_order(results: Iterator[FileResult]) -> Iterator[FileResult]:
@@ -197,6 +232,8 @@ def read(source: Source, sample_rate: int) -> Float[Tensor, "1 samples"]:
     """Read a source as mono at a sample rate."""
     if isinstance(source, Utterance):
         return torch.from_numpy(read_utterance(source, sample_rate))[None]
+    if not isinstance(source, str | Path):
+        return source.read(sample_rate)
     return read_audio(source, sample_rate, channels="mix")
 
 

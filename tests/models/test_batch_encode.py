@@ -105,6 +105,39 @@ def test_where_a_batch_does_not_fit_its_clips_are_tried_alone(whole, files, monk
     done = list(encode_files(whole, files, batch_seconds=3.0))
     monkeypatch.undo()
     assert all(each.tokens == alone(whole, each.source) for each in done)
+    assert any(isinstance(each.batch_error, torch.OutOfMemoryError) for each in done)
+
+
+CHOICES = [{"frame_rate": 6.25, "num_codebooks": 1}, {"threshold": 0.9}, {"frame_rate": 4.0, "num_codebooks": 0}]
+
+
+@pytest.mark.parametrize("batch_seconds", [0.0, 3.0])
+def test_several_choices_are_those_of_each_and_features_run_once(whole, files, monkeypatch, batch_seconds):
+    clips = []
+    features = type(whole).features
+
+    def watched(self, audio, lengths=None, **options):
+        clips.append(len(audio))
+        return features(self, audio, lengths, **options)
+
+    monkeypatch.setattr(type(whole), "features", watched)
+    batches = []
+    done = list(encode_files(whole, files, batch_seconds=batch_seconds, choices=CHOICES, on_batch=batches.append))
+    assert sum(clips) == len(files)
+    assert [len(batch) for batch in batches] == clips
+    assert sorted(sum(batches, [])) == list(range(len(files)))
+    for each in done:
+        assert list(each.all_tokens) == [alone(whole, each.source, **choice) for choice in CHOICES]
+        assert each.tokens is each.all_tokens[0]
+
+
+def test_a_source_may_read_itself(whole, files):
+    class Half:
+        def read(self, sample_rate):
+            return batch_encode.read(files[0], sample_rate)[:, :4000]
+
+    (done,) = encode_files(whole, [Half()], frame_rate=6.25)
+    assert done.result().audio_lengths.tolist() == [4000]
 
 
 @pytest.mark.gpu

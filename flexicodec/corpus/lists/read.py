@@ -39,7 +39,7 @@ AUDIO_FOLDERS = ("clips", "wavs")  # of Common Voice and LJSpeech, which name fi
 _log = logging.getLogger(__name__)
 
 
-class _UnreadableClip(Exception):
+class UnreadableClip(Exception):
     """A row is right, but its audio file's header cannot be read."""
 
 
@@ -134,10 +134,10 @@ def _read_rows(path: Path, rows: Iterable[ListRow]) -> ScanResult:
     for where, fields in rows:
         row = folded(fields)
         try:
-            utterance, is_stated = _utterance(row, path.parent, file_seconds)
+            utterance, is_stated = row_utterance(row, path.parent, file_seconds)
             if is_stated and not listing.utterances:
                 _check_unit(utterance)
-        except _UnreadableClip as error:
+        except UnreadableClip as error:
             listing.unreadable.append((_named(where, row), str(error)))
             continue
         except (TypeError, ValueError) as error:
@@ -150,7 +150,7 @@ def _read_rows(path: Path, rows: Iterable[ListRow]) -> ScanResult:
     return listing
 
 
-def _utterance(row: Row, folder: Path, file_seconds: dict[Path, float]) -> tuple[Utterance, bool]:
+def row_utterance(row: Row, folder: Path, file_seconds: dict[Path, float]) -> tuple[Utterance, bool]:
     """Make an utterance of a folded row, and say whether the row states its duration."""
     name = audio_name(row)
     path = _audio_path(name, folder)
@@ -165,7 +165,7 @@ def _utterance(row: Row, folder: Path, file_seconds: dict[Path, float]) -> tuple
                     raise FileNotFoundError(f"no such audio file: {path}")
                 file_seconds[path] = read_duration(path)
         except UNREADABLE as error:
-            raise _UnreadableClip(str(error)) from error
+            raise UnreadableClip(str(error)) from error
         duration = file_seconds[path] - start
         if not duration > 0:
             raise ValueError(f"it starts at {start:g} s, and {path} ends at {file_seconds[path]:g} s")
