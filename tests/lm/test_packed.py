@@ -103,7 +103,7 @@ def test_altered_units_are_refused(tmp_path, message):
     DAMAGE[message](folder / "made" / "000001.parquet")
     with pytest.raises(ValueError, match=f"000001.parquet.*{message}"):
         pack(folder, tmp_path / "packed")
-    assert not (tmp_path / "packed").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens"]  # nothing is left behind
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,8 @@ def test_other_mistakes_are_named(tmp_path):
         pack(folder, tmp_path / "packed", num_codebooks=3)
     with pytest.raises(ValueError, match="no tokens of 8.33; expected one of made"):
         pack(folder, tmp_path / "packed", 8.33)
+    with pytest.raises(ValueError, match="tokens is given twice"):
+        pack([folder, tmp_path / "tokens" / ".." / "tokens"], tmp_path / "packed")
     with pytest.raises(ValueError, match="no folders to pack"):
         pack([], tmp_path / "packed")
     (folder / "units" / "000001.json").unlink()
