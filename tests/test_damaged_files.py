@@ -17,7 +17,7 @@ from tests.models.test_convert_nemo import archive_of
 
 AUDIO = ("wav", "flac", "ogg", "opus", "mp3")
 KINDS = ("flxc", "config", "safetensors", "nemo", "state", *AUDIO)
-SLACK_SECONDS = 0.5  # other work on the machine
+SLACK_SECONDS = 0.25  # of the CPU: a first import, another thread
 SLACK_BYTES = 2**20
 
 
@@ -99,7 +99,7 @@ def measured(read, path: Path) -> tuple[float, int, str]:
     """Read a file: seconds, peak of traced bytes, and the error that is not allowed, if any."""
     tracemalloc.reset_peak()
     before, _ = tracemalloc.get_traced_memory()
-    start = time.perf_counter()
+    start = time.process_time()
     problem = ""
     try:
         read(path)
@@ -107,7 +107,7 @@ def measured(read, path: Path) -> tuple[float, int, str]:
         pass
     except Exception as error:
         problem = f"{type(error).__name__}: {str(error)[:200]}"
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     return seconds, tracemalloc.get_traced_memory()[1] - before, problem
 
 
@@ -116,6 +116,9 @@ def try_damage(intact, kind: str, count: int, seed: int) -> list[str]:
     path, read = intact[kind]
     data = path.read_bytes()
     faults = []
+    path.write_bytes(b"neither")  # what is imported to read odd files is imported now
+    measured(read, path)
+    path.write_bytes(data)
     tracemalloc.start()
     try:
         read(path)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flexicodec.installed_files import PinnedFile
+from flexicodec.io_utils import needed_for
 
 WHEEL = "moonshine-voice==0.0.73"  # later wheels hold no weights
 FOLDER = "moonshine_voice/assets/tiny-en/"
@@ -92,10 +93,8 @@ def read_pieces() -> list[bytes]:
 def _read_graph(file: PinnedFile) -> Any:
     """Read the main graph of a model in ONNX Runtime's format."""
     data = bytearray(file.find().read_bytes())
-    try:
+    with needed_for("reading Moonshine's weights", "onnxruntime", "flexicodec-lab[instruments]"):
         from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
-    except ImportError as error:
-        raise ImportError("Moonshine's weights need onnxruntime: pip install flexicodec-lab[instruments]") from error
     return InferenceSession.GetRootAsInferenceSession(data, 0).Model().Graph()
 
 

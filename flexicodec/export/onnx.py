@@ -19,7 +19,7 @@ import torch
 import flexicodec
 from flexicodec.encoders.sanm import SanmEncoder
 from flexicodec.export.graphs import SAMPLES, Graph, TensorSpec, graphs
-from flexicodec.io_utils import replacing
+from flexicodec.io_utils import needed_for, replacing
 from flexicodec.models.codec import Codec
 from flexicodec.weights import save_tensors, unloaded_modules
 
@@ -180,10 +180,8 @@ def quantize_blocks(path: Path) -> int:
     """Quantise the transformer blocks of an ONNX file, in place; return the number of matrix products."""
     import onnx
 
-    try:
+    with needed_for("int8", "onnxruntime", "'flexicodec-lab[export]'"):
         from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError as error:
-        raise ImportError(f"int8 needs onnxruntime ({error}): pip install 'flexicodec-lab[export]'") from error
 
     model = onnx.load(path)
     names = block_products(model)
