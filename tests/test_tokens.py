@@ -467,7 +467,7 @@ def test_bitrates_say_how_durations_are_counted(durations, longest):
 
 def test_a_mask_is_cheaper_above_a_third_of_the_grid():
     for duration, is_cheaper in ((2, True), (4, False)):
-        tokens = Tokens([0] * 10, None, [duration] * 10)
+        tokens = Tokens([0] * 10, None, [duration] * 10, format=replace(RELEASED))
         assert bool(tokens.bitrates_kbps("mask") < tokens.bitrates_kbps("lengths")) == is_cheaper
 
 
