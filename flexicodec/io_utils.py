@@ -96,3 +96,25 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def needed_for(what: str, package: str, install: str | None = None) -> Iterator[None]:
+    """Import a package inside; where that fails, say whether it is missing itself or something that it needs.
+
+    Args:
+        what: Needs the package, for the error.
+        package: Its name for `import`.
+        install: What pip installs; None means the package.
+
+    Raises:
+        ImportError: One of both.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == package:
+            reason = f"{package}, which is not installed: pip install {install or package}"
+        else:
+            reason = f"{package}, which is installed and cannot be imported ({error}); what does it need?"
+        raise ImportError(f"{what} needs {reason}") from error

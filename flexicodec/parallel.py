@@ -1,6 +1,7 @@
 """Jobs over several processes, with the same results as in one: each has its own models and uses one thread."""
 
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -12,6 +13,14 @@ import torch
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+def bar_settings(shown: bool) -> dict[str, Any]:
+    """Return settings of a tqdm bar: on a terminal its own, elsewhere (a log) a line every 30 s."""
+    if not shown or sys.stderr.isatty():
+        return {"disable": not shown}
+    line = "{desc}: {n_fmt} of {total_fmt}, {elapsed} passed, {remaining} left\n"
+    return {"delay": 30.0, "mininterval": 30.0, "miniters": 1, "bar_format": line}
 
 
 def share(

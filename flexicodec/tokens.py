@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from flexicodec import token_columns, token_file
 from flexicodec.code_margins import Margins
 from flexicodec.io_utils import describe_missing
+from flexicodec.side_information import Bitrates, SideInformation, duration_bits
 from flexicodec.token_format import (
     RELEASED,
     Integers,
@@ -121,15 +122,21 @@ class Tokens:
         return self.token_lengths.cpu() / self._nonzero_seconds()
 
     @property
-    def bitrates_kbps(self) -> Float[Tensor, " batch"]:
-        """Kilobits per second of each clip, of all codes and durations, without the file header.
+    def bitrates_kbps(self) -> Bitrates:
+        """Kilobits per second of each clip [B], of all codes and durations, without the file header.
 
-        With the paper's sizes a token takes 15 + 3 + 12K bits (arXiv 2510.00981).
+        With the paper's sizes a token takes 15 + 3 + 12K bits (arXiv 2510.00981): its durations are fields of 3 bits,
+        "lengths". `tokens.bitrates_kbps(side_information="mask")` counts a bit a frame instead, and "entropy" the
+        length of an adaptive code; see `side_information`.
 
         Raises:
             ValueError: The tokens were made without `format=`, so that the sizes of their codebooks are not known.
         """
-        return sum(self._bits().values()) / self._nonzero_seconds() / 1000
+
+        def measure(side_information: SideInformation) -> Float[Tensor, " batch"]:
+            return sum(self._bits(side_information).values()) / self._nonzero_seconds() / 1000
+
+        return Bitrates.of(measure)
 
     @property
     def stream_bitrates_kbps(self) -> dict[str, Float[Tensor, " batch"]]:
@@ -148,22 +155,18 @@ class Tokens:
         """Seconds of each clip, a sample at least, as a divisor."""
         return self.seconds.clamp(min=1 / self.format.sample_rate)
 
-    def _bits(self) -> dict[str, Int[Tensor, " batch"]]:
+    def _bits(self, side_information: SideInformation = "lengths") -> dict[str, Tensor]:
         """Bits of the codes of both streams and of the durations, of each clip."""
         if self.format is RELEASED:
             raise ValueError(
                 "a bitrate needs the sizes of the codebooks, and these tokens were made without a format: "
                 "format=codec.format, or TokenFormat() for the released weights"
             )
-        duration_bits: int | Tensor | None = self.format.duration_bits
-        if duration_bits is None:  # the longest token of each clip sets the width
-            longest = pad(self.durations, (0, 1)).amax(-1).clamp(min=1)
-            duration_bits = torch.tensor([(each - 1).bit_length() for each in longest.tolist()], device="cpu")
         counts = self.token_lengths.cpu()
         return {
             "semantic": counts * self.format.semantic_bits,
             "acoustic": counts * self.num_codebooks * self.format.acoustic_bits,
-            "durations": counts * duration_bits,
+            "durations": duration_bits(self.durations, self.format, side_information),
         }
 
     # ------------------------------------------------------------------------------------------- selecting and joining

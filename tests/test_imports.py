@@ -18,6 +18,7 @@ SLOW = ("transformers", "vector_quantize_pytorch", "sympy", "torch._dynamo")  # 
 LAYERS = {
     **dict.fromkeys(("tokens", "code_margins", "token_format", "token_file", "audio", "config"), 0),
     "token_columns": 0,
+    "side_information": 0,
     **dict.fromkeys(("weights", "io_utils", "installed_files", "corpus", "statistics", "parallel"), 0),
     **dict.fromkeys(("encoders", "lm", "merging", "nn", "quantize"), 1),
     **dict.fromkeys(("asr", "hub", "models"), 2),

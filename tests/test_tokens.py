@@ -1,6 +1,7 @@
 """Laws of `Tokens`: validation, slicing and joining, and rates."""
 
 import copy
+import math
 import pickle
 from dataclasses import FrozenInstanceError, replace
 
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flexicodec.token_format import RELEASED
 from flexicodec.tokens import TokenFormat, Tokens
 
 TINY = TokenFormat(
@@ -428,3 +430,50 @@ def test_a_format_refuses_other_tokens_and_says_why(given, format, message):
 
 def test_a_stream_may_have_no_tokens_yet():
     TINY.check(Tokens([[]], None, [[]], format=TINY), num_codebooks=2, may_be_empty=True)
+
+
+# ---------------------------------------------------------------------------------------------------- side information
+
+
+def adaptive_bits(durations, size):
+    """The code of Krichevsky and Trofimov, a duration after another."""
+    counts, bits = [0.5] * size, 0.0
+    for duration in durations:
+        bits -= math.log2(counts[duration - 1] / sum(counts))
+        counts[duration - 1] += 1
+    return bits
+
+
+@pytest.mark.parametrize("longest", [8, 5, None])
+@pytest.mark.parametrize("durations", [[1], [3, 1, 1, 2], [1] * 30, [5, 4, 3, 2, 1]])
+def test_bitrates_say_how_durations_are_counted(durations, longest):
+    form = replace(RELEASED, max_duration=longest)
+    tokens = Tokens([0] * len(durations), None, durations, format=form)
+    size = longest or max(durations)
+    seconds = sum(durations) * 0.08
+    bits = {
+        "lengths": len(durations) * (size - 1).bit_length(),
+        "mask": sum(durations),
+        "entropy": adaptive_bits(durations, size),
+    }
+    padded = Tokens.cat([tokens, Tokens([0], None, [1], format=form)])
+    for name, expected in bits.items():
+        kbps = (15 * len(durations) + expected) / seconds / 1000
+        assert tokens.bitrates_kbps(side_information=name).tolist() == pytest.approx([kbps])
+        assert float(padded.bitrates_kbps(name)[0]) == pytest.approx(kbps)
+    assert torch.equal(tokens.bitrates_kbps(), tokens.bitrates_kbps)
+    assert type(tokens.bitrates_kbps * 2) is torch.Tensor
+
+
+def test_a_mask_is_cheaper_above_a_third_of_the_grid():
+    for duration, is_cheaper in ((2, True), (4, False)):
+        tokens = Tokens([0] * 10, None, [duration] * 10, format=replace(RELEASED))
+        assert bool(tokens.bitrates_kbps("mask") < tokens.bitrates_kbps("lengths")) == is_cheaper
+
+
+def test_durations_of_a_fixed_rate_cost_nothing():
+    tokens = Tokens([0] * 5, None, format=replace(RELEASED, max_duration=1))
+    for name in ("lengths", "mask", "entropy"):
+        assert tokens.bitrates_kbps(name).tolist() == pytest.approx([15 / 0.08 / 1000])
+    with pytest.raises(ValueError, match="side_information is 'flags'; expected one of 'lengths', 'mask', 'entropy'"):
+        tokens.bitrates_kbps("flags")

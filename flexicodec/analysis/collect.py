@@ -41,7 +41,7 @@ from flexicodec.merging import (
 )
 from flexicodec.models.flexicodec.network import Features
 from flexicodec.models.streaming.state import Windows
-from flexicodec.parallel import check_processes, share
+from flexicodec.parallel import bar_settings, check_processes, share
 from flexicodec.statistics import speaker_clusters
 from flexicodec.token_format import TokenFormat
 from flexicodec.tokens import Tokens
@@ -360,7 +360,7 @@ def _run(jobs: Sequence[Any], worker: Callable[[Any], Any], processes: int, what
     """Run jobs in several processes and return their results in order."""
     results: dict[int, Any] = {}
     shared = share(jobs, worker, processes, partial(_identity, worker))
-    for index, result in tqdm(shared, what, len(jobs), disable=not progress):
+    for index, result in tqdm(shared, what, len(jobs), **bar_settings(progress)):
         results[index] = result
     return [results[index] for index in range(len(jobs))]
 

@@ -16,7 +16,7 @@ from flexicodec.corpus.alignments.alignment import write_textgrid
 from flexicodec.corpus.alignments.phone_aligner import SAMPLE_RATE, NotAligned, PhoneAligner
 from flexicodec.corpus.alignments.phone_recogniser import PhoneRecogniser
 from flexicodec.corpus.audio_reading import UNREADABLE
-from flexicodec.parallel import share
+from flexicodec.parallel import bar_settings, share
 
 ALIGNERS: dict[str, Callable[[], PhoneAligner | PhoneRecogniser]] = {
     "pocketsphinx": PhoneAligner,  # of English texts
@@ -89,7 +89,8 @@ def align_utterances(
         share(work, align, processes, partial(AlignClip, folder, aligner)),
         total=len(work),
         unit="clip",
-        disable=not progress,
+        desc="alignments",
+        **bar_settings(progress),
     ):
         index = jobs[position]
         if reason is None:

@@ -527,7 +527,9 @@ def _digit_rows(name: str, digits: DigitStudy) -> Iterator[Row]:
             "about another digit (bits)": Number(max(others, default=math.nan), "bits", 3),
         }
         if digits.phones:
-            share = (digits.phones[j] - digits.chance[j]) / digits.phone_entropy
+            share = math.nan  # of nothing, where all phones are the same
+            if digits.phone_entropy > 0:
+                share = (digits.phones[j] - digits.chance[j]) / digits.phone_entropy
             row |= {
                 "about the phone (bits)": Number(digits.phones[j], "bits", 3, items=digits.spoken),
                 "shuffled phones (bits)": Number(digits.chance[j], "bits", 3, items=digits.spoken),

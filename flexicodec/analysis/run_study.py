@@ -42,6 +42,7 @@ from flexicodec.analysis.token_timeline import TokenTimeline
 from flexicodec.corpus.alignments.alignment import Segment, label_at
 from flexicodec.corpus.alignments.phones import syllables
 from flexicodec.merging import Threshold
+from flexicodec.parallel import bar_settings
 from flexicodec.statistics import FittedModel, Interval, Sampling, pearson
 
 Tier = Sequence[Segment]
@@ -147,7 +148,7 @@ def run_study(data: AnalysisData, options: StudyOptions | None = None) -> StudyR
     """Run every analysis on collected clips."""
     options = options or StudyOptions()
     study = _Study(data, options)
-    settings = tqdm(data.settings, desc="statistics", disable=not options.progress)
+    settings = tqdm(data.settings, desc="statistics", **bar_settings(options.progress))
     results = [study.setting(each) for each in settings]
     curve = rate_curve(data)
     sweep = study.sweep(curve)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from flexicodec.asr.text import normalise
-from flexicodec.io_utils import replacing
+from flexicodec.io_utils import needed_for, replacing
 
 PIECES_NAME = "sentencepiece.model"
 LEXICON_NAME = "lexicon.tsv"
@@ -213,8 +213,6 @@ def train_pieces(texts: Iterable[str], size: int) -> bytes:
 
 
 def _sentencepiece() -> Any:
-    try:
+    with needed_for("a vocabulary of pieces", "sentencepiece", "flexicodec-lab[train]"):
         import sentencepiece
-    except ImportError as error:
-        raise ImportError("SentencePiece pieces need sentencepiece: pip install flexicodec-lab[train]") from error
     return sentencepiece

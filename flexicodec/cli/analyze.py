@@ -89,7 +89,6 @@ def run(args: argparse.Namespace) -> int:
     transcribe = None
     if args.transcriber is not None:
         transcribe = _Transcribe(args.transcriber, codec.sample_rate, args.device)
-    progress = sys.stderr.isatty()
 
     data = collect(
         codec,
@@ -103,9 +102,9 @@ def run(args: argparse.Namespace) -> int:
         transcribe=transcribe,
         limit=args.limit,
         processes=args.processes,
-        progress=progress,
+        progress=True,
     )
-    study = run_study(data, StudyOptions(args.resamples, seed=args.seed, counting=args.counting, progress=progress))
+    study = run_study(data, StudyOptions(args.resamples, seed=args.seed, counting=args.counting, progress=True))
     names = ("model", "limit", "counting", "resamples", "seed", "transcriber", "align")
     about = {name: getattr(args, name) for name in names}
     about |= {"manifest": str(args.manifest), "fingerprint": codec.fingerprint}
@@ -123,7 +122,7 @@ def _align(args: argparse.Namespace, utterances: "list[Utterance]") -> "list[Utt
 
     chosen = evenly_spaced(utterances, args.limit)
     folder = alignment_folder(args.manifest, args.align)
-    result = align_utterances(chosen, folder, args.align, args.processes, sys.stderr.isatty())
+    result = align_utterances(chosen, folder, args.align, args.processes, True)
     line = f"{result.folder}: {result.aligned} clips aligned, {result.kept} had an alignment"
     if result.refused:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in result.reasons.items())

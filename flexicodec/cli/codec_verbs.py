@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,12 +159,15 @@ def export(args: argparse.Namespace) -> int:
     from flexicodec.export.runtime import load_exported
 
     codec = options.load_codec(args).cpu()
-    # 8 bits change codes, so that the comparison decides about success only without.
+    print("flexicodec: exporting, which takes a minute or two", file=sys.stderr)
+    start = time.perf_counter()
     folder = export_onnx(codec, args.output, int8=args.int8)
+    print(f"flexicodec: exported in {time.perf_counter() - start:.0f} s; comparing with the model", file=sys.stderr)
     for file in sorted(folder.iterdir()):
         print(f"{file.name:28} {file.stat().st_size / 2**20:8.2f} MiB")
     recording = args.check or str(flexicodec.EXAMPLE)
     audio = flexicodec.read_audio(recording, sample_rate=codec.sample_rate, channels="mix")
+    # 8 bits change codes, so that the comparison decides about success only without.
     found = compare(codec, load_exported(folder), audio[:, : CHECKED_SECONDS * codec.sample_rate])
     print(f"against the model, on {recording}: {found}")
     return 0 if found.holds or args.int8 else 1

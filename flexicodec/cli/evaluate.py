@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rates = parser.add_argument_group("operating points, all combinations that a model has")
     rates.add_argument("--frame-rate", nargs="+", type=float, metavar="HZ", help="tokens per second of every clip")
     rates.add_argument("--threshold", nargs="+", type=float, metavar="TAU", help="merging thresholds")
-    rates.add_argument("--policy", nargs="+", metavar="NAME", help="merging policies: rate, uniform, variance")
+    rates.add_argument("--policy", nargs="+", metavar="NAME", help=f"{options.POLICY_HELP}; several are compared")
     codebooks = "acoustic codebooks: 0 for semantic codes only, or all (default)"
     rates.add_argument("--codebooks", nargs="+", metavar="K", help=codebooks)
     measured = parser.add_argument_group(f"what is measured ({NONE} leaves a kind out)")

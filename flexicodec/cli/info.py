@@ -32,15 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a token file or a model and return the exit code."""
     path = Path(args.model)
+    if (path / "dataset.json").is_file():
+        return show_folder(args, path)
+    if args.extract or args.choice or args.id:
+        raise ValueError(f"--extract, --choice and --id are for folders that `tokenize` made; {path} is none")
     if path.suffix.lower() in file_jobs.TOKEN_SUFFIXES:
         tokens = flexicodec.Tokens.load(path)
         print_rows(describe_file(path, tokens))
         write_times(args, path, tokens)
         return 0
-    if (path / "dataset.json").is_file():
-        return show_folder(args, path)
-    if args.extract or args.choice or args.id:
-        raise ValueError(f"--extract, --choice and --id are for folders that `tokenize` made; {path} is none")
     if args.textgrid or args.ctm:
         raise ValueError(f"--textgrid and --ctm need a .flxc file, whose tokens they write; {path} is none")
     if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES:

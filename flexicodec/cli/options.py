@@ -9,6 +9,9 @@ import flexicodec
 if TYPE_CHECKING:
     from flexicodec import Codec
 
+POLICY_HELP = (
+    "rule that decides which frames share a token, such as variance or centroid:threshold=0.9 (docs/merging.md)"
+)
 MODEL_HELP = "name, folder, .nemo file or hub id of the model"
 
 
@@ -20,11 +23,12 @@ class Verb(NamedTuple):
     run: Callable[[argparse.Namespace], int]
 
 
-class Rate(TypedDict):
-    """The rate to encode at: keyword arguments of `Codec.encode`."""
+class Rate(TypedDict, total=False):
+    """The rate to encode at: keyword arguments of `Codec.encode`; without a policy where none was given."""
 
     threshold: float | None
     frame_rate: float | None
+    policy: str | None
     num_codebooks: int | None
 
 
@@ -42,12 +46,13 @@ def add_placement(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rate(parser: argparse.ArgumentParser) -> None:
-    """Add --frame-rate and --threshold, of which one may be used, and --codebooks."""
+    """Add --frame-rate and --threshold, of which one may be used, --policy and --codebooks."""
     rate = parser.add_mutually_exclusive_group()
     rate_help = "tokens per second, met as exactly as a clip allows"
     rate.add_argument("--frame-rate", type=float, metavar="HZ", help=rate_help)
     threshold_help = "merge neighbouring frames more similar than this; 1 never merges (default: the model's own)"
     rate.add_argument("--threshold", type=float, metavar="TAU", help=threshold_help)
+    parser.add_argument("--policy", metavar="NAME[:SETTING=VALUE,...]", help=POLICY_HELP)
     add_codebooks(parser)
 
 
@@ -77,10 +82,18 @@ def load_codec(args: argparse.Namespace, parts: str = "all") -> "Codec":
     return codec
 
 
+def given_rate(args: argparse.Namespace) -> Rate:
+    """Return the rate that the arguments of `add_rate` name."""
+    rate = Rate(threshold=args.threshold, frame_rate=args.frame_rate, num_codebooks=args.codebooks)
+    if args.policy is not None:
+        rate["policy"] = args.policy
+    return rate
+
+
 def chosen_rate(args: argparse.Namespace, codec: "Codec") -> Rate:
     """Return the rate after encoding a second of silence with it: a bad value is one error, and not one per file."""
     import torch
 
-    rate = Rate(threshold=args.threshold, frame_rate=args.frame_rate, num_codebooks=args.codebooks)
+    rate = given_rate(args)
     codec.encode(torch.zeros(1, codec.sample_rate, dtype=torch.float32, device="cpu"), **rate)
     return rate

@@ -41,9 +41,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument("--frame-rate", type=float, nargs="+", metavar="HZ", help="tokens per second, a probe each")
     rate.add_argument("--threshold", type=float, nargs="+", metavar="TAU", help="merging thresholds, a probe each")
-    parser.add_argument(
-        "--policy", choices=("rate", "uniform", "variance"), help="how to spend --frame-rate (default: rate)"
-    )
+    parser.add_argument("--policy", metavar="NAME[:SETTING=VALUE,...]", help=options.POLICY_HELP)
     options.add_codebooks(parser)
     parser.add_argument(
         "--bound",

@@ -96,7 +96,7 @@ def encode(args: argparse.Namespace) -> int:
     if args.output != "-" and not args.output.endswith(".jsonl"):
         raise ValueError(f"cannot stream tokens to {args.output}: expected - for stdout, or a .jsonl file")
     codec = options.load_codec(args)
-    rate = options.Rate(threshold=args.threshold, frame_rate=args.frame_rate, num_codebooks=args.codebooks)
+    rate = options.given_rate(args)
     fixed_rate = codec.format.max_duration == 1
     with ExitStack() as stack:
         asked: dict[str, Any] = {name: value for name, value in rate.items() if value is not None}

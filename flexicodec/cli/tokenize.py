@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     workers_help = "threads that read files, in each process (default: up to 8 on a GPU, else 0)"
     parser.add_argument("--workers", type=int, metavar="N", help=workers_help)
     parser.add_argument("--part", metavar="K/N", help="only every N-th unit from the K-th on (from 0), of a job array")
-    ray_help = "run on a Ray cluster: auto starts one on this machine, else its address (extra `ray`)"
+    ray_help = "run on a Ray cluster: its address, or auto: RAY_ADDRESS, or one started on this machine (extra `ray`)"
     parser.add_argument("--ray", metavar="ADDRESS", help=ray_help)
     plan_help = "write the plan only, for engines that call `run_unit` themselves"
     parser.add_argument("--plan-only", action="store_true", help=plan_help)
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             from flexicodec.token_corpus.ray_cluster import run_on_ray
 
-            done = run_on_ray(job, args.ray, args.processes, told)
+            done = run_on_ray(job, args.ray, args.processes, told, args.plan_only)
     return _report(done, args)
 
 

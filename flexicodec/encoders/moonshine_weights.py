@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from flexicodec.installed_files import PinnedFile
+from flexicodec.io_utils import needed_for
 from flexicodec.weights import SCALE, WEIGHTS_NAME, ZERO_POINT, read_weights, unpack
 
 SHIPPED = "moonshine-tiny-en"  # folder of the encoder in the package's assets
@@ -125,10 +126,8 @@ def read_pieces() -> list[bytes]:
 def _read_graph(file: PinnedFile) -> Any:
     """Read the main graph of a model in ONNX Runtime's format."""
     data = bytearray(file.find().read_bytes())
-    try:
+    with needed_for("reading Moonshine's weights", "onnxruntime", "flexicodec-lab[instruments]"):
         from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
-    except ImportError as error:
-        raise ImportError("Moonshine's weights need onnxruntime: pip install flexicodec-lab[instruments]") from error
     return InferenceSession.GetRootAsInferenceSession(data, 0).Model().Graph()
 
 

@@ -89,7 +89,8 @@ def markdown(summary: Summary, plots: Sequence[str] = (), more: str = "") -> str
         f"{run['clips']} clips of {summary.speakers or 'unknown'} speakers, {run['seconds']:.0f} s. "
         f"Rules: {run['rules']}. Error rates are total errors over total length of clips that have a text; texts "
         f"normalised by `{run['normaliser']}`; in scripts without spaces (Chinese, Japanese, Thai, ...) every "
-        "character is a word and spaces are not counted. Rates are those measured: all tokens over all seconds. "
+        "character is a word and spaces are not counted. Rates are those measured: all tokens over all seconds; kbps "
+        "are codes and durations at fixed width (3 bits a token where tokens last up to 8 frames). "
         f"flexicodec-lab {run['version']}.",
         main_table(summary),
         notes(summary),

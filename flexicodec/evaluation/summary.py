@@ -32,6 +32,8 @@ class MetricInfo(NamedTuple):
 RATES = {
     "frame_rate_hz": MetricInfo("Hz", 2),
     "bitrate_kbps": MetricInfo("kbps"),
+    "bitrate_mask_kbps": MetricInfo("kbps, durations as a mask"),
+    "bitrate_entropy_kbps": MetricInfo("kbps, durations coded"),
     "file_kbps": MetricInfo("kbps of files"),
     "entropy_kbps": MetricInfo("kbps, entropy-coded"),
 }

@@ -16,6 +16,7 @@ import torch
 from flexicodec import hub
 from flexicodec.audio import collate, split
 from flexicodec.evaluation.metrics.loading import Waveform
+from flexicodec.merging.registry import needed_setting
 from flexicodec.models.codec import Codec
 from flexicodec.models.fingerprint import hash_weights
 from flexicodec.quantize import FSQConfig
@@ -52,11 +53,12 @@ class Setting:
     @property
     def rate(self) -> str:
         """Name of the rate alone; empty where the codec keeps its default."""
+        policy = self.policy or ""
         if self.threshold is not None:
-            return f"tau {self.threshold:g}"
+            return f"tau {self.threshold:g} {policy}".rstrip()
         if self.frame_rate is None:
-            return ""
-        return f"{self.frame_rate:g} Hz {self.policy or ''}".rstrip()
+            return policy
+        return f"{self.frame_rate:g} Hz {policy}".rstrip()
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -71,13 +73,24 @@ class Sweep:
 
     frame_rates: tuple[float, ...] = ()
     thresholds: tuple[float, ...] = ()
-    policies: tuple[str | None, ...] = (None,)  # for each frame rate; None is the model's default
+    policies: tuple[str | None, ...] = (None,)  # for each frame rate, or as they are; None is the model's default
     codebooks: tuple[int | None, ...] = (None,)  # None is all of them
 
     def rates(self) -> list[Setting]:
         """List the rates alone; without any, the model's default."""
-        settings = [Setting(rate, policy=policy) for rate in self.frame_rates for policy in self.policies]
-        settings += [Setting(threshold=tau) for tau in self.thresholds]
+        # What has to be given beside each policy; None: it decides the rate by itself.
+        needed = {each: "frame_rate" if each is None else needed_setting(each) for each in self.policies}
+        by_rate = [each for each in self.policies if needed[each] == "frame_rate"]
+        by_threshold = [each for each in self.policies if needed[each] == "threshold" and each != "threshold"]
+        settings = [Setting(rate, policy=policy) for rate in self.frame_rates for policy in by_rate]
+        settings += [
+            Setting(threshold=tau, policy=policy) for tau in self.thresholds for policy in (None, *by_threshold)
+        ]
+        settings += [Setting(policy=policy) for policy in self.policies if needed[policy] is None]
+        for policy in self.policies:
+            given = {"frame_rate": self.frame_rates, "threshold": self.thresholds, None: (policy,)}[needed[policy]]
+            if policy is not None and not given:
+                raise ValueError(f"policy {policy!r} needs a {needed[policy]} beside it, and there is none")
         return settings or [Setting()]
 
 

@@ -6,8 +6,11 @@ activations dynamically). Attention scores, norms, convolutions and everything t
 """
 
 import json
+import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import torch
 import flexicodec
 from flexicodec.encoders.sanm import SanmEncoder
 from flexicodec.export.graphs import SAMPLES, Graph, TensorSpec, graphs
-from flexicodec.io_utils import replacing
+from flexicodec.io_utils import needed_for, replacing
 from flexicodec.models.codec import Codec
 from flexicodec.weights import save_tensors, unloaded_modules
 
@@ -102,7 +105,7 @@ def write_graph(graph: Graph, frame_size: int, path: Path) -> None:
         raise ImportError(
             f"export needs more than is installed ({error}): pip install 'flexicodec-lab[export]'"
         ) from error
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _errors_only("torch.onnx"):
         # PyTorch's exporter uses functions that PyTorch has deprecated.
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec")
         program = torch.export.export(
@@ -130,6 +133,18 @@ def write_graph(graph: Graph, frame_size: int, path: Path) -> None:
     del model.graph.value_info[:]  # these shapes use the trace's names of axes
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
+
+
+@contextmanager
+def _errors_only(name: str) -> Iterator[None]:
+    """Silence a logger's warnings: PyTorch's exporter names every package that it could have used and is missing."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _dynamic_axes(spec: TensorSpec, frame_size: int) -> dict[int, Any]:
@@ -165,10 +180,8 @@ def quantize_blocks(path: Path) -> int:
     """Quantise the transformer blocks of an ONNX file, in place; return the number of matrix products."""
     import onnx
 
-    try:
+    with needed_for("int8", "onnxruntime", "'flexicodec-lab[export]'"):
         from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError as error:
-        raise ImportError(f"int8 needs onnxruntime ({error}): pip install 'flexicodec-lab[export]'") from error
 
     model = onnx.load(path)
     names = block_products(model)

@@ -54,7 +54,10 @@ def load_exported(folder: str | Path, *, threads: int | None = None) -> Codec:
         raise ValueError(
             f"{folder} has no {MANIFEST_NAME}; expected a folder that `flexicodec export` wrote to the end"
         )
-    held = json.loads((folder / MANIFEST_NAME).read_text())
+    try:
+        held = json.loads((folder / MANIFEST_NAME).read_text())
+    except ValueError as error:
+        raise ValueError(f"{folder / MANIFEST_NAME} is not JSON ({error}); was the copy interrupted?") from error
     if held.get("layout") != LAYOUT:
         raise ValueError(f"{folder} has layout {held.get('layout')!r}, known is {LAYOUT}; export the model again")
     graphs = Graphs(folder, held["graphs"], threads)
@@ -81,22 +84,37 @@ class Graphs:
 
         self.folder = folder
         self._described = described
+        self._threads = threads
         self._options = onnxruntime.SessionOptions()
         self._options.intra_op_num_threads = threads or 0
         self._sessions: dict[str, Any] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Sessions stay behind: a copy, or another process, loads the graphs of the folder again.
+        return Graphs, (self.folder.absolute(), self._described, self._threads)
+
     def run(self, name: str, *inputs: Tensor) -> list[Tensor]:
-        """Run a graph on inputs in its order."""
+        """Run a graph on inputs in its order.
+
+        Raises:
+            ValueError: Its file is missing or damaged, or it does not take the inputs.
+        """
         import onnxruntime
 
         described = self._described[name]
-        if name not in self._sessions:
-            path = self.folder / described["file"]
-            self._sessions[name] = onnxruntime.InferenceSession(path, self._options, ["CPUExecutionProvider"])
+        path = self.folder / described["file"]
         given = {}
         for spec, tensor in zip(described["inputs"], inputs, strict=True):
             given[spec["name"]] = tensor.contiguous().numpy()
-        return [torch.from_numpy(output) for output in self._sessions[name].run(None, given)]
+        try:
+            if name not in self._sessions:
+                self._sessions[name] = onnxruntime.InferenceSession(path, self._options, ["CPUExecutionProvider"])
+            outputs = self._sessions[name].run(None, given)
+        except Exception as error:  # onnxruntime's have no common class
+            raise ValueError(
+                f"{path} cannot be run ({type(error).__name__}: {error}); export the model again?"
+            ) from error
+        return [torch.from_numpy(output) for output in outputs]
 
 
 # --------------------------------------------------------------------------------------------------------- submodules

@@ -4,6 +4,7 @@ How many tokens follow each piece is decided by the times of words (as SpiritLM 
 frames (as GLM-4-Voice does; chunks of a fixed number of *tokens* would last 2 to 16 s at a dynamic rate).
 """
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +18,13 @@ from flexicodec.lm.vocabulary import Ids, read_ids
 from flexicodec.tokens import Tokens
 
 
-def interleave(layout: Layout, tokens: Tokens, texts: Sequence[Ids], counts: Sequence[int]) -> Int[Tensor, " ids"]:
+def interleave(
+    layout: Layout,
+    tokens: Tokens,
+    texts: Sequence[Ids],
+    counts: Sequence[int],
+    spoken: Sequence[bool] | None = None,
+) -> Int[Tensor, " ids"]:
     """Write pieces of text, and behind each its tokens, as one sequence.
 
     Args:
@@ -25,6 +32,8 @@ def interleave(layout: Layout, tokens: Tokens, texts: Sequence[Ids], counts: Seq
         tokens: One clip.
         texts: Ids of each piece, below `layout.vocabulary.base`; a piece may be empty.
         counts: Tokens behind each piece, 0 or more; all of the clip's together.
+        spoken: Whether a piece is written as its tokens, or else as its text; None writes both, which alone can be
+            read back. Pieces of text side by side share TEXT and END_TEXT.
     """
     _check_layout(layout)
     vocabulary = layout.vocabulary
@@ -34,6 +43,8 @@ def interleave(layout: Layout, tokens: Tokens, texts: Sequence[Ids], counts: Seq
             f"{len(texts)} pieces of text and {len(counts)} counts that sum to {sum(counts)} for {num_tokens} tokens; "
             "expected a count for each piece, 0 or more, and all tokens"
         )
+    if spoken is not None and len(spoken) != len(texts):
+        raise ValueError(f"spoken says {len(spoken)} times how a piece is written, expected {len(texts)}")
     speech = layout.encode(tokens).numpy()
     # Ids of the tokens before each piece: widths differ between tokens.
     widths = np.append(0, np.cumsum(layout.widths(Codes.of(tokens).durations)))
@@ -48,7 +59,15 @@ def interleave(layout: Layout, tokens: Tokens, texts: Sequence[Ids], counts: Seq
                 f"piece {number} of the text has ids {piece.min()} to {piece.max()}, expected 0 to "
                 f"{vocabulary.base - 1}; is base the size of the tokenizer?"
             )
-        parts += [begin, piece, end, speech[bounds[number] : bounds[number + 1]]]
+        its_speech = speech[bounds[number] : bounds[number + 1]]
+        if spoken is None:
+            parts += [begin, piece, end, its_speech]
+        elif spoken[number]:
+            parts.append(its_speech)
+        else:
+            opens = number == 0 or spoken[number - 1]
+            closes = number == len(texts) - 1 or spoken[number + 1]
+            parts += [begin] * opens + [piece] + [end] * closes
     return torch.from_numpy(np.concatenate([*parts, speech[bounds[-1] :]]))
 
 
@@ -108,6 +127,21 @@ def word_counts(tokens: Tokens, word_ends: Sequence[float]) -> list[int]:
     middles = tokens.times(0).mean(-1).numpy()
     word = np.searchsorted(ends, middles, side="left").clip(max=len(ends) - 1)
     return np.bincount(word, minlength=len(ends)).tolist()
+
+
+def draw_spoken(num_words: int, clip_id: str, epoch: int = 0, *, seed: int = 0, mean_words: float = 8.0) -> list[bool]:
+    """Draw which words are written as speech: spans of speech and text in turns, the same for a clip, epoch and seed.
+
+    Args:
+        mean_words: Average length of a span; lengths are geometric.
+    """
+    if mean_words < 1:
+        raise ValueError(f"mean_words is {mean_words}, expected 1 or more")
+    digest = int.from_bytes(hashlib.blake2b(clip_id.encode(), digest_size=8).digest(), "big")
+    random = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, digest]))
+    changes = random.random(num_words) < 1 / mean_words
+    changes[:1] = random.random() < 0.5  # the first word is text or speech
+    return (np.cumsum(changes) % 2 == 1).tolist()
 
 
 def chunk_counts(tokens: Tokens, num_frames: int = 26) -> list[int]:

@@ -127,6 +127,8 @@ class Layout:
         Args:
             rates: Id of the rate of each clip, written before its START.
         """
+        # clip      | rate START | ids of its tokens | END |        head, body, tail
+        # delayed   row r is written delays[r] steps later; the tail has room for the longest delay
         values, widths = self.write(codes)
         clip_of_token = np.repeat(np.arange(len(codes.counts)), codes.counts)
         body = np.bincount(clip_of_token, widths, len(codes.counts)).astype(np.int64)
@@ -206,6 +208,7 @@ class Layout:
                     f"position {skipped + ends[0]} holds END, expected {behind} step{'s' * (behind > 1)} before the "
                     "end of the clip; cut ids behind the END of a clip"
                 )
+            # What is left is as wide as ids that were never framed.
             ids = ids.copy()
             ids[0, ends[0]] = first.hole
             ids = ids[:, : ids.shape[1] - behind + max(self.delays) - self.delays[0]]
@@ -263,6 +266,8 @@ class Layout:
     ) -> Int[np.ndarray, "fields tokens"]:
         """Read codes and, behind some of them, durations above 1."""
         code, duration = self.fields
+        # ids           7 d2  9  9 d3        a duration belongs to the code before it
+        # is_duration   0  1  0  0  1        cumsum(~is_duration) - 1 is the number of that code
         is_duration = duration.holds(ids)
         self._check(ids[~is_duration], code, positions[~is_duration])
         follows_code = np.append(False, ~is_duration[:-1])

@@ -162,6 +162,7 @@ class PackedDataset(Dataset[dict[str, np.ndarray]]):
             ids[row, :length] = written[row, :length]
             ids[row, length:] = stream.hole
             kinds[row] = layout.kind_tables[row][ids[row]]
+        # document   0 0 0 1 1 -1 -1       -1 also finds the last entry of starts and rates, which is that of padding
         document = np.full(self.row_length, -1)
         document[:length] = np.repeat(np.arange(len(clips)), lengths)[:length]
         starts = np.append(np.cumsum(lengths) - lengths, length)

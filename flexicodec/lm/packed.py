@@ -67,6 +67,7 @@ class PackedTokens:
         record = read_json(path / RECORD_FILE)
         if record.get("version") != VERSION:
             raise ValueError(f"{path / RECORD_FILE} is of version {record.get('version')!r}, expected {VERSION}")
+        # The vocabulary says which arrays there are.
         vocabulary = Vocabulary.load(path / VOCABULARY_FILE)
         form = vocabulary.format
         wanted = {
@@ -113,6 +114,7 @@ class PackedTokens:
         counts = self.offsets[clips + 1] - starts
         tokens = spans(starts, counts)
         semantic = None if self.semantic is None else self.semantic[tokens]
+        # Clips are gathered by one index for all of them, which is faster than a slice for each.
         durations = np.ones(len(tokens), np.uint8) if self.durations is None else self.durations[tokens]
         acoustic = np.zeros((len(tokens), 0), np.uint16)
         if num_codebooks:

@@ -24,7 +24,7 @@ from flexicodec.token_format import TokenFormat
 
 SCALARS = ("id", "num_samples", "speaker", "language", "corpus")
 # Two packings are compared by these; units come one after the other.
-SETTINGS = ("version", "fingerprint", "choice", "num_codebooks", "base", "tokenizer")
+SETTINGS = ("version", "fingerprint", "choice", "precision", "num_codebooks", "base", "tokenizer")
 PROBE = ["The quick brown fox jumps over the lazy dog.", "naïve café, 1984", ""]
 
 Tokenizer = Callable[[list[str]], list[list[int]]]  # ids of each text, special ids left out
@@ -58,40 +58,28 @@ def pack(
     """
     paths = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
     sources = [(dataset, dataset.choice(rate)) for dataset in map(TokenDataset.open, map(Path, paths))]
-    if not sources:
-        raise ValueError("no folders to pack: name one that `flexicodec tokenize` made")
     _check_sources(sources)
     dataset, choice = sources[0]
     kept = choice.num_codebooks if num_codebooks is None else num_codebooks
     if not 0 <= kept <= choice.num_codebooks:
         raise ValueError(f"{kept} acoustic codebooks asked, {dataset.folder / choice.name} has {choice.num_codebooks}")
     vocabulary = Vocabulary(base, dataset.format, kept)
-    units = []
-    for source, its_choice in sources:
-        for unit in source.units_to_read():
-            said = (source.report(unit) or {})["files"][its_choice.name]
-            units.append([source.folder.name, unit, said["sha256"]])
-    made = asdict(choice)
-    record = {
-        "version": VERSION,
-        "package": flexicodec.__version__,
-        "fingerprint": dataset.format.fingerprint,
-        "choice": {name: made[name] for name in ("frame_rate", "threshold", "policy")},
-        "num_codebooks": kept,
-        "base": base,
-        "tokenizer": None if tokenizer is None else _digest(tokenizer),
-        "units": units,
-    }
+    record = _record(sources, vocabulary, tokenizer)
     target = Path(output)
     if _is_done(target, record):
         return PackedTokens.open(target)
 
+    # Everything is written beside the output, which is replaced as a whole.
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    record |= _write(part, sources, vocabulary, tokenizer)
-    vocabulary.save(part / VOCABULARY_FILE)
-    write_json(part / RECORD_FILE, record)
+    try:
+        record |= _write(part, sources, vocabulary, tokenizer)
+        vocabulary.save(part / VOCABULARY_FILE)
+        write_json(part / RECORD_FILE, record)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     old = target.with_name(f".{target.name}.old")
     if target.exists():
         os.replace(target, old)
@@ -100,8 +88,37 @@ def pack(
     return PackedTokens.open(target)
 
 
+def _record(
+    sources: Sequence[tuple[TokenDataset, Choice]], vocabulary: Vocabulary, tokenizer: Tokenizer | None
+) -> dict[str, Any]:
+    """Return what decides about the content of an output: settings, and the units with their hashes, in order."""
+    dataset, choice = sources[0]
+    units = []
+    for source, its_choice in sources:
+        for unit in source.units_to_read():
+            said = (source.report(unit) or {})["files"][its_choice.name]
+            units.append([source.folder.name, unit, said["sha256"]])
+    return {
+        "version": VERSION,
+        "package": flexicodec.__version__,
+        "fingerprint": vocabulary.format.fingerprint,
+        "choice": {"frame_rate": choice.frame_rate, "threshold": choice.threshold, "policy": choice.policy},
+        "precision": dataset.record["precision"],
+        "num_codebooks": vocabulary.num_codebooks,
+        "base": vocabulary.base,
+        "tokenizer": None if tokenizer is None else _digest(tokenizer),
+        "units": units,
+    }
+
+
 def _check_sources(sources: Sequence[tuple[TokenDataset, Choice]]) -> None:
     """Refuse corpora of two codecs or settings, naming what differs."""
+    if not sources:
+        raise ValueError("no folders to pack: name one that `flexicodec tokenize` made")
+    folders = [dataset.folder.resolve() for dataset, _ in sources]
+    for number, folder in enumerate(folders):
+        if folder in folders[:number]:
+            raise ValueError(f"{folder} is given twice; its clips would be packed twice")
     dataset, choice = sources[0]
     for other, its_choice in sources[1:]:
         ours = asdict(dataset.format) | asdict(choice) | {"precision": dataset.record["precision"]}
@@ -191,6 +208,7 @@ def _columns(header: TableHeader, table: Any, path: Path, num_codebooks: int) ->
     """Return the codes of a unit as flat arrays, checked against format and row counts."""
     form = header.format
     counts = table.column("num_tokens").to_numpy().astype(np.int64)
+    # Whole columns are compared; which clip is wrong is found out only where one is.
     lists = {}
     agree = bool((counts > 0).all())
     for name, size, width in (

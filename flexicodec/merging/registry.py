@@ -54,16 +54,16 @@ class PolicyKind:
 LEAST_COST = {"frame_rate": LeastCost, "price": LeastCost}
 JOINT = {"cost": "joint", "acoustic": 0.5, "length_power": 1.0}
 POLICIES: dict[str, PolicyKind] = {
+    "rate": PolicyKind({"frame_rate": ExactRate}),
+    "uniform": PolicyKind({"frame_rate": Uniform}),
+    "variance": PolicyKind({"frame_rate": MinimumVariance, "price": MinimumVariance, "threshold": RunningCost}),
     # by the similarities of neighbours
     "threshold": PolicyKind({"threshold": Threshold}),  # FlexiCodec
-    "rate": PolicyKind({"frame_rate": ExactRate}),
     "top-k": PolicyKind({"frame_rate": TopCuts}),  # FlexiSLM
     "cheapest-cuts": PolicyKind(LEAST_COST, {"cost": "cuts"}),
     "ple": PolicyKind({"frame_rate": PathLength, "threshold": PathThreshold}),  # DTM-Codec
     "equal-mass": PolicyKind(LEAST_COST, {"cost": "path"}),
-    "uniform": PolicyKind({"frame_rate": Uniform}),
     # by distances from the token's mean
-    "variance": PolicyKind({"frame_rate": MinimumVariance, "price": MinimumVariance, "threshold": RunningCost}),
     "variance-length": PolicyKind({**LEAST_COST, "threshold": RunningCost}, {"length_power": 1.0}),
     "joint": PolicyKind({**LEAST_COST, "threshold": RunningCost}, JOINT),
     "norm": PolicyKind(LEAST_COST, {"cost": "norm"}),  # CodecSlime as re-implemented
@@ -131,7 +131,7 @@ def make_policy(text: str, **control: Any) -> MergingPolicy:
     return kind.make({**settings, **control})
 
 
-def sampled_control(text: str) -> str | None:
+def needed_setting(text: str) -> str | None:
     """Return what has to be given beside a policy's text: "frame_rate", where it takes one, else "threshold".
 
     None where the text decides the rate itself; ValueError for a text that cannot be read.
@@ -163,10 +163,10 @@ def policy_text(policy: MergingPolicy) -> str:
         if kind.forms.get(rate_setting(policy)) is not type(policy):
             continue
         differing = []
-        for each in fields(policy):  # type: ignore[arg-type]
+        for each in fields(policy):
             value = getattr(policy, each.name)
             if each.name not in CONTROLS and value != kind.settings.get(each.name, each.default):
-                shown = f"{value:g}" if isinstance(value, float) else value
+                shown = f"{value:g}" if isinstance(value, float) else getattr(value, "__name__", value)
                 differing.append(f"{each.name}={shown}")
         if best is None or len(differing) <= len(best[1]):
             best = name, differing

@@ -42,11 +42,10 @@ def durations_by_counts(
     kind = np.uint8 if longest <= 255 else np.int32
     durations = np.arange(longest, 0, -1, dtype=kind)[:, None, None]
     choices = np.zeros((most_tokens, batch, slacks), dtype=kind)
+    lowest = _lowest_slacks(all_slacks, counts, longest)
     for n in range(1, most_tokens + 1):
-        # The cap bounds the slack that n tokens can have, and from below what the other N - n must leave.
-        high = min(slacks, n * (longest - 1) + 1)
-        left = all_slacks - (counts - n) * (longest - 1)
-        low = max(0, int(np.where(n <= counts, left, slacks).min()))
+        low = lowest[n - 1]
+        high = min(slacks, n * (longest - 1) + 1)  # n tokens cannot have more
         candidates = shifted[:, :, low:high] + costs[:, :, n + low : n + high]
         least = candidates.min(axis=0)
         chosen = (candidates == least) * durations
@@ -54,14 +53,26 @@ def durations_by_counts(
         best[:, longest - 1 + low : longest - 1 + high] = least
 
     # From the last token to the first
-    rows = np.arange(batch)
-    slack = all_slacks.copy()
     found = np.zeros((*counts.shape, most_tokens), dtype=np.int64)
-    for n in range(most_tokens, 0, -1):
-        chosen = np.where(n <= counts, choices[n - 1, rows, np.maximum(slack, 0)], 0)
-        found[..., n - 1] = chosen
-        slack -= np.maximum(chosen.astype(np.int64) - 1, 0)
+    for rate, row in np.ndindex(*counts.shape):
+        slack = int(all_slacks[rate, row])
+        of_clip = choices[:, row]
+        for n in range(int(counts[rate, row]), 0, -1):
+            duration = int(of_clip[n - 1, slack])
+            found[rate, row, n - 1] = duration
+            slack -= duration - 1
     return found
+
+
+def _lowest_slacks(
+    slacks: Int[np.ndarray, "rates batch"], counts: Int[np.ndarray, "rates batch"], longest: int
+) -> list[int]:
+    """Return, for 1, 2, ... tokens, the least slack from which the tokens that are left can still take up the rest."""
+    n = np.arange(1, int(counts.max()) + 1)[:, None]
+    rest = (counts.reshape(-1) - n) * (longest - 1)
+    needed = np.where(rest >= 0, slacks.reshape(-1) - rest, slacks.max())
+    lowest: list[int] = np.maximum(needed.min(axis=1), 0).tolist()
+    return lowest
 
 
 def durations_by_price(

@@ -149,9 +149,10 @@ class Codec(nn.Module, ABC):
                 the model's own.
             frame_rate: Tokens per second, one number or one per item, met as closely as whole tokens allow.
             durations: Frames per token [B, N], padded with 0; they sum to `num_frames` of each item.
-            policy: How to spend `frame_rate`: "rate" (default) cuts where neighbours differ most, "uniform" cuts
-                evenly, "variance" minimises the variance within tokens, "running" is the controller that streams use.
-                Or a `MergingPolicy`, which decides by itself.
+            policy: Name of a rule, with settings behind a colon ("joint:acoustic=0.3,cap=6"); docs/merging.md lists
+                them. It spends `frame_rate` or compares with `threshold`, or its settings decide the rate
+                ("variance:price=0.2"). Default: the model's `merging.policy` for `frame_rate`, similarities of
+                neighbours for `threshold`. Or a `MergingPolicy`, which decides by itself.
             max_duration: Largest number of frames per token; None for no limit. Default: the model's own.
             num_codebooks: Acoustic codebooks, 0 for semantic tokens only. Default: all.
             sample_rate: Hz of the audio, resampled where it differs from the codec's. Default: the codec's.

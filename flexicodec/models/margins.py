@@ -26,17 +26,19 @@ def boundary_margins(
     *,
     seconds: Seconds | None = None,
     max_duration: int | None = None,
+    **features: Tensor,
 ) -> Float[Tensor, "batch pairs"]:
     """Compute how far each pair of neighbouring frames was from the other decision, given all those before it.
 
     Args:
         policy: The rule that decided; None for durations from elsewhere. A policy of your own may have a method
             `margins`, called with the arguments below.
-        similarities: As for the policy's call, and so are the others.
+        similarities: As for the policy's call, and so are the others; `features` and `acoustic` are passed on to a
+            policy that compares features.
 
     Returns:
-        Distances in the unit of similarities: inf where nothing can flip and past each clip's last pair, NaN for
-        policies that cannot tell.
+        Distances in the unit of similarities, or of what the policy compares: inf where nothing can flip and past each
+        clip's last pair, NaN for policies that cannot tell.
     """
     inside = torch.arange(similarities.shape[1], device=similarities.device) + 1 < lengths[:, None]
     if policy is None or isinstance(policy, Uniform):
@@ -48,7 +50,8 @@ def boundary_margins(
         rank, num_cuts = policy.rank_pairs(similarities, lengths, seconds, max_duration)
         margins = _rank_margins(similarities.detach().masked_fill(~inside, torch.inf), rank, num_cuts)
     elif hasattr(policy, "margins"):
-        margins = policy.margins(similarities, lengths, seconds=seconds, max_duration=max_duration)
+        used = features if getattr(policy, "uses_features", False) else {}
+        margins = policy.margins(similarities, lengths, seconds=seconds, max_duration=max_duration, **used)
     else:
         margins = torch.full_like(similarities, torch.nan)
     return margins.masked_fill(~inside, torch.inf)

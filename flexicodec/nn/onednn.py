@@ -166,11 +166,14 @@ class Linear(nn.Linear):
     def forward(self, input: Float[Tensor, "*shape in_features"]) -> Float[Tensor, "*shape out_features"]:
         """Map the last axis."""
         dtype = onednn_dtype(input)
-        if dtype is None or input.numel() < MIN_ROWS * input.shape[-1]:
-            return F.linear(input, self.weight, self.bias)
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
-        if weight.dtype != dtype:  # a packed copy of weights that need no other dtype would double the memory
+        if dtype is None or input.numel() < MIN_ROWS * input.shape[-1]:
+            if not dtype == weight.dtype == torch.bfloat16:
+                return F.linear(input, weight, bias)
+            # A row or few: reading the weights takes all the time, and a packed copy is read in two thirds of it.
+            weight = cached(weight, "matrix of few rows", lambda values: values, packed=True)
+        elif weight.dtype != dtype:  # a packed copy of weights that need no other dtype would double the memory
             weight = cached(weight, f"matrix {dtype}", lambda values: values.to(dtype), packed=True)
             bias = None if bias is None else cached(bias, f"{dtype}", lambda values: values.to(dtype))
         return torch.ops.mkldnn._linear_pointwise(input.to(dtype), weight, bias, "none", [], "")

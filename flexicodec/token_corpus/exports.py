@@ -23,10 +23,8 @@ def merge_files(folder: str | Path, output: str | Path, megabytes: float = 512.0
     dataset = TokenDataset.open(folder)
     if not megabytes > 0:
         raise ValueError(f"megabytes is {megabytes}; expected the size of a file, above 0")
-    if len(dataset.units_done()) < dataset.num_units:
-        done = f"{len(dataset.units_done())} of {dataset.num_units} units are done"
-        raise ValueError(f"{folder}: {done}; tokenize the others first")
-    for unit in dataset.units_done():
+    units = dataset.units_to_read()
+    for unit in units:
         dataset.check_files(unit)
     for choice in dataset.choices:
         target = Path(output) / choice.name
@@ -35,7 +33,7 @@ def merge_files(folder: str | Path, output: str | Path, megabytes: float = 512.0
         target.mkdir(parents=True)
         group: list[int] = []
         size = 0
-        for unit in range(dataset.num_units):
+        for unit in units:
             group.append(unit)
             size += dataset.table_path(choice, unit).stat().st_size
             if size >= megabytes * MEGABYTE or unit == dataset.num_units - 1:

@@ -115,9 +115,9 @@ def states_clip(row: dict[str, Any]) -> bool:
     """Tell whether a row of JSONL is a single clip whose duration it states."""
     if SHARD_KEY in row:
         return True
-    if "segments" in row or is_cut(ListRow("", row), Path()):
-        return False
     try:
+        if "segments" in row or is_cut(ListRow("", row), Path()):
+            return False
         _, is_stated = row_utterance(folded(row), Path(), _NoFiles())
     except (TypeError, ValueError, UnreadableClip):
         return False
@@ -134,14 +134,21 @@ class _NoFiles(dict[Path, float]):
         return float("inf")
 
 
+def unpack_manifest(source: Path, folder: Path) -> bool:
+    """Unpack a manifest as `LISTED` into the folder of tokens, if it is one, with a clip a line by its first line."""
+    if not source.name.lower().endswith(".jsonl.gz"):
+        return False
+    first = next(list_rows(source), None)
+    if first is None or not states_clip(dict(first.fields)):
+        return False
+    with replacing(folder / LISTED) as part, gzip.open(source) as packed, part.open("wb") as file:
+        shutil.copyfileobj(packed, file, 2**20)
+    return True
+
+
 def list_source(source: Path, folder: Path) -> dict[str, int]:
     """Write a source as `LISTED` into the folder of tokens; return counts of what was left out, by reason."""
     target = folder / LISTED
-    folder.mkdir(parents=True, exist_ok=True)
-    if source.suffix == ".gz" and _is_plain_gzip(source):
-        with replacing(target) as part, gzip.open(source) as packed, part.open("wb") as file:
-            shutil.copyfileobj(packed, file, 2**20)
-        return {}
     packed_paths = packed_files(source)
     if packed_paths:
         return _list_packed(packed_paths, source, folder)
@@ -157,11 +164,6 @@ def list_source(source: Path, folder: Path) -> dict[str, int]:
         raise FileNotFoundError(describe_missing(source))
     write_manifest(target, _listed_utterances(source))
     return {}
-
-
-def _is_plain_gzip(source: Path) -> bool:
-    row = next(list_rows(source), None)
-    return row is not None and source.name.endswith(".jsonl.gz") and states_clip(dict(row.fields))
 
 
 def _listed_utterances(source: Path) -> Iterator[Utterance]:

@@ -5,6 +5,7 @@ This process imports no torch and holds no state: killed, it is started again, a
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,19 +13,29 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from flexicodec.token_corpus.marks import note_crash
 from flexicodec.token_corpus.worker import Job, to_message
 
-MOST_CRASHES = 10  # of one unit
+MOST_CRASHES = 20  # of one unit: enough for several clips that kill
 STOP_SECONDS = 60.0  # for a worker to end by itself, after the batch it computes
 MOST_STARTS = 3  # deaths of workers before they were ready, one after another
 
 Told = Callable[[dict[str, Any]], None]
 
 
+KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # codes of processes that were ended from outside, or by lack of memory
+
+
 class WorkerDied(Exception):
     """A worker process ended without a reply."""
+
+    def __init__(self, pid: int, code: int):
+        super().__init__(f"process {pid} ended with code {code}")
+        self.pid = pid
+        self.crashed = code not in KILLED
 
 
 class Worker:
@@ -63,7 +74,7 @@ class Worker:
         except BrokenPipeError:
             line = ""
         if not line.endswith("\n"):
-            raise WorkerDied(f"process {self.pid} ended with code {self._process.wait()}")
+            raise WorkerDied(self.pid, self._process.wait())
         reply = json.loads(line)
         if "error" in reply:
             kinds: dict[str, type[Exception]] = {
@@ -209,6 +220,8 @@ class LocalEngine:
             return None
 
     def _count_crash(self, unit: int, death: WorkerDied) -> None:
+        if death.crashed:
+            note_crash(Path(self.job.folder), unit, death.pid)
         with self._lock:
             self._crashes[unit] += 1
             self._queue.appendleft(unit)

@@ -22,7 +22,7 @@ from flexicodec.corpus.token_dataset import (
 )
 from flexicodec.io_utils import describe_missing, replacing
 from flexicodec.token_corpus.lines import Lines, NotPlain, plan_lines
-from flexicodec.token_corpus.listing import LISTED, UnitClip, is_plain, line_clip, list_source
+from flexicodec.token_corpus.listing import LISTED, UnitClip, is_plain, line_clip, list_source, unpack_manifest
 from flexicodec.token_corpus.marks import Marks
 
 UNIT_CRCS = "lines.crc32"  # of every line, little-endian
@@ -62,6 +62,9 @@ def check_settings(dataset: TokenDataset, settings: dict[str, Any]) -> None:
             if set(changed) == {"model"}:
                 continue
         if name == "choices":
+            by_name = [sorted(each, key=lambda choice: choice["name"]) for each in (value, there)]
+            if by_name[0] == by_name[1]:
+                continue
             value = [each["name"] + f" with {each['num_codebooks']} codebooks" for each in value]
             there = [each["name"] + f" with {each['num_codebooks']} codebooks" for each in there]
         raise ValueError(
@@ -72,32 +75,36 @@ def check_settings(dataset: TokenDataset, settings: dict[str, Any]) -> None:
 
 def _new_plan(source: Path, folder: Path, settings: dict[str, Any]) -> TokenDataset:
     folder.mkdir(parents=True, exist_ok=True)
-    unit_seconds = settings["unit_hours"] * 3600
-    listed, lines, left_out = _listed(source, folder, unit_seconds, settings["ids"])
-    return _write_plan(folder, settings, _manifest_record(source, listed, lines, left_out), lines, UNITS_FILE)
+    lines, manifest = _listed(source, folder, settings["unit_hours"] * 3600, settings["ids"])
+    return _write_plan(folder, settings, manifest, lines, UNITS_FILE)
 
 
 def _listed(
     source: Path, folder: Path, unit_seconds: float, ids: str, earlier: Lines | None = None
-) -> tuple[Path, Lines, dict[str, int]]:
-    """Return the file of lines of a source, which is itself where it has a clip a line, and its units."""
-    if is_plain(source):
-        try:
-            return source, plan_lines(source, unit_seconds, ids, earlier), {}
-        except NotPlain:
-            pass
-    left_out = list_source(source, folder)
-    return folder / LISTED, plan_lines(folder / LISTED, unit_seconds, ids, earlier), left_out
+) -> tuple[Lines, dict[str, Any]]:
+    """Return the units of a source, and what `dataset.json` says of it.
 
-
-def _manifest_record(source: Path, listed: Path, lines: Lines, left_out: dict[str, int]) -> dict[str, Any]:
-    is_own = listed.resolve() != source.resolve()
-    # The paths of an unpacked manifest are relative to where it was; those of other lists were resolved.
-    is_copy = is_own and source.suffix == ".gz" and source.name.endswith(".jsonl.gz")
-    return {
+    The lines are those of the source itself, or of an unpacked copy, where it has a clip a line; else it is listed.
+    """
+    left_out: dict[str, int] = {}
+    paths_from = source  # what the paths of the lines are relative to
+    listed = folder / LISTED
+    try:
+        if is_plain(source):
+            listed = source
+        elif not unpack_manifest(source, folder):
+            raise NotPlain
+        lines = plan_lines(listed, unit_seconds, ids, earlier)
+    except NotPlain:
+        listed = folder / LISTED
+        paths_from = listed
+        left_out = list_source(source, folder)
+        lines = plan_lines(listed, unit_seconds, ids, earlier)
+    is_own = listed != source
+    return lines, {
         "name": source.name,
         "path": None if is_own else source.resolve().as_posix(),
-        "folder": (source if is_copy or not is_own else listed).resolve().parent.as_posix(),
+        "folder": paths_from.resolve().parent.as_posix(),
         "sha256": lines.sha256,
         "source_sha256": file_hash(source) if is_own and source.is_file() else None,
         "bytes": lines.size,
@@ -140,7 +147,8 @@ def _continued(dataset: TokenDataset, source: Path, extend: bool) -> TokenDatase
         return dataset
     else:
         with tempfile.TemporaryDirectory(dir=dataset.folder) as again:
-            list_source(source, Path(again))
+            if not unpack_manifest(source, Path(again)):
+                list_source(source, Path(again))
             changed = _first_change(dataset, Path(again) / LISTED)
     if changed:
         raise ValueError(
@@ -157,14 +165,14 @@ def _continued(dataset: TokenDataset, source: Path, extend: bool) -> TokenDatase
 def _extended(dataset: TokenDataset, source: Path) -> TokenDataset:
     before = read_units(dataset)
     ids = dataset.record["ids"]
-    listed, lines, left_out = _listed(source, dataset.folder, dataset.record["unit_hours"] * 3600, ids, before)
+    lines, manifest = _listed(source, dataset.folder, dataset.record["unit_hours"] * 3600, ids, before)
     kept = len(before.offsets)
     # An old last line without a line feed is as long as it was; what follows begins a byte later.
     assert lines.offsets[:kept] == before.offsets, "the lines before are the same"
     settings = {name: value for name, value in dataset.record.items() if name not in ("version", "manifest", "units")}
     number = int(dataset.record["units"]["count"])
     name = f"units-{number}.json" if len(lines.offsets) > number else dataset.record["units"]["file"]
-    return _write_plan(dataset.folder, settings, _manifest_record(source, listed, lines, left_out), lines, name)
+    return _write_plan(dataset.folder, settings, manifest, lines, name)
 
 
 def _first_change(dataset: TokenDataset, manifest: Path) -> int | None:

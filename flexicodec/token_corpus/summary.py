@@ -186,13 +186,18 @@ def _describe_choice(
     name = choice.name
     tokens = found.tokens[name]
     fields = form.semantic_bits + choice.num_codebooks * form.acoustic_bits
-    lengths = "" if form.duration_bits is None else f", durations as {form.duration_bits} bits a token"
-    nominal = tokens * (fields + (form.duration_bits or 0)) / found.seconds / 1000
     durations = sorted(found.durations[name].items())
+    bits = tokens * fields
+    # Durations at fixed width, as a bit a frame, and at the entropy of their histogram.
+    widths: dict[str, float] = {"lengths": tokens * (form.duration_bits or 0), "mask": found.frames[name]}
+    widths["entropy"] = tokens * counts_entropy(np.array([count for _, count in durations]))
+    rates = [f"{(bits + extra) / found.seconds / 1000:.3f} kbps by {label}" for label, extra in widths.items()]
+    if form.max_duration == 1:
+        rates = [f"{bits / found.seconds / 1000:.3f} kbps"]
     rows: list[tuple[str, object]] = [
         (name, f"{tokens} tokens, {choice.num_codebooks} codebooks, {found.bytes[name] / 1e6:.3f} MB"),
         ("  frame rate", f"{measured.mean_rate:.3f} Hz; of clips {measured.low_rate:.3f} to {measured.high_rate:.3f}"),
-        ("  bitrate", f"{nominal:.3f} kbps of codes at fixed width{lengths}"),
+        ("  bitrate", f"{', '.join(rates)}; codes at fixed width, durations as named"),
         ("  durations", ", ".join(f"{value}: {100 * count / tokens:.1f} %" for value, count in durations)),
     ]
     for codebook, use in measured.use.items():

@@ -68,7 +68,10 @@ def plan_job(job: Job, codec: Any) -> Any:
             given.setdefault(name, there.record[name])
         if choices is None:
             choices = [choice.options for choice in there.choices]
-    return make_plan(Path(job.source), folder, settings_of(codec, choices or [{}], **given), job.extend)
+    dataset = make_plan(Path(job.source), folder, settings_of(codec, choices or [{}], **given), job.extend)
+    for unit in dataset.units_done():  # sizes: hashing a corpus is left to those who read it
+        dataset.check_files(unit, content=False)
+    return dataset
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ follows its `base:`). A part that is None is left out.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from flexicodec.merging.registry import sampled_control
+from flexicodec.merging.registry import needed_setting
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.nanocodec.config import NanoCodecConfig
 from flexicodec.training.discriminators.config import AdversarialConfig
@@ -59,8 +59,8 @@ class CalibratedRange:
 class RateConfig:
     """Distribution of merging over items (arXiv 2510.00981, section 3.2: tau uniform from 0.7 to 1)."""
 
-    threshold_range: tuple[float, float] | CalibratedRange = (0.7, 1.0)  # tau is uniform in here
-    frame_rate_range: tuple[float, float] = (3.0, 12.5)  # Hz; target of the policies other than "threshold"
+    threshold_range: tuple[float, float] | CalibratedRange = (0.7, 1.0)  # of the others; tau is uniform in here
+    frame_rate_range: tuple[float, float] = (3.0, 12.5)  # Hz; of policies that take a frame rate
     # Names of `merging.registry`, with settings behind a colon, to shares of items
     policies: dict[str, float] = field(default_factory=lambda: {"threshold": 1.0})
     unmerged_share: float = 0.0  # probability that an item is not merged at all
@@ -76,7 +76,7 @@ class RateConfig:
             raise ValueError(f"frame_rate_range is {self.frame_rate_range}, expected two rates in Hz, the lower first")
         _check_share("unmerged_share", self.unmerged_share)
         for text in self.policies:
-            sampled_control(text)
+            needed_setting(text)
         if not self.policies or min(self.policies.values()) < 0 or sum(self.policies.values()) <= 0:
             raise ValueError(f"policies is {self.policies}, expected shares of at least 0 that are not all 0")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flexicodec.calibration import fit_threshold
 from flexicodec.merging import MergingPolicy, Threshold, cosine_similarities, make_policy
-from flexicodec.merging.registry import rate_setting, sampled_control, with_rates
+from flexicodec.merging.registry import needed_setting, rate_setting, with_rates
 from flexicodec.models.flexicodec.config import FlexiCodecConfig
 from flexicodec.models.flexicodec.network import Features, FlexiCodecNetwork
 from flexicodec.training.config import CalibratedRange, DropoutConfig, RateConfig, TrainingConfig
@@ -75,7 +75,7 @@ def sample_rates(
         if unmerged:
             policies.append(Threshold(1.0))
         else:
-            control = sampled_control(name)
+            control = needed_setting(name)
             sampled = {"threshold": threshold, "frame_rate": frame_rate}
             policies.append(make_policy(name, **{control: sampled[control]} if control else {}))
 

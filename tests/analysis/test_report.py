@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from flexicodec.analysis.collect import collect
-from flexicodec.analysis.report import Number, make_figures, make_tables, to_html, write_report
+from flexicodec.analysis.report import Number, _digit_rows, make_figures, make_tables, to_html, write_report
 from flexicodec.analysis.run_study import StudyOptions, run_study
 from flexicodec.corpus import Utterance
 from flexicodec.statistics import Interval
@@ -119,6 +119,31 @@ def test_numbers_of_the_summary_are_those_of_the_tables(studied, folder):
     for beside in studied.main.excess.values():
         assert f"{beside['pearson'].null_value:.3f}, difference {beside['pearson'].excess}" in summary
     assert "0.775 on TIMIT" in summary
+
+
+def test_the_answer_comes_first(studied, folder):
+    text = page_text(folder)
+    r = studied.main.phone_rate["speech"].pearson.bca
+    assert f"correlate with r = {r}" in text.split("Summary")[0]
+    page = (folder / "report.html").read_text()
+    assert page.index("Scatter plot of tokens") < page.index("<nav>")
+
+
+def test_tables_fit_a_page_of_1280_pixels(studied, folder):
+    """By the longest words of each column: 6.6 px a character at .78 rem, .35 rem of padding on either side."""
+    for name, rows in make_tables(studied).items():
+        width = 0
+        for column in rows[0]:
+            words = [word for row in rows for word in str(row.get(column, "")).split(" ")] + column.split(" ")
+            width += 6.6 * max(map(len, words)) + 11.2
+        assert width < 1184 - 32, (name, width)
+
+
+def test_phones_that_are_all_one_have_no_share(studied):
+    digits = studied.main.digits
+    one = replace(digits, phone_entropy=0.0)
+    shares = [row["share of the phones' entropy"] for row in _digit_rows("x", one)]
+    assert all(math.isnan(share.value) for share in shares)
 
 
 def test_a_report_of_counts_is_shorter(listening_codec, utterances, tmp_path):

@@ -149,15 +149,13 @@ def make_dataset(folder, num_units=2):
     rows = {}
     (folder / token_dataset.REPORTS).mkdir()
     for unit in range(num_units):
-        files = {}
         for choice in choices:
             path = dataset.table_path(choice, unit)
             path.parent.mkdir(exist_ok=True)
             made = [replace(row, id=f"{unit}-{row.id}") for row in rows_of(FORMAT, choice.num_codebooks)]
             write_table(path, made, dataset.header(choice, unit))
             rows.setdefault(choice.name, []).extend(made)
-            files[choice.name] = {"bytes": path.stat().st_size, "sha256": token_dataset.file_hash(path)}
-        dataset.report_path(unit).write_text(json.dumps({"unit": unit, "files": files}))
+        write_report(dataset, unit)
     return dataset, rows
 
 
@@ -190,6 +188,15 @@ def test_folders_that_cannot_be_read_say_why(tmp_path):
     with pytest.raises(ValueError, match="1 of 2 units are done"):
         list(token_dataset.tokens(folder, 6.25))
     assert len(list(token_dataset.tokens(folder, 6.25, partial=True))) == 3
+
+
+def write_report(dataset, unit):
+    """Write the report of a unit's files as they are."""
+    files = {}
+    for choice in dataset.choices:
+        path = dataset.table_path(choice, unit)
+        files[choice.name] = {"bytes": path.stat().st_size, "sha256": token_dataset.file_hash(path)}
+    dataset.report_path(unit).write_text(json.dumps({"unit": unit, "files": files}))
 
 
 def change_footer(path, **keys):
@@ -229,11 +236,14 @@ def test_damaged_and_foreign_files_are_named(tmp_path, message):
     dataset, _ = make_dataset(tmp_path)
     path = dataset.table_path(dataset.choices[0], 0)
     DAMAGE[message](path)
+    if message.startswith("clip"):  # written like that
+        write_report(dataset, 0)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as raised:
         list(token_dataset.tokens(tmp_path, 6.25))
     assert str(path) in str(raised.value)
-    with pytest.raises(ValueError, match="makes them again"):
-        dataset.check_files(0)
+    if not message.startswith("clip"):
+        with pytest.raises(ValueError, match="makes them again"):
+            dataset.check_files(0)
 
 
 def test_altered_bytes_are_found_by_the_hash(tmp_path):
@@ -244,4 +254,6 @@ def test_altered_bytes_are_found_by_the_hash(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="was altered"):
         dataset.check_files(1)
+    with pytest.raises(ValueError, match="was altered|damaged"):
+        list(token_dataset.tokens(tmp_path, 6.25))
     assert read_header(path).unit == 1

@@ -36,6 +36,24 @@ def test_all_combinations_that_a_codec_has(whole):
     ]
 
 
+def test_policies_stand_beside_what_they_need(whole):
+    system = CodecSystem(whole, "tiny")
+    policies = (None, "joint:cap=6", "centroid:threshold=0.5", "density-peaks")
+    sweep = Sweep(frame_rates=(6.25, 5), thresholds=(0.7,), policies=policies, codebooks=(0,))
+    assert labels(system, sweep) == [
+        "6.25 Hz, 0 codebooks",
+        "6.25 Hz joint:cap=6, 0 codebooks",
+        "5 Hz, 0 codebooks",
+        "5 Hz joint:cap=6, 0 codebooks",
+        "tau 0.7, 0 codebooks",
+        "tau 0.7 density-peaks, 0 codebooks",
+        "centroid:threshold=0.5, 0 codebooks",
+    ]
+    for policy, needed in (("uniform", "frame_rate"), ("density-peaks", "threshold")):
+        with pytest.raises(ValueError, match=f"policy '{policy}' needs a {needed} beside it"):
+            system.settings(Sweep(policies=(policy,)))
+
+
 def test_codebooks_that_it_lacks_are_left_out_and_said(whole):
     settings, notes = CodecSystem(whole, "tiny").settings(Sweep(codebooks=(0, 7)))
     assert [setting.codebooks for setting in settings] == [0]

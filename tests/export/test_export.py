@@ -1,8 +1,11 @@
 """Exported codecs equal their originals: any batch, any length, the same codes, the same audio."""
 
+import copy
 import io
 import json
+import pickle
 import re
+import shutil
 from contextlib import redirect_stdout
 from dataclasses import replace
 
@@ -109,6 +112,37 @@ def test_the_folder_says_what_is_in_it(nano):
     codes, lengths = model.graph.input
     shape = [dim.dim_value or dim.dim_param for dim in codes.type.tensor_type.shape.dim]
     assert (codes.name, shape, lengths.name) == ("codes", ["batch", 2, "frames"], "lengths")
+
+
+def test_an_export_pickles_as_its_folder(nano, tmp_path, monkeypatch):
+    _, folder = nano
+    exported = load_exported(folder, threads=1)
+    audio, _ = noise([700])
+    before = pickle.dumps(exported)
+    tokens = exported.encode(audio)
+    assert pickle.dumps(exported) == before  # sessions are no part of it
+    assert len(before) < 20_000
+    monkeypatch.chdir(tmp_path)
+    for again in (pickle.loads(before), copy.deepcopy(exported)):
+        assert again.encode(audio) == tokens
+        assert again.fingerprint == exported.fingerprint
+        assert torch.equal(again.decode(tokens), exported.decode(tokens))
+
+
+def test_errors_of_graphs_name_their_folder(nano, tmp_path):
+    _, folder = nano
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    (copied / "encoder.onnx").unlink()
+    (copied / "decoder.onnx").write_bytes(b"no graph")
+    exported = load_exported(copied)
+    with pytest.raises(ValueError, match=r"copy/encoder.onnx cannot be run .*export the model again"):
+        exported.encode(noise([700])[0])
+    tokens = load_exported(folder).encode(noise([700])[0])
+    with pytest.raises(ValueError, match="copy/decoder.onnx cannot be run"):
+        exported.decode(tokens)
+    (copied / "export.json").write_text("{")
+    with pytest.raises(ValueError, match=r"copy/export.json is not JSON"):
+        load_exported(copied)
 
 
 def test_what_needs_the_networks_is_refused(nano):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from flexicodec import Tokens
 from flexicodec.lm import Vocabulary, delayed_layout, make_layout
-from flexicodec.lm.interleaving import chunk_counts, deinterleave, interleave, word_counts
+from flexicodec.lm.interleaving import chunk_counts, deinterleave, draw_spoken, interleave, word_counts
 from tests.lm.drawn import FLEXI, tokens
 
 VOCABULARY = Vocabulary(100, FLEXI)  # TEXT 104, END_TEXT 105, codes from 116, durations from 156
@@ -30,6 +30,25 @@ def test_interleaving_is_undone(data, name):
 def test_a_clip_by_hand():
     ids = interleave(LAYOUT, CLIP, [[1, 2], [], [3]], [1, 0, 2])
     assert ids.tolist() == [104, 1, 2, 105, 123, 157, 104, 105, 104, 3, 105, 125, 125, 158]
+
+
+def test_one_modality_a_piece_by_hand():
+    texts, counts = [[1], [2], [3], [4]], [1, 1, 0, 1]
+    ids = interleave(LAYOUT, CLIP, texts, counts, [True, False, False, True])
+    assert ids.tolist() == [123, 157, 104, 2, 3, 105, 125, 158]
+    assert interleave(LAYOUT, CLIP, texts, counts, [False] * 4).tolist() == [104, 1, 2, 3, 4, 105]
+    assert interleave(LAYOUT, CLIP, texts, counts, [True] * 4).tolist() == LAYOUT.encode(CLIP).tolist()
+
+
+def test_spans_are_drawn_from_clip_epoch_and_seed():
+    drawn = draw_spoken(20_000, "a", mean_words=5)
+    assert drawn == draw_spoken(20_000, "a", mean_words=5)
+    others = draw_spoken(20_000, "b", mean_words=5), draw_spoken(20_000, "a", 1, mean_words=5)
+    assert all(0.45 < np.mean(np.array(drawn) == other) < 0.55 for other in others)
+    assert 0.45 < np.mean(drawn) < 0.55
+    spans = 1 + np.count_nonzero(np.diff(drawn))
+    assert 20_000 / spans == pytest.approx(5, rel=0.1)
+    assert draw_spoken(0, "a") == []
 
 
 @pytest.mark.parametrize(
@@ -81,6 +100,8 @@ def test_chunks_reach_their_frames_with_the_last_token(clip, num_frames):
         (lambda: interleave(LAYOUT, CLIP, [[1], [2]], [4, -1]), "expected a count for each piece, 0 or more"),
         (lambda: interleave(LAYOUT, CLIP, [[100]], [3]), "piece 0 of the text has ids 100 to 100, expected 0 to 99"),
         (lambda: interleave(delayed_layout(VOCABULARY), CLIP, [[1]], [3]), "delayed rows have no ids for it"),
+        (lambda: interleave(LAYOUT, CLIP, [[1]], [3], [True, False]), "spoken says 2 times .* expected 1"),
+        (lambda: draw_spoken(3, "a", mean_words=0.5), "mean_words is 0.5"),
         (lambda: word_counts(CLIP, [0.5, 0.2]), "in the order of time"),
         (lambda: word_counts(CLIP, []), "seconds of one word or more"),
         (lambda: chunk_counts(CLIP, 0), "num_frames is 0"),

@@ -8,10 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flexicodec import TokenFormat
+from flexicodec import TokenFormat, read_audio
 from flexicodec.corpus import token_dataset
+from flexicodec.lm import make_layout
+from flexicodec.lm.loader import PackedDataset
 from flexicodec.lm.packed import PackedTokens
 from flexicodec.lm.packing import pack
+from flexicodec.token_corpus.plan import make_plan
+from flexicodec.token_corpus.settings import settings_of
+from flexicodec.token_corpus.units import run_unit
 from tests.lm.drawn import FLEXI, FORMATS, characters, make_folder, random_clips
 
 WIDE = TokenFormat(semantic_codebook_size=2**16 + 5, acoustic_codebook_size=2**17, max_duration=300, fingerprint="w")
@@ -87,7 +92,7 @@ def set_code(path, name, value):
 
 DAMAGE = {
     "was altered: its SHA-256 is": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"),
-    "bytes, but its report says .* was it cut off": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "bytes, its report says .* was it cut off": lambda path: path.write_bytes(path.read_bytes()[:-9]),
     "is missing, and the report of its unit": lambda path: path.unlink(),
 }
 
@@ -98,7 +103,7 @@ def test_altered_units_are_refused(tmp_path, message):
     DAMAGE[message](folder / "made" / "000001.parquet")
     with pytest.raises(ValueError, match=f"000001.parquet.*{message}"):
         pack(folder, tmp_path / "packed")
-    assert not (tmp_path / "packed").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens"]  # nothing is left behind
 
 
 @pytest.mark.parametrize(
@@ -161,6 +166,8 @@ def test_other_mistakes_are_named(tmp_path):
         pack(folder, tmp_path / "packed", num_codebooks=3)
     with pytest.raises(ValueError, match="no tokens of 8.33; expected one of made"):
         pack(folder, tmp_path / "packed", 8.33)
+    with pytest.raises(ValueError, match="tokens is given twice"):
+        pack([folder, tmp_path / "tokens" / ".." / "tokens"], tmp_path / "packed")
     with pytest.raises(ValueError, match="no folders to pack"):
         pack([], tmp_path / "packed")
     (folder / "units" / "000001.json").unlink()
@@ -185,3 +192,26 @@ def test_packed_arrays_that_were_cut_are_refused(tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError, match="durations.npy is missing"):
         PackedTokens.open(packed.folder)
+
+
+def test_what_tokenize_made_is_what_encode_makes(whole, manifest, tmp_path):
+    """From audio to a batch and back, with the tiny codec."""
+    choices = [{"frame_rate": 6.25, "num_codebooks": 2}, {"threshold": 0.9, "num_codebooks": 1}]
+    dataset = make_plan(manifest, tmp_path / "tokens", settings_of(whole, choices, unit_hours=1.5 / 3600))
+    assert dataset.num_units > 1
+    for unit in range(dataset.num_units):
+        run_unit(whole, dataset, unit)
+    for rate, choice, rate_id in ((6.25, choices[0], "RATE_3"), ("threshold-0.9", choices[1], "RATE_8")):
+        packed = pack(tmp_path / "tokens", tmp_path / f"packed-{rate}", rate, base=200, tokenizer=characters)
+        layout = make_layout("flat", packed.vocabulary)
+        rows = PackedDataset(packed, layout, 512, text="before")
+        item = rows[0, 0]
+        for document, clip in enumerate(rows.clips(0, 0)[1]):
+            audio = read_audio(manifest.parent / f"{clip}.wav")
+            wanted = whole.encode(audio, **choice)
+            assert packed.tokens(int(clip)) == wanted
+            ids = item["ids"][item["document"] == document]
+            assert ids[0] == packed.vocabulary.special("TEXT")
+            speech = ids[np.flatnonzero(ids == packed.vocabulary.special("END_TEXT"))[0] + 1 :]
+            assert speech[0] == packed.vocabulary.special(rate_id)
+            assert layout.decode(speech, wanted.audio_lengths) == wanted

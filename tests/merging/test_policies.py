@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from clips_for_policies import clips, noise, rate_for, rows, segmentations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,29 +27,6 @@ RATED = [ExactRate, Uniform, MinimumVariance]
 law = settings(derandomize=True, deadline=None, max_examples=40)
 
 
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def clips(lengths, dim=4, seed=0, held=0.0, extra=0):
-    """Features, similarities, lengths, seconds at 1 frame per second; a share `held` of the frames repeats the last."""
-    lengths = torch.tensor(lengths)
-    x = noise(len(lengths), dim, int(lengths.max()) + extra, seed=seed)
-    repeats = torch.rand(x.shape[::2], generator=torch.Generator().manual_seed(seed)) < held
-    for t in range(1, x.shape[-1]):
-        x[:, :, t] = torch.where(repeats[:, t, None], x[:, :, t - 1], x[:, :, t])
-    return x, cosine_similarities(x, lengths), lengths, lengths.double()
-
-
-def segmentations(num_frames, cap):
-    """Every way to cut a clip into tokens of at most `cap` frames."""
-    for cuts in itertools.product([False, True], repeat=num_frames - 1):
-        edges = [0, *(t for t, cut in enumerate(cuts, 1) if cut), num_frames]
-        durations = [b - a for a, b in itertools.pairwise(edges)]
-        if cap is None or max(durations) <= cap:
-            yield durations
-
-
 def scan(cuts, cap):
     """Walk along the frames: a new token at every cut, and wherever the current one is full."""
     durations = [1]
@@ -58,15 +36,6 @@ def scan(cuts, cap):
         else:
             durations[-1] += 1
     return durations
-
-
-def rows(durations):
-    return [[d for d in row if d] for row in durations.tolist()]
-
-
-def rate_for(counts, lengths):
-    """The rates that ask for so many tokens of clips at 1 frame per second."""
-    return [count / length for count, length in zip(counts, lengths, strict=True)]
 
 
 # -- Threshold --------------------------------------------------------------------------------------------------------
@@ -252,9 +221,13 @@ def test_a_padded_batch_equals_each_clip_alone(name, cap):
     x, similarities, lengths, seconds = clips(sizes, held=0.3, extra=3)
     values = torch.tensor([0.5, 0.9, 0.4, 0.7, 0.45, 0.6])
     padding = torch.arange(x.shape[-1]) >= lengths[:, None]
+    acoustic = noise(6, 3, x.shape[-1], seed=2)
     dirty = x.masked_fill(padding[:, None], float("nan"))
+    dirty_acoustic = acoustic.masked_fill(padding[:, None], float("nan"))
     dirty_similarities = torch.where(padding[:, 1:], noise(*similarities.shape, seed=1).tanh(), similarities)
-    together = POLICIES[name](values)(dirty_similarities, lengths, seconds=seconds, features=dirty, max_duration=cap)
+    asked = {"seconds": seconds, "features": dirty, "acoustic": dirty_acoustic, "max_duration": cap}
+    together = POLICIES[name](values)(dirty_similarities, lengths, **asked)
+    assert cap is None or together.max() <= cap
     assert torch.equal(together.sum(-1), lengths)
     for i, n in enumerate(sizes):
         alone = POLICIES[name](values[i])(
@@ -262,6 +235,7 @@ def test_a_padded_batch_equals_each_clip_alone(name, cap):
             lengths[i : i + 1],
             seconds=seconds[i : i + 1],
             features=x[i : i + 1, :, :n],
+            acoustic=acoustic[i : i + 1, :, :n],
             max_duration=cap,
         )
         assert rows(together)[i] == rows(alone)[0]

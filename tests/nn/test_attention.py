@@ -177,3 +177,26 @@ def test_global_attention_is_torch_s_own():
     qkv = query_key_value(50, batch=2)
     assert torch.equal(attention(*qkv), F.scaled_dot_product_attention(*qkv))
     assert torch.equal(attention(*qkv, torch.tensor([50, 50]), window=49), F.scaled_dot_product_attention(*qkv))
+
+
+@pytest.mark.parametrize("exporting", [False, True])
+@pytest.mark.parametrize("window", [None, 0, 3, 20])
+def test_no_query_is_without_a_key(monkeypatch, window, exporting):
+    """Rows without a valid key are zeros in PyTorch and means in ONNX at opset 18: no mask may have one."""
+    masks = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query, key, value, attn_mask=None):
+        masks.append(attn_mask)
+        return real(query, key, value, attn_mask=attn_mask)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
+    for steps in (1, 5, 90):
+        lengths = torch.tensor([steps, 1, 0, max(1, steps // 9)])
+        valid = torch.arange(steps) < lengths[:, None]
+        x = torch.randn(4, 2, steps, 4, generator=torch.Generator().manual_seed(0))
+        out = attention(x, x, x, lengths, window)
+        assert not out.masked_select(~valid[:, None, :, None]).any()
+    assert len(masks) == 3
+    assert all(bool(mask.any(dim=-1).all()) for mask in masks)

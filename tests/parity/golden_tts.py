@@ -22,7 +22,7 @@ WEIGHTS, GOLDEN = ".weights.safetensors", ".golden.safetensors"
 ALIGNMENT = "repa_projection."
 # A key of upstream's arguments, or of the file itself, that only one kind of case has.
 KINDS = {"text_encoder_input_size": "ar", "cond_codebook_size": "flow", "n_fft": "vocos"}
-OTHER_KINDS = {"vocoder": "end_to_end", "mel_filterbank": "mel", "rewrite_table_measured": "text"}
+OTHER_KINDS = {"n_timesteps": "end_to_end", "mel_filterbank": "mel", "rewrite_table_measured": "text"}
 WITHOUT_WEIGHTS = ("end_to_end", "mel", "text")
 
 

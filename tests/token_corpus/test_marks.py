@@ -13,6 +13,7 @@ from flexicodec.token_corpus.marks import Marks, read_deaths
 from flexicodec.token_corpus.units import run_unit
 
 HOST = socket.gethostname()
+CRASHED = json.dumps(marks.CRASHED)
 
 
 def write_log(folder, *lines, unit=0, host=HOST, pid=None, name="x", touched=None):
@@ -35,10 +36,14 @@ LOGS = {  # lines of the logs of the dead, suspects, killers
     "alone": ([['{"begin": [4]}', '{"end": [4]}', '{"begin": [5]}']], {5}, set()),
     "a batch": ([['{"begin": [4, 5, 6]}', '{"end": [5]}']], {4, 6}, set()),
     "torn": ([['{"begin": [4]}', '{"end": [4']], {4}, set()),
-    "alone twice": ([['{"begin": [5]}'], ['{"begin": [5]}']], set(), {5}),
+    "alone twice, killed": ([['{"begin": [5]}'], ['{"begin": [5]}']], {5}, set()),
+    "alone four times": ([['{"begin": [5]}']] * 4, set(), {5}),
+    "crashed alone": ([['{"begin": [5]}', CRASHED]], {5}, set()),
+    "crashed alone twice": ([['{"begin": [5]}', CRASHED], ['{"begin": [5]}', CRASHED]], set(), {5}),
+    "crashed alone, and killed twice": ([['{"begin": [5]}', CRASHED], *[['{"begin": [5]}']] * 2], set(), {5}),
     "two alone": ([['{"begin": [5]}'], ['{"begin": [6]}']], {5, 6}, set()),
-    "in a batch, then alone": ([['{"begin": [5, 6]}'], ['{"begin": [5]}']], {5, 6}, set()),
-    "in a batch, then alone twice": ([['{"begin": [5, 6]}'], ['{"begin": [5]}'], ['{"begin": [5]}']], {6}, {5}),
+    "in a batch, then alone once": ([['{"begin": [5, 6]}'], ['{"begin": [5]}']], {5, 6}, set()),
+    "in a batch, then alone": ([['{"begin": [5, 6]}', CRASHED], *[['{"begin": [5]}', CRASHED]] * 2], {6}, {5}),
 }
 
 
@@ -87,8 +92,9 @@ def test_an_error_is_no_death(tmp_path):
 def test_suspects_go_last_and_alone_and_a_killer_is_left_out(plan, tiny, make_list, tmp_path, monkeypatch):
     dataset = plan(make_list(5), tmp_path / "t", unit_hours=1.0, batch_seconds=10.0)
     write_log(tmp_path / "t", '{"begin": [0, 1, 3]}', name="a")
-    write_log(tmp_path / "t", '{"begin": [3]}', name="b")
-    write_log(tmp_path / "t", '{"begin": [3]}', name="c")
+    for name in "bc":
+        path = write_log(tmp_path / "t", '{"begin": [3]}', name=name)
+        marks.note_crash(tmp_path / "t", 0, int(path.name.split("-")[-2]))
     batches = []
     begin = Marks.begin
     monkeypatch.setattr(Marks, "begin", lambda self, places: batches.append(places) or begin(self, places))

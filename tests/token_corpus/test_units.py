@@ -185,7 +185,7 @@ def test_batches_that_fail_are_counted_and_those_too_large_are_an_error(plan, ti
     def failing(error):
         def fail(self, audio, lengths=None, **options):
             if len(audio) > 1:
-                raise error
+                raise error()
             return features(self, audio, lengths, **options)
 
         return fail

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexicodec.merging import ExactRate, MinimumVariance, Threshold, Uniform, cosine_similarities
+from flexicodec.merging import POLICIES, Centroid, ExactRate, MinimumVariance, Threshold, Uniform, cosine_similarities
+from flexicodec.merging.registry import policy_text
 from flexicodec.models.flexicodec.network import Features
 from flexicodec.training.config import CalibratedRange, DropoutConfig, RateConfig
 from flexicodec.training.rate_sampling import calibrate_threshold_range, merge_items, sample_rates
@@ -79,6 +80,29 @@ def test_items_are_merged_by_their_own_policies():
         assert torch.equal(row[row > 0], alone[alone > 0])
 
 
+EVERY = {name: 1.0 for name in POLICIES} | {"joint:acoustic=0.3,cap=4": 1.0, "centroid:threshold=0.5": 1.0}
+
+
+def test_all_policies_can_be_mixed_and_a_batch_equals_each_item():
+    found = sample(range(400), RateConfig(policies=EVERY), tau=(0.3, 0.6)).policies
+    texts = {policy_text(policy) for policy in found}
+    assert texts == set(POLICIES) | {"joint:cap=4,acoustic=0.3"}  # the fixed centroid is a centroid
+    assert sum(policy == Centroid(0.5) for policy in found) > 5
+    policies = list({policy_text(policy): policy for policy in found}.values())
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 25, (len(policies),), generator=generator)
+    lengths[0] = 24
+    semantic = torch.randn(len(policies), 5, 24, generator=generator)
+    acoustic = torch.randn(len(policies), 3, 24, generator=generator, requires_grad=True)
+    features = Features(semantic, acoustic, cosine_similarities(semantic, lengths), lengths, lengths * 1280)
+    together = merge_items(policies, features, 16_000, 8)
+    assert torch.equal(together.sum(1), lengths)
+    assert not together.requires_grad
+    for i, policy in enumerate(policies):
+        alone = merge_items([policy], features[i], 16_000, 8)[0]
+        assert together[i][together[i] > 0].tolist() == alone[alone > 0].tolist()
+
+
 def test_a_range_of_rates_becomes_a_range_of_tau(whole):
     generator = torch.Generator().manual_seed(0)
     clips = [(0.1 * torch.randn(3, 32_000, generator=generator), torch.tensor([32_000, 20_000, 9_000]))]
@@ -94,7 +118,9 @@ def test_a_range_of_rates_becomes_a_range_of_tau(whole):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"policies": {"speed": 1.0}}, "'speed'.*threshold"),
+        ({"policies": {"speed": 1.0}}, "policy is 'speed'; expected one of rate, "),
+        ({"policies": {"joint:share=0.3": 1.0}}, "setting 'share'"),
+        ({"policies": {"variance:acoustic=2": 1.0}}, "acoustic is 2; expected a number from 0 to 1"),
         ({"policies": {}}, "shares"),
         ({"policies": {"rate": 0.0}}, "not all 0"),
     ],

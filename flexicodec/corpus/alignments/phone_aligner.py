@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from flexicodec.corpus.alignments.alignment import Alignment, Segment
 from flexicodec.corpus.alignments.spelling import SUFFIXES, add_suffix, spell_out
+from flexicodec.io_utils import needed_for
 
 SAMPLE_RATE = 16_000
 FRAME_SECONDS = 0.01
@@ -47,10 +48,8 @@ class PhoneAligner:
     """
 
     def __init__(self) -> None:
-        try:
+        with needed_for("phone alignment", "pocketsphinx", "flexicodec-lab[instruments]"):
             import pocketsphinx
-        except ImportError as error:
-            raise ImportError("phone alignment needs pocketsphinx: pip install flexicodec-lab[instruments]") from error
         self._module: Any = pocketsphinx
         self._decoder: Any = None
         self._added: dict[str, str] = {}  # words by spelling rules, for decoders that are made later

@@ -13,6 +13,7 @@ from typing import Any
 
 from flexicodec.corpus.lists.fields import language_code
 from flexicodec.corpus.manifest import Utterance, resolve_path
+from flexicodec.io_utils import needed_for
 
 OUTSIDE = 0.1  # seconds of a supervision beyond its cut, from which on its text is not the cut's
 
@@ -21,10 +22,8 @@ _log = logging.getLogger(__name__)
 
 def load_cuts(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield lhotse's cuts of a JSONL file (`.gz` too), each with its file, line and id."""
-    try:
+    with needed_for(f"{path}, of lhotse cuts,", "lhotse", "'flexicodec-lab[lhotse]'"):
         lhotse = importlib.import_module("lhotse")  # 1.33 needs no torchaudio
-    except ImportError as error:
-        raise ImportError(f"{path} holds lhotse cuts, and lhotse is not installed: pip install lhotse") from error
     cuts = iter(lhotse.serialization.load_manifest_lazy_or_eager(path))
     for number in count(1):
         try:

@@ -22,7 +22,7 @@ from flexicodec.corpus.lists.fields import SYNONYMS, audio_name, check_unknown_t
 from flexicodec.corpus.lists.read import PACKED_SUFFIXES, decoded, in_their_files, with_unique_ids
 from flexicodec.corpus.lists.tar_shards import SHAR_RECORDING, place_in_file, scan_tar, shar_field
 from flexicodec.corpus.manifest import Utterance, resolve_path
-from flexicodec.io_utils import AUDIO_SUFFIXES, replacing
+from flexicodec.io_utils import AUDIO_SUFFIXES, needed_for, replacing
 
 FILES_NAMED = 10
 ROWS_AT_ONCE = 16  # of a table, with their audio in memory
@@ -154,11 +154,9 @@ def _unpack_table(table: Path, folder: Path) -> ScanResult:
 
 
 def _table_rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
+    with needed_for(str(path), "pyarrow"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError(f"{path} is read by pyarrow, which is not installed: pip install pyarrow") from error
     if path.suffix.lower() == ".parquet":
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(ROWS_AT_ONCE):

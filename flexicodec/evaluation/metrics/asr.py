@@ -28,6 +28,7 @@ from flexicodec.evaluation.metrics import loading
 from flexicodec.evaluation.metrics.faster_whisper import FasterWhisperTranscriber
 from flexicodec.evaluation.metrics.loading import AudioModel, TorchModel, check_clips
 from flexicodec.evaluation.metrics.sensevoice import SenseVoiceTranscriber
+from flexicodec.io_utils import needed_for
 
 Normaliser = Callable[[str], str]
 Unit: TypeAlias = Literal["words", "characters"]
@@ -266,10 +267,8 @@ def error_rates(
 def _count_errors(
     reference: str, hypothesis: str, normaliser: str | Normaliser, unit: Unit, language: str | None
 ) -> ErrorCounts:
-    try:
+    with needed_for("the counting of errors", "jiwer", "flexicodec-lab[eval]"):
         import jiwer
-    except ImportError as error:
-        raise ImportError("error rates need jiwer: pip install flexicodec-lab[eval]") from error
     for name, text in (("reference", reference), ("hypothesis", hypothesis)):
         if not isinstance(text, str):
             raise ValueError(f"{name} is {text!r}; expected a text (the empty text if nothing was recognised)")

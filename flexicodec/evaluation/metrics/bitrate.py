@@ -35,13 +35,19 @@ WITHOUT_MODEL = (FIXED_WIDTH, RAW_FLAGS)
 
 
 def clip_rates(tokens: Tokens) -> list[dict[str, float]]:
-    """Measure each clip: `frame_rate_hz`, `bitrate_kbps` (nominal), `file_bytes` and `file_kbps` (as a .flxc file)."""
+    """Measure each clip: `frame_rate_hz`, `bitrate_kbps` (nominal), `file_bytes` and `file_kbps` (as a .flxc file).
+
+    Nominal bits count durations as fields of fixed width; `bitrate_mask_kbps` and `bitrate_entropy_kbps` count them as
+    a bit a frame, and as an adaptive code (`side_information`).
+    """
     rates = []
     for index in range(len(tokens)):
         file_bytes = len(tokens[index].to_bytes())
         clip: dict[str, float] = {}
         clip["frame_rate_hz"] = tokens.frame_rates[index].item()
         clip["bitrate_kbps"] = tokens.bitrates_kbps[index].item()
+        clip["bitrate_mask_kbps"] = tokens.bitrates_kbps("mask")[index].item()
+        clip["bitrate_entropy_kbps"] = tokens.bitrates_kbps("entropy")[index].item()
         clip["file_bytes"] = float(file_bytes)
         clip["file_kbps"] = 8 * file_bytes / tokens.seconds[index].item() / 1000
         rates.append(clip)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from flexicodec.evaluation.metrics.loading import check_clips, loading_errors
+from flexicodec.io_utils import needed_for
 
 
 class FasterWhisperTranscriber:
@@ -22,10 +23,8 @@ class FasterWhisperTranscriber:
         weights = folder / "model.bin"
         if not weights.is_file():
             raise ValueError(f"{folder} has no model.bin; expected a folder of Whisper in CTranslate2's format")
-        try:
+        with needed_for("faster-whisper:FOLDER", "faster_whisper", "faster-whisper"):
             from faster_whisper import WhisperModel
-        except ImportError as error:
-            raise ImportError("faster-whisper:FOLDER needs the package: pip install faster-whisper") from error
         self.name = name
         self.language = language
         self.fingerprint = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]

@@ -25,6 +25,7 @@ from flexicodec.evaluation.metrics.loading import (
     parse_spec,
 )
 from flexicodec.installed_files import PinnedFile
+from flexicodec.io_utils import needed_for
 from flexicodec.nn.mel_filters import slaney_mel_filters
 
 UTMOS_FILE = "utmos22_strong.onnx"
@@ -89,10 +90,8 @@ class MOSPredictor:
     sample_rate = 16_000  # Hz of the clips it takes
 
     def __init__(self, name: str, what: str, source: str, file: str):
-        try:
+        with needed_for("the prediction of opinion scores", "onnxruntime", "flexicodec-lab[eval]"):
             import onnxruntime
-        except ImportError as error:
-            raise ImportError("predicted opinion scores need onnxruntime: pip install flexicodec-lab[eval]") from error
         path = fetch(what, source, [file])
         if path.is_dir():
             path = path / file

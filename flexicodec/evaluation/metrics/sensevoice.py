@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from flexicodec.evaluation.metrics.loading import TorchModel, check_clips, fetch, loading_errors
+from flexicodec.io_utils import needed_for
 from flexicodec.weights import abbreviated
 
 FILES = ("config.yaml", "configuration.json", "model.pt", "am.mvn", "*.model", "tokens.json")
@@ -33,10 +34,8 @@ class SenseVoiceTranscriber(TorchModel):
         what = "SenseVoice of funasr"
         folder = fetch(what, source, FILES)
         with loading_errors(what, source), restored_globals() as printed:
-            try:
+            with needed_for("SenseVoice", "funasr", "flexicodec-lab[funasr]"):
                 from funasr import AutoModel
-            except ImportError as error:
-                raise ImportError("SenseVoice needs funasr: pip install flexicodec-lab[funasr]") from error
             self.model: Any = AutoModel(
                 model=str(folder),
                 device=str(device),

@@ -206,7 +206,7 @@ class DensityPeaks(Selector):
 def grow_tokens(
     peaks: Float[np.ndarray, " frames"], joins: Bool[np.ndarray, "frames frames"], max_duration: int | None
 ) -> list[int]:
-    """Grow tokens from the highest peak on, the earlier first among equals; entry s, t of `joins`: t may join seed s."""
+    """Grow tokens from the highest peak on; frame t may join seed s where entry s, t of `joins` is true."""
     num_frames = len(peaks)
     cap = num_frames if max_duration is None else max_duration
     token = np.full(num_frames + 1, -1)  # and one that is never free, at either end: index -1 is the last

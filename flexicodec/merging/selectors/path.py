@@ -11,7 +11,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flexicodec.merging.durations import durations_from_starts
-from flexicodec.merging.policies import Clips, FloatOrPerItem, RatePolicy, Selector, as_floats, broadcast_per_item
+from flexicodec.merging.policies import (
+    Clips,
+    FloatOrPerItem,
+    RatePolicy,
+    Seconds,
+    Selector,
+    as_floats,
+    broadcast_per_item,
+)
 from flexicodec.merging.wished import fit_durations
 from flexicodec.nn.streaming import register_state
 
@@ -86,6 +94,23 @@ class PathThreshold(Selector):
             found, _, _ = self.scan(of_clip, self.initial_state(), threshold, clips.max_duration)
             starts[i, 1:] = torch.tensor(found, dtype=torch.bool)
         return durations_from_starts(starts.to(clips.lengths.device), clips.lengths)
+
+    def margins(
+        self,
+        similarities: Float[Tensor, "batch pairs"],
+        lengths: Int[Tensor, " batch"],
+        *,
+        seconds: Seconds | None = None,
+        max_duration: int | None = None,
+    ) -> Float[Tensor, "batch pairs"]:
+        """See `boundary_margins`: the distance of the path from the threshold."""
+        thresholds = broadcast_per_item(self.threshold, "threshold", len(lengths))
+        limit = self.limit(max_duration)
+        rows = [
+            self.scan(of_clip, self.initial_state(), threshold, limit)[1]
+            for of_clip, threshold in zip(similarities.tolist(), thresholds, strict=True)
+        ]
+        return torch.tensor(rows, dtype=similarities.dtype, device=similarities.device).view_as(similarities)
 
     def initial_state(self) -> PathState:
         """Return the state at the first frame; see `CausalPolicy`."""

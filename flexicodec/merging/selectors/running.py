@@ -1,5 +1,6 @@
 """Causal policies that compare each frame's features with those of the token that is open."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
 
@@ -9,7 +10,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flexicodec.merging.durations import durations_from_starts
-from flexicodec.merging.policies import Clips, FloatOrPerItem, Selector, as_floats, broadcast_per_item, check_within
+from flexicodec.merging.policies import (
+    Clips,
+    FloatOrPerItem,
+    Seconds,
+    Selector,
+    as_floats,
+    broadcast_per_item,
+    check_within,
+)
 from flexicodec.merging.selectors.similarity import check_cosine
 from flexicodec.nn.streaming import register_state
 
@@ -110,16 +119,38 @@ class RunningPolicy(Selector):
 
     def choose(self, clips: Clips) -> Int[Tensor, "batch tokens"]:
         """Choose durations; see `MergingPolicy`. `features` are needed."""
+        starts = torch.zeros(len(clips.lengths), clips.similarities.shape[1] + 1, dtype=torch.bool)
+        for i, (found, _, _) in enumerate(self.scan_clips(clips)):
+            starts[i, : len(found)] = torch.tensor(found, dtype=torch.bool)
+        return durations_from_starts(starts.to(clips.lengths.device), clips.lengths)
+
+    def scan_clips(self, clips: Clips) -> Iterator[tuple[list[bool], list[float], OpenToken]]:
+        """Yield what `scan` finds in each clip."""
         streams = [clips.semantic_features(self)]
         if self.uses_acoustic and clips.acoustic is not None:
             streams.append(clips.acoustic)
         bounds = self.bounds(len(clips.lengths))
-        starts = torch.zeros(len(bounds), clips.similarities.shape[1] + 1, dtype=torch.bool)
         for i, length in enumerate(clips.lengths.tolist()):
             frames = [as_frames(each[i, :, :length]) for each in streams]
-            found, _, _ = self.scan(frames, None, bounds[i], clips.max_duration)
-            starts[i, :length] = torch.tensor(found, dtype=torch.bool)
-        return durations_from_starts(starts.to(clips.lengths.device), clips.lengths)
+            yield self.scan(frames, None, bounds[i], clips.max_duration)
+
+    def margins(
+        self,
+        similarities: Float[Tensor, "batch pairs"],
+        lengths: Int[Tensor, " batch"],
+        *,
+        features: Float[Tensor, "batch dim frames"],
+        acoustic: Float[Tensor, "batch acoustic_dim frames"] | None = None,
+        seconds: Seconds | None = None,
+        max_duration: int | None = None,
+    ) -> Float[Tensor, "batch pairs"]:
+        """See `boundary_margins`: the distance of each frame's closeness from the threshold."""
+        clips = Clips(similarities, lengths, seconds, features, acoustic, self.limit(max_duration))
+        margins = torch.full_like(similarities, torch.inf)
+        for i, (bound, found) in enumerate(zip(self.bounds(len(lengths)), self.scan_clips(clips), strict=True)):
+            closeness = torch.tensor(found[1][1:], dtype=torch.float64)
+            margins[i, : len(closeness)] = (closeness - bound).abs().to(margins)
+        return margins
 
     def initial_state(self) -> None:
         """Return the state before the first step; see `CausalPolicy`."""

@@ -280,6 +280,7 @@ class FlexiCodec(FlexiCodecNetwork):
                 features.lengths,
                 seconds=seconds,
                 max_duration=choice.max_duration,
+                **({} if choice.policy is None else features.for_policy(choice.policy)),
             )
             margins = Margins(F.pad(boundaries, (0, 1), value=torch.inf), acoustic_margins, semantic_margins)
 
@@ -417,7 +418,8 @@ class FlexiCodec(FlexiCodecNetwork):
         if not hasattr(choice.policy, "step"):
             raise ValueError(
                 f"policy is {policy!r}, which needs the whole clip; a stream takes threshold=, frame_rate= (held by a "
-                "controller), or a policy that decides as frames come, with initial_state and step"
+                "controller), a policy of one threshold such as 'centroid:threshold=0.9' (centroid, ple, joint, "
+                "variance), or one that decides as frames come, with initial_state and step"
             )
         settings = EncoderOptions(
             choice.policy,

@@ -46,9 +46,9 @@ def draw(
     """
     if sampling.top_k == 1:
         return logits.argmax(-1)
-    scores, ids = (logits.float().cpu() / sampling.temperature).sort(dim=-1, descending=True, stable=True)
-    if sampling.top_k is not None:
-        scores = scores[:, : sampling.top_k]
+    scaled = logits.float().cpu() / sampling.temperature
+    kept = scaled.shape[1] if sampling.top_k is None else min(sampling.top_k, scaled.shape[1])
+    scores, ids = scaled.topk(kept)  # the most probable first
     probabilities = scores.softmax(-1)
     # An id is kept as long as those before it have less than `top_p` together.
     before = probabilities.cumsum(-1) - probabilities

@@ -91,8 +91,8 @@ def _save_picture(audio: Float[Tensor, " samples"], tokens: Tokens, path: Path) 
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from PIL import Image
-    except ImportError:
-        _warn_once("matplotlib is not installed: no pictures of tokens")
+    except ImportError as error:
+        _warn_once(f"no pictures of tokens: {error}")
         return None
     canvas = FigureCanvasAgg(plot_tokens(audio, tokens.to("cpu")))
     canvas.draw()

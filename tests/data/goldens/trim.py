@@ -1,4 +1,7 @@
-"""Reduce the full golden sets to the files next to this script: `python trim.py FLEXICODEC_SET NANOCODEC_SET`."""
+"""Reduce the full golden sets to the files next to this script.
+
+    python trim.py FLEXICODEC_SET NANOCODEC_SET TTS_SET
+"""
 
 import json
 import re
@@ -7,7 +10,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-full, losses, here = Path(sys.argv[1]), Path(sys.argv[2]) / "losses", Path(__file__).parent
+full, losses, speech, here = Path(sys.argv[1]), Path(sys.argv[2]) / "losses", Path(sys.argv[3]), Path(__file__).parent
 
 KEEP = re.compile(
     r"cmvn|./audio|b/(semantic_ds|dac_enc|sim)|./thr.*/(token_lengths|semantic_codes|acoustic_codes)"
@@ -35,3 +38,16 @@ save_file(kept, here / "nano_losses" / "losses_io.safetensors")
 numbers = json.loads((losses / "losses.json").read_text())
 numbers = {name: value for name, value in numbers.items() if not name.startswith(LEFT_OUT)}
 (here / "nano_losses" / "losses.json").write_text(json.dumps(numbers, indent=1) + "\n")
+
+# TTS: the smaller network of each kind, without intermediate steps of the long sampling run, and the text.
+(here / "tts").mkdir(exist_ok=True)
+for name in ("ar_b", "nar_b", "vocos_b"):
+    for ending in ("weights", "golden"):
+        held = load_file(speech / f"{name}.{ending}.safetensors")
+        kept = {key: tensor for key, tensor in held.items() if not key.startswith("smp/n15/step")}
+        save_file(kept, here / "tts" / f"{name}.{ending}.safetensors")
+        (here / "tts" / f"{name}.{ending}.safetensors").chmod(0o644)
+for name in ("ar_b", "nar_b", "vocos_b", "text"):
+    config = json.loads((speech / f"{name}.json").read_text())
+    config = {key: value for key, value in config.items() if key not in ("state_dict", "tensors")}
+    (here / "tts" / f"{name}.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n")
