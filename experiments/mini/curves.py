@@ -15,7 +15,7 @@ import numpy as np
 from flexicodec.training.logging import read_curves
 
 PANELS = (
-    ("Mel loss", ("loss/mel", "validation/mel_12.5hz", "validation/mel_6.25hz"), False),
+    ("Mel loss", ("loss/mel", "loss/mel_energy", "validation/mel_12.5hz", "validation/mel_6.25hz"), False),
     (
         "Other losses of the codec",
         ("loss/alignment", "loss/commitment", "loss/adversarial", "loss/feature_matching"),
