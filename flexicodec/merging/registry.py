@@ -145,6 +145,23 @@ def needed_setting(text: str) -> str | None:
     return control
 
 
+def fitted_setting(text: str) -> str:
+    """Return which setting of a policy can be found for a corpus: its threshold, or else its price.
+
+    Raises:
+        ValueError: It has neither, or the text decides the rate already.
+    """
+    name, settings = parse_policy(text)
+    forms = KINDS[name].forms
+    decided = [key for key in settings if key in forms]
+    if decided:
+        raise ValueError(f"policy {text!r} has a {decided[0]} already; leave it out, so that one is found")
+    fitted = [key for key in ("threshold", "price") if key in forms]
+    if not fitted:
+        raise ValueError(f"policy {text!r} meets a frame rate in every clip; it has no threshold and no price to find")
+    return fitted[0]
+
+
 def rate_setting(policy: MergingPolicy) -> str:
     """Name the setting that decides a policy's rate; "" for a policy without one."""
     return next((name for name in CONTROLS if getattr(policy, name, None) is not None), "")
