@@ -10,7 +10,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check "findsylls==3.3.0" "numpy==2.2.6" "findpeaks==2.7.6"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check "findsylls==3.3.0" "numpy==2.2.6" "findpeaks==2.7.5"
 
 "$folder/venv/bin/python" - <<'PY' | tee "$folder/seen"
 import numpy as np
