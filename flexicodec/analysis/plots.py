@@ -283,7 +283,7 @@ def plot_distortion(study: "StudyResults") -> "Figure":
     rates = distortion.tokens.sum(2) / distortion.seconds.sum()
     lost = distortion.lost.sum(2) / max(float(distortion.whole.sum()), 1e-8)
     for i, name in enumerate(distortion.policies):
-        axes.plot(rates[i], lost[i], label=name, **_markers(i) | {"linestyle": DASHES[i]})
+        axes.plot(rates[i], lost[i], label=name, **_markers(i) | {"linestyle": DASHES[i % len(DASHES)]})
     axes.set(xlabel="tokens per second (Hz)", ylabel="share of the features' energy lost (NMSE)")
     axes.set_ylim(bottom=0)
 
