@@ -111,7 +111,7 @@ def main_table(summary: Summary, shown: Sequence[str] | None = None, rates: Sequ
     """Make the table of all systems and settings, without intervals; `shown` chooses metrics (default: all)."""
     columns = []
     for name in [*rates, *(summary.metrics if shown is None else shown)]:
-        if any(_is_defined(entry.scores[name]) for entry in summary.entries):
+        if any(name in entry.scores and _is_defined(entry.scores[name]) for entry in summary.entries):
             columns.append(name)
     rows = []
     for entry in summary.entries:
@@ -135,7 +135,7 @@ def interval_table(summary: Summary) -> str:
     rows = []
     for entry in summary.entries:
         for name in [*RATES, *summary.metrics]:
-            if _is_defined(entry.scores[name]):
+            if name in entry.scores and _is_defined(entry.scores[name]):
                 rows.append([entry.name, metric_info(name).label, *_score_cells(name, entry.scores[name])])
     return markdown_table(["system", "metric", "value", "clips", "speakers"], rows)
 

@@ -186,7 +186,6 @@ def test_two_nodes_of_which_one_is_lost(ray_job, make_list, tokenized, tmp_path,
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # a cluster of a test, which ends with it
     source = make_list(30)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     lost = cluster.add_node(num_cpus=1)
