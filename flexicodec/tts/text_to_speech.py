@@ -193,7 +193,9 @@ class TextToSpeech:
             raise ValueError(f"{name} is a batch of {len(audio)}; expected one recording")
         seconds = audio.shape[1] / self.codec.sample_rate
         if seconds < SHORTEST_VOICE:
-            raise ValueError(f"{name} is {seconds:.2f} s long; expected {SHORTEST_VOICE} s or more (3 s or more are better)")
+            raise ValueError(
+                f"{name} is {seconds:.2f} s long; expected {SHORTEST_VOICE} s or more (3 s or more are better)"
+            )
         if float(audio.abs().max()) <= SILENCE:
             raise ValueError(f"{name} is silent: its largest sample is {float(audio.abs().max()):.1g}")
         if text is not None and not text.strip():

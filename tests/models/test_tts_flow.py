@@ -67,7 +67,9 @@ def test_gains_are_computed_once_for_all_steps(model, monkeypatch):
 
 def test_more_frames_than_codes(model):
     codes, noise, prompt = inputs()
-    with pytest.raises(ValueError, match=r"8 prompt frames and 12 target frames are more than the codes stand for \(16\)"):
+    with pytest.raises(
+        ValueError, match=r"8 prompt frames and 12 target frames are more than the codes stand for \(16\)"
+    ):
         sample(model, codes[:, :4], noise, prompt)
     lengths = torch.tensor([12, 12])
     with pytest.raises(ValueError, match=r"12 frames are more than 2 codes stand for \(8\)"):

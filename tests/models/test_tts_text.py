@@ -12,7 +12,7 @@ def front_end(tmp_path):
     """Reads every part in capitals, with stress marks, a language switch and a line end."""
     script = tmp_path / "espeak"
     code = "import sys; text = sys.stdin.read(); print('(fr)ˈ' + ' '.join(text.split()).upper() + '(en)\\n')"
-    script.write_text(f'#!{sys.executable}\n{code.replace("; ", chr(10))}\n')
+    script.write_text(f"#!{sys.executable}\n{code.replace('; ', chr(10))}\n")
     script.chmod(0o755)
     return EspeakFrontend(str(script))
 

@@ -153,7 +153,9 @@ def command(release, letters, monkeypatch, tmp_path):
 
 def test_the_command_writes_audio(command, speech_folder, tmp_path, capsys):
     voice = str(sorted(speech_folder.glob("*.flac"))[0])
-    code = command("hi", "--voice", voice, "--ref-text", "some words", "--frame-rate", "6.25", "--precision", "bfloat16")
+    code = command(
+        "hi", "--voice", voice, "--ref-text", "some words", "--frame-rate", "6.25", "--precision", "bfloat16"
+    )
     out, err = capsys.readouterr()
     assert code == ("limit of tokens was reached" in err)
     assert f"{tmp_path / 'out.wav'}: Tokens(1 clip" in out
