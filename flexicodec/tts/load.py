@@ -51,14 +51,15 @@ def load_tts(
     """Load released weights.
 
     Args:
-        model: A folder, or a hub id ("owner/name"), with `artts.safetensors` and, for more than the codec's own decoding,
-            `nartts.safetensors`.
+        model: A folder, or a hub id ("owner/name"), with `artts.safetensors` and, for more than the codec's own
+            decoding, `nartts.safetensors`.
         vocoder: `vocos_emilia.safetensors` or its folder; None looks for it in the folder of the model.
         codec: For checkpoints without a codec inside. With one, it has to be the same.
         sensevoice: SenseVoiceSmall's folder, for checkpoints whose codec lacks its weights; see `flexicodec.load`.
         front_end: Text to ids; None takes espeak-ng's English, as in training.
         device: None means the CPU.
-        dtype: Of the language model and the decoder. torch.bfloat16 halves memory and is faster; the codec stays float32.
+        dtype: Of the language model and the decoder. torch.bfloat16 halves the decoder's memory and is faster; the
+            codec stays float32.
 
     Raises:
         ValueError: A file or a weight is missing, unknown or misshapen, or the models are of different codecs.
@@ -101,7 +102,8 @@ def _vocoder_file(folder: Path, vocoder: str | Path | None) -> Path:
         path = path / VOCODER_FILE
     if not path.is_file():
         raise ValueError(
-            f"{describe_missing(path)}; {DECODER_FILE} needs a vocoder: vocoder= names it (amphion/dualcodec-tts has it)"
+            f"{describe_missing(path)}; {DECODER_FILE} needs a vocoder: vocoder= names it (amphion/dualcodec-tts has "
+            "it)"
         )
     return path
 

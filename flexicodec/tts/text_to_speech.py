@@ -104,7 +104,7 @@ class TextToSpeech:
         return {threshold: NOMINAL_RATES.get(threshold) for threshold in self.ar.config.thresholds}
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "TextToSpeech":
-        """Move everything to a device; `dtype` is that of the language model and the decoder, the codec keeps its own."""
+        """Move to a device; `dtype` is that of the language model and the decoder, the codec keeps its own."""
         for module in (self.ar, self.decoder):
             if module is not None:
                 module.to(device=device, dtype=dtype)
@@ -144,8 +144,8 @@ class TextToSpeech:
             Audio at `sample_rate` of this object, and the tokens.
 
         Raises:
-            ValueError: An empty or too long text, letters or a language that the front end does not read, a reference that
-                is silent, too short or of another rate or codec, or a rate that the model does not know.
+            ValueError: An empty or too long text, letters or a language that the front end does not read, a reference
+                that is silent, too short or of another rate or codec, or a rate that the model does not know.
         """
         chosen = self.choose_threshold(frame_rate, threshold)
         if voice is not None and not isinstance(voice, Voice):
