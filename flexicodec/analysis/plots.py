@@ -261,7 +261,7 @@ def plot_rate_curve(study: "StudyResults") -> "Figure":
     if clip_rates.shape[1]:
         low, high = np.quantile(clip_rates, [0.05, 0.95], axis=1)
         axes.fill_between(curve.thresholds, low, high, color=COLOURS[0], alpha=0.2, lw=0, label="90 % of the clips")
-    axes.plot(curve.thresholds, curve.corpus, color=COLOURS[0], label="all clips together")
+    axes.plot(curve.thresholds, curve.corpus, color=COLOURS[0], marker=".", markersize=4, label="all clips together")
     for i, each in enumerate(study.fixed, start=1):
         assert each.setting.threshold is not None
         label = f"{each.setting.name}: threshold {each.setting.threshold:.3f}"

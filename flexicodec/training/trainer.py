@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from flexicodec.config import to_dict
 from flexicodec.models.flexicodec.model import FlexiCodec
+from flexicodec.parallel import default_settings
 from flexicodec.training.checkpoints import CheckpointFolder, restore_random_state, save_random_state
 from flexicodec.training.config import CalibratedRange, TrainingConfig
 from flexicodec.training.data import Batch, FeatureCache, read_manifests, training_batches, validation_clips
@@ -44,6 +45,7 @@ FREE_SETTINGS = {
 }
 
 
+@default_settings()
 def train(config: TrainingConfig) -> Path:
     """Train a codec until `config.steps`, or resume the run in `config.output`; return the folder of the model."""
     return CodecTrainer(config).train()
