@@ -23,6 +23,7 @@ LAYERS = {
     **dict.fromkeys(("encoders", "lm", "merging", "nn", "quantize"), 1),
     **dict.fromkeys(("asr", "hub", "models"), 2),
     **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "export", "token_corpus", "tts"), 3),
+    "demo": 3,
     **dict.fromkeys(("cli", "__main__"), 4),
 }
 SHARED = ("batch_encode", "codec", "fingerprint", "margins", "precision", "streaming")  # of models, beside the families
@@ -31,6 +32,7 @@ ALLOWED = {
     *(("training", other) for other in ("evaluation", "analysis", "calibration")),  # a run measures and plots
     ("analysis", "calibration"),  # thresholds are fitted to a corpus in one place
     ("token_corpus", "analysis"),  # words of an alignment
+    *(("demo", other) for other in ("evaluation", "analysis")),  # a page shows both
 }
 
 
