@@ -309,6 +309,18 @@ class Codec(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} does not encode streams")
 
+    @property
+    def decoder_context_frames(self) -> int | None:
+        """Frames before its own that decoded audio depends on; None where attention spans the clip.
+
+        Measured at first use, by decoding two short clips. A decoder without states needs as many tokens of context
+        before a chunk, at any rate; what it needs behind it are `lookahead_tokens` and `lookahead_frames` of
+        `streaming_decoder()`.
+        """
+        from flexicodec.models.streaming.code_to_wave import measure_context
+
+        return measure_context(self)
+
     def stream_stages(self, settings: Any) -> Any:
         """Return the modules that a streaming decoder runs: `stream_inputs` in, samples [B, 1, S] out."""
         raise NotImplementedError(f"{type(self).__name__} does not stream")
