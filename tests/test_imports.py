@@ -21,7 +21,7 @@ LAYERS = {
     "side_information": 0,
     **dict.fromkeys(("weights", "io_utils", "installed_files", "corpus", "statistics", "parallel"), 0),
     **dict.fromkeys(("encoders", "lm", "merging", "nn", "quantize"), 1),
-    **dict.fromkeys(("asr", "hub", "models"), 2),
+    **dict.fromkeys(("asr", "hub", "models", "transformers_model"), 2),
     **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "export", "token_corpus", "tts"), 3),
     "demo": 3,
     **dict.fromkeys(("cli", "__main__"), 4),
@@ -69,7 +69,7 @@ def state():
     return list(sys.path), random.getstate(), list(log.handlers), log.level, log.manager.disable, *torches
 before = state()
 for module in pkgutil.walk_packages(flexicodec.__path__, "flexicodec."):
-    if not module.name.endswith("__main__"):
+    if not module.name.endswith(("__main__", "transformers_model")):  # the latter registers classes of transformers
         importlib.import_module(module.name)
 assert state() == before, "an import changed the path, the logging, the threads or the random state"
 print(*sys.modules)
