@@ -19,7 +19,7 @@ from flexicodec.audio import OpenedAudio, read_audio, resample
 from flexicodec.corpus.alignments.alignment import Segment
 from flexicodec.corpus.alignments.phone_aligner import SAMPLE_RATE as ALIGNED_RATE
 from flexicodec.corpus.alignments.phone_aligner import NotAligned
-from flexicodec.merging.registry import KINDS, sampled_control
+from flexicodec.merging.registry import KINDS, needed_setting
 from flexicodec.models.codec import Codec
 from flexicodec.tokens import Tokens
 
@@ -117,7 +117,7 @@ class Comparer:
     def policies(self) -> list[str]:
         """Names of policies that meet a frame rate, the model's own first."""
         names = [self.own_policy]
-        names += [name for name in KINDS if name != self.own_policy and sampled_control(name) == "frame_rate"]
+        names += [name for name in KINDS if name != self.own_policy and needed_setting(name) == "frame_rate"]
         return names
 
     @property

@@ -157,7 +157,7 @@ def _measure(codec: "Codec") -> int | None:
         shape = codec.num_codebooks, half
         draws = [torch.randint(form.acoustic_codebook_size, shape, generator=generator) for _ in range(3)]
         size = form.semantic_codebook_size
-        firsts = [None if size is None else torch.randint(size, (half,), generator=generator) for _ in range(3)]
+        firsts = [torch.randint(size or 1, (half,), generator=generator) for _ in range(3)]
         for number in range(2):
             semantic = None if size is None else torch.cat([firsts[number], firsts[2]])
             acoustic = torch.cat([draws[number], draws[2]], 1)
