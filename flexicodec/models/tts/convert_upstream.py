@@ -158,6 +158,7 @@ def split_checkpoint(state: State, prefix: str) -> Checkpoint:
     Raises:
         ValueError: No key has the prefix, or one belongs to none of the parts.
     """
+    # Each key goes to one part, or is reported.
     model = {}
     codec = {}
     alignment = {}
@@ -257,6 +258,7 @@ def read_settings(defaults: Any, table: Mapping[str, str], settings: Settings) -
             continue
         if key not in table:
             raise ValueError(f"upstream config has an unknown setting {key}={value!r}; known: {', '.join(table)}")
+        # "lm.dim" is the field dim of the part lm.
         part, _, field = table[key].rpartition(".")
         parts.setdefault(part, {})[field] = tuple(value) if isinstance(value, list) else value
     changed = parts.pop("", {})
@@ -274,6 +276,7 @@ def _convert(build: Callable[[], Model], names: Names, state: State) -> Model:
     check_shapes(shapes, state)
     if unknown := sorted(state.keys() - shapes.keys()):
         raise ValueError(f"the file holds weights that the config does not have: {abbreviated(unknown)}")
+    # All are there, so none of ours stays random.
     loaded = {}
     for name, theirs in wanted.items():
         value = state[theirs].float()
