@@ -128,7 +128,8 @@ def write_static(comparer: Comparer, inputs: Iterable[Path], output: Path) -> Pa
     intro = (
         f"The same recording at four frame rates (tokens per second). Model fingerprint {format.fingerprint}; policy "
         f"{comparer.own_policy}; everything is played at one loudness. The bitrate counts all codes and "
-        "durations. Lines mark where tokens start; numbers below count the frames of each token; a filled point is a boundary."
+        "durations. Lines mark where tokens start; numbers below count the frames of each token; a filled point is a "
+        "boundary."
     )
     html = (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'

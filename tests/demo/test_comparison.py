@@ -23,7 +23,7 @@ def clip(comparer, talk):
     return comparer.open(talk)
 
 
-# ------------------------------------------------------------------------------------------------------ tokens and sound
+# ----------------------------------------------------------------------------------------------------- tokens and sound
 
 
 @pytest.mark.parametrize("policy", [None, "uniform", "variance", "running", "joint:acoustic=0.3"])
@@ -60,14 +60,10 @@ def test_what_can_be_asked_comes_from_the_codec(comparer, make_codec, whole):
     assert "threshold" not in capped.policies  # it meets no rate
 
 
-def test_every_policy_on_the_menu_works_or_says_why(comparer, clip):
+def test_every_policy_on_the_menu_works_at_any_rate(comparer, clip):
     for policy in comparer.policies:
-        rate = 8.0
-        assert comparer.encode(clip, Setting(rate, 0, policy)).tokens.token_lengths[0] > 0
-        try:
-            comparer.encode(clip, Setting(comparer.rates[0], 0, policy))
-        except ValueError as error:
-            assert "frame_rate" in str(error)  # a policy that joins two frames at most
+        for rate in (8.0, comparer.rates[0]):
+            assert comparer.encode(clip, Setting(rate, 0, policy)).tokens.token_lengths[0] > 0
 
 
 def test_codecs_and_limits_that_make_no_page(nanocodecs, make_codec, whole):
@@ -214,7 +210,7 @@ def test_a_clip_of_one_frame_has_a_picture(comparer, clip, tmp_path):
     assert "1 tokens" in cards.picture_html(short, coded, pictures.Spectrogram(short.audio, 16_000))
 
 
-# ----------------------------------------------------------------------------------------------- a page without a server
+# ---------------------------------------------------------------------------------------------- a page without a server
 
 
 class Page(HTMLParser):

@@ -1,15 +1,14 @@
-"""The page's events, called as functions and through gradio's own client."""
+"""The page's events, called as functions, and the verb."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 
 from flexicodec import Tokens
 from flexicodec.cli import main
-from flexicodec.demo import page
 from flexicodec.demo.comparison import Setting, played
 from flexicodec.demo.page import Handlers, PageOptions
 from tests.demo.dropped_files import BAD_FILES
@@ -46,8 +45,8 @@ def test_moving_changes_all_that_depends_on_it(handlers, talk):
     assert "1 + 0" in numbers
     assert picture.count("<title>token") == 8
     assert Tokens.load(file).num_codebooks == 0
-    message, decoded, numbers, picture, file = handlers.move(session, 2.5, 0, "a-tome")
-    assert "frame_rate is 2.5 Hz" in message  # it joins two frames at most, and says so
+    message, decoded, numbers, picture, file = handlers.move(session, 0.5, 0, "uniform")
+    assert "frame_rate is 0.5 Hz" in message
     assert (decoded, numbers, picture, file) == (None, "", "", None)
 
 
@@ -140,57 +139,6 @@ def test_wrong_arguments_are_one_line(model, talk, tmp_path, monkeypatch, capsys
 
 
 def test_without_gradio_the_extra_is_named(model, monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+    monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo", "--model", str(model)]) == 2
     assert "demo-app" in capsys.readouterr().err
-
-
-# ----------------------------------------------------------------------------------------------------- gradio's own client
-
-
-@pytest.fixture
-def served(comparer, talk, tmp_path, monkeypatch):
-    """A page at a free port, started in an empty folder, which it leaves empty."""
-    pytest.importorskip("gradio")
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    options = PageOptions(port=7900 + hash(str(tmp_path)) % 1000, max_megabytes=1)
-    with page.temporary_folder() as folder:
-        blocks = page.build(comparer, folder, [talk], options)
-        try:
-            yield page.launch(blocks, options), folder
-        finally:
-            blocks.close(verbose=False)
-    assert not folder.exists()
-    assert list((tmp_path / "here").iterdir()) == []
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of gradio and what it imports
-def test_the_served_page_answers_a_client(served, comparer, talk, tmp_path):
-    from gradio_client import Client, handle_file
-
-    url, folder = served
-    assert url.startswith("http://127.0.0.1:")
-    client = Client(url, verbose=False, download_files=str(tmp_path / "downloads"))
-    message, original, decoded, numbers, _, file, *_ = client.predict(handle_file(str(talk)), *CHOICE, api_name="/open")
-    assert message == ""
-    clip = comparer.open(talk)
-    coded = comparer.encode(clip, Setting(*CHOICE))
-    # What the browser plays is what was decoded: not scaled to full scale, not cut.
-    for path, audio in ((original, clip.audio), (decoded, coded.audio)):
-        samples, rate = soundfile.read(path, dtype="int16")
-        assert rate == 16_000
-        assert np.array_equal(samples, played(audio, clip.audio))
-    assert Tokens.load(file) == coded.tokens
-
-    # The session of this client has the clip, that of another none.
-    _, _, numbers, _, file = client.predict(4.0, 1, "uniform", api_name="/move")
-    assert "4.00 Hz" in numbers
-    _, _, _, numbers, *_ = client.predict(handle_file(file), api_name="/tokens")
-    assert "4.00 Hz" in numbers
-
-    BAD_FILES["silence.wav"][0](tmp_path / "silence.wav")
-    message, *_ = client.predict(handle_file(str(tmp_path / "silence.wav")), *CHOICE, api_name="/open")
-    assert "silence.wav is silent" in message
-    assert any(folder.rglob("*.wav"))  # gradio's files are there
