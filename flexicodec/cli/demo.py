@@ -62,10 +62,7 @@ def find_recordings(inputs: list[Path]) -> list[Path]:
     for path in inputs or [flexicodec.EXAMPLE]:
         if not path.exists():
             raise FileNotFoundError(describe_missing(path))
-        files = find(path, AUDIO_SUFFIXES)
-        if not files:
-            raise ValueError(f"{path} holds no audio files ({' '.join(AUDIO_SUFFIXES)})")
-        found += files
+        found += find(path, AUDIO_SUFFIXES)
     return found
 
 

@@ -122,7 +122,7 @@ def test_the_verb_writes_static_pages(model, comparer, talk, tmp_path, capsys, m
     ("arguments", "sentence"),
     [
         (["nowhere.wav"], "nowhere.wav"),
-        (["EMPTY"], "holds no audio files"),
+        (["EMPTY"], "no files to read in"),
         (["--queue", "0"], "queue is 0"),
         (["--port", "0"], "port is 0"),
         (["--max-seconds", "-1", "--static", "page"], "max_seconds is -1"),
