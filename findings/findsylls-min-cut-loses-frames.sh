@@ -10,9 +10,21 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check "findsylls==3.3.0" "numpy==2.2.6" "findpeaks==2.7.5"
+pip() { "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
+pip "torch==2.13.0" "numpy==2.2.6" "tqdm==4.67.1"
+pip --no-deps "findsylls==3.3.0"
 
 "$folder/venv/bin/python" - <<'PY' | tee "$folder/seen"
+# `import findsylls` imports plotting and much else; here only the two modules are.
+import sys
+import types
+from importlib.metadata import distribution
+
+for name in ("findsylls", "findsylls.segmentation", "findsylls.evaluation"):
+    package = types.ModuleType(name)
+    package.__path__ = [str(distribution("findsylls").locate_file(name.replace(".", "/")))]
+    sys.modules[name] = package
+
 import numpy as np
 from findsylls.evaluation.boundaries import evaluate_syllable_boundaries
 from findsylls.segmentation.mincut import min_cut, min_cut_optimized
