@@ -168,7 +168,7 @@ def test_a_visitor_in_a_browser(served, chromium, talk, tmp_path):
 
     # Download and drop back in
     with page.expect_download() as download:
-        page.get_by_role("button", name="Tokens (.flxc)", exact=True).click()
+        page.get_by_role("button", name="Download the tokens (.flxc)").click()
     download.value.save_as(tmp_path / "again.flxc")
     assert float(Tokens.load(tmp_path / "again.flxc").frame_rates[0]) == 4.0
     page.locator("input[type=file][accept*=flxc]").set_input_files(tmp_path / "again.flxc")
