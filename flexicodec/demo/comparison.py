@@ -71,7 +71,7 @@ class Coded:
         shown = {
             "tokens": str(int(tokens.token_lengths[0])),
             "realised rate": f"{float(tokens.frame_rates[0]):.2f} Hz",
-            "bitrate with durations": f"{float(tokens.bitrates_kbps[0]):.3f} kbit/s",
+            "bitrate": f"{float(tokens.bitrates_kbps[0]):.3f} kbit/s",
             "codebooks": f"{int(tokens.semantic is not None)} + {tokens.num_codebooks}",
         }
         if self.stoi is not None:

@@ -166,7 +166,7 @@ def build(comparer: Comparer, folder: Path, examples: Sequence[Path], options: P
         session = gr.State(None, time_to_live=SESSION_SECONDS)
         with gr.Row():
             with gr.Column(min_width=300):
-                source = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Recording")
+                source = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Recording", buttons=[])
                 gr.Examples([[str(path)] for path in examples], [source], cache_examples=False)
             with gr.Column(min_width=300):
                 rate = gr.Slider(
@@ -178,7 +178,7 @@ def build(comparer: Comparer, folder: Path, examples: Sequence[Path], options: P
                 )
                 codebooks = gr.Slider(0, most, value=most, step=1, label="Acoustic codebooks (0: semantic codes only)")
                 policy = gr.Dropdown(policies, value=names[0], label="Policy")
-                dropped = gr.File(label="Tokens (.flxc) to decode", file_types=[".flxc"], height=90)
+                dropped = gr.File(label="Tokens (.flxc) to decode", file_types=[".flxc"], height=150)
         message = gr.HTML()
         with gr.Row():
             original = gr.Audio(label="Original", interactive=False, buttons=["download"], min_width=300)
@@ -188,7 +188,7 @@ def build(comparer: Comparer, folder: Path, examples: Sequence[Path], options: P
         numbers = gr.HTML()
         heard = gr.HTML()
         picture = gr.HTML()
-        download = gr.DownloadButton("Tokens (.flxc)")
+        download = gr.DownloadButton("Download the tokens (.flxc)")
         gr.Markdown("### The same clip at four rates")
         row = gr.HTML()
 

@@ -44,7 +44,7 @@ def test_numbers_are_those_of_the_tokens(comparer, clip):
     )
     assert coded.numbers["tokens"] == "10"
     assert coded.numbers["realised rate"] == "5.00 Hz"
-    assert coded.numbers["bitrate with durations"] == f"{bits / 2 / 1000:.3f} kbit/s"
+    assert coded.numbers["bitrate"] == f"{bits / 2 / 1000:.3f} kbit/s"
     assert coded.numbers["codebooks"] == "1 + 2"
     assert float(coded.numbers["STOI"]) == pytest.approx(coded.stoi, abs=1e-3)
 
@@ -178,12 +178,13 @@ def test_stoi_is_left_out_where_pystoi_is_missing(comparer, clip, monkeypatch):
 def test_pictures_show_what_the_tokens_say(comparer, clip):
     comparer.describe(clip)
     coded = comparer.encode(clip, Setting(5.0))
-    svg = cards.picture_html(clip, coded, pictures.Spectrogram(clip.audio, 16_000))
+    spectrogram = pictures.Spectrogram(clip.audio, 16_000)
+    svg = cards.picture_html(clip, coded, spectrogram)
     durations = coded.tokens.durations[0].tolist()
     shown = [int(each) for each in re.findall(r"<title>token \d+: (\d+) frames", svg)]
     assert shown == durations
     starts = [float(x) for x in re.findall(r"M([\d.]+) 0V", svg)]
-    expected = pictures.LEFT + pictures.SECOND * 0.08 * np.cumsum(durations)[:-1]
+    expected = pictures.LEFT + spectrogram.second * 0.08 * np.cumsum(durations)[:-1]
     assert starts == pytest.approx(expected.tolist(), abs=0.1)
     assert svg.count('class="apart"') == len(durations) - 1
     assert svg.count('class="apart"') + svg.count('class="merged"') == sum(durations) - 1
