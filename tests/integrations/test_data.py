@@ -64,6 +64,7 @@ def test_cuts_carry_tokens_in_files(cuts, tmp_path, codebooks):
     assert [same(attached_tokens(cut), each) for cut, each in zip(read, tokens, strict=True)] == [True] * 3
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # lhotse leaves tar files open
 def test_cuts_carry_tokens_in_shar(cuts, tmp_path):
     import lhotse
 
