@@ -139,7 +139,8 @@ class Codec(nn.Module, ABC):
         """Turn audio into tokens.
 
         Args:
-            audio: [S] or [B, S], tensor or array, float in [-1, 1] or int16; [B, C, S] where `channels` is given.
+            audio: [S] or [B, S], tensor or array, float in [-1, 1] or int16; [B, C, S] where `channels` is given. Or
+                torchcodec's `AudioSamples` or `AudioDecoder`, which know their rate.
             lengths: Valid samples of each item, of the audio as passed; None means all.
             options: The keyword arguments below; a family refuses those it does not have.
 
