@@ -1,6 +1,6 @@
-"""`calibrate`: the threshold at which a corpus has a given frame rate, and the spread of its clips' rates.
+"""`calibrate`: the threshold or price at which a corpus has a given frame rate, and the spread of its clips' rates.
 
-Similarities are computed once per clip and serve every threshold that is tried.
+Features are computed once per clip and serve every value that is tried.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,21 +15,25 @@ from flexicodec.audio import read_audio
 from flexicodec.corpus import Utterance, read_manifest, read_utterance
 from flexicodec.corpus.layouts.scan import LIST_SUFFIXES
 from flexicodec.io_utils import find
-from flexicodec.merging import Threshold, check_frame_rate
+from flexicodec.merging import Threshold, check_frame_rate, make_policy
+from flexicodec.merging.registry import fitted_setting
 from flexicodec.models.codec import UNSET
+
+BISECTIONS = 26  # of thresholds and prices, whose range spans twelve powers of ten
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold and the rates of the corpus it was fitted to, in tokens per second."""
+    """A threshold, or a price, and the rates of the corpus it was fitted to, in tokens per second."""
 
-    threshold: float  # tau, for `encode(threshold=...)`
+    threshold: float  # tau, for `encode(threshold=...)`; of another policy its threshold or price
     frame_rate: float  # the corpus rate asked for
     mean: float  # corpus rate at this threshold: all tokens over all seconds
     std: float  # standard deviation of the rates of clips
     n: int  # clips read
     seconds: float  # of speech in all
     skipped: tuple[str, ...] = ()  # files that could not be read, with the reason
+    policy: str = "threshold"  # for `encode(policy=...)`, with the value that was found unless it is "threshold"
 
 
 def calibrate(
@@ -37,15 +41,17 @@ def calibrate(
     speech: str | Path | Iterable[str | Path],
     frame_rate: float,
     *,
+    policy: str = "threshold",
     max_duration: int | None = UNSET,
     progress: bool = False,
 ) -> Calibration:
-    """Find the threshold whose corpus rate is nearest to `frame_rate`.
+    """Find the threshold or price whose corpus rate is nearest to `frame_rate`.
 
     Args:
         codec: A codec with `features`, as FlexiCodec has.
         speech: Folders, searched with their subfolders, audio files, or JSONL manifests.
         frame_rate: Tokens per second over the whole corpus.
+        policy: Name, and settings behind a colon, of what has a threshold, or else a price (`merging.registry`).
         max_duration: Most frames per token; None for no cap. The model's own by default.
         progress: Show a bar.
     """
@@ -56,7 +62,9 @@ def calibrate(
     cap = codec.max_duration if max_duration is UNSET else max_duration
     if isinstance(check_frame_rate(frame_rate, codec.base_frame_rate, cap), tuple):
         raise ValueError(f"frame_rate is {frame_rate!r}; expected one number, that of the corpus")
+    setting = fitted_setting(policy)
     similarities = []
+    kept = []
     lengths = []
     seconds = []
     skipped = []
@@ -67,12 +75,17 @@ def calibrate(
         except (ValueError, OSError) as error:
             skipped.append(f"{clip.id if isinstance(clip, Utterance) else clip}: {error}")
             continue
-        similarities.append(features.similarities[0].cpu())
+        if policy == "threshold":
+            similarities.append(features.similarities[0].cpu())
+        else:
+            kept.append(features)
         lengths.append(int(features.lengths[0]))
         seconds.append(audio.shape[1] / codec.sample_rate)
     if not lengths:
         raise ValueError(f"none of {len(clips)} files could be read; first: {skipped[0] if skipped else 'no files'}")
-    return fit_threshold(similarities, lengths, seconds, frame_rate, cap, tuple(skipped))
+    if policy == "threshold":
+        return fit_threshold(similarities, lengths, seconds, frame_rate, cap, tuple(skipped))
+    return fit_policy(policy, setting, kept, seconds, frame_rate, cap, tuple(skipped))
 
 
 def _clips(path: Path) -> Sequence[Path | Utterance]:
@@ -126,13 +139,77 @@ def fit_threshold(
     between = (best + candidates[min(nearest + 1, len(candidates) - 1)]) / 2
     if torch.equal(tokens_per_clip(between), found):
         best = between
-    rates = found / torch.tensor(seconds, dtype=torch.float32, device=found.device)
+    return _calibration(best, frame_rate, found, seconds, skipped)
+
+
+def fit_policy(
+    policy: str,
+    setting: str,
+    features: Sequence[Any],
+    seconds: list[float],
+    frame_rate: float,
+    max_duration: int | None,
+    skipped: tuple[str, ...] = (),
+) -> Calibration:
+    """Bisect a policy's threshold or price, and keep the value whose count was nearest.
+
+    Counts need not be monotone in a threshold, so that this may not be the nearest one of all.
+
+    Args:
+        policy: Name, and settings behind a colon.
+        setting: To fit: "threshold" or "price".
+        features: Of a clip each.
+        seconds: Of the clips.
+        frame_rate: Tokens per second over all clips.
+        max_duration: Most frames per token; None for no cap.
+        skipped: Passed on.
+    """
+
+    def text(value: float) -> str:
+        separator = "," if ":" in policy else ":"
+        return f"{policy}{separator}{setting}={value:.6g}"
+
+    def tokens_per_clip(value: float) -> torch.Tensor:
+        rule = make_policy(text(value))
+        counts = []
+        for clip in features:
+            found = rule(clip.similarities, clip.lengths, max_duration=max_duration, **clip.for_policy(rule))
+            counts.append(found.shape[1])
+        return torch.tensor(counts)
+
+    target = frame_rate * sum(seconds)
+    start: Any = make_policy(text(0.5))
+    low, high = start.setting_range
+    falls = int(tokens_per_clip(low).sum()) > int(tokens_per_clip(high).sum())
+    tried = []
+    for _ in range(BISECTIONS):
+        middle = (low * high) ** 0.5 if low > 0 else (low + high) / 2
+        counts = tokens_per_clip(middle)
+        tried.append((abs(int(counts.sum()) - target), middle, counts))
+        if (int(counts.sum()) > target) == falls:
+            low = middle
+        else:
+            high = middle
+    _, best, counts = min(tried, key=lambda each: each[0])
+    return _calibration(float(f"{best:.6g}"), frame_rate, counts, seconds, skipped, text(best))
+
+
+def _calibration(
+    value: float,
+    frame_rate: float,
+    counts: torch.Tensor,
+    seconds: list[float],
+    skipped: tuple[str, ...],
+    policy: str = "threshold",
+) -> Calibration:
+    rates = counts / torch.tensor(seconds, dtype=torch.float32, device=counts.device)
     return Calibration(
-        threshold=best,
+        threshold=value,
         frame_rate=float(frame_rate),
-        mean=float(found.sum()) / sum(seconds),
+        mean=float(counts.sum()) / sum(seconds),
         std=float(rates.std()) if len(rates) > 1 else 0.0,
-        n=len(lengths),
+        n=len(seconds),
         seconds=sum(seconds),
         skipped=skipped,
+        policy=policy,
     )

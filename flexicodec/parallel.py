@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -13,6 +13,23 @@ import torch
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+@contextmanager
+def default_settings() -> Iterator[None]:
+    """Compute as in a fresh process, whatever default dtype and device, autocast or gradients the caller has set."""
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def bar_settings(shown: bool) -> dict[str, Any]:
@@ -87,4 +104,4 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-__all__ = ["BrokenProcessPool", "check_processes", "one_thread", "share"]
+__all__ = ["BrokenProcessPool", "bar_settings", "check_processes", "default_settings", "one_thread", "share"]

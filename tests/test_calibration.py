@@ -129,3 +129,27 @@ def test_no_threshold_comes_nearer(clips, rate, cap):
     assert distance(calibration.threshold) == pytest.approx(min(map(distance, thresholds)))
     missed = abs(calibration.mean - rate) * sum(seconds)
     assert missed == pytest.approx(distance(calibration.threshold), abs=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["centroid", "joint:acoustic=0.3", "ple:cap=6", "equal-mass", "norm"])
+def test_other_policies_are_calibrated_too(whole, corpus, policy):
+    found = flexicodec.calibrate(whole, corpus, 6.25, policy=policy)
+    assert found.policy.startswith(policy)
+    assert abs(found.mean - 6.25) * found.seconds <= 3
+    clips = [flexicodec.read_audio(path, sample_rate=16000) for path in find(corpus)]
+    tokens = [whole.encode(clip, policy=found.policy, num_codebooks=0) for clip in clips]
+    seconds = sum(clip.shape[1] for clip in clips) / 16000
+    assert found.mean == pytest.approx(sum(int(each.token_lengths) for each in tokens) / seconds)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("uniform", "'uniform' meets a frame rate in every clip; it has no threshold and no price"),
+        ("centroid:threshold=0.5", "has a threshold already"),
+        ("centriod", "did you mean 'centroid'"),
+    ],
+)
+def test_policies_without_anything_to_find(whole, corpus, policy, message):
+    with pytest.raises(ValueError, match=message):
+        flexicodec.calibrate(whole, corpus, 6.25, policy=policy)

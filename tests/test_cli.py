@@ -162,6 +162,23 @@ def test_files_side_by_side_give_what_each_gives_alone(speech, tmp_path, monkeyp
     assert run("encode", speech, "-o", tmp_path / "batches", "--batch-seconds", -1) == 2
 
 
+def test_a_policy_by_name(speech, tmp_path, monkeypatch, whole, capsys):
+    monkeypatch.setitem(vars(flexicodec), "load", lambda *_, **__: whole)
+    target = tmp_path / "a.flxc"
+    policy = "joint:acoustic=0.3,cap=4"
+    assert run("encode", speech / "a.wav", "-o", target, "--frame-rate", 6.25, "--policy", policy) == 0
+    tokens = Tokens.load(target)
+    assert tokens.info == {"policy": "joint:cap=4,acoustic=0.3", "frame_rate": 6.25}
+    assert tokens == whole.encode(flexicodec.read_audio(speech / "a.wav"), frame_rate=6.25, policy=policy)
+    assert run("reconstruct", speech / "a.wav", "-o", tmp_path / "a.wav", "--policy", "centroid:threshold=0.5") == 0
+    assert run("encode", speech / "a.wav", "-o", target, "--policy", "centriod:threshold=0.5") == 2
+    assert "did you mean 'centroid'" in capsys.readouterr().err
+    assert run("encode", speech / "a.wav", "-o", target, "--policy", "joint") == 2
+    assert "with frame_rate=" in capsys.readouterr().err
+    assert run("calibrate", speech, "--frame-rate", 6.25, "--policy", "joint") == 0
+    assert capsys.readouterr().out.startswith("policy joint:threshold=")
+
+
 def test_codebooks_are_counted_without_the_semantic_one(speech, tmp_path):
     for codebooks in (0, 3):
         run("encode", speech / "a.wav", "-o", tmp_path / "a.flxc", "--codebooks", codebooks)

@@ -97,7 +97,8 @@ def change_number(data: bytes, draw: np.random.Generator) -> bytes:
 
 def measured(read, path: Path) -> tuple[float, int, str]:
     """Read a file: seconds, peak of traced bytes, and the error that is not allowed, if any."""
-    tracemalloc.reset_peak()
+    if tracemalloc.is_tracing():
+        tracemalloc.reset_peak()
     before, _ = tracemalloc.get_traced_memory()
     start = time.process_time()
     problem = ""
@@ -111,15 +112,19 @@ def measured(read, path: Path) -> tuple[float, int, str]:
     return seconds, tracemalloc.get_traced_memory()[1] - before, problem
 
 
-def try_damage(intact, kind: str, count: int, seed: int) -> list[str]:
-    """Damage a file so many times; returns a line for each reading that broke the law."""
+def try_damage(intact, kind: str, count: int, seed: int, traced: bool) -> list[str]:
+    """Damage a file so many times; returns a line for each reading that broke the law.
+
+    Memory is counted only where it is traced, which makes reading several times as slow.
+    """
     path, read = intact[kind]
     data = path.read_bytes()
     faults = []
     path.write_bytes(b"neither")  # what is imported to read odd files is imported now
     measured(read, path)
     path.write_bytes(data)
-    tracemalloc.start()
+    if traced:
+        tracemalloc.start()
     try:
         read(path)
         seconds, memory, problem = min(measured(read, path) for _ in range(3))
@@ -129,12 +134,13 @@ def try_damage(intact, kind: str, count: int, seed: int) -> list[str]:
             took, peak, problem = measured(read, path)
             if took > 10 * seconds + SLACK_SECONDS:
                 problem += f" took {took:.2f} s, the intact file {seconds:.2f} s"
-            if peak > memory + 10 * len(data) + SLACK_BYTES:
+            if traced and peak > memory + 10 * len(data) + SLACK_BYTES:
                 problem += f" took {peak} bytes, the intact file of {len(data)} took {memory}"
             if problem:
                 faults.append(f"{kind} {seed} {number}: {problem}")
     finally:
-        tracemalloc.stop()
+        if traced:
+            tracemalloc.stop()
         path.write_bytes(data)
     return faults
 
@@ -142,11 +148,11 @@ def try_damage(intact, kind: str, count: int, seed: int) -> list[str]:
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_files_are_read_or_refused(intact, kind):
-    assert try_damage(intact, kind, int(__import__("os").environ.get("DMG", "12")), seed=0) == []
+    assert try_damage(intact, kind, 20, seed=0, traced=False) == []
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_thousand_damaged_files(intact, kind):
-    assert try_damage(intact, kind, 10_000 // len(KINDS), seed=1) == []
+    assert try_damage(intact, kind, 10_000 // len(KINDS), seed=1, traced=True) == []

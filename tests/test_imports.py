@@ -21,8 +21,9 @@ LAYERS = {
     "side_information": 0,
     **dict.fromkeys(("weights", "io_utils", "installed_files", "corpus", "statistics", "parallel"), 0),
     **dict.fromkeys(("encoders", "lm", "merging", "nn", "quantize"), 1),
-    **dict.fromkeys(("asr", "hub", "models"), 2),
+    **dict.fromkeys(("asr", "hub", "models", "transformers_model"), 2),
     **dict.fromkeys(("calibration", "training", "evaluation", "analysis", "export", "token_corpus", "tts"), 3),
+    "demo": 3,
     **dict.fromkeys(("cli", "__main__"), 4),
 }
 SHARED = ("batch_encode", "codec", "fingerprint", "margins", "precision", "streaming")  # of models, beside the families
@@ -31,6 +32,7 @@ ALLOWED = {
     *(("training", other) for other in ("evaluation", "analysis", "calibration")),  # a run measures and plots
     ("analysis", "calibration"),  # thresholds are fitted to a corpus in one place
     ("token_corpus", "analysis"),  # words of an alignment
+    *(("demo", other) for other in ("evaluation", "analysis")),  # a page shows both
 }
 
 
@@ -67,7 +69,7 @@ def state():
     return list(sys.path), random.getstate(), list(log.handlers), log.level, log.manager.disable, *torches
 before = state()
 for module in pkgutil.walk_packages(flexicodec.__path__, "flexicodec."):
-    if not module.name.endswith("__main__"):
+    if not module.name.endswith(("__main__", "transformers_model")):  # the latter registers classes of transformers
         importlib.import_module(module.name)
 assert state() == before, "an import changed the path, the logging, the threads or the random state"
 print(*sys.modules)

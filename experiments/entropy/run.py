@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("eval", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
-    levels = flexicodec.load("flexicodec-mini", parts="semantic").config.semantic.quantizer.levels
+    levels = flexicodec.load("flexicodec-mini", parts="semantic").semantic_quantizer.config.levels
     found = {"fingerprint": TokenDataset.open(args.train).format.fingerprint}
     for choice in TokenDataset.open(args.train).choices:
         train = list(tokens(args.train, choice.name))

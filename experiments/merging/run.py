@@ -24,7 +24,16 @@ from torch import Tensor
 from flexicodec.asr.moonshine import BEGIN, END, Moonshine, token_limit
 from flexicodec.corpus import Utterance, read_manifest, read_utterance
 from flexicodec.evaluation.metrics.asr import character_errors, open_normaliser, word_errors
-from flexicodec.merging import ExactRate, MinimumVariance, Threshold, Uniform, cosine_similarities, merge, unmerge
+from flexicodec.merging import (
+    Centroid,
+    ExactRate,
+    MinimumVariance,
+    Threshold,
+    Uniform,
+    cosine_similarities,
+    merge,
+    unmerge,
+)
 from flexicodec.models.flexicodec.frame_resampler import resample_frames
 from flexicodec.statistics import Resamples, speaker_clusters
 
@@ -49,25 +58,6 @@ class Clip:
 
 
 # ----------------------------------------------------------------------------------------------------------- policies
-
-
-def centroid(features: Tensor, threshold: float) -> Tensor:
-    """Let a frame join its token while its cosine with the token's mean so far exceeds a threshold; [1, N]."""
-    frames = features[0].T.double().numpy()
-    durations = []
-    total = np.zeros(0)
-    for frame in frames:
-        joins = bool(durations) and durations[-1] < MAX_DURATION
-        if joins:
-            cosine = total @ frame / (np.linalg.norm(total) * np.linalg.norm(frame) + 1e-12)
-            joins = cosine > threshold
-        if joins:
-            durations[-1] += 1
-            total = total + frame
-        else:
-            durations.append(1)
-            total = frame
-    return torch.tensor([durations])
 
 
 def by_policy(policy: Any, features: Tensor, seconds: float) -> Tensor:
@@ -108,7 +98,9 @@ def settings(thresholds: dict[tuple[str, float], float]) -> dict[tuple[str, floa
             Threshold(tau), clip.features["last"], clip.seconds
         )
         fixed = thresholds["centroid", rate]
-        cuts["centroid, one threshold", rate] = lambda clip, tau=fixed: centroid(clip.features["last"], tau)
+        cuts["centroid, one threshold", rate] = lambda clip, tau=fixed: by_policy(
+            Centroid(tau), clip.features["last"], clip.seconds
+        )
     return cuts
 
 
@@ -116,7 +108,7 @@ def calibrate(clips: list[Clip]) -> dict[tuple[str, float], float]:
     """Find the thresholds at which clips have each rate on average."""
     cuts = {
         "threshold": lambda clip, tau: by_policy(Threshold(tau), clip.features["last"], clip.seconds),
-        "centroid": lambda clip, tau: centroid(clip.features["last"], tau),
+        "centroid": lambda clip, tau: by_policy(Centroid(tau), clip.features["last"], clip.seconds),
     }
     found = {}
     seconds = sum(clip.seconds for clip in clips)

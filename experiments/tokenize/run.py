@@ -32,15 +32,17 @@ RATES = [12.5, 8.33, 6.25]
 UNIT_HOURS = 0.01
 
 
-def cpu_of_family() -> float:
-    """CPU seconds of this process and all its descendants, the dead ones included where they were waited for."""
-    total = 0.0
+def cpu_of_family() -> dict[str, float]:
+    """CPU seconds of this process and its descendants: those that work, and Ray's own, which only wait."""
+    total = {"work": 0.0, "daemons": 0.0, "at": time.monotonic()}
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         try:
             times = process.cpu_times()
+            name = " ".join(process.cmdline())
         except psutil.NoSuchProcess:
             continue
-        total += times.user + times.system + times.children_user + times.children_system
+        works = process.pid == os.getpid() or "UnitActor" in name or "token_corpus.worker" in name
+        total["work" if works else "daemons"] += times.user + times.system
     return total
 
 
@@ -64,13 +66,13 @@ def files_in_process(codec, utterances, folder) -> float:
     return time.process_time() - before
 
 
-def engine(run, manifest, folder, rates) -> float:
-    """CPU seconds of an engine and its processes between the plan and the last unit."""
+def engine(run, manifest, folder, rates) -> dict[str, float]:
+    """CPU seconds of an engine and its processes between the plan and the last unit, and wall seconds."""
     stamps = []
     choices = [{"frame_rate": rate} for rate in rates]
     job = Job(str(manifest), str(folder), choices=choices, settings={"unit_hours": UNIT_HOURS})
     run(job, lambda reply: stamps.append(cpu_of_family()))
-    return stamps[-1] - stamps[0]
+    return {name: stamps[-1][name] - stamps[0][name] for name in stamps[0]}
 
 
 def sizes(folder) -> dict[str, float]:
@@ -127,7 +129,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--plan-lines", type=int)
-    parser.add_argument("--no-ray", action="store_true")
+    parser.add_argument("--parts", nargs="+", default=["units", "engines"])
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.plan_lines:
@@ -137,24 +139,28 @@ def main() -> None:
     utterances = read_manifest(args.manifest)[: args.clips]
     manifest = args.out / "clips.jsonl"
     write_manifest(manifest, utterances)
-    codec = flexicodec.load("flexicodec-mini", parts="encode")
-    units_in_process(codec, manifest, args.out / "warm", [6.25])
-    one = units_in_process(codec, manifest, args.out / "one", [6.25])
-    found = {"clips": len(utterances), "seconds": sum(u.duration for u in utterances), "one rate, CPU s": one}
-    found["encode, a file a clip"] = files_in_process(codec, utterances, args.out / "files")
-    found["encode / one rate"] = found["encode, a file a clip"] / one
-    found["three rates"] = units_in_process(codec, manifest, args.out / "three", RATES)
-    found["three rates / one"] = found["three rates"] / one
-    found |= sizes(args.out / "three")
-    print(json.dumps(found, indent=1), flush=True)
-    local = engine(lambda job, told: LocalEngine(job, 1, told).run(), manifest, args.out / "local", RATES)
-    found["local engine, one process"] = local
-    if not args.no_ray:
-        found["Ray, one actor"] = engine(
-            lambda job, told: run_on_ray(job, "auto", 1, told), manifest, args.out / "ray", RATES
-        )
-        found["Ray / local"] = found["Ray, one actor"] / local
+    found: dict[str, object] = {"clips": len(utterances), "seconds": sum(u.duration for u in utterances)}
+    if "units" in args.parts:
+        found |= measure_units(utterances, manifest, args.out)
+    if "engines" in args.parts:
+        local = engine(lambda job, told: LocalEngine(job, 1, told).run(), manifest, args.out / "local", RATES)
+        on_ray = engine(lambda job, told: run_on_ray(job, "auto", 1, told), manifest, args.out / "ray", RATES)
+        found |= {"local engine, one process": local, "Ray, one actor": on_ray}
+        found["Ray / local, CPU of the work"] = on_ray["work"] / local["work"]
     print(json.dumps(found, indent=1))
+
+
+def measure_units(utterances, manifest, out) -> dict[str, float]:
+    """One rate, three rates and a file a clip, in this process."""
+    codec = flexicodec.load("flexicodec-mini", parts="encode")
+    units_in_process(codec, manifest, out / "warm", [6.25])
+    one = units_in_process(codec, manifest, out / "one", [6.25])
+    found = {"one rate, CPU s": one}
+    found["encode, a file a clip"] = files_in_process(codec, utterances, out / "files")
+    found["encode / one rate"] = found["encode, a file a clip"] / one
+    found["three rates"] = units_in_process(codec, manifest, out / "three", RATES)
+    found["three rates / one"] = found["three rates"] / one
+    return found | sizes(out / "three")
 
 
 if __name__ == "__main__":

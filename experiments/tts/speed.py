@@ -102,23 +102,139 @@ def ours(part, dtype, tokens, steps, repeats):
 
 # -------------------------------------------------------------------------------------------------------------- peer
 
+PEER_AR = {
+    **{f"{part}_{name}_size": 1024 for part in ("text_encoder", "llm") for name in ("input", "output")},
+    "text_encoder_attention_heads": 8,
+    "text_encoder_linear_units": 3584,
+    "text_encoder_num_blocks": 4,
+    "llm_attention_heads": 8,
+    "llm_linear_units": 5376,
+    "llm_num_blocks": 16,
+    "text_token_size": 51866,
+    "speech_token_size": 32768,
+    "spk_embed_dim": 192,
+    "duration_classes": 10,
+    "flex_framerate": True,
+    "flex_framerate_options": [0.86, 0.91],
+}
+PEER_FLOW = {
+    "mel_dim": 128,
+    "hidden_size": 1024,
+    "num_layers": 16,
+    "num_heads": 16,
+    "cond_codebook_size": 32768,
+    "cond_dim": 1024,
+    "cond_scale_factor": 4,
+    "time_scheduler": "cos",
+}
+
 
 def peer(part, tokens, steps, repeats):
     """Measure one part of the peer, through its own classes."""
+    import types
+
     import torch
 
+    # Its vocoder module downloads a file when it is imported.
+    sys.modules["cached_path"] = types.SimpleNamespace(cached_path=lambda *_: None)
     if part == "ar":
-        from flexicodec.ar_tts.modeling_artts import TransformerLMWrapper  # noqa: F401
-    raise SystemExit(f"the peer's {part} is not driven yet")
+        from flexicodec.ar_tts.modeling_artts import create_transformer_lm_from_config
+
+        model = shake(create_transformer_lm_from_config(**PEER_AR))
+        times = [0.0]
+        model.llm_decoder.register_forward_hook(lambda *_: times.append(time.process_time()))
+        ids = torch.randint(1000, (1, TEXT))
+        ratio = tokens / TEXT
+        with torch.no_grad():
+            model.inference(
+                text=ids,
+                text_len=torch.tensor([TEXT]),
+                prompt_text=ids[:, :0],
+                prompt_text_len=torch.tensor([0]),
+                prompt_speech_token=torch.randint(1000, (1, PROMPT)),
+                prompt_speech_token_len=torch.tensor([PROMPT]),
+                embedding=torch.zeros(0, 192),
+                prompt_token_lengths=torch.full((1, PROMPT), 2),
+                max_token_text_ratio=ratio,
+                min_token_text_ratio=ratio,
+                inference_framerate=0.91,
+            )
+        return [after - before for before, after in zip(times[1:], times[2:], strict=False)]
+    if part == "flow":
+        from flexicodec.nar_tts.voicebox_models import VoiceBox
+
+        model = shake(VoiceBox(**PEER_FLOW))
+        condition = torch.randn(1, MEL_PROMPT + MEL_TARGET, 1024)
+        prompt = torch.randn(1, MEL_PROMPT, 128)
+        before = time.process_time()
+        with torch.no_grad():
+            model.reverse_diffusion(condition, prompt, n_timesteps=steps, cfg=2.0)
+        return [time.process_time() - before]
+    from flexicodec.nar_tts.vocoder_model import vocos_50hz
+
+    model = shake(vocos_50hz())
+    mel = torch.randn(1, 128, MEL_TARGET)
+    with torch.no_grad():
+        return timed(lambda: model(mel), repeats)
 
 
-def run(part, system, dtype, args):
-    """Measure in a process of its own and return its numbers."""
-    python = args.peer_python if system == "peer" else sys.executable
-    command = [python, __file__, "--child", part, system, dtype, "--tokens", str(args.tokens)]
+# -------------------------------------------------------------------------------------------------------------- table
+
+
+def measure(part, system, args):
+    """Run a measurement in a process of its own and return its seconds, None if it failed."""
+    name, _, dtype = system.partition(" ")
+    python = args.peer_python if name == "peer" else sys.executable
+    command = [python, __file__, "--child", part, name, dtype or "float32", "--tokens", str(args.tokens)]
     command += ["--steps", str(args.steps), "--repeats", str(args.repeats)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        print(done.stderr, file=sys.stderr)
+        print(f"{part}, {system}: {done.stderr.splitlines()[-1]}", file=sys.stderr)
         return None
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def child(part, system, dtype, args):
+    """Measure in this process and print seconds as JSON."""
+    import torch
+
+    torch.set_num_threads(1)
+    if system == "peer":
+        seconds = peer(part, args.tokens, args.steps, args.repeats)
+    else:
+        seconds = ours(part, dtype, args.tokens, args.steps, args.repeats)
+    print(json.dumps(seconds))
+
+
+def main():
+    """Measure all parts of all systems, print factors and write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", metavar="FILE", help="Python of the peer's environment (peer.sh)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the numbers as JSON")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="generated tokens (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=15, help="steps of flow matching (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="of the vocoder (default: %(default)s)")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        child(*args.child, args)
+        return
+    systems = ["ours float32", "ours bfloat16", *(["peer"] if args.peer_python else [])]
+    results = {"machine": platform.processor() or platform.machine(), "tokens": args.tokens, "steps": args.steps}
+    for part in args.parts:
+        medians = {}
+        for system in systems:
+            seconds = measure(part, system, args)
+            if seconds:
+                medians[system] = statistics.median(seconds)
+                results[f"{part}, {system}"] = {"median": medians[system], "all": seconds}
+        for system, median in medians.items():
+            factor = f", {medians['peer'] / median:.2f} x the peer" if "peer" in medians else ""
+            print(f"{part}, {system}: {median:.4f} s of CPU time{factor}", flush=True)
+    if args.output:
+        args.output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

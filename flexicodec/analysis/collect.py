@@ -36,6 +36,7 @@ from flexicodec.merging import (
     Threshold,
     Uniform,
     check_frame_rate,
+    make_policy,
     merge,
     unmerge,
 )
@@ -178,6 +179,7 @@ def collect(
     frame_rates: Sequence[float] = (),
     thresholds: Sequence[float] = (),
     per_clip: bool = False,
+    policies: Sequence[str] = (),
     num_codebooks: int | None = None,
     source: PhoneSource | None = None,
     recognizer: Recognizer | None = None,
@@ -194,6 +196,7 @@ def collect(
         frame_rates: Tokens per second of the whole corpus, each at one threshold that is fitted to these clips.
         thresholds: Thresholds to use as they are.
         per_clip: Also meet each frame rate exactly in every clip.
+        policies: Further merging policies, by name, whose distortion is measured; each meets frame rates.
         num_codebooks: Acoustic codebooks; None for all.
         source: Source of phones; None takes the first of `PHONE_SOURCES` that any utterance has.
         recognizer: Aligns texts where that is the source; None loads the one that ships.
@@ -203,6 +206,8 @@ def collect(
         progress: Show progress bars.
     """
     settings = _requested_settings(codec, frame_rates, thresholds)
+    for name in policies:
+        make_policy(name, frame_rate=codec.base_frame_rate)  # refuses a wrong one before any clip is read
     if source is not None and source not in PHONE_SOURCES:
         raise ValueError(f"source is {source!r}; expected one of {', '.join(PHONE_SOURCES)}")
     chosen = evenly_spaced(utterances, limit)
@@ -225,7 +230,7 @@ def collect(
 
         threshold_of = partial(_corpus_threshold, encoded, codec)
         settings = _fitted_settings(settings, threshold_of, codec.base_frame_rate, per_clip)
-        rates, policies = _distortion_policies(threshold_of, codec)
+        rates, compared = _distortion_policies(threshold_of, codec, policies)
         tokenize = partial(
             _tokenize_clip,
             codec=codec,
@@ -233,7 +238,7 @@ def collect(
             num_codebooks=num_codebooks,
             phones_of=partial(find_phones, sample_rate=codec.sample_rate, source=source, recognizer=recognizer),
             transcribe=transcribe,
-            policies=policies,
+            policies=compared,
         )
         results = _run(encoded, tokenize, processes, "tokens", progress)
     clips = tuple(clip for clip, _, _ in results)
@@ -247,7 +252,7 @@ def collect(
         unit=unit,
         format=codec.format,
         levels=getattr(codec.semantic_quantizer.config, "levels", None),
-        distortion=Distortion(tuple(policies), rates, losses[:, :, 0], whole, losses[:, :, 1], seconds),
+        distortion=Distortion(tuple(compared), rates, losses[:, :, 0], whole, losses[:, :, 1], seconds),
         listed=len(chosen),
         unread=tuple(unread),
         without_phones=tuple((clip.id, reason) for clip, reason, _ in results if reason),
@@ -397,17 +402,20 @@ def _fitted_settings(
 
 
 def _distortion_policies(
-    threshold_of: Callable[[float], float], codec: Any
+    threshold_of: Callable[[float], float], codec: Any, names: Sequence[str]
 ) -> tuple[tuple[float, ...], dict[str, list[MergingPolicy]]]:
     """Return the frame rates at which distortion is measured, and the merging policies by name, one for each rate."""
     lowest = codec.base_frame_rate / (codec.max_duration or math.inf)
     rates = tuple(rate for rate in DISTORTION_RATES if lowest <= rate < codec.base_frame_rate)
-    return rates, {
+    policies: dict[str, list[MergingPolicy]] = {
         "one tau for all clips": [Threshold(threshold_of(rate)) for rate in rates],
         "lowest similarities, every clip": [ExactRate(rate) for rate in rates],
         "least variance, every clip": [MinimumVariance(rate) for rate in rates],
         "uniform": [Uniform(rate) for rate in rates],
     }
+    for name in names:
+        policies[name] = [make_policy(name, frame_rate=rate) for rate in rates]
+    return rates, policies
 
 
 def _merging_loss(features: Features, policy: MergingPolicy, seconds: float, cap: int | None) -> tuple[float, int]:
@@ -417,8 +425,8 @@ def _merging_loss(features: Features, policy: MergingPolicy, seconds: float, cap
         features.similarities,
         features.lengths,
         seconds=torch.tensor([seconds], dtype=torch.float64),
-        features=frames,
         max_duration=cap,
+        **features.for_policy(policy),
     )
     lost = frames - unmerge(merge(frames, durations), durations, frames.shape[2])
     return float(lost.double().square().sum()), durations.shape[1]

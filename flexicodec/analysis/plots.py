@@ -7,7 +7,7 @@ Ito's, which colour-blind readers can tell apart; markers, dashes and hatches sa
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -137,10 +137,18 @@ def _check(
         )
 
 
-def _plot_spectrogram(axes: "Axes", audio: Float[Tensor, "1 samples"], tokens: Tokens) -> None:
-    """Plot the input of the semantic encoder (80 Kaldi mels every 10 ms, no dither) and a line per token boundary."""
+class LogMel(NamedTuple):
+    """A log-mel spectrogram, and where it lies in a picture."""
+
+    decibels: Float[np.ndarray, "mels windows"]
+    extent: tuple[float, float, float, float]  # start and end, seconds; lowest and highest band, mel
+    ticks: dict[str, float]  # frequencies to label, kHz, by their place in mel
+
+
+def log_mel(audio: Float[Tensor, "1 samples"], sample_rate: int) -> LogMel:
+    """Compute the input of the semantic encoder: 80 Kaldi mels every 10 ms, no dither."""
     fbank = KaldiFbank(FrontEndConfig(dither=0.0))
-    audio = resample(audio, tokens.format.sample_rate, fbank.sample_rate)
+    audio = resample(audio, sample_rate, fbank.sample_rate)
     audio = pad(audio, (0, max(0, fbank.frame_length - audio.shape[1])))
     decibels = fbank.fbank(audio)[0].T.numpy() * (10 / math.log(10))
 
@@ -150,17 +158,25 @@ def _plot_spectrogram(axes: "Axes", audio: Float[Tensor, "1 samples"], tokens: T
     low = _mel(20.0)
     high = _mel(fbank.sample_rate / 2)
     half_band = (high - low) / (len(decibels) + 1) / 2
+    extent = (first, first + hop * decibels.shape[1], low + half_band, high - half_band)
+    return LogMel(decibels, extent, {f"{hertz / 1000:g}": _mel(hertz) for hertz in (250, 500, 1000, 2000, 4000)})
+
+
+def _plot_spectrogram(axes: "Axes", audio: Float[Tensor, "1 samples"], tokens: Tokens) -> None:
+    """Plot the log-mel spectrogram and a line per token boundary."""
+    spectrogram = log_mel(audio, tokens.format.sample_rate)
+    loudest = spectrogram.decibels.max()
     axes.imshow(
-        decibels,
+        spectrogram.decibels,
         origin="lower",
         aspect="auto",
         interpolation="nearest",
         cmap="gray_r",
-        vmin=decibels.max() - DYNAMIC_RANGE_DB,
-        vmax=decibels.max(),
-        extent=(first, first + hop * decibels.shape[1], low + half_band, high - half_band),
+        vmin=loudest - DYNAMIC_RANGE_DB,
+        vmax=loudest,
+        extent=spectrogram.extent,
     )
-    axes.set_yticks([_mel(hertz) for hertz in (250, 500, 1000, 2000, 4000)], ["0.25", "0.5", "1", "2", "4"])
+    axes.set_yticks(list(spectrogram.ticks.values()), list(spectrogram.ticks))
     axes.set_ylabel("log-mel spectrogram\nfrequency (kHz)")
     axes.vlines(tokens.times(0)[1:, 0].numpy(), *axes.get_ylim(), colors=COLOURS[1], linewidth=0.8)
 
@@ -261,7 +277,7 @@ def plot_rate_curve(study: "StudyResults") -> "Figure":
     if clip_rates.shape[1]:
         low, high = np.quantile(clip_rates, [0.05, 0.95], axis=1)
         axes.fill_between(curve.thresholds, low, high, color=COLOURS[0], alpha=0.2, lw=0, label="90 % of the clips")
-    axes.plot(curve.thresholds, curve.corpus, color=COLOURS[0], label="all clips together")
+    axes.plot(curve.thresholds, curve.corpus, color=COLOURS[0], marker=".", markersize=4, label="all clips together")
     for i, each in enumerate(study.fixed, start=1):
         assert each.setting.threshold is not None
         label = f"{each.setting.name}: threshold {each.setting.threshold:.3f}"
@@ -283,7 +299,7 @@ def plot_distortion(study: "StudyResults") -> "Figure":
     rates = distortion.tokens.sum(2) / distortion.seconds.sum()
     lost = distortion.lost.sum(2) / max(float(distortion.whole.sum()), 1e-8)
     for i, name in enumerate(distortion.policies):
-        axes.plot(rates[i], lost[i], label=name, **_markers(i) | {"linestyle": DASHES[i]})
+        axes.plot(rates[i], lost[i], label=name, **_markers(i) | {"linestyle": DASHES[i % len(DASHES)]})
     axes.set(xlabel="tokens per second (Hz)", ylabel="share of the features' energy lost (NMSE)")
     axes.set_ylim(bottom=0)
 

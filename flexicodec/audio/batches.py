@@ -6,7 +6,7 @@ and zero beyond each item's length.
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -124,7 +124,7 @@ def as_batch(
 
     Args:
         audio: `[S]`, `[B, S]` or `[B, C, S]`, a tensor or numpy array, which is not modified. Floats have full scale 1;
-            int16 is divided by 2^15, int32 by 2^31.
+            int16 is divided by 2^15, int32 by 2^31. Or what torchcodec returns, which has a rate of its own.
         lengths: Valid samples per item, counted in `audio` as passed (before resampling); None means all. Values
             behind them, NaN included, change nothing.
         sample_rate: Hz of `audio`; None means `target_sample_rate`.
@@ -143,6 +143,7 @@ def as_batch(
             of int16 samples that were only cast to float.
     """
     # Check everything before the audio is copied.
+    audio, sample_rate = _samples_and_rate(audio, sample_rate)
     if channels is not None:
         check_channels(channels)
     sample_rate = target_sample_rate if sample_rate is None else check_sample_rate(sample_rate)
@@ -159,6 +160,23 @@ def as_batch(
         mono, valid = _resample_items(mono, valid, sample_rate, target_sample_rate)
     target_device = mono.device if device is None else device
     return mono.to(target_device), valid.to(target_device)
+
+
+def _samples_and_rate(audio: Any, sample_rate: int | None) -> tuple[Any, int | None]:
+    """Return the data [1, C, S] and the rate of torchcodec's samples or decoder; other audio as it is.
+
+    They are known by their attributes, as importing torchcodec fails beside many versions of torch.
+    """
+    if isinstance(audio, Tensor | np.ndarray):
+        return audio, sample_rate
+    if hasattr(audio, "get_all_samples"):  # a decoder, as in an audio column of datasets
+        audio = audio.get_all_samples()
+    if not hasattr(audio, "sample_rate") or not isinstance(getattr(audio, "data", None), Tensor):
+        return audio, sample_rate
+    if sample_rate not in (None, audio.sample_rate):
+        raise ValueError(f"sample_rate is {sample_rate}, but the samples say {audio.sample_rate}; leave it out")
+    data = audio.data
+    return data[None] if data.ndim == 2 else data, int(audio.sample_rate)
 
 
 def check_sample_rate(value: int, name: str = "sample_rate") -> int:

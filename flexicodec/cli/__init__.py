@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import flexicodec
-from flexicodec.cli import analyze, codec_verbs, evaluate, info, pack, probe, tokenize, train, tts, verify
+from flexicodec.cli import analyze, codec_verbs, demo, evaluate, info, pack, probe, tokenize, train, tts, verify
 from flexicodec.cli.file_jobs import one_line
 from flexicodec.cli.options import Verb
 
@@ -23,6 +23,7 @@ VERBS = {  # in the order of --help
     "calibrate": codec_verbs.CALIBRATE,
     "evaluate": Verb(evaluate.HELP, evaluate.add_arguments, evaluate.run),
     "analyze": Verb(analyze.HELP, analyze.add_arguments, analyze.run),
+    "demo": demo.DEMO,
     "verify": Verb(verify.HELP, verify.add_arguments, verify.run),
     "export": codec_verbs.EXPORT,
     "manifest": train.MANIFEST,

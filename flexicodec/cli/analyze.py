@@ -35,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--threshold", nargs="+", type=float, metavar="TAU", default=[], help="thresholds to use as they are")
     add("--per-clip", action="store_true", help="also encode every clip at exactly each frame rate")
+    add(
+        "--policy", nargs="+", metavar="NAME", default=[],
+        help="further merging policies whose distortion is compared, such as joint or centroid:cap=6 (docs/merging.md)",
+    )  # fmt: skip
     options.add_codebooks(parser)
     add("--limit", type=int, metavar="N", help="most clips to use, evenly spread over the manifest")
     add(
@@ -96,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         frame_rates=frame_rates,
         thresholds=args.threshold,
         per_clip=args.per_clip,
+        policies=args.policy,
         num_codebooks=args.codebooks,
         source=args.phones,
         recognizer=recognizer,

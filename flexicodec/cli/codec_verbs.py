@@ -128,16 +128,19 @@ def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `calibrate`."""
     parser.add_argument("inputs", nargs="+", metavar="FOLDER", help="folders of speech, audio files or manifests")
     parser.add_argument("--frame-rate", required=True, type=float, metavar="HZ", help="tokens per second on average")
+    policy_help = "rule whose threshold, or else price, is found (docs/merging.md; default: threshold)"
+    parser.add_argument("--policy", metavar="NAME[:SETTING=VALUE,...]", help=policy_help)
     options.add_model(parser)
 
 
 def calibrate(args: argparse.Namespace) -> int:
     """Print the threshold and the frame rate it gives, and return the exit code."""
     codec = options.load_codec(args)
-    found = flexicodec.calibrate(codec, args.inputs, args.frame_rate, progress=sys.stderr.isatty())
+    chosen = {} if args.policy is None else {"policy": args.policy}
+    found = flexicodec.calibrate(codec, args.inputs, args.frame_rate, progress=sys.stderr.isatty(), **chosen)
     for file_and_reason in found.skipped:
         print(f"flexicodec: skipped {file_and_reason}", file=sys.stderr)
-    print(f"threshold {found.threshold:.6g}")
+    print(f"threshold {found.threshold:.6g}" if args.policy is None else f"policy {found.policy}")
     print(f"frame rate {found.mean:.3f} Hz, standard deviation {found.std:.3f} Hz over {found.n} clips")
     return 1 if found.skipped else 0
 

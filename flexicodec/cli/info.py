@@ -105,6 +105,16 @@ def show_folder(args: argparse.Namespace, path: Path) -> int:
     return 0
 
 
+def decoder_context(codec: "Codec") -> Row:
+    """Say on how much of a clip decoded audio depends: what chunks have to repeat, and streams wait for."""
+    before = codec.decoder_context_frames
+    stream = codec.streaming_decoder()
+    if before is None:
+        return "decoder context", "the whole clip"
+    tokens = f", {stream.lookahead_tokens} tokens" if stream.lookahead_tokens else ""
+    return "decoder context", f"{before} frames before{tokens} and {stream.lookahead_frames} frames after"
+
+
 def print_model(name: str, codec: "Codec") -> None:
     """Print a model's identity, the size of its parts, and its config as the YAML it can be built from."""
     from flexicodec.config import dump_yaml
@@ -114,7 +124,7 @@ def print_model(name: str, codec: "Codec") -> None:
     parts = [(f"  {part}", f"{count:,}") for part, count in parameter_counts(codec).items() if part != "total"]
     report = getattr(codec, "load_report", None)
     loaded = [] if report is None else describe_load(report)
-    print_rows([*describe_model(name, codec), *parts, *loaded])
+    print_rows([*describe_model(name, codec), decoder_context(codec), *parts, *loaded])
     print("config")
     text = dump_yaml(codec.config_dict(), width=100, flow=None)
     print("".join(f"  {line}\n" for line in text.splitlines()), end="")

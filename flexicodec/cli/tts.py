@@ -22,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rate.add_argument("--frame-rate", type=float, metavar="HZ", help=rate_help)
     rate.add_argument("--threshold", type=float, metavar="TAU", help="the same as a merging threshold (0.86, 0.91)")
     parser.add_argument("--language", default="en", metavar="CODE", help="language of the text (default: %(default)s)")
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="another seed speaks in another way (default: 0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another reading (default: 0)")
     steps_help = "steps of the decoder; fewer are faster (default: %(default)s)"
     parser.add_argument("--steps", type=int, default=15, metavar="N", help=steps_help)
     guidance_help = "how strongly the decoder follows tokens and voice; 0 is twice as fast (default: %(default)s)"

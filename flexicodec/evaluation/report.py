@@ -48,7 +48,7 @@ AXES = {"bitrate_kbps": "measured kbps", "frame_rate_hz": "measured tokens per s
 # From Okabe and Ito's palette, which colour-blind readers can tell apart; markers and dashes say the same in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
-DODGE = 0.03  # as a share: settings of one rate are drawn side by side, so their intervals can be told apart
+DODGE = 0.03  # as a share: intervals of settings of one rate are drawn side by side, to tell them apart
 LOG_RATIO = 4.0  # ratio of frame rates from which on their axis is logarithmic
 
 
@@ -111,7 +111,7 @@ def main_table(summary: Summary, shown: Sequence[str] | None = None, rates: Sequ
     """Make the table of all systems and settings, without intervals; `shown` chooses metrics (default: all)."""
     columns = []
     for name in [*rates, *(summary.metrics if shown is None else shown)]:
-        if any(_is_defined(entry.scores[name]) for entry in summary.entries):
+        if any(name in entry.scores and _is_defined(entry.scores[name]) for entry in summary.entries):
             columns.append(name)
     rows = []
     for entry in summary.entries:
@@ -135,7 +135,7 @@ def interval_table(summary: Summary) -> str:
     rows = []
     for entry in summary.entries:
         for name in [*RATES, *summary.metrics]:
-            if _is_defined(entry.scores[name]):
+            if name in entry.scores and _is_defined(entry.scores[name]):
                 rows.append([entry.name, metric_info(name).label, *_score_cells(name, entry.scores[name])])
     return markdown_table(["system", "metric", "value", "clips", "speakers"], rows)
 
@@ -282,7 +282,7 @@ def plot_quality(summary: Summary, against: str = "bitrate_kbps", shown: Sequenc
             height = truth.scores[metric].value * metric_info(metric).scale
             axes.axhline(height, color="0.35", linestyle="--", linewidth=1.1, label="recordings")
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles[label] = handle
+            handles.setdefault(label, handle)  # the line's before that of its intervals
     for axes in panels[len(shown) :]:
         axes.axis("off")
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
@@ -344,7 +344,7 @@ def _draw_panel(axes: "Axes", entries: Sequence[Entry], metric: str, against: st
     for index, (name, line) in enumerate(lines.items()):
         asked = line[-1].asked
         colour = systems.index(line[0].system) if len(systems) > 1 else index
-        style: dict[str, Any] = {"markersize": 4.5, "linewidth": 1.1, "elinewidth": 1.0, "capsize": 2}
+        style: dict[str, Any] = {"markersize": 4.5, "linewidth": 1.1}
         style["color"] = COLOURS[colour % len(COLOURS)]
         style["marker"] = MARKERS[counts.index(asked.get("codebooks") or 0) % len(MARKERS)]
         style["linestyle"] = ":" if asked.get("policy") else "-"
@@ -353,13 +353,17 @@ def _draw_panel(axes: "Axes", entries: Sequence[Entry], metric: str, against: st
             shift += DODGE * (index - (len(lines) - 1) / 2) / len(lines)
         drawn = [entry for entry in line if entry.name in defined]
         drawn.sort(key=lambda entry: entry.scores[against].value)
-        places = [entry.scores[against].value * shift for entry in drawn]
+        places = [entry.scores[against].value for entry in drawn]
         intervals = [_drawn_interval(entry.scores[metric]) for entry in drawn]
         values = [interval.value * info.scale for interval in intervals]
         below = [abs(interval.value - interval.low) * info.scale for interval in intervals]
         above = [abs(interval.value - interval.high) * info.scale for interval in intervals]
         if drawn:
-            axes.errorbar(places, values, (below, above), label=name, **style)
+            # Points where they were measured; their intervals beside those of the same rate.
+            axes.plot(places, values, label=name, **style)
+            shifted = [place * shift for place in places]
+            bars = {"color": style["color"], "linestyle": "", "elinewidth": 1.0, "capsize": 2}
+            axes.errorbar(shifted, values, (below, above), label=name, **bars)
     # Title and axes.
     direction = "higher" if info.higher_is_better else "lower"
     axes.set_title(f"{info.label}, {direction} is better", fontsize=8.5)

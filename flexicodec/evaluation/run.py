@@ -25,7 +25,7 @@ from flexicodec.evaluation.metrics.suite import SAMPLE_RATE, MetricConfig, Metri
 from flexicodec.evaluation.perturbations import Perturbation
 from flexicodec.evaluation.results_store import Key, ResultsWriter, Row, row_key, token_path
 from flexicodec.evaluation.systems import GROUND_TRUTH, GroundTruth, Reconstruction, Setting, Sweep, System, open_system
-from flexicodec.parallel import BrokenProcessPool, share
+from flexicodec.parallel import BrokenProcessPool, default_settings, share
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Results:
         return [row for row in self.rows if "error" in row]
 
 
+@default_settings()
 def evaluate_corpus(
     utterances: Sequence[Utterance],
     models: Sequence[str | System],

@@ -37,6 +37,7 @@ RATES = {
     "file_kbps": MetricInfo("kbps of files"),
     "entropy_kbps": MetricInfo("kbps, entropy-coded"),
 }
+NEW_RATES = ("bitrate_mask_kbps", "bitrate_entropy_kbps")  # which rows of older runs lack
 # By kind: the name of a model's metric is KIND.SPEC, as in wer.ctc:recognizer-mini. An empty transcript has an error
 # rate of 1, and PESQ ends a little above 1.
 METRICS = RATES | {
@@ -282,13 +283,14 @@ def _entry(table: MetricTable, group: tuple[str, str], names: Sequence[str], ask
                 empty[name] = num_empty
         elif num_undefined and not (num_undefined == num_measured and metric_kind(name) in OF_TOKENS):
             undefined[name] = num_undefined
+    rates = [name for name in RATES if name not in NEW_RATES or name in table.groups[group]]
     return Entry(
         system=group[0],
         setting=group[1],
         asked=asked,
         clips=num_measured,
         failed=len(is_measured) - num_measured,
-        scores={name: table.score(group, name) for name in [*RATES, *names]},
+        scores={name: table.score(group, name) for name in [*rates, *names]},
         undefined=undefined,
         heard=heard,
         empty=empty,

@@ -15,6 +15,7 @@ from torch import Tensor
 from flexicodec.lm.codes import Codes
 from flexicodec.lm.layout import Layout
 from flexicodec.lm.vocabulary import Ids, read_ids
+from flexicodec.token_format import Integers
 from flexicodec.tokens import Tokens
 
 
@@ -72,7 +73,7 @@ def interleave(
 
 
 def deinterleave(
-    layout: Layout, ids: Ids, audio_lengths: Sequence[int] | None = None
+    layout: Layout, ids: Ids, audio_lengths: Integers | int | None = None
 ) -> tuple[list[list[int]], list[int], Tokens]:
     """Read pieces of text, counts and tokens from a sequence that `interleave` wrote.
 

@@ -3,7 +3,6 @@
 A framed clip begins with START, after the id of its rate where that is written, and ends with END.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from flexicodec.lm.codes import Codes, Field, Stream, spans
 from flexicodec.lm.vocabulary import Ids, Kind, Vocabulary, read_ids
+from flexicodec.token_format import Integers
 from flexicodec.tokens import Tokens
 
 
@@ -81,7 +81,7 @@ class Layout:
         ids, _ = self.arrange(Codes.of(tokens), framed, rates)
         return torch.from_numpy(ids if self.is_delayed else ids[0])
 
-    def decode(self, ids: Ids, audio_lengths: Sequence[int] | None = None) -> Tokens:
+    def decode(self, ids: Ids, audio_lengths: Integers | int | None = None) -> Tokens:
         """Read one clip of ids, framed or not, as tokens.
 
         Args:

@@ -18,6 +18,7 @@ from flexicodec.lm.batches import PackedBatch
 from flexicodec.lm.codes import spans
 from flexicodec.lm.layout import Layout
 from flexicodec.lm.packed import PackedTokens
+from flexicodec.token_format import check_kept
 
 _BLOCK = 100_000  # clips whose lengths are counted at a time
 _SOURCES = 2**32  # stream of random numbers that chooses datasets; those below permute clips
@@ -79,11 +80,10 @@ class PackedDataset(Dataset[dict[str, np.ndarray]]):
             )
         for each in self.packed:
             layout.vocabulary.check_format(each.vocabulary.format)
-            if layout.num_codebooks > each.vocabulary.num_codebooks:
-                raise ValueError(
-                    f"{layout.name} writes {layout.num_codebooks} acoustic codebooks, {each.folder} was packed with "
-                    f"{each.vocabulary.num_codebooks}"
-                )
+            try:
+                check_kept(layout.num_codebooks, each.vocabulary.num_codebooks, layout.vocabulary.format)
+            except ValueError as error:
+                raise ValueError(f"{layout.name} does not fit {each.folder}: {error}") from error
             if self.text is not None and (each.text is None or layout.is_delayed):
                 reason = (
                     "delayed layouts have no ids for it" if layout.is_delayed else f"{each.folder} was packed without"

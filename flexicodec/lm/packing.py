@@ -20,7 +20,7 @@ from flexicodec.corpus.token_dataset import Choice, TokenDataset, read_json, wri
 from flexicodec.corpus.token_tables import TableHeader, flat_codes, parquet, read_table, table_tokens
 from flexicodec.lm.packed import IDS_FILE, RECORD_FILE, VERSION, VOCABULARY_FILE, PackedTokens
 from flexicodec.lm.vocabulary import Vocabulary
-from flexicodec.token_format import TokenFormat
+from flexicodec.token_format import TokenFormat, check_kept
 
 SCALARS = ("id", "num_samples", "speaker", "language", "corpus")
 # Two packings are compared by these; units come one after the other.
@@ -61,8 +61,7 @@ def pack(
     _check_sources(sources)
     dataset, choice = sources[0]
     kept = choice.num_codebooks if num_codebooks is None else num_codebooks
-    if not 0 <= kept <= choice.num_codebooks:
-        raise ValueError(f"{kept} acoustic codebooks asked, {dataset.folder / choice.name} has {choice.num_codebooks}")
+    check_kept(kept, choice.num_codebooks, dataset.format)
     vocabulary = Vocabulary(base, dataset.format, kept)
     record = _record(sources, vocabulary, tokenizer)
     target = Path(output)

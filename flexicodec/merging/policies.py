@@ -219,6 +219,7 @@ class Selector:
 
     uses_features = False
     uses_acoustic = False
+    setting_range = (1e-6, 1e6)  # in which `calibrate` looks for a threshold or price
     cap: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:

@@ -52,7 +52,9 @@ class PolicyKind:
 
 
 LEAST_COST = {"frame_rate": LeastCost, "price": LeastCost}
-JOINT = {"cost": "joint", "acoustic": 0.5, "length_power": 1.0}
+# Relative to their energies, acoustic features (of a spectral encoder) vary ten times as much within tokens as
+# semantic ones (of Moonshine): with this share neither stream loses much.
+JOINT = {"cost": "joint", "acoustic": 0.2, "length_power": 1.0}
 POLICIES: dict[str, PolicyKind] = {
     "rate": PolicyKind({"frame_rate": ExactRate}),
     "uniform": PolicyKind({"frame_rate": Uniform}),
@@ -143,6 +145,23 @@ def needed_setting(text: str) -> str | None:
     control = "frame_rate" if "frame_rate" in KINDS[name].forms else "threshold"
     make_policy(text, **{control: 1.0})
     return control
+
+
+def fitted_setting(text: str) -> str:
+    """Return which setting of a policy can be found for a corpus: its threshold, or else its price.
+
+    Raises:
+        ValueError: It has neither, or the text decides the rate already.
+    """
+    name, settings = parse_policy(text)
+    forms = KINDS[name].forms
+    decided = [key for key in settings if key in forms]
+    if decided:
+        raise ValueError(f"policy {text!r} has a {decided[0]} already; leave it out, so that one is found")
+    fitted = [key for key in ("threshold", "price") if key in forms]
+    if not fitted:
+        raise ValueError(f"policy {text!r} meets a frame rate in every clip; it has no threshold and no price to find")
+    return fitted[0]
 
 
 def rate_setting(policy: MergingPolicy) -> str:

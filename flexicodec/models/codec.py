@@ -139,7 +139,8 @@ class Codec(nn.Module, ABC):
         """Turn audio into tokens.
 
         Args:
-            audio: [S] or [B, S], tensor or array, float in [-1, 1] or int16; [B, C, S] where `channels` is given.
+            audio: [S] or [B, S], tensor or array, float in [-1, 1] or int16; [B, C, S] where `channels` is given. Or
+                torchcodec's `AudioSamples` or `AudioDecoder`, which know their rate.
             lengths: Valid samples of each item, of the audio as passed; None means all.
             options: The keyword arguments below; a family refuses those it does not have.
 
@@ -310,6 +311,18 @@ class Codec(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} does not encode streams")
 
+    @property
+    def decoder_context_frames(self) -> int | None:
+        """Frames before its own that decoded audio depends on; None where attention spans the clip.
+
+        Measured at first use, by decoding two short clips. A decoder without states needs as many tokens of context
+        before a chunk, at any rate; what it needs behind it are `lookahead_tokens` and `lookahead_frames` of
+        `streaming_decoder()`.
+        """
+        from flexicodec.models.streaming.code_to_wave import measure_context
+
+        return measure_context(self)
+
     def stream_stages(self, settings: Any) -> Any:
         """Return the modules that a streaming decoder runs: `stream_inputs` in, samples [B, 1, S] out."""
         raise NotImplementedError(f"{type(self).__name__} does not stream")
@@ -453,7 +466,9 @@ class Codec(nn.Module, ABC):
         """
         self.format.check(tokens, self.num_codebooks, may_be_empty=may_be_empty)
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype | None = None, *, transformers: bool = False
+    ) -> Path:
         """Write `config.json` and `model.safetensors`, which `flexicodec.load(folder)` opens again.
 
         Args:
@@ -462,11 +477,14 @@ class Codec(nn.Module, ABC):
                 fingerprint does not change, except with torch.int8: it rounds rows of matrices to 8 bits, which makes
                 another model that sounds alike, in half of that file. A frozen encoder with the weights that ship
                 with this package is not stored again: `config.json` then names them.
+            transformers: Also write what `AutoModel.from_pretrained(folder, trust_remote_code=True)` needs; FlexiCodec
+                only. See `flexicodec.transformers_model`.
 
         Raises:
-            ValueError: Parts of the model were not loaded.
+            ValueError: Parts of the model were not loaded, or transformers cannot open this family.
         """
         self._check_whole("saved")
+        remote_code = self._remote_code() if transformers else None
         state = self.state_dict()
         shipped = self.shipped_parts()
         if shipped:
@@ -485,7 +503,20 @@ class Codec(nn.Module, ABC):
         }
         if shipped:
             held[SHIPPED_PARTS] = shipped
-        return write_model_folder(folder, held, state, dtype)
+        if remote_code is None:
+            return write_model_folder(folder, held, state, dtype)
+        # Code first: a folder that has the config is complete.
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        remote_code.write_remote_code(self, Path(folder))
+        return write_model_folder(folder, held | remote_code.remote_code_entries(self), state, dtype)
+
+    def _remote_code(self) -> Any:
+        """Return the module that makes folders for transformers."""
+        if self.model_type != "flexicodec":
+            raise ValueError(f"transformers=True is for a FlexiCodec; flexicodec.load opens a {type(self).__name__}")
+        from flexicodec import transformers_model  # imports transformers
+
+        return transformers_model
 
     def shipped_parts(self) -> dict[str, str]:
         """Return submodules whose weights ship with this package anyway, and the name of these; none by default."""

@@ -169,7 +169,7 @@ class Linear(nn.Linear):
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
         if dtype is None or input.numel() < MIN_ROWS * input.shape[-1]:
-            if not dtype == weight.dtype == torch.bfloat16:
+            if input.numel() == 0 or not dtype == weight.dtype == torch.bfloat16:
                 return F.linear(input, weight, bias)
             # A row or few: reading the weights takes all the time, and a packed copy is read in two thirds of it.
             weight = cached(weight, "matrix of few rows", lambda values: values, packed=True)

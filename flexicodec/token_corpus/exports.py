@@ -3,10 +3,11 @@
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from flexicodec.corpus.token_dataset import Choice, TokenDataset
-from flexicodec.corpus.token_tables import parquet, read_table, table_tokens, writer_options
+from flexicodec.corpus.token_tables import ROW_GROUP_SIZE, parquet, read_table, table_tokens, writer_options
 from flexicodec.io_utils import replacing
 
 MEGABYTE = 1_000_000
@@ -43,15 +44,22 @@ def merge_files(folder: str | Path, output: str | Path, megabytes: float = 512.0
 
 
 def _join(dataset: TokenDataset, choice: Choice, units: list[int], folder: Path) -> Path:
+    import pyarrow
+
     path = folder / f"{units[0]:06d}-{units[-1]:06d}.parquet"
     header, first = read_table(dataset.table_path(choice, units[0]))
     schema = first.schema.with_metadata(replace(header, unit=None).to_metadata())
     with replacing(path) as part:
         with parquet().ParquetWriter(part, schema, **writer_options(schema.names)) as writer:
+            # Row groups as large as those of a large unit: each has dictionaries of its own.
+            waiting: list[Any] = []
             for unit in units:
                 header, table = read_table(dataset.table_path(choice, unit))
                 dataset.check_header(header, dataset.table_path(choice, unit), choice)
-                writer.write_table(table.replace_schema_metadata(schema.metadata))
+                waiting.append(table.replace_schema_metadata(schema.metadata))
+                if sum(map(len, waiting)) >= ROW_GROUP_SIZE or unit == units[-1]:
+                    writer.write_table(pyarrow.concat_tables(waiting), row_group_size=ROW_GROUP_SIZE)
+                    waiting = []
     return path
 
 

@@ -119,8 +119,7 @@ def _read_line(line: bytes, manifest: Path, number: int, ids: str) -> tuple[str,
 
 def _read_other_line(line: bytes, row: dict[str, Any], manifest: Path, number: int, ids: str) -> tuple[str, float]:
     try:
-        if not states_clip(row) and row.get("duration") != 0:
-            line_clip(line, 0, manifest.parent)  # a bad row is an error here
+        if row.get("duration") != 0 and not states_clip(row):
             raise NotPlain
         clip = line_clip(line, 0, manifest.parent)
     except (TypeError, ValueError, KeyError) as error:

@@ -108,20 +108,25 @@ def is_plain(source: Path) -> bool:
         row = json.loads(first.decode("utf-8-sig"))
     except ValueError:
         return False
-    return isinstance(row, dict) and states_clip(row)
+    return _begins_plain(row)
 
 
 def states_clip(row: dict[str, Any]) -> bool:
-    """Tell whether a row of JSONL is a single clip whose duration it states."""
+    """Tell whether a row of JSONL is a single clip whose duration it states; a bad row is a `ValueError`."""
     if SHARD_KEY in row:
         return True
-    try:
-        if "segments" in row or is_cut(ListRow("", row), Path()):
-            return False
-        _, is_stated = row_utterance(folded(row), Path(), _NoFiles())
-    except (TypeError, ValueError, UnreadableClip):
+    if "segments" in row or is_cut(ListRow("", row), Path()):
         return False
+    _, is_stated = row_utterance(folded(row), Path(), _NoFiles())
     return is_stated
+
+
+def _begins_plain(row: Any) -> bool:
+    """Tell whether a list begins with such a row; what is wrong with others is said where they are listed."""
+    try:
+        return isinstance(row, dict) and states_clip(row)
+    except (TypeError, ValueError):
+        return False
 
 
 class _NoFiles(dict[Path, float]):
@@ -139,7 +144,7 @@ def unpack_manifest(source: Path, folder: Path) -> bool:
     if not source.name.lower().endswith(".jsonl.gz"):
         return False
     first = next(list_rows(source), None)
-    if first is None or not states_clip(dict(first.fields)):
+    if first is None or not _begins_plain(dict(first.fields)):
         return False
     with replacing(folder / LISTED) as part, gzip.open(source) as packed, part.open("wb") as file:
         shutil.copyfileobj(packed, file, 2**20)

@@ -123,13 +123,18 @@ def run_on_ray(
         resources = {"num_gpus": 1, "num_cpus": GPU_ACTOR_CPUS} if on_gpu else {"num_cpus": 1}
         actor_class = ray.remote(max_restarts=-1, max_task_retries=0, **resources)(UnitActor)
         count = processes or int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1))
-        first = actor_class.remote(job)
-        ready = _get(ray, first.plan.remote())
-        told({"ready": ready})
-        if not plan_only:
-            others = [actor_class.remote(job) for _ in range(min(count, len(ready["todo"])) - 1)]
-            _Driver(ray, job, [first, *others], ready["todo"], told).run()
-        return _finished(ray, actor_class, first, job)
+        return _run_actors(ray, actor_class, count, job, told, plan_only)
+
+
+def _run_actors(ray: Any, actor_class: Any, count: int, job: Job, told: Told, plan_only: bool) -> dict[str, Any]:
+    """Run a job on so many actors."""
+    first = actor_class.remote(job)
+    ready = _get(ray, first.plan.remote())
+    told({"ready": ready})
+    if not plan_only:
+        others = [actor_class.remote(job) for _ in range(min(count, len(ready["todo"])) - 1)]
+        _Driver(ray, job, [first, *others], ready["todo"], told).run()
+    return _finished(ray, actor_class, first, job)
 
 
 def _finished(ray: Any, actor_class: Any, actor: Any, job: Job) -> dict[str, Any]:

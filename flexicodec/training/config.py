@@ -221,6 +221,8 @@ class TrainingConfig:
     model: FlexiCodecConfig | NanoCodecConfig  # with encoder, decoder and quantizer: a NanoCodec; else a FlexiCodec
     data: DataConfig
     init_from: tuple[InitConfig, ...] = ()  # weights to start from, later sources over earlier ones
+    # "decoder" trains the modules that tokens do not depend on: codes and fingerprint stay those of `init_from`.
+    trained: Literal["all", "decoder"] = "all"
     rates: RateConfig = field(default_factory=RateConfig)  # ignored by models that never merge
     dropout: DropoutConfig = field(default_factory=DropoutConfig)  # ignored by a NanoCodec
     codebooks: CodebookConfig = field(default_factory=CodebookConfig)  # ignored by other quantizers
@@ -246,6 +248,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _check_counts(self, 1, "steps", "log_every", "validate_every", "save_every", "sample_every", "max_bad_steps")
+        if self.trained == "decoder" and not self.init_from:
+            raise ValueError(
+                "trained is 'decoder' and init_from is empty; name the codec whose tokens are to be decoded"
+            )
 
 
 def _check_counts(config: object, least: int, *names: str) -> None:

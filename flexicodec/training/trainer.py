@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from flexicodec.config import to_dict
 from flexicodec.models.flexicodec.model import FlexiCodec
+from flexicodec.parallel import default_settings
 from flexicodec.training.checkpoints import CheckpointFolder, restore_random_state, save_random_state
 from flexicodec.training.config import CalibratedRange, TrainingConfig
 from flexicodec.training.data import Batch, FeatureCache, read_manifests, training_batches, validation_clips
@@ -33,7 +34,7 @@ from flexicodec.training.logging.validation import save_samples, validate
 from flexicodec.training.losses import weighted_sum
 from flexicodec.training.optim import update_average
 from flexicodec.training.rate_sampling import SampledRates, calibrate_threshold_range, rate_config_for, sample_rates
-from flexicodec.training.training_state import TrainingState
+from flexicodec.training.training_state import TrainingState, set_training
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ FREE_SETTINGS = {
 }
 
 
+@default_settings()
 def train(config: TrainingConfig) -> Path:
     """Train a codec until `config.steps`, or resume the run in `config.output`; return the folder of the model."""
     return CodecTrainer(config).train()
@@ -371,7 +373,7 @@ class CodecTrainer(Trainer):
                     codec = self.state.averaged_codec()
                     save_samples(self.accelerator, codec, self.validation_clips, self.step, self.config.output)
                 self.accelerator.wait_for_everyone()
-        self.codec.train()
+        set_training(self.codec, self.config)
 
     def validate(self) -> tuple[dict[str, float], float] | None:
         """Compute the mel loss of the validation clips."""

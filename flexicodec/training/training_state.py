@@ -51,10 +51,23 @@ def build_codec(config: TrainingConfig, fresh: bool = True) -> TrainableCodec:
                 init_quantizer(codec.acoustic_quantizer)
     if fresh:
         init_from(codec, config.init_from)
-    apply_weight_norm(codec.encoder)
+    # Weight norm rounds weights, so that what is not trained goes without.
+    if config.trained == "all":
+        apply_weight_norm(codec.encoder)
     apply_weight_norm(codec.decoder)
-    codec.train()
+    for name, module in codec.named_children():
+        if config.trained == "decoder" and name in codec.token_modules:
+            module.requires_grad_(False)
+    set_training(codec, config)
     return codec
+
+
+def set_training(codec: TrainableCodec, config: TrainingConfig) -> None:
+    """Put the modules that are trained in training mode, and the others in eval mode."""
+    codec.train()
+    for name, module in codec.named_children():
+        if config.trained == "decoder" and name in codec.token_modules:
+            module.eval()
 
 
 class TrainingState:
@@ -69,7 +82,8 @@ class TrainingState:
         self.generator = OptimizedModule(generator, config.optim, config.steps)  # the codec with its losses
         self.average = make_average(self.codec, config.optim.ema_decay)
 
-        quantizer = getattr(self.codec, "acoustic_quantizer", None)
+        # Codebooks that are trained are also restarted, or learnt as running means.
+        quantizer = getattr(self.codec, "acoustic_quantizer", None) if config.trained == "all" else None
         self.restarter: DeadCodeRestarter | None = None
         if config.optim.reseed_every and isinstance(quantizer, ResidualVectorQuantizer):
             self.restarter = DeadCodeRestarter(quantizer, config.seed)
@@ -174,6 +188,7 @@ class TrainingState:
         if isinstance(codec, FlexiCodec) and codec.config.merging is not None:
             merging = replace(codec.config.merging, threshold_range=threshold_range)
             codec.config = replace(codec.config, merging=merging)
-        remove_weight_norm(codec.encoder)
+        if self.config.trained == "all":
+            remove_weight_norm(codec.encoder)
         remove_weight_norm(codec.decoder)
         return codec.save_pretrained(folder, dtype=torch.float16 if half else None)

@@ -51,23 +51,26 @@ def load_tts(
     """Load released weights.
 
     Args:
-        model: A folder, or a hub id ("owner/name"), with `artts.safetensors` and, for more than the codec's own decoding,
-            `nartts.safetensors`.
+        model: A folder, or a hub id ("owner/name"), with `artts.safetensors` and, for more than the codec's own
+            decoding, `nartts.safetensors`.
         vocoder: `vocos_emilia.safetensors` or its folder; None looks for it in the folder of the model.
         codec: For checkpoints without a codec inside. With one, it has to be the same.
         sensevoice: SenseVoiceSmall's folder, for checkpoints whose codec lacks its weights; see `flexicodec.load`.
         front_end: Text to ids; None takes espeak-ng's English, as in training.
         device: None means the CPU.
-        dtype: Of the language model and the decoder. torch.bfloat16 halves memory and is faster; the codec stays float32.
+        dtype: Of the language model and the decoder. torch.bfloat16 halves the decoder's memory and is faster; the
+            codec stays float32.
 
     Raises:
         ValueError: A file or a weight is missing, unknown or misshapen, or the models are of different codecs.
     """
     folder = _folder(model)
+    # Text to tokens.
     ar_parts = split_checkpoint(read_weights(folder / AR_FILE), AR_PREFIX)
     ar = ar_from_upstream(_settings(folder, AR_FILE), ar_parts.model)
     codecs = {AR_FILE: ar_parts.codec}
     decoder = None
+    # Tokens to audio, where the release has it.
     if (folder / DECODER_FILE).is_file():
         parts = split_checkpoint(read_weights(folder / DECODER_FILE), DECODER_PREFIX)
         flow = flow_from_upstream(_settings(folder, DECODER_FILE), parts.model)
@@ -88,6 +91,7 @@ def _folder(model: str | Path) -> Path:
     if path.is_file():
         raise ValueError(f"{model} is a file; give the folder that holds {AR_FILE}")
     if not path.is_dir():
+        # Checks the name, and that there is such a file, before gigabytes are fetched.
         path, _ = hub.locate(str(model), AR_FILE, None)
         path = hub.download(str(model), [AR_FILE, DECODER_FILE, VOCODER_FILE, "*.yaml"])
     if not (path / AR_FILE).is_file():
@@ -101,7 +105,8 @@ def _vocoder_file(folder: Path, vocoder: str | Path | None) -> Path:
         path = path / VOCODER_FILE
     if not path.is_file():
         raise ValueError(
-            f"{describe_missing(path)}; {DECODER_FILE} needs a vocoder: vocoder= names it (amphion/dualcodec-tts has it)"
+            f"{describe_missing(path)}; {DECODER_FILE} needs a vocoder: vocoder= names it (amphion/dualcodec-tts has "
+            "it)"
         )
     return path
 
@@ -123,6 +128,7 @@ def _codec_settings(folder: Path) -> Mapping[str, Any]:
 
 def _one_codec(folder: Path, states: Mapping[str, State], given: Codec | None, sensevoice: str | Path | None) -> Codec:
     """Make the codec inside the checkpoints; all of them, and the one given, have to make the same tokens."""
+    # Only the weights that tokens depend on are compared: decoders may differ.
     chosen = given
     origin = "codec="
     for file, state in states.items():

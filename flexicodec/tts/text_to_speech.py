@@ -74,6 +74,7 @@ class TextToSpeech:
     def __init__(
         self, ar: AutoregressiveTTS, codec: Codec, front_end: TextFrontend, decoder: TokenDecoder | None = None
     ) -> None:
+        # All of them have to speak of the same codes, and of the same time.
         size = codec.format.semantic_codebook_size
         sizes = {"language model": ar.config.codebook_size}
         if decoder is not None:
@@ -104,7 +105,7 @@ class TextToSpeech:
         return {threshold: NOMINAL_RATES.get(threshold) for threshold in self.ar.config.thresholds}
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "TextToSpeech":
-        """Move everything to a device; `dtype` is that of the language model and the decoder, the codec keeps its own."""
+        """Move to a device; `dtype` is that of the language model and the decoder, the codec keeps its own."""
         for module in (self.ar, self.decoder):
             if module is not None:
                 module.to(device=device, dtype=dtype)
@@ -144,9 +145,10 @@ class TextToSpeech:
             Audio at `sample_rate` of this object, and the tokens.
 
         Raises:
-            ValueError: An empty or too long text, letters or a language that the front end does not read, a reference that
-                is silent, too short or of another rate or codec, or a rate that the model does not know.
+            ValueError: An empty or too long text, letters or a language that the front end does not read, a reference
+                that is silent, too short or of another rate or codec, or a rate that the model does not know.
         """
+        # The rate is refused before anything is encoded.
         chosen = self.choose_threshold(frame_rate, threshold)
         if voice is not None and not isinstance(voice, Voice):
             voice = self.encode_voice(voice, voice_text, sample_rate=sample_rate, threshold=chosen)
@@ -182,6 +184,7 @@ class TextToSpeech:
         threshold: float | None = None,
     ) -> Voice:
         """Encode a reference at the rate of the speech to be made, once for any number of texts; see `synthesize`."""
+        # Read, and refuse what no voice can be taken from.
         chosen = self.choose_threshold(frame_rate, threshold)
         name = "the reference"
         if isinstance(voice, str | Path):
@@ -221,6 +224,7 @@ class TextToSpeech:
         codes = durations = empty
         if voice is not None:
             self._check_voice(voice, threshold)
+            # Text and tokens of the reference go in front of the new text, or neither does.
             if voice.text is not None:
                 text = voice.text + PAUSE + text
                 assert voice.tokens.semantic is not None
@@ -250,6 +254,7 @@ class TextToSpeech:
             ValueError: Tokens, or a voice, of another codec, or more than one clip.
         """
         self.codec.check_tokens(tokens)
+        # Prompts of a batch would have to be equally long.
         if len(tokens) != 1:
             raise ValueError(f"{len(tokens)} clips; decode them one by one: tokens[0], tokens[1], ...")
         if self.decoder is None:

@@ -58,6 +58,19 @@ def test_distortion_of_merging(gathered):
     assert rates == pytest.approx(np.broadcast_to(found.frame_rates, rates.shape), rel=0.05)
 
 
+def test_further_policies_are_compared(listening_codec, utterances):
+    names = ("joint:acoustic=0.5", "centroid:cap=4")
+    found = collect(listening_codec, utterances[:2], thresholds=(0.9,), policies=names).distortion
+    assert found.policies[4:] == names
+    least = list(found.policies).index("least variance, every clip")
+    assert (found.tokens[4] == found.tokens[least]).all()
+    assert (found.lost[4] >= found.lost[least] - 1e-6).all()
+    assert (found.tokens[5] >= found.tokens[least]).all()  # a lower cap may take more
+    for name, message in (("centriod", "did you mean 'centroid'"), ("density-peaks", "and not frame_rate")):
+        with pytest.raises(ValueError, match=message):
+            collect(listening_codec, utterances[:2], thresholds=(0.9,), policies=[name])
+
+
 def test_missing_phones_are_counted(listening_codec, utterances, tmp_path):
     bad = tmp_path / "bad.TextGrid"
     bad.write_text("no grid")

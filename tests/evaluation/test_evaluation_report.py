@@ -77,8 +77,11 @@ def test_points_lie_where_they_were_measured(summary):
     assert not [line for line in first.lines if line.get_label() == "recordings"]
 
 
-def test_points_of_equal_rate_are_shifted_apart(summary):
+def test_intervals_of_equal_rate_are_shifted_apart_and_points_are_not(summary):
     figure = plot_quality(summary, "frame_rate_hz", ["stoi"])
+    rates = [summary.find(name).scores["frame_rate_hz"].value for name in ("one, 6 Hz", "one, 12 Hz")]
+    (points,) = [line for line in figure.axes[0].lines if line.get_label() == "one, 2 codebooks"]
+    np.testing.assert_allclose(points.get_xdata(), rates)
     places = [bar.lines[0].get_xdata()[0] for bar in figure.axes[0].containers]
     assert places[0] < summary.find("one, 6 Hz").scores["frame_rate_hz"].value < places[1]
 

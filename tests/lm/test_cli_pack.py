@@ -60,7 +60,7 @@ def test_a_base_that_is_larger(tokens, tokenizer, tmp_path):
     ("change", "message"),
     [
         (["--frame-rate", "8.33"], "no tokens of 8.33; expected one of made"),
-        (["--codebooks", "9"], "9 acoustic codebooks asked"),
+        (["--codebooks", "9"], "9 acoustic codebooks asked, 2 there"),
         (["--tokenizer", "nowhere.json"], "nowhere.json is missing"),
         (["--base", "-1"], "base is -1"),
     ],

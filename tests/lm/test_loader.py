@@ -198,7 +198,7 @@ def test_seeds_decide_and_global_randomness_does_not(packed):
         (lambda data: PackedDataset(data.packed, LAYOUTS["delayed"], 99, text="after"), "delayed layouts have no ids"),
         (
             lambda data: PackedDataset(data.packed, make_layout("flat", Vocabulary(0, FLEXI, 3)), 99),
-            "flat writes 3 acoustic codebooks, .* was packed with 2",
+            "flat does not fit .*: 3 acoustic codebooks asked, 2 there",
         ),
     ],
 )

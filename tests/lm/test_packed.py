@@ -10,7 +10,7 @@ import pytest
 
 from flexicodec import TokenFormat, read_audio
 from flexicodec.corpus import token_dataset
-from flexicodec.lm import make_layout
+from flexicodec.lm import Vocabulary, make_layout
 from flexicodec.lm.loader import PackedDataset
 from flexicodec.lm.packed import PackedTokens
 from flexicodec.lm.packing import pack
@@ -160,9 +160,19 @@ def test_outputs_with_something_else_are_refused(tmp_path):
         pack(folder, tmp_path / "notes")
 
 
+def test_parallel_codebooks_stay_together(tmp_path):
+    parallel = replace(NANO, parallel_codebooks=True)
+    folder = make_folder(tmp_path / "tokens", [random_clips(1, 3, parallel, 3)], format=parallel, num_codebooks=3)
+    with pytest.raises(ValueError, match="2 of 3 parallel codebooks asked"):
+        pack(folder, tmp_path / "packed", num_codebooks=2)
+    packed = pack(folder, tmp_path / "packed")
+    with pytest.raises(ValueError, match="flat does not fit .*packed: 2 of 3 parallel codebooks"):
+        PackedDataset(packed, make_layout("flat", Vocabulary(0, parallel, 2)), 100)
+
+
 def test_other_mistakes_are_named(tmp_path):
     folder = make_folder(tmp_path / "tokens", [random_clips(1, 3), random_clips(2, 3)])
-    with pytest.raises(ValueError, match="3 acoustic codebooks asked, .*made has 2"):
+    with pytest.raises(ValueError, match="3 acoustic codebooks asked, 2 there"):
         pack(folder, tmp_path / "packed", num_codebooks=3)
     with pytest.raises(ValueError, match="no tokens of 8.33; expected one of made"):
         pack(folder, tmp_path / "packed", 8.33)

@@ -117,10 +117,10 @@ def test_the_count_of_the_centroid_rule_is_not_monotone():
 @pytest.mark.parametrize("cap", [None, 3, 8])
 def test_centroids_at_a_rate_are_those_of_a_threshold_where_one_gives_the_count(cap):
     same = other = 0
-    for seed in range(12):
+    for seed in range(4):
         x, similarities, lengths, seconds = clips([20], seed=seed, dim=6)
         by_count = {}
-        for tau in torch.linspace(-1, 1, 400).tolist():
+        for tau in torch.linspace(-1, 1, 120).tolist():
             (row,) = rows(Centroid(tau)(similarities, lengths, features=x, max_duration=cap))
             by_count.setdefault(len(row), []).append(row)
         for count in range(fewest(20, cap), 21):
@@ -129,7 +129,7 @@ def test_centroids_at_a_rate_are_those_of_a_threshold_where_one_gives_the_count(
             assert len(row) == count
             same += row in by_count.get(count, [])
             other += count in by_count and row not in by_count[count]
-    assert same > 10 * other
+    assert same > 10 * other  # bisection need not find a threshold that exists
 
 
 # -- Top-k ------------------------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ NAMED = [
     ("variance:price=0.5", {}, MinimumVariance(price=0.5), "variance"),
     ("centroid", {"threshold": 0.9}, Centroid(0.9), "centroid"),
     (" joint : acoustic = 0.3 ", {"frame_rate": 5}, LeastCost(5.0, None, "joint", 0.3, 1.0), "joint:acoustic=0.3"),
-    ("joint:threshold=.4", {}, RunningCost(0.4, 0.5, 1.0), "joint"),
-    ("joint:length_power=0", {"threshold": 0.4}, RunningCost(0.4, 0.5, 0.0), "joint:length_power=0"),
+    ("joint:threshold=.4", {}, RunningCost(0.4, 0.2, 1.0), "joint"),
+    ("joint:length_power=0", {"threshold": 0.4}, RunningCost(0.4, 0.2, 0.0), "joint:length_power=0"),
 ]
 
 
@@ -67,9 +67,9 @@ def resolve(**choice):
 def test_the_choice_of_a_call_and_its_note():
     assert resolve() == (Threshold(0.9), {"policy": "threshold", "threshold": 0.9})
     assert resolve(frame_rate=5) == (ExactRate(5.0), {"policy": "rate", "frame_rate": 5.0})
-    assert resolve(frame_rate=5, default_policy="joint:acoustic=0.2") == (
-        LeastCost(5.0, None, "joint", 0.2, 1.0),
-        {"policy": "joint:acoustic=0.2", "frame_rate": 5.0},
+    assert resolve(frame_rate=5, default_policy="joint:acoustic=0.4") == (
+        LeastCost(5.0, None, "joint", 0.4, 1.0),
+        {"policy": "joint:acoustic=0.4", "frame_rate": 5.0},
     )
     assert resolve(threshold=0.5, default_policy="joint")[0] == Threshold(0.5)
     assert resolve(policy="centroid", threshold=0.5)[1] == {"policy": "centroid", "threshold": 0.5}

@@ -7,6 +7,13 @@ import torch
 
 import flexicodec
 from flexicodec import Tokens
+from flexicodec.corpus import read_manifest
+from flexicodec.evaluation.metrics.suite import MetricConfig
+from flexicodec.evaluation.run import EvaluationConfig, evaluate_corpus
+from flexicodec.evaluation.systems import Sweep
+from flexicodec.training.logging import read_curves
+from flexicodec.training.trainer import train
+from tests.training.recipes import make_recogniser, recipe
 
 
 @contextmanager
@@ -152,4 +159,41 @@ def test_recognisers_neither(name):
         recognizer = Recognizer.load("recognizer-mini")
         found = recognizer.log_probs(audio)[0], recognizer.align(audio, None, ["a", "b"])
     assert torch.equal(found[0], expected[0])
+    assert found[1] == expected[1]
+
+
+# ------------------------------------------------------------------------------------------------ training, evaluation
+
+QUICK = ("default dtype float64", "on meta", "inference mode")
+settings_by_speed = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SETTINGS]
+
+
+def trained(folder, manifest, recogniser):
+    """Losses of two training steps, and what the model gives."""
+    config = recipe(manifest, folder / "run", recogniser, steps=2, save_every=2, adversarial=None)
+    codec = flexicodec.load(train(config))
+    audio, lengths = noise(codec)
+    curves = read_curves(folder / "run" / "curves.jsonl")
+    return [value for _, value in curves["loss/total"]], codec.encode(audio, lengths).durations.shape[0]
+
+
+def evaluated(folder, manifest, model):
+    """Rows of an evaluation without models."""
+    measures = MetricConfig(metrics=("stoi", "mel_distance"), transcribers=(), speaker_encoders=(), mos=())
+    sweep = Sweep(frame_rates=(6.25,))
+    found = evaluate_corpus(read_manifest(manifest)[:2], [f"m={model}"], folder, EvaluationConfig(measures, sweep))
+    assert not found.failed
+    return [{key: row.get(key) for key in ("stoi", "mel_distance", "bitrate_kbps")} for row in found.rows]
+
+
+@pytest.mark.parametrize("name", settings_by_speed)
+def test_training_and_evaluation_neither(name, manifest, whole, tmp_path):
+    model = whole.save_pretrained(tmp_path / "model")
+    recogniser = make_recogniser(tmp_path / "recogniser")
+    expected = trained(tmp_path / "plain", manifest, recogniser), evaluated(tmp_path / "rows", manifest, model)
+    before = torch.get_default_dtype()
+    with SETTINGS[name]():
+        found = trained(tmp_path / "set", manifest, recogniser), evaluated(tmp_path / "set-rows", manifest, model)
+    assert torch.get_default_dtype() == before
+    assert found[0][0] == pytest.approx(expected[0][0], rel=1e-4)
     assert found[1] == expected[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flexicodec.models.tts.ar import AutoregressiveTTS
 from flexicodec.models.tts.config import ARConfig, CausalStackConfig, FlowMatchingConfig, VocosConfig
 from flexicodec.models.tts.convert_upstream import (
     ALIGNMENT_NAMES,
@@ -21,7 +22,6 @@ from flexicodec.models.tts.convert_upstream import (
     vocos_from_upstream,
 )
 from flexicodec.models.tts.flow_matching import AlignmentHead, FlowMatchingDecoder
-from flexicodec.models.tts.ar import AutoregressiveTTS
 from flexicodec.models.tts.vocos import Vocos
 from flexicodec.weights import meta_device
 
@@ -43,6 +43,8 @@ AR = {
     "text_token_size": 11,
     "speech_token_size": 30,
     "spk_embed_dim": 4,
+    "flex_framerate": True,
+    "flex_framerate_options": [0.86, 0.91],
 }
 FLOW = {"mel_dim": 10, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "cond_codebook_size": 30}
 VOCOS = {"input_channels": 10, "dim": 12, "intermediate_dim": 24, "num_layers": 2, "n_fft": 16, "hop_size": 4}

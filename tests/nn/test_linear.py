@@ -36,6 +36,16 @@ def test_fast_and_plain_ways_are_both_taken(monkeypatch):
     assert len(calls) == (2 if torch.bfloat16 in onednn._supported_dtypes() else 0)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 7, 20])
+def test_weights_in_half_precision(rows):
+    layer = Linear(48, 96, dtype=torch.bfloat16)
+    x = torch.randn(rows, 48).bfloat16()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), rtol=0.02, atol=0.02)
+        layer.weight.mul_(2)  # a packed copy is no longer good
+        torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), rtol=0.02, atol=0.02)
+
+
 def test_gradients_flow():
     layer = Linear(8, 4)
     layer(torch.randn(32, 8)).sum().backward()

@@ -1,5 +1,7 @@
 """What is made of folders of tokens: summaries, large files, and files of clips."""
 
+import os
+import time
 from collections import Counter
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from flexicodec.corpus import token_dataset
 from flexicodec.corpus.token_tables import read_header, read_table, table_tokens
 from flexicodec.token_corpus.exports import clip_file, extract, merge_files
-from flexicodec.token_corpus.summary import describe, measure, summarize
+from flexicodec.token_corpus.summary import describe, finish, measure, summarize
 from flexicodec.tokens import Tokens
 
 
@@ -108,3 +110,47 @@ def test_headers_of_tables_are_those_of_the_dataset(dataset):
     for choice in dataset.choices:
         for unit in range(dataset.num_units):
             assert read_header(dataset.table_path(choice, unit)) == dataset.header(choice, unit)
+
+
+def test_what_the_dead_left_is_cleared_where_it_is_old_or_done(dataset):
+    choice = dataset.folder / dataset.choices[0].name
+    for name, age in (("old", 2 * 24 * 3600), ("young", 60)):
+        path = choice / f".{name}.part"
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - age, time.time() - age))
+    state = dataset.folder / "state"
+    log = state / "000000.another-1-x.log"
+    log.write_text('{"host": "another", "pid": 1, "started": "1"}\n{"begin": [0]}')
+    os.utime(log, (1e9, 1e9))
+    assert finish(dataset)["done"] == dataset.num_units
+    assert [path.name for path in choice.glob(".*.part")] == [".young.part"]
+    assert list(state.iterdir()) == []
+
+
+def rows_of(path):
+    """Codes, durations and text of every row, by pyarrow."""
+    return pq.read_table(path).select(["id", "semantic", "durations", "acoustic", "text"]).to_pylist()
+
+
+def by_polars(path):
+    polars = pytest.importorskip("polars")
+    return polars.read_parquet(path).select("id", "semantic", "durations", "acoustic", "text").to_dicts()
+
+
+def by_duckdb(path):
+    duckdb = pytest.importorskip("duckdb")
+    found = duckdb.sql(f"select id, semantic, durations, acoustic, text from '{path}'")
+    return [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
+
+
+def by_datasets(path):
+    datasets = pytest.importorskip("datasets")
+    found = datasets.Dataset.from_parquet(str(path), cache_dir=str(path.parent / "cache"))
+    return list(found.select_columns(["id", "semantic", "durations", "acoustic", "text"]))
+
+
+@pytest.mark.parametrize("read", [by_polars, by_duckdb, by_datasets])
+@pytest.mark.filterwarnings("ignore")  # of these packages
+def test_other_tools_read_the_same_integers(dataset, read):
+    path = dataset.table_path(dataset.choices[0], 0)
+    assert read(path) == rows_of(path)

@@ -12,6 +12,7 @@ from flexicodec.corpus.manifest import default_id
 from flexicodec.token_corpus import lines as token_lines
 from flexicodec.token_corpus.lines import plan_lines
 from flexicodec.token_corpus.plan import read_units, unit_clips
+from flexicodec.token_corpus.worker import Job, plan_job
 
 ROWS = [
     {"path": "a.wav", "duration": 1.5},
@@ -163,6 +164,45 @@ def test_settings_that_differ_are_named(plan, make_list, tmp_path, name):
     settings, message = OTHERS[name]
     with pytest.raises(ValueError, match=message):
         plan(source, tmp_path / "t", **{"choices": [{"frame_rate": 6.25, "num_codebooks": 2}], **settings})
+
+
+def test_what_is_not_said_is_as_it_was(plan, make_list, tmp_path, tiny):
+    source = make_list(3)
+    chosen = [{"frame_rate": 6.25, "num_codebooks": 2}, {"threshold": 0.9, "num_codebooks": 1}]
+    dataset = plan(source, tmp_path / "t", chosen, margins=True, batch_seconds=3.0)
+    assert plan_job(Job(str(source), str(tmp_path / "t")), tiny).record == dataset.record
+    same = Job(str(source), str(tmp_path / "t"), choices=chosen[::-1], settings={"margins": True})
+    assert plan_job(same, tiny).record == dataset.record
+    with pytest.raises(ValueError, match="batch_seconds is 2.0"):
+        plan_job(Job(str(source), str(tmp_path / "t"), settings={"batch_seconds": 2.0}), tiny)
+    with pytest.raises(ValueError, match="expected k/n"):
+        plan_job(Job(str(source), str(tmp_path / "t"), part="4/4"), tiny)
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        plan_job(Job(str(source) + "x", str(tmp_path / "t")), tiny)
+    with pytest.raises(ValueError, match="nothing to extend"):
+        plan_job(Job(str(source), str(tmp_path / "new"), extend=True), tiny)
+
+
+def as_late_segments(source):
+    """The second line is two clips, which the first does not tell."""
+    lines = source.read_text().splitlines()
+    row = json.loads(lines[1])
+    segments = [{"start": 0.0, "end": 0.2}, {"start": 0.2, "end": 0.4}]
+    lines[1] = json.dumps({"path": row["path"], "segments": segments})
+    source.write_text("\n".join(lines) + "\n")
+    packed = source.with_name("late.jsonl.gz")
+    packed.write_bytes(gzip.compress(source.read_bytes()))
+    return source, packed
+
+
+def test_a_list_that_turns_out_not_to_be_plain_is_listed_anew(plan, tiny, make_list, tmp_path):
+    for number, source in enumerate(as_late_segments(make_list(3))):
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        dataset = plan(source, tmp_path / "elsewhere" / str(number), unit_hours=1.0)
+        clips = list(unit_clips(dataset, 0))
+        assert [clip.utterance.start for clip in clips] == [0.0, 0.0, 0.2, 0.0]
+        assert all(clip.utterance.path.is_file() for clip in clips)
+        assert plan(source, tmp_path / "elsewhere" / str(number), unit_hours=1.0).record == dataset.record
 
 
 def test_another_codec_is_named(plan, make_list, tmp_path, make_codec):

@@ -44,6 +44,7 @@ def read(name):
             "mini_spectral",
         ),
         "finetune_mini",
+        "finetune_decoder",
     ],
 )
 def test_shipped_configs_are_read_and_built(name):

@@ -68,6 +68,31 @@ def test_both_stages_give_a_codec_that_opens(manifest, tmp_path, recogniser):
     assert all(torch.equal(value, unmerged.state_dict()[name]) for name, value in frozen.items())
 
 
+@pytest.mark.parametrize("quantizer", ["fsq", "vq"])
+def test_the_decoder_alone_is_trained(manifest, tmp_path, recogniser, quantizer):
+    """Tokens stay, with their fingerprint, and everything else moves; also where codebooks are running means."""
+    model = MODEL if quantizer == "fsq" else replace(MODEL, semantic=VQ)
+    start = train(recipe(manifest, tmp_path / "start", recogniser, model=model))
+    before = flexicodec.load(start)
+    config = recipe(manifest, tmp_path / "decoder", recogniser, model=model, init_from=(InitConfig(str(start)),))
+    config = replace(config, trained="decoder", optim=replace(config.optim, reseed_every=2))
+    config = replace(config, losses=replace(config.losses, alignment=0.0))
+    after = flexicodec.load(train(config))
+    assert after.fingerprint == after.compute_fingerprint() == before.fingerprint
+    audio = torch.randn(1, 9000, generator=torch.Generator().manual_seed(0)) * 0.1
+    tokens = before.encode(audio, frame_rate=6.25)
+    assert after.encode(audio, frame_rate=6.25) == tokens
+    assert not torch.equal(after.decode(tokens), before.decode(tokens))
+    old = before.state_dict()
+    for name, value in after.state_dict().items():
+        if name.split(".")[0] in before.token_modules:
+            assert torch.equal(value, old[name]), name
+    moved = {name.split(".")[0] for name, value in after.state_dict().items() if not torch.equal(value, old[name])}
+    assert moved == {"bottleneck", "decoder"}
+    with pytest.raises(ValueError, match="trained is 'decoder' and init_from is empty"):
+        replace(config, init_from=())
+
+
 def test_a_killed_run_resumes_exactly(manifest, tmp_path, recogniser):
     straight = recipe(manifest, tmp_path / "straight", recogniser, steps=20, save_every=5)
     train(straight)

@@ -28,6 +28,8 @@ AR_SETTINGS = {
     "text_token_size": 60,
     "speech_token_size": CODES,
     "spk_embed_dim": 4,
+    "flex_framerate": True,
+    "flex_framerate_options": [0.86, 0.91],
 }
 FLOW_SETTINGS = {"cond_codebook_size": CODES, "hidden_size": 8, "num_layers": 1, "num_heads": 2}
 VOCOS_SETTINGS = {"dim": 8, "intermediate_dim": 8, "num_layers": 1}

@@ -1,7 +1,7 @@
 """Lhotse cuts (https://github.com/lhotse-speech/lhotse) as utterances.
 
 Only files, channels, times, texts, speakers and languages are taken from them, so that reading and resampling are the
-same for every source.
+same for every source. Tokens can be attached to a cut, as arrays beside its recording.
 """
 
 import importlib
@@ -11,10 +11,15 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flexicodec.corpus.lists.fields import language_code
 from flexicodec.corpus.manifest import Utterance, resolve_path
 from flexicodec.io_utils import needed_for
+from flexicodec.token_columns import CODES
+from flexicodec.tokens import Tokens
 
+SAME_SECONDS = 1e-3  # of a cut and its tokens
 OUTSIDE = 0.1  # seconds of a supervision beyond its cut, from which on its text is not the cut's
 
 _log = logging.getLogger(__name__)
@@ -105,6 +110,65 @@ def cut_fields(cut: Any) -> dict[str, Any]:
         "speaker": _only(each.speaker for each in supervisions),
         "language": language_code(_only(each.language for each in supervisions)),
     }
+
+
+def attach_tokens(cut: Any, tokens: Tokens, writer: Any = None) -> Any:
+    """Return a cut with arrays `semantic`, `acoustic` [K, N] and `durations`, and what else `attached_tokens` needs.
+
+    They are plain arrays: lhotse cuts only arrays of a constant frame rate in time, and tokens have none.
+
+    Args:
+        cut: A MonoCut.
+        tokens: One clip, of the whole cut.
+        writer: lhotse's writer of their files, such as `NumpyHdf5Writer`; None keeps them in memory, in a cut that
+            cannot be written as JSON.
+
+    Raises:
+        ValueError: Several clips, or one of another length than the cut.
+    """
+    if len(tokens) != 1:
+        raise ValueError(f"{len(tokens)} clips for cut {cut.id!r}; attach one to each cut: tokens[i]")
+    _check_seconds(cut, tokens)
+    columns = {name: values[0] for name, values in tokens.to_dict().items()}
+    notes = {name: columns[name] for name in ("audio_lengths", "format", "info")}
+    cut = cut.with_id(cut.id)  # a copy
+    cut.custom = {**(cut.custom or {}), "tokens": notes}
+    for name in CODES:
+        if not columns[name]:  # a stream that these tokens do not have
+            continue
+        codes = np.array(columns[name], np.int32)
+        if writer is None:
+            cut = cut.attach_tensor(name, codes)
+        else:
+            setattr(cut, name, writer.store_array(f"{cut.id}-{name}", codes))
+    return cut
+
+
+def attached_tokens(cut: Any) -> Tokens:
+    """Return the tokens of a cut that `attach_tokens` returned, before or after it was written and read.
+
+    Raises:
+        ValueError: It has none, or was cut, padded or made faster since: its tokens are those of the whole.
+    """
+    custom = getattr(cut, "custom", None) or {}
+    if "tokens" not in custom:
+        raise ValueError(f"{type(cut).__name__} {cut.id!r} has no tokens of its own; attach_tokens attaches them")
+    row = dict(custom["tokens"])
+    for name in CODES:
+        if name in custom:
+            row[name] = cut.load_custom(name)
+    tokens = Tokens.from_dict(row)
+    _check_seconds(cut, tokens)
+    return tokens
+
+
+def _check_seconds(cut: Any, tokens: Tokens) -> None:
+    seconds = float(tokens.seconds[0])
+    if abs(seconds - cut.duration) > SAME_SECONDS:
+        raise ValueError(
+            f"cut {cut.id!r} lasts {cut.duration:g} s and its tokens {seconds:g} s; were they made of another cut, or "
+            "this one truncated, padded or made faster? (encode it again)"
+        )
 
 
 def _text(supervision: Any) -> str | None:

@@ -164,6 +164,7 @@ class DensityPeaks(Selector):
             denser frame (1, if there is none) for a distance. Tokens then begin at isolated frames.
     """
 
+    setting_range = (-1.0, 1.0)
     threshold: FloatOrPerItem
     neighbours: int = 10
     penalty: float = 0.2

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 import torch
@@ -224,6 +224,7 @@ class Centroid(RunningPolicy):
         threshold: In [-1, 1], one number or one per item.
     """
 
+    setting_range = (-1.0, 1.0)
     threshold: FloatOrPerItem
 
     def __post_init__(self) -> None:
@@ -249,7 +250,7 @@ class RunningCost(RunningPolicy):
     The cost is "joint" of `LeastCost`, with energies relative to their mean over the clip's frames so far.
 
     Attributes:
-        threshold: Of the added cost; above 0, one number or one per item.
+        threshold: Of the added cost; one number or one per item. 0 never merges.
         acoustic: Share of the acoustic features; a call without them uses the semantic ones alone.
         length_power: The squared error counts times the token's duration to this power.
     """
@@ -273,8 +274,8 @@ class RunningCost(RunningPolicy):
         return self.acoustic > 0
 
     def bounds(self, batch: int) -> list[float]:
-        """Return each item's threshold, negated as costs are."""
-        return [-each for each in broadcast_per_item(self.threshold, "threshold", batch)]
+        """Return each item's threshold, negated as costs are; out of reach for 0, which rounding would not be."""
+        return [-each if each else inf for each in broadcast_per_item(self.threshold, "threshold", batch)]
 
     def closeness(self, sums: list[RunningSums], run: int, frames: int) -> float:
         """Compute what the frame adds to the token's cost, negated."""

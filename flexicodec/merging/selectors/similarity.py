@@ -36,6 +36,7 @@ class Threshold(Selector):
         threshold: In [-1, 1], one number or one per item.
     """
 
+    setting_range = (-1.0, 1.0)
     threshold: FloatOrPerItem
 
     def __post_init__(self) -> None:

@@ -140,7 +140,9 @@ class FlexiCodec(FlexiCodecNetwork):
         """Return the config as JSON values."""
         return to_dict(self.config)
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype | None = None, *, transformers: bool = False
+    ) -> Path:
         """See `Codec.save_pretrained`; a ValueError where the semantic encoder was passed in."""
         self._check_whole("saved")
         if not isinstance(getattr(self.semantic_encoder, "config", None), EncoderConfig):
@@ -148,7 +150,7 @@ class FlexiCodec(FlexiCodecNetwork):
                 f"the semantic encoder of this model is a {type(self.semantic_encoder).__name__} that was passed in, "
                 "which a config cannot describe; save its state_dict() instead"
             )
-        return super().save_pretrained(folder, dtype)
+        return super().save_pretrained(folder, dtype, transformers=transformers)
 
     def shipped_parts(self) -> dict[str, str]:
         """See `Codec.shipped_parts`: Moonshine's encoder with exactly the weights that ship."""

@@ -116,6 +116,7 @@ class AutoregressiveTTS(nn.Module):
                 leaves the position out when it generates.
         """
         text = self.text_projection(self.text_encoder(self.text_embedding(batch.text)))
+        # Every token's embedding has the duration of the one before it.
         rates = self.embed_rates(batch.thresholds, len(batch.text))
         before = F.pad(batch.durations[:, :-1], (1, 0), value=NO_DURATION)
         tokens = self.embed_tokens(batch.tokens, before)
@@ -197,6 +198,7 @@ def _smoothed(
 ) -> Float[Tensor, " targets"]:
     """Kullback-Leibler divergence from the targets, of which `smoothing` is spread over all other ids."""
     log_probabilities = logits.log_softmax(-1)
+    # With the entropy of the targets, a constant, as upstream has it.
     share = smoothing / (logits.shape[-1] - 1)
     smooth = torch.full_like(log_probabilities, share).scatter(1, targets[:, None], 1 - smoothing)
     return (torch.xlogy(smooth, smooth) - smooth * log_probabilities).sum(-1)

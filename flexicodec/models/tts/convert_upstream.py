@@ -121,11 +121,13 @@ VOCOS_SETTINGS = {
     "n_fft": "window",
     "hop_size": "hop",
 }
+UPSTREAM_THRESHOLDS = (0.87, 0.91, 1.0)  # options of rate where the arguments name none
 # A word in upstream's name of a loss of durations, and our name.
 DURATION_LOSSES = {"smooth": "label_smoothing", "weight": "weighted", "focal": "focal", "ce": "cross_entropy"}
 DURATION_LOSSES["cross"] = "cross_entropy"
 # Settings with the one value that was released.
-ONLY = {"use_cond_code": True, "padding": "same", "concat_speaker_embedding": False}
+ONLY = {"use_cond_code": True, "padding": "same", "adanorm_num_embeddings": None}
+ONLY |= {"use_duration_conditioning": True, "use_dialog_span": False}
 # Two widths that upstream names twice have to be equal.
 TWICE = {"text_encoder_input_size": "text_encoder_output_size", "llm_input_size": "llm_output_size"}
 TWICE |= {"cond_dim": "hidden_size"}
@@ -156,6 +158,7 @@ def split_checkpoint(state: State, prefix: str) -> Checkpoint:
     Raises:
         ValueError: No key has the prefix, or one belongs to none of the parts.
     """
+    # Each key goes to one part, or is reported.
     model = {}
     codec = {}
     alignment = {}
@@ -183,8 +186,11 @@ def ar_from_upstream(settings: Settings, state: State) -> AutoregressiveTTS:
         ValueError: A weight is missing, unknown or misshapen, or a setting that no released model has.
     """
     held = dict(settings)
-    if held.pop("flex_framerate", True) is False:
+    # Upstream's class has no rate unless it is told so.
+    if not held.pop("flex_framerate", not settings):
         held["flex_framerate_options"] = ()
+    elif settings:
+        held.setdefault("flex_framerate_options", UPSTREAM_THRESHOLDS)
     kind = str(held.get("duration_loss_type", "focal"))
     held["duration_loss_type"] = next((ours for word, ours in DURATION_LOSSES.items() if word in kind), kind)
     class_weights = held.pop("duration_class_weights", None)
@@ -252,6 +258,7 @@ def read_settings(defaults: Any, table: Mapping[str, str], settings: Settings) -
             continue
         if key not in table:
             raise ValueError(f"upstream config has an unknown setting {key}={value!r}; known: {', '.join(table)}")
+        # "lm.dim" is the field dim of the part lm.
         part, _, field = table[key].rpartition(".")
         parts.setdefault(part, {})[field] = tuple(value) if isinstance(value, list) else value
     changed = parts.pop("", {})
@@ -269,6 +276,7 @@ def _convert(build: Callable[[], Model], names: Names, state: State) -> Model:
     check_shapes(shapes, state)
     if unknown := sorted(state.keys() - shapes.keys()):
         raise ValueError(f"the file holds weights that the config does not have: {abbreviated(unknown)}")
+    # All are there, so none of ours stays random.
     loaded = {}
     for name, theirs in wanted.items():
         value = state[theirs].float()

@@ -180,6 +180,7 @@ class FlowMatchingDecoder(nn.Module):
             valid: Frames that are no padding; None for all.
             hidden: A list that the outputs of all layers are appended to.
         """
+        # The condition is added to the input; there is no other.
         h = self.input_mlp(x.to(condition.dtype)) + condition
         rope = rope_frequencies(torch.arange(x.shape[1], device=x.device), self.config.dim // self.config.num_heads)
         attended = None
@@ -210,6 +211,7 @@ class FlowMatchingDecoder(nn.Module):
             compatible: Upstream's way: prompts as long as the padded batch allows, so that short items may have no
                 frame left, and all items or none without prompt and codes.
         """
+        # In upstream's order: times, noise, who is dropped, prompts.
         batch = len(lengths)
         t = torch.rand(batch, generator=generator).clamp(SMALLEST_TIME, 1.0)
         if self.config.schedule == "cos":
@@ -245,12 +247,14 @@ class FlowMatchingDecoder(nn.Module):
         condition = self.embed_codes(codes)[:, :total]
         if condition.shape[1] != total:
             raise ValueError(f"{total} frames are more than {codes.shape[1]} codes stand for ({condition.shape[1]})")
+        # Prompts are clean; everything else is on the way from noise at t = 0 to the frames at t = 1.
         valid = length_mask(lengths, total)
         given = length_mask(draws.prompt_lengths, total)
         t = draws.t[:, None, None]
         remaining = 1 - self.config.sigma
         noisy = torch.where(given[..., None], frames, (1 - remaining * t) * draws.noise + t * frames)
         target = frames - remaining * draws.noise
+        # A dropped condition is zero before its perceptron, whose biases still act.
         condition = self.condition_mlp(condition * ~draws.is_dropped[:, None, None])
         hidden: list[Tensor] = []
         velocity = self.velocity(noisy, self.time_gains(draws.t), condition, valid, hidden)

@@ -64,6 +64,7 @@ def sample(
         config: Settings.
         trace: Called at every step.
     """
+    # | prompt, given at every step | target, from noise to mel frames |
     given = noise[:, :0] if prompt is None else prompt
     total = given.shape[1] + noise.shape[1]
     embedded = model.embed_codes(codes)[:, :total]
@@ -87,6 +88,7 @@ def sample(
         step_gains = [gain[step : step + 1] for gain in gains]
         inputs = torch.cat([given, x], dim=1)
         with_codes = model.velocity(inputs, step_gains, condition, all_valid)[:, given.shape[1] :]
+        # Without prompt and codes, the target alone is the whole sequence and begins at position 0.
         velocity = with_codes
         without = None
         if config.guidance > 0:
@@ -110,6 +112,7 @@ def _guided(
     config: FlowSamplingConfig,
 ) -> Float[Tensor, "batch frames output"]:
     """Move away from the velocity without codes, and keep most of the deviation (arXiv 2305.08891, section 3.4)."""
+    # 1 + guidance is what others call the scale.
     guided = with_codes + config.guidance * (with_codes - without)
     if config.rescale == 0:
         return guided

@@ -138,6 +138,7 @@ def generate_steps(model: AutoregressiveTTS, prompts: ARBatch, config: Generatio
     caches = model.lm.new_caches()
     hidden = model.lm(prefix, padding, caches)[:, -1]
 
+    # What is known of each item
     previous = _last_durations(prompts)
     frames = torch.zeros(batch, dtype=torch.long, device=device)
     running = torch.ones(batch, dtype=torch.bool, device=device)
@@ -172,6 +173,7 @@ def generate_steps(model: AutoregressiveTTS, prompts: ARBatch, config: Generatio
         yield Step(token_logits, duration_logits, tokens, durations, reached_limit)
         if not bool(running.any()):
             return
+        # Items that have ended go on with any token; nobody reads it.
         x = model.embed_tokens(tokens.masked_fill(~running, 0)[:, None], previous[:, None])
         hidden = model.lm(x, padding, caches)[:, -1]
         index += 1
@@ -197,7 +199,7 @@ def _check_prompts(model: AutoregressiveTTS, prompts: ARBatch) -> None:
 
 
 def _generators(seed: int | Sequence[int], batch: int) -> list[torch.Generator]:
-    seeds = [seed] * batch if isinstance(seed, int) else list(seed)
+    seeds = list(seed) if isinstance(seed, Sequence) else [int(seed)] * batch
     if len(seeds) != batch:
         raise ValueError(f"{len(seeds)} seeds for {batch} items; give one for each, or one for all")
     return [torch.Generator().manual_seed(each) for each in seeds]

@@ -71,6 +71,7 @@ class TokenDecoder(nn.Module):
             As many samples as the frames stand for.
         """
         codes, given, frames = self.align(frame_codes, prompt, compatible=config.compatible)
+        # Drawn on the CPU, so that a seed means the same on every device.
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(1, frames, self.flow.config.output_dim, generator=generator).to(codes.device)
         return self.decode_mel(sample(self.flow, codes, noise, given, config=config))
@@ -90,6 +91,8 @@ class TokenDecoder(nn.Module):
         per_code = self.flow.config.frames_per_code
         if prompt is None:
             return frame_codes[None], None, per_code * len(frame_codes)
+        # codes          |  c1  |  c2  |  c3  |          codecs count frames in their own way,
+        # mel frames     |aaaabbbbccc                    so that either may be the longer one
         mel = self.prompt_mel(prompt)
         codes = prompt.frame_codes
         if not compatible:
@@ -101,6 +104,7 @@ class TokenDecoder(nn.Module):
 
     def prompt_mel(self, prompt: VoicePrompt) -> Float[Tensor, "1 frames mels"]:
         """Compute the prompt's mel frames."""
+        # The filter of training, not a better one: the decoder has learnt its spectrum.
         audio = resample_sinc(prompt.audio[None].float(), prompt.sample_rate, self.mel.sample_rate)
         return log_mel(audio, self.mel).mT
 

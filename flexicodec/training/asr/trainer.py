@@ -23,6 +23,7 @@ from flexicodec.config import apply_overrides, from_dict, load_yaml
 from flexicodec.corpus import Utterance, read_manifest
 from flexicodec.evaluation.metrics.asr import error_rates
 from flexicodec.io_utils import replacing
+from flexicodec.parallel import default_settings
 from flexicodec.training.asr.spec_augment import MaskingConfig, mask_features
 from flexicodec.training.config import DataConfig, OptimConfig
 from flexicodec.training.data import Batch, read_manifests, training_batches, utterance_batches
@@ -102,6 +103,7 @@ class ASRBatch:
     target_lengths: Int[Tensor, " batch"]
 
 
+@default_settings()
 def train(config: ASRTrainingConfig) -> Path:
     """Train a recogniser until `config.steps`, or resume the run in `config.output`; return the folder of the model."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []

@@ -1,6 +1,6 @@
 """Reduce the full golden sets to the files next to this script.
 
-    python trim.py FLEXICODEC_SET NANOCODEC_SET TTS_SET
+python trim.py FLEXICODEC_SET NANOCODEC_SET TTS_SET
 """
 
 import json
