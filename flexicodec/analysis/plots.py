@@ -23,6 +23,7 @@ from flexicodec.corpus.alignments.phones import CLASSES, is_silence
 from flexicodec.encoders.base import FrontEndConfig
 from flexicodec.encoders.fbank import KaldiFbank
 from flexicodec.statistics import Interval
+from flexicodec.token_format import RELEASED
 from flexicodec.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -107,8 +108,10 @@ def plot_tokens(
 def _default_title(tokens: Tokens) -> str:
     text = (
         f"{int(tokens.token_lengths[0])} tokens in {float(tokens.seconds[0]):.2f} s "
-        f"({float(tokens.frame_rates[0]):.2f} Hz), {float(tokens.bitrates_kbps[0]):.2f} kbps"
+        f"({float(tokens.frame_rates[0]):.2f} Hz)"
     )
+    if tokens.format is not RELEASED:  # without a format the bitrate is not known
+        text += f", {float(tokens.bitrates_kbps[0]):.2f} kbps"
     requested = tokens.info.get("frame_rate")
     if requested is not None:
         text = f"{requested:g} Hz requested: {text}"

@@ -152,19 +152,24 @@ def measure_context(codec: "Codec") -> int | None:
 def _measure(codec: "Codec") -> int | None:
     form = codec.format
     generator = torch.Generator().manual_seed(0)
+
+    def draw(size: int, *shape: int) -> Tensor:
+        return torch.randint(size, shape, generator=generator)
+
     for half in FRAMES:
-        decoded = []
-        shape = codec.num_codebooks, half
-        draws = [torch.randint(form.acoustic_codebook_size, shape, generator=generator) for _ in range(3)]
+        acoustic = draw(form.acoustic_codebook_size, codec.num_codebooks, 2 * half)
         size = form.semantic_codebook_size
-        firsts = [torch.randint(size or 1, (half,), generator=generator) for _ in range(3)]
-        for number in range(2):
-            semantic = None if size is None else torch.cat([firsts[number], firsts[2]])
-            acoustic = torch.cat([draws[number], draws[2]], 1)
+        semantic = None if size is None else draw(size, 2 * half)
+        decoded = []
+        for _ in range(2):
             tokens = Tokens(semantic, acoustic, [1] * 2 * half, format=form)
             decoded.append(codec.decode(tokens, windows=None)[0])
+            # The other clip has another first half.
+            acoustic[:, :half] = draw(form.acoustic_codebook_size, codec.num_codebooks, half)
+            if size is not None and semantic is not None:
+                semantic[:half] = draw(size, half)
         differing = int((decoded[0] != decoded[1]).nonzero().max())
         context = differing // codec.frame_size + 1 - half
-        if context < half:
+        if context < half:  # else it may go on behind the end
             return context
     return None
