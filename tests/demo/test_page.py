@@ -45,8 +45,8 @@ def test_moving_changes_all_that_depends_on_it(handlers, talk):
     assert "1 + 0" in numbers
     assert picture.count("<title>token") == 8
     assert Tokens.load(file).num_codebooks == 0
-    message, decoded, numbers, picture, file = handlers.move(session, 2.5, 0, "a-tome")
-    assert "frame_rate is 2.5 Hz" in message  # it joins two frames at most, and says so
+    message, decoded, numbers, picture, file = handlers.move(session, 50.0, 0, "uniform")
+    assert "frame_rate is 50 Hz" in message
     assert (decoded, numbers, picture, file) == (None, "", "", None)
 
 
@@ -122,7 +122,7 @@ def test_the_verb_writes_static_pages(model, comparer, talk, tmp_path, capsys, m
     ("arguments", "sentence"),
     [
         (["nowhere.wav"], "nowhere.wav"),
-        (["EMPTY"], "holds no audio files"),
+        (["EMPTY"], "no files to read in"),
         (["--queue", "0"], "queue is 0"),
         (["--port", "0"], "port is 0"),
         (["--max-seconds", "-1", "--static", "page"], "max_seconds is -1"),
