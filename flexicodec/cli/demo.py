@@ -6,7 +6,7 @@ from pathlib import Path
 import flexicodec
 from flexicodec.cli import options
 from flexicodec.cli.options import Verb
-from flexicodec.io_utils import AUDIO_SUFFIXES, describe_missing, find
+from flexicodec.io_utils import describe_missing, find
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +62,7 @@ def find_recordings(inputs: list[Path]) -> list[Path]:
     for path in inputs or [flexicodec.EXAMPLE]:
         if not path.exists():
             raise FileNotFoundError(describe_missing(path))
-        found += find(path, AUDIO_SUFFIXES)
+        found += find(path)
     return found
 
 

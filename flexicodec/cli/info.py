@@ -107,8 +107,11 @@ def show_folder(args: argparse.Namespace, path: Path) -> int:
 
 def decoder_context(codec: "Codec") -> Row:
     """Say on how much of a clip decoded audio depends: what chunks have to repeat, and streams wait for."""
+    try:
+        stream = codec.streaming_decoder()
+    except NotImplementedError:  # a family of somebody else's
+        return "decoder context", "not known"
     before = codec.decoder_context_frames
-    stream = codec.streaming_decoder()
     if before is None:
         return "decoder context", "the whole clip"
     tokens = f", {stream.lookahead_tokens} tokens" if stream.lookahead_tokens else ""

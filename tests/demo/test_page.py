@@ -45,8 +45,8 @@ def test_moving_changes_all_that_depends_on_it(handlers, talk):
     assert "1 + 0" in numbers
     assert picture.count("<title>token") == 8
     assert Tokens.load(file).num_codebooks == 0
-    message, decoded, numbers, picture, file = handlers.move(session, 0.5, 0, "uniform")
-    assert "frame_rate is 0.5 Hz" in message
+    message, decoded, numbers, picture, file = handlers.move(session, 50.0, 0, "uniform")
+    assert "frame_rate is 50 Hz" in message
     assert (decoded, numbers, picture, file) == (None, "", "", None)
 
 
