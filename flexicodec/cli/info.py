@@ -110,12 +110,12 @@ def decoder_context(codec: "Codec") -> Row:
     try:
         stream = codec.streaming_decoder()
     except NotImplementedError:  # a family of somebody else's
-        return "decoder context", "not known"
+        return "context", "not known"
     before = codec.decoder_context_frames
     if before is None:
-        return "decoder context", "the whole clip"
+        return "context", "the whole clip, in decoding"
     tokens = f", {stream.lookahead_tokens} tokens" if stream.lookahead_tokens else ""
-    return "decoder context", f"{before} frames before{tokens} and {stream.lookahead_frames} frames after"
+    return "context", f"decoding needs {before} frames before{tokens} and {stream.lookahead_frames} frames after"
 
 
 def print_model(name: str, codec: "Codec") -> None:

@@ -94,7 +94,7 @@ def test_context_of_half_the_size_is_not(codecs, kind):
 
 def test_attention_over_the_clip_has_no_such_number(released, make_codec):
     assert released.decoder_context_frames is None
-    assert decoder_context(released)[1] == "the whole clip"
+    assert decoder_context(released)[1] == "the whole clip, in decoding"
 
 
 def test_wrong_calls_leave_the_states(whole):
