@@ -104,7 +104,8 @@ class DropoutConfig:
 class CodebookConfig:
     """Learning of codebooks whose rows are running means: those of an RVQ with `codebook_dim: null`."""
 
-    start_step: int = 700  # until then items are decoded from features as they are; then k-means starts the rows
+    # Until then items are decoded from features as they are; then k-means starts the rows. 0: they are trained already.
+    start_step: int = 700
     kmeans_tokens: int = 12_288  # newest tokens k-means works on
     kmeans_rounds: int = 6
     decay: float = 0.98  # of the running means
@@ -112,8 +113,8 @@ class CodebookConfig:
     moves_per_step: int = 8  # most of these in a stage and step
 
     def __post_init__(self) -> None:
-        _check_counts(self, 1, "start_step", "kmeans_tokens", "kmeans_rounds")
-        _check_counts(self, 0, "moves_per_step")
+        _check_counts(self, 1, "kmeans_tokens", "kmeans_rounds")
+        _check_counts(self, 0, "start_step", "moves_per_step")
         if not 0 <= self.decay < 1 or self.dead_use < 0:
             raise ValueError(f"{self} needs a decay from 0 to below 1 and a dead_use of 0 or more")
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexicodec.config import to_dict
+from flexicodec.config import from_dict, to_dict
 from flexicodec.models.flexicodec.model import FlexiCodec
 from flexicodec.parallel import default_settings
 from flexicodec.training.checkpoints import CheckpointFolder, restore_random_state, save_random_state
@@ -67,7 +67,7 @@ class Trainer(ABC):
         self.resumed = self.checkpoints.newest()
         if self.resumed is not None:
             log.info("resuming at step %d from %s", self.resumed.step, self.resumed.folder)
-            compare_configs(self.resumed.config(), to_dict(config))
+            compare_configs(with_defaults(type(config), self.resumed.config()), to_dict(config))
             self.step = self.resumed.step
         self.accelerator = make_accelerator(config, start=False)
         self.device = self.accelerator.device
@@ -174,6 +174,14 @@ class Trainer(ABC):
                 f"losses or gradients were not finite in {self.bad_steps} steps in a row, up to step {self.step + 1}; "
                 f"{good}; lower learning_rate or grad_clip, or look at the data of these steps"
             )
+
+
+def with_defaults(config_type: type, held: dict[str, Any]) -> dict[str, Any]:
+    """Add the defaults of settings that did not exist yet when a checkpoint was written."""
+    try:
+        return to_dict(from_dict(config_type, held))
+    except ValueError:  # settings that exist no more
+        return held
 
 
 def compare_configs(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -103,6 +103,16 @@ def test_unused_rows_move_onto_residuals_a_few_at_a_time(quantizer):
     assert (distances.amin(dim=1) < 0.05).all()
 
 
+def test_trained_rows_are_followed_from_the_first_step(quantizer):
+    means = CodebookMeans(quantizer, replace(CONFIG, start_step=0, decay=0.9, dead_use=0.0), seed=0)
+    before = quantizer.codebooks.clone()
+    see(means, latents(0))
+    assert means.update(0, ALONE) == 0
+    moved = (quantizer.codebooks - before).abs().sum(dim=2) > 0
+    assert 0 < moved[0].sum() < 8  # those that coded something, towards it
+    assert not len(means.kept)
+
+
 def test_skipped_steps_and_evaluation_teach_nothing(quantizer):
     means = CodebookMeans(quantizer, replace(CONFIG, start_step=1), seed=0)
     see(means, latents(0))
@@ -258,8 +268,8 @@ def test_a_codec_with_running_means_is_saved_and_loaded(config):
 def test_wrong_settings_are_errors():
     with pytest.raises(ValueError, match="decay"):
         CodebookConfig(decay=1.0)
-    with pytest.raises(ValueError, match="start_step is 0"):
-        CodebookConfig(start_step=0)
+    with pytest.raises(ValueError, match="start_step is -1"):
+        CodebookConfig(start_step=-1)
     with pytest.raises(ValueError, match="unquantized_share"):
         DropoutConfig(0.5, 0.3, 0.3)
     assert OptimConfig().reseed_every is None

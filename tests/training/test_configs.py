@@ -58,10 +58,11 @@ def test_shipped_configs_are_read_and_built(name):
 
 
 def test_finetuning_builds_the_model_that_ships():
-    """So that its weights fit: all settings but the threshold, which may be fitted afterwards."""
+    """So that its weights fit: all settings but the thresholds, which are fitted afterwards."""
     ours = read("finetune_mini").model
     shipped = load("flexicodec-mini").config
-    assert replace(ours, merging=replace(ours.merging, threshold=shipped.merging.threshold)) == shipped
+    fitted = {name: getattr(shipped.merging, name) for name in ("threshold", "threshold_range")}
+    assert replace(ours, merging=replace(ours.merging, **fitted)) == shipped
 
 
 def test_a_codec_on_spectra_trains_on_the_mel_loss_alone(manifest, tmp_path):
