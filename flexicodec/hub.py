@@ -180,6 +180,8 @@ def load_upstream(
 ) -> Codec:
     """Load upstream's layout: one weights file and its yaml with constructor arguments under `model`; see `load`."""
     folder = Path(folder)
+    if sensevoice is not None:  # before anything large is read
+        sensevoice = _sensevoice_file(sensevoice)
     weights = _upstream_weights(folder, filename)
     state = read_weights(weights)
     return convert_codec(load_yaml(_upstream_config(folder, weights)), state, sensevoice=sensevoice, name=name)

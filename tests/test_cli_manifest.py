@@ -92,7 +92,7 @@ def test_shards_from_end_to_end(folder, tmp_path, capsys, through_a_manifest):
         (lambda folder: [str(folder / "none"), "-o", "m.jsonl"], "is not a folder"),
         (lambda folder: [str(folder), "--layout", "kaldi", "-o", "m.jsonl"], "wav.scp"),
         (lambda folder: [__file__, "--alignments", str(folder), "-o", "m.jsonl"], "for folders of audio files"),
-        (lambda folder: [str(folder), "-o", str(folder / "none" / "m.jsonl")], "No such file"),
+        (lambda folder: [str(folder), "-o", str(folder / "none" / "m.jsonl")], "cannot write"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(folder, capsys, change, message):

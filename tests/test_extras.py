@@ -72,6 +72,20 @@ codec = flexicodec.NanoCodec.random(NanoCodecConfig(encoder=parts[0], decoder=pa
 export(codec, "onnx")
 assert load_exported("onnx").encode(audio[:, :600]) == codec.encode(audio[:, :600])
 """,
+    "tokens": MANIFEST
+    + 'from flexicodec.cli import main; assert main(["tokenize", "m.jsonl", "-o", "t", "--frame-rate", "6.25"]) == 0',
+    "ray": MANIFEST
+    + """
+from flexicodec.cli import main
+assert main(["tokenize", "m.jsonl", "-o", "t", "--frame-rate", "6.25", "--ray", "auto"]) == 0
+""",
+    "datasets": """
+from datasets import Dataset
+tokens = flexicodec.load().encode(audio, frame_rate=6.25)
+assert flexicodec.Tokens.from_dict(Dataset.from_dict(tokens.to_dict())[:]) == tokens
+""",
+    "tts": "from flexicodec.models.tts.text import _vocabulary; assert _vocabulary().encode('a text')",
+    "demo-app": "from flexicodec.demo import page; import gradio, pystoi; assert page.build",
     "analysis": MANIFEST + 'from flexicodec.cli import main; assert main(["analyze", "m.jsonl", "-o", "r"]) == 0',
 }
 
@@ -124,7 +138,7 @@ def test_an_extra_works_alone(extra, tmp_path):
 
 def test_every_extra_has_a_door():
     section = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
-    assert set(re.findall(r"^(\w+) = \[", section, re.MULTILINE)) - {"dev"} == DOORS.keys()
+    assert set(re.findall(r"^([\w-]+) = \[", section, re.MULTILINE)) - {"dev"} == DOORS.keys()
 
 
 def test_a_package_that_lacks_another_is_not_called_missing(tmp_path, monkeypatch):

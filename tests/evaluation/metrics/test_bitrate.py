@@ -8,7 +8,7 @@ import torch
 
 from flexicodec.evaluation.metrics.bitrate import FIXED_WIDTH, TokenEntropyModel, clip_rates, cross_validated_bits
 from flexicodec.token_format import TokenFormat
-from flexicodec.tokens import Tokens
+from flexicodec.tokens import TokenFormat, Tokens
 
 FORMAT = TokenFormat(semantic_codebook_size=512, acoustic_codebook_size=64)
 LEVELS = (8, 8, 8)
@@ -48,7 +48,8 @@ def per_token(bits):
 def test_bitrates_are_the_papers(durations, acoustic, kbps):
     """R (18 + 12 (n - 1)) bits per second, at 12.5 and at 6.25 Hz (specs/tts-and-evaluation.md, section 2.3)."""
     count = 100 // durations
-    tokens = Tokens(np.zeros(count, int), np.zeros((acoustic, count), int), np.full(count, durations))
+    codes = np.zeros(count, int), np.zeros((acoustic, count), int)
+    tokens = Tokens(*codes, np.full(count, durations), format=TokenFormat())
     row = clip_rates(tokens)[0]
     assert row["bitrate_kbps"] == pytest.approx(kbps)
     assert row["frame_rate_hz"] == pytest.approx(12.5 / durations)

@@ -259,5 +259,5 @@ def test_a_bad_clip_in_a_shard_is_replaced(config, written, caplog):
 
 
 def test_a_cache_is_for_manifests(config, tmp_path):
-    with pytest.raises(ValueError, match="leave it out for shards"):
+    with pytest.raises(ValueError, match="leave them out for shards"):
         take(replace(config, audio_cache=str(tmp_path / "cache")), 1)
