@@ -8,7 +8,7 @@ import torch
 
 from flexicodec.evaluation.metrics.bitrate import FIXED_WIDTH, TokenEntropyModel, clip_rates, cross_validated_bits
 from flexicodec.token_format import TokenFormat
-from flexicodec.tokens import TokenFormat, Tokens
+from flexicodec.tokens import Tokens
 
 FORMAT = TokenFormat(semantic_codebook_size=512, acoustic_codebook_size=64)
 LEVELS = (8, 8, 8)
