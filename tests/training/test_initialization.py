@@ -116,7 +116,7 @@ def decoder_of(codec):
 
 def test_the_shipped_model_goes_into_its_own_config():
     """As the guide's example of fine-tuning has it."""
-    config = from_dict(TrainingConfig, load_yaml(ROOT / "configs" / "flexicodec" / "mini.yaml")).model
+    config = from_dict(TrainingConfig, load_yaml(ROOT / "configs" / "flexicodec" / "finetune_mini.yaml")).model
     codec = fresh(config)
     init_from(codec, [InitConfig("flexicodec-mini")])
     assert_filled(codec, flexicodec.load("flexicodec-mini").state_dict(), parts_of(codec), {})
