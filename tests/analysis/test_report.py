@@ -163,6 +163,7 @@ def test_a_report_of_one_clip_says_what_is_missing(listening_codec, utterances, 
     assert "letters of a text are counted, not phones" in text
 
 
+@pytest.mark.slow
 def test_clips_shorter_than_a_frame_are_left_out_of_spreads(listening_codec, utterances, tmp_path):
     soundfile.write(tmp_path / "click.wav", np.zeros(1), 16_000)
     click = Utterance(tmp_path / "click.wav", 1 / 16_000, id="click")

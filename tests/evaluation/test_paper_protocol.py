@@ -83,6 +83,7 @@ def test_published_numbers_have_sources():
     assert {p["threshold"] for p in points} - {""} == {str(tau) for tau in paper_protocol.SWEEP.thresholds}
 
 
+@pytest.mark.slow
 def test_dry_run_with_random_weights(librispeech, make_codec, tmp_path):
     quantizer = make_codec("whole").config.acoustic_quantizer
     codec = make_codec("whole", acoustic_quantizer=replace(quantizer, num_codebooks=8))

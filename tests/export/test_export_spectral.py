@@ -71,6 +71,7 @@ def check(graph, path, *batches):
         torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_spectra_of_any_length_without_fourier_operators(tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

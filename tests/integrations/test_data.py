@@ -94,6 +94,7 @@ def test_a_cut_that_was_changed_has_no_tokens(cuts):
 # ------------------------------------------------------------------------------------------------------------ datasets
 
 
+@pytest.mark.slow
 def test_a_mapped_codec_has_one_fingerprint(make_codec, tmp_path):
     """What `datasets` hashes is the function with all it holds: a changed hash would compute everything again."""
     datasets = pytest.importorskip("datasets")

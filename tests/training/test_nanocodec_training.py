@@ -126,6 +126,7 @@ def test_an_ablation_of_the_paper_goes_over_the_tiny_recipe(name):
 # ------------------------------------------------------------------------------------------------------------ the steps
 
 
+@pytest.mark.slow
 def test_a_run_gives_a_codec_that_opens(manifest, tmp_path):
     config = nano_recipe(manifest, tmp_path / "run", sample_every=4)
     codec = flexicodec.load(train(config))

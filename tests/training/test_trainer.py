@@ -68,7 +68,7 @@ def test_both_stages_give_a_codec_that_opens(manifest, tmp_path, recogniser):
     assert all(torch.equal(value, unmerged.state_dict()[name]) for name, value in frozen.items())
 
 
-@pytest.mark.parametrize("quantizer", ["fsq", "vq"])
+@pytest.mark.parametrize("quantizer", ["fsq", pytest.param("vq", marks=pytest.mark.slow)])
 def test_the_decoder_alone_is_trained(manifest, tmp_path, recogniser, quantizer):
     """Tokens stay, with their fingerprint, and everything else moves; also where codebooks are running means."""
     model = MODEL if quantizer == "fsq" else replace(MODEL, semantic=VQ)
