@@ -21,7 +21,7 @@ from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.nn.conv import PaddedLengths
 from flexicodec.quantize import Quantizer
 from flexicodec.quantize.base import project
-from flexicodec.quantize.rvq import EuclideanRVQ, ResidualVectorQuantizer
+from flexicodec.quantize.rvq import StagedQuantizer
 from flexicodec.quantize.vq import ResidualFSQ
 
 NO_CODE = -1  # in the place of codes of codebooks that tokens do not have
@@ -162,7 +162,7 @@ def dequantize_present(
     present = (flat >= 0).float()
     flat = flat.clamp(min=0)
     latents: Tensor = torch.zeros(())
-    if isinstance(quantizer, ResidualVectorQuantizer | EuclideanRVQ):
+    if isinstance(quantizer, StagedQuantizer):
         for k, column in enumerate(flat.unbind(dim=1)):
             latents = latents + quantizer.dequantize_stage(k, column) * present[:, k : k + 1]
     else:

@@ -5,6 +5,7 @@ similarity (Yu et al., arXiv 2110.04627), which keeps large codebooks in use; Fl
 acoustic residual this way. `EuclideanRVQ` has rows as wide as the latents, compared by distance, as in EnCodec.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -79,7 +80,21 @@ class VectorQuantizer(Quantizer):
         return project(self.out_proj, F.embedding(codes[:, 0], self.codebook.weight).float())
 
 
-class ResidualVectorQuantizer(Quantizer):
+class StagedQuantizer(Quantizer):
+    """A quantizer whose latents are the sum of its stages'."""
+
+    @abstractmethod
+    def dequantize_stage(self, stage: int, codes: Int[Tensor, " tokens"]) -> Float[Tensor, "tokens dim"]:
+        """Return what one stage adds to the latents."""
+
+    def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
+        latents = torch.zeros(codes.shape[0], self.dim, dtype=torch.float32, device=codes.device)
+        for k, column in enumerate(codes.unbind(dim=1)):
+            latents = latents + self.dequantize_stage(k, column)
+        return latents
+
+
+class ResidualVectorQuantizer(StagedQuantizer):
     """A sequence of `VectorQuantizer` stages; latents are the sum of theirs, losses have a column per stage."""
 
     def __init__(self, dim: int, config: RVQConfig) -> None:
@@ -123,12 +138,6 @@ class ResidualVectorQuantizer(Quantizer):
             residual = residual - quantizer.dequantize_tokens(column)
         return torch.cat(margins, dim=1)
 
-    def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
-        latents = torch.zeros(codes.shape[0], self.dim, dtype=torch.float32, device=codes.device)
-        for k, column in enumerate(codes.unbind(dim=1)):
-            latents = latents + self.dequantize_stage(k, column)
-        return latents
-
     def dequantize_stage(self, stage: int, codes: Int[Tensor, " tokens"]) -> Float[Tensor, "tokens dim"]:
         """Return what one stage adds to the latents."""
         return self.stages[stage].dequantize_tokens(codes[:, None])
@@ -139,7 +148,7 @@ class ResidualVectorQuantizer(Quantizer):
         return cast(list[VectorQuantizer], list(self.quantizers))
 
 
-class EuclideanRVQ(Quantizer):
+class EuclideanRVQ(StagedQuantizer):
     """Stages of whole codebook rows, each the nearest to what is left; latents are their sum.
 
     No gradient reaches the rows: training starts them by k-means and makes them running means of what they code
@@ -191,12 +200,6 @@ class EuclideanRVQ(Quantizer):
             margins.append(gaps)
             residual = residual - self.dequantize_stage(k, column)
         return torch.stack(margins, dim=1)
-
-    def dequantize_tokens(self, codes: Int[Tensor, "tokens codebooks"]) -> Float[Tensor, "tokens dim"]:
-        latents = torch.zeros(codes.shape[0], self.dim, dtype=torch.float32, device=codes.device)
-        for k, column in enumerate(codes.unbind(dim=1)):
-            latents = latents + self.dequantize_stage(k, column)
-        return latents
 
     def dequantize_stage(self, stage: int, codes: Int[Tensor, " tokens"]) -> Float[Tensor, "tokens dim"]:
         """Return what one stage adds to the latents."""
