@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from flexicodec.quantize import EuclideanRVQ, Quantized
 from flexicodec.quantize.rvq import nearest_by_distance
 from flexicodec.training.config import CodebookConfig
+from flexicodec.training.optim import learnable_tokens
 
 PURPOSE = 3  # separates these random numbers from others of the same seed and step
 FRESH_USE = 0.3  # use of a row that was moved, over the mean use: some steps pass before it may move again
@@ -54,8 +55,7 @@ class CodebookMeans:
             return
         latents, lengths, counts = inputs
         assert self.items is not None
-        valid = torch.arange(latents.shape[2], device=latents.device) < lengths[:, None]
-        valid = valid & latents.detach().isfinite().all(dim=1)  # of a step that will be skipped
+        valid = learnable_tokens(latents, lengths)
         stages = torch.arange(self.quantizer.num_codebooks, device=latents.device)
         active = (stages < counts[:, None])[:, None].expand(*valid.shape, -1)
         self._coded.append(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -96,6 +96,14 @@ def update_average(average: AveragedModel, module: nn.Module) -> None:
         mean.copy_(value)
 
 
+def learnable_tokens(
+    latents: Float[Tensor, "batch dim tokens"], lengths: Int[Tensor, " batch"]
+) -> Bool[Tensor, "batch tokens"]:
+    """Mark the tokens that codebooks learn from: no padding, and none of a step that will be skipped (not finite)."""
+    valid = torch.arange(latents.shape[2], device=latents.device) < lengths[:, None]
+    return valid & latents.detach().isfinite().all(dim=1)
+
+
 class DeadCodeRestarter:
     """Count the codes that a residual quantiser uses, and move codebook rows that nobody used onto recent features.
 
@@ -125,8 +133,7 @@ class DeadCodeRestarter:
             return
         latents, lengths, counts = inputs
         assert self.items is not None
-        valid = torch.arange(latents.shape[2], device=latents.device) < lengths[:, None]
-        valid = valid & latents.detach().isfinite().all(dim=1)  # of a step that will be skipped
+        valid = learnable_tokens(latents, lengths)
         # Count the codes of each stage, for the items that use it.
         for stage, codes in enumerate(output.codes.unbind(dim=1)):
             used = valid & (counts > stage)[:, None]
