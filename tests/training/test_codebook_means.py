@@ -13,6 +13,7 @@ from flexicodec.training.codebook_means import CodebookMeans
 from flexicodec.training.config import CodebookConfig, DropoutConfig, OptimConfig
 from flexicodec.training.trainer import CodecTrainer, train
 from tests.training.recipes import MODEL, make_recogniser, recipe
+from tests.training.two_processes import Together
 
 ALONE = SimpleNamespace(num_processes=1)
 CONFIG = CodebookConfig(start_step=2, kmeans_tokens=400, kmeans_rounds=4)
@@ -124,28 +125,6 @@ def test_skipped_steps_and_evaluation_teach_nothing(quantizer):
         see(means, latents(2))
     assert torch.equal(quantizer.codebooks, before)
     assert not means._coded
-
-
-class Together:
-    """Stands in for the accelerators of two processes that run as threads."""
-
-    def __init__(self):
-        self.barrier, self.given = threading.Barrier(2), [None, None]
-
-    def of(self, rank):
-        def exchange(tensor):
-            self.barrier.wait()
-            self.given[rank] = tensor.clone()
-            self.barrier.wait()
-            return list(self.given)
-
-        def pad(tensor, pad_index=0):
-            longest = max(len(each) for each in exchange(tensor))
-            return torch.cat([tensor, tensor.new_full((longest - len(tensor), *tensor.shape[1:]), pad_index)])
-
-        return SimpleNamespace(
-            num_processes=2, gather=lambda tensor: torch.cat(exchange(tensor)), pad_across_processes=pad
-        )
 
 
 def test_two_processes_learn_what_one_does(quantizer):

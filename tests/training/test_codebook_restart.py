@@ -8,6 +8,7 @@ import torch
 
 from flexicodec.quantize import RVQConfig
 from flexicodec.training.optim import KEPT_TOKENS, DeadCodeRestarter, reset_adam_rows
+from tests.training.two_processes import Together
 
 ALONE = SimpleNamespace(num_processes=1, is_main_process=True)
 
@@ -96,33 +97,6 @@ def test_the_optimiser_state_of_reset_rows_is_cleared():
     assert not state["exp_avg"][[1, 4]].any()
     assert torch.equal(state["exp_avg"][[0, 2, 3]], kept[[0, 2, 3]])
     assert (state["exp_avg_sq"] > 0).all()
-
-
-class Together:
-    """Stands in for the accelerators of two processes that run as threads."""
-
-    def __init__(self):
-        self.barrier, self.given = threading.Barrier(2), [None, None]
-
-    def of(self, rank):
-        def exchange(tensor):
-            self.barrier.wait()
-            self.given[rank] = tensor.clone()
-            self.barrier.wait()
-            return self.given
-
-        def pad(tensor, pad_index=0):
-            longest = max(len(each) for each in exchange(tensor))
-            padding = tensor.new_full((longest - len(tensor), *tensor.shape[1:]), pad_index)
-            return torch.cat([tensor, padding])
-
-        return SimpleNamespace(
-            num_processes=2,
-            is_main_process=rank == 0,
-            gather=lambda tensor: torch.cat(exchange(tensor)),
-            pad_across_processes=pad,
-            reduce=lambda tensor, reduction: sum(exchange(tensor)),
-        )
 
 
 def test_two_processes_reseed_as_one_does(quantizer):
