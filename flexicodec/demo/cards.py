@@ -29,7 +29,7 @@ CSS = (
 .numbers div { display: flex; justify-content: space-between; gap: 8px; }
 .numbers dt { opacity: 0.75; }
 .numbers dd { margin: 0; font-weight: 600; font-variant-numeric: tabular-nums; }
-.heard { margin: 6px 0; overflow-wrap: anywhere; }
+.transcript { margin: 6px 0; overflow-wrap: anywhere; }
 .message { border-left: 4px solid #d55e00; padding: 6px 10px; margin: 0; overflow-wrap: anywhere; }
 """
 )
@@ -60,7 +60,7 @@ def heard_html(label: str, transcript: str | None) -> str:
     """Show what a recogniser understands."""
     if transcript is None:
         return ""
-    return f'<p class="heard"><b>{text(label)}:</b> {text(transcript) or "(nothing)"}</p>'
+    return f'<p class="transcript"><b>{text(label)}:</b> {text(transcript) or "(nothing)"}</p>'
 
 
 def picture_html(clip: Clip, coded: Coded, spectrogram: pictures.Spectrogram) -> str:

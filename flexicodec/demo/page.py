@@ -186,7 +186,7 @@ def build(comparer: Comparer, folder: Path, examples: Sequence[Path], options: P
                 label="Decoded, at the same loudness", interactive=False, buttons=["download"], min_width=300
             )
         numbers = gr.HTML()
-        heard = gr.HTML()
+        transcripts = gr.HTML()
         picture = gr.HTML()
         download = gr.DownloadButton("Download the tokens (.flxc)")
         gr.Markdown("### The same clip at four rates")
@@ -194,7 +194,7 @@ def build(comparer: Comparer, folder: Path, examples: Sequence[Path], options: P
 
         # One limit for all events; the last of many moves of a slider is the one that counts.
         shared: dict[str, Any] = {"concurrency_id": "codec", "concurrency_limit": options.concurrency}
-        everything = [session, message, original, decoded, numbers, picture, download, heard, row]
+        everything = [session, message, original, decoded, numbers, picture, download, transcripts, row]
         results = [message, decoded, numbers, picture, download]
         choice = [rate, codebooks, policy]
         opened = source.change(handlers.open_clip, [source, *choice], everything, api_name="open", **shared)
@@ -211,7 +211,7 @@ def build(comparer: Comparer, folder: Path, examples: Sequence[Path], options: P
         )
         shared["show_progress"] = "minimal"
         for event in (opened, read, moved):
-            texts = event.then(handlers.understand, [session], [heard, picture], api_name=False, **shared)
+            texts = event.then(handlers.understand, [session], [transcripts, picture], api_name=False, **shared)
             if event is opened:
                 texts.then(handlers.four_rates, [session], [row], api_name="rates", **shared)
     return blocks.queue(max_size=options.queue, default_concurrency_limit=options.concurrency)

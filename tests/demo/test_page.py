@@ -23,9 +23,11 @@ def handlers(comparer, tmp_path):
 
 
 def test_opening_shows_everything_that_needs_no_recogniser(handlers, comparer, talk):
-    session, message, original, decoded, numbers, picture, file, heard, row = handlers.open_clip(str(talk), *CHOICE)
+    session, message, original, decoded, numbers, picture, file, transcripts, row = handlers.open_clip(
+        str(talk), *CHOICE
+    )
     coded = comparer.encode(comparer.open(talk), Setting(*CHOICE))
-    assert (message, heard, row) == ("", "", "")
+    assert (message, transcripts, row) == ("", "", "")
     for (rate, samples), audio in ((original, session.clip.audio), (decoded, coded.audio)):
         assert rate == 16_000
         # int16, which gradio leaves as it is; one axis, where [samples, channels] cannot be mistaken.
@@ -52,9 +54,9 @@ def test_moving_changes_all_that_depends_on_it(handlers, talk):
 
 def test_texts_and_four_rates_follow(handlers, talk):
     session = handlers.open_clip(str(talk), *CHOICE)[0]
-    heard, picture = handlers.understand(session)
+    transcripts, picture = handlers.understand(session)
     # Neither HTML nor gradio's templates find anything in a text.
-    assert heard.count("&lt;b&gt;&#123;&#123;2.0&#125;&#125; seconds") == 2
+    assert transcripts.count("&lt;b&gt;&#123;&#123;2.0&#125;&#125; seconds") == 2
     assert "hi &amp; &lt;bye&gt;" in picture
     row = handlers.four_rates(session)
     assert row.count("<audio") == 5
@@ -89,8 +91,8 @@ def test_token_files_are_decoded_without_an_original(handlers, comparer, talk, t
     assert "6.00 Hz" in numbers
     assert picture.count("<title>token") == 12
     assert Tokens.load(file) == coded.tokens
-    heard, _ = handlers.understand(session)
-    assert heard.count("seconds") == 1
+    transcripts, _ = handlers.understand(session)
+    assert transcripts.count("seconds") == 1
     assert handlers.four_rates(session) == ""
     (tmp_path / "bad.flxc").write_bytes(b"FLXC")
     assert "bad.flxc" in handlers.open_tokens(str(tmp_path / "bad.flxc"))[1]

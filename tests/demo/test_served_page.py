@@ -141,7 +141,7 @@ def test_a_visitor_in_a_browser(served, chromium, talk, tmp_path):
     page.locator("input[type=file]").first.set_input_files(talk)
     numbers = page.locator(".numbers").first
     numbers.wait_for()
-    page.locator(".heard").first.wait_for()
+    page.locator(".transcript").first.wait_for()
     page.locator(".card audio").nth(4).wait_for()
     before = numbers.inner_text()
 
