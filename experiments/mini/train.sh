@@ -5,7 +5,7 @@
 #
 # Give the same command again to go on where it stopped. What can be set in the environment, with its default:
 #   MINUTES=0                 stop after so long and exit with 75, to be started again; 0 for no limit
-#   FIXED_STEPS=6000 DYNAMIC_STEPS=5000
+#   FIXED_STEPS=6000 DYNAMIC_STEPS=17000
 #   OPTIONS                   further key=value settings, separated by spaces, such as data.batch_size=64
 #   CALIBRATE_EVERY=15        every so-many-th training clip sets the thresholds
 #   EVAL_CLIPS                clips to measure on, all by default
@@ -52,7 +52,7 @@ part "fixed rate" "$python" -m flexicodec.training configs/flexicodec/mini_spect
 
 part "dynamic rate" "$python" -m flexicodec.training configs/flexicodec/mini_spectral.yaml \
   "output=\"$out/dynamic\"" "init_from=[{source: \"$out/fixed/model\", allow_missing: $grown}]" \
-  "${data[@]}" "steps=${DYNAMIC_STEPS:-5000}" "${options[@]}"
+  "${data[@]}" "steps=${DYNAMIC_STEPS:-17000}" "${options[@]}"
 
 part thresholds "$python" experiments/mini/calibrate.py "$out/dynamic/model" "$speech/train.jsonl" \
   --every "${CALIBRATE_EVERY:-15}" --output "$out/model"

@@ -1,8 +1,9 @@
 """Learning of codebooks whose rows are running means of what they code (`EuclideanRVQ`).
 
 For the first steps items are decoded from features as they are. K-means on recent features then starts all stages, and
-from there on each row follows the mean of the residuals that it codes; rows that are hardly used move onto residuals of
-the batch. The result depends on the items alone, not on how many processes they are spread over.
+from there on each row follows the mean of the residuals that it codes; rows that are hardly used move next to those used
+most, and halve their work. (Onto a residual of the batch would be too far out: in many dimensions, means of several
+residuals are shorter than one, and nearer to all others.) The result depends on the items alone, not on how many processes they are spread over.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from flexicodec.training.config import CodebookConfig
 from flexicodec.training.optim import learnable_tokens
 
 PURPOSE = 3  # separates these random numbers from others of the same seed and step
-FRESH_USE = 0.3  # use of a row that was moved, over the mean use: some steps pass before it may move again
+SPLIT = 0.01  # distance of the halves of a row to where it was, over the deviation of what its stage codes
 LEAST_COUNT = 0.5  # tokens a row of k-means counts for, if it coded none
 
 
@@ -68,8 +69,14 @@ class CodebookMeans:
         )
 
     @torch.no_grad()
-    def update(self, step: int, accelerator: Accelerator, finite: bool = True) -> int:
+    def update(self, step: int, accelerator: Accelerator, finite: bool = True, pace: float = 1.0) -> int:
         """Learn from the forward passes of a step, unless it was skipped; all processes call this together.
+
+        Args:
+            step: Number of the step.
+            accelerator: Of the run.
+            finite: Whether the step was taken.
+            pace: Learning rate over its peak. As features settle, rows become means over more of them.
 
         Returns:
             Rows that were moved.
@@ -80,7 +87,7 @@ class CodebookMeans:
             return 0
         config = self.config
         if step + 1 > config.start_step:
-            return self._follow(coded, step)
+            return self._follow(coded, step, 1 - pace * (1 - config.decay))
         self.kept = torch.cat([self.kept, coded.features])[-config.kmeans_tokens :]
         if step + 1 == config.start_step:
             self._start(step)
@@ -123,8 +130,8 @@ class CodebookMeans:
             residual = residual - rows[codes]
         self.kept = self.kept[:0]
 
-    def _follow(self, coded: _Coded, step: int) -> int:
-        """Move the rows towards the mean of what they coded, and those hardly used onto residuals."""
+    def _follow(self, coded: _Coded, step: int, decay: float) -> int:
+        """Move the rows towards the mean of what they coded, and split the busiest into rows hardly used."""
         config = self.config
         quantizer = self.quantizer
         generator = self._generator(step)
@@ -139,18 +146,23 @@ class CodebookMeans:
             if not len(codes):
                 continue
             rows, places, counts = torch.unique(codes, return_inverse=True, return_counts=True)
-            weight = (1 - config.decay) * quantizer.codebook_size / len(codes)  # of a token; use stays 1 on average
+            weight = (1 - decay) * quantizer.codebook_size / len(codes)  # of a token; use stays 1 on average
             use = self.use[stage]
-            use *= config.decay
+            use *= decay
             known = use[rows, None] * quantizer.codebooks[stage, rows]
             sums = torch.zeros_like(known).index_add_(0, places, targets)
             use[rows] += weight * counts
             quantizer.codebooks[stage, rows] = (known + weight * sums) / use[rows, None]
 
-            dead = (use < config.dead_use).nonzero()[: config.moves_per_step, 0]
-            chosen = torch.randint(len(targets), (len(dead),), generator=generator).to(targets.device)
-            quantizer.codebooks[stage, dead] = targets[chosen]
-            use[dead] = FRESH_USE
+            dead = (use < config.dead_use).nonzero()[: min(config.moves_per_step, quantizer.codebook_size // 2), 0]
+            busiest = use.topk(len(dead)).indices
+            noise = torch.randn(len(dead), quantizer.dim, generator=generator).to(use.device)
+            shift = SPLIT * targets.std(unbiased=False) * noise
+            split = quantizer.codebooks[stage, busiest]
+            quantizer.codebooks[stage, dead] = split + shift
+            quantizer.codebooks[stage, busiest] = split - shift
+            use[busiest] /= 2
+            use[dead] = use[busiest]
             moved += len(dead)
         return moved
 

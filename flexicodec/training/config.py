@@ -108,8 +108,8 @@ class CodebookConfig:
     start_step: int = 700
     kmeans_tokens: int = 12_288  # newest tokens k-means works on
     kmeans_rounds: int = 6
-    decay: float = 0.98  # of the running means
-    dead_use: float = 0.02  # rows used less, over the mean use, move onto features of the batch
+    decay: float = 0.98  # of the running means; what is missing to 1 falls with the learning rate
+    dead_use: float = 0.02  # rows used less, over the mean use, move next to the most used ones
     moves_per_step: int = 8  # most of these in a stage and step
 
     def __post_init__(self) -> None:
@@ -134,6 +134,7 @@ class LossWeights:
     commitment: float = 0.25  # distance of features to their codes, with gradients to the features
     codebook: float = 1.0  # the same, with gradients to the codebook
     alignment: float = 15.0  # distance of the semantic stream to the frozen features
+    residual: float = 0.0  # distance of the semantic latents to the acoustic features, with gradients to the former
     repa: float = 0.0  # representation alignment of the bottleneck's output
     mel_energy: float = 0.0  # L1 of half the logarithm of mel energies, mean over windows (specs/mini-v2.md)
     log_mel: float = 0.0  # L1 of log(mel + 1) spectrograms, mean over windows (LFSC, like all that follow)

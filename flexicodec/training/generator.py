@@ -80,6 +80,7 @@ class FlexiCodecGenerator(Generator):
         semantic_dim = codec.semantic_encoder.dim
         self.codebook_sizes = codec.semantic_quantizer.codebook_size, codec.acoustic_quantizer.codebook_size
         self.align = bool(config.losses.alignment)
+        self.residual = bool(config.losses.residual)
         if self.align and dim != semantic_dim:  # latents are compared with features through a linear map
             self.heads["alignment"] = nn.Linear(dim, semantic_dim)
         if config.losses.repa:
@@ -120,6 +121,10 @@ class FlexiCodecGenerator(Generator):
             if "alignment" in self.heads:
                 aligned = self.heads["alignment"](aligned.mT).mT.float()
             losses["alignment"] = feature_alignment_loss(aligned, merge(semantic, durations), tokens)
+        if self.residual:
+            tokens = (durations > 0).sum(dim=1)
+            merged = acoustic_codes.inputs + semantic_codes.latents * rates.keeps_semantic[:, None, None]
+            losses["residual"] = feature_alignment_loss(semantic_codes.latents, merged, tokens)
         for name, loss in acoustic_codes.losses.items():  # both quantisers may have a commitment loss
             losses[name] = losses.get(name, 0.0) + loss * ~rates.unquantized
         if "repa" in self.heads:

@@ -58,6 +58,11 @@ class OptimizedModule:
         """The current learning rate."""
         return self.optimizer.param_groups[0]["lr"]
 
+    @property
+    def share_of_peak(self) -> float:
+        """The current learning rate over its peak."""
+        return self.learning_rate / self.peak
+
     def set_learning_rate(self, step: int) -> None:
         """Set the learning rate of a step."""
         for group in self.optimizer.param_groups:

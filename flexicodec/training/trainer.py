@@ -302,7 +302,7 @@ class CodecTrainer(Trainer):
         finite, norm = state.generator.optimizer_step(self.accelerator, finite)
         self.metrics.add_value("grad_norm/generator", norm)
         if state.means is not None:
-            moved = state.means.update(self.step, self.accelerator, finite)
+            moved = state.means.update(self.step, self.accelerator, finite, state.generator.share_of_peak)
             self.metrics.add_value("codebook/reseeded", float(moved))
         if finite and state.average is not None:
             update_average(state.average, self.codec)

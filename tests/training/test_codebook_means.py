@@ -89,19 +89,43 @@ def test_rows_are_running_means_of_the_residuals_of_active_stages(quantizer):
         residual = residual - before[stage][column]
 
 
-def test_unused_rows_move_onto_residuals_a_few_at_a_time(quantizer):
+def test_unused_rows_split_the_busiest_a_few_at_a_time(quantizer):
     means = CodebookMeans(quantizer, replace(CONFIG, start_step=1, moves_per_step=2), seed=0)
     see(means, latents(0))
     means.update(0, ALONE)
     quantizer.codebooks[0, 3:6] = 1000.0
     means.use[0, 3:6] = 0.001
-    x = latents(1)
-    see(means, x)
+    means.use[0, [1, 6]] = 20.0
+    see(means, latents(1))
     assert means.update(1, ALONE) == 2
-    far = quantizer.codebooks[0].abs().amax(dim=1) > 500
+    rows = quantizer.codebooks[0]
+    far = rows.abs().amax(dim=1) > 500
     assert far.tolist() == [False] * 5 + [True] + [False] * 2
-    distances = torch.cdist(quantizer.codebooks[0, 3:5], x.mT.flatten(0, 1))
-    assert (distances.amin(dim=1) < 0.05).all()
+    # Each has a twin beside it, and they share its use.
+    nearest = torch.cdist(rows[3:5], rows[[1, 6]]).min(dim=0)
+    assert (nearest.values < 0.1 * rows[[1, 6]].norm(dim=1)).all()
+    assert sorted(nearest.indices.tolist()) == [0, 1]
+    use = means.use[0]
+    assert torch.equal(use[[1, 6]], use[3:5][nearest.indices])
+    assert (use[[1, 6]] > 1).all()
+    # What comes next tells them apart.
+    for step in range(2, 20):
+        see(means, latents(step))
+        means.update(step, ALONE)
+    assert torch.cdist(rows[3:5], rows[[1, 6]]).min() > 0.01
+
+
+def test_rows_follow_more_slowly_as_the_learning_rate_falls(quantizer):
+    moved = {}
+    for pace in (1.0, 0.1, 0.0):
+        rows = RVQConfig(2, 8, None).build(DIM)
+        rows.load_state_dict(quantizer.state_dict())
+        means = CodebookMeans(rows, replace(CONFIG, start_step=0, decay=0.9, dead_use=0.0), seed=0)
+        see(means, latents(0))
+        means.update(0, ALONE, pace=pace)
+        moved[pace] = (rows.codebooks - quantizer.codebooks)[0].norm()
+    assert moved[0.0] == 0
+    assert 0 < moved[0.1] < 0.5 * moved[1.0]
 
 
 def test_trained_rows_are_followed_from_the_first_step(quantizer):
