@@ -13,7 +13,7 @@ import pytest
 import flexicodec
 
 ROOT = Path(flexicodec.__file__).parents[1]
-SETUP = "import json, pathlib, torch, flexicodec; audio = flexicodec.example_audio()[:, :32000]\n"
+SETUP = "import json, pathlib, sys, torch, flexicodec; audio = flexicodec.example_audio()[:, :32000]\n"
 MANIFEST = """
 rows = []
 for i in range(4):
@@ -78,6 +78,11 @@ assert load_exported("onnx").encode(audio[:, :600]) == codec.encode(audio[:, :60
     + """
 from flexicodec.cli import main
 assert main(["tokenize", "m.jsonl", "-o", "t", "--frame-rate", "6.25", "--ray", "auto"]) == 0
+""",
+    "docs": f"""
+import subprocess
+command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--config-file", {str(ROOT / "mkdocs.yml")!r}]
+subprocess.run([*command, "--site-dir", str(pathlib.Path("site").resolve())], check=True)
 """,
     "datasets": """
 from datasets import Dataset

@@ -1,0 +1,1 @@
+"""Frozen encoders: networks trained elsewhere whose features say what is spoken."""
