@@ -37,13 +37,18 @@ BANNER = (
 # ------------------------------------------------------------------------------------------- where a file is on the site
 
 
+def is_page(path: Path) -> bool:
+    """Return whether mkdocs puts this file of docs/ on the site itself."""
+    return path.is_relative_to(DOCS) and not path.is_relative_to(DOCS / "tools")
+
+
 def uri_of(path: Path) -> str:
     """Return the page, or the copy, that a file or folder of the repository has on the site."""
     if path in PAGES:
         return PAGES[path]
-    if path.is_relative_to(DOCS):
+    if is_page(path):
         return path.relative_to(DOCS).as_posix()
-    inside = path.relative_to(ROOT).as_posix()
+    inside = path.relative_to(ROOT).as_posix().lstrip(".")  # mkdocs leaves out what begins with a dot
     if path.is_dir():
         return f"repository/{inside}/README.md"
     if path.suffix in COPIED or path.suffix == ".md":
@@ -141,7 +146,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     while pending:
         path = pending.pop()
         uri = uri_of(path)
-        if files.get_file_from_path(uri) is not None or path.is_relative_to(DOCS):
+        if files.get_file_from_path(uri) is not None or is_page(path):
             continue
         if path.suffix in COPIED:
             files.append(File.generated(config, uri, abs_src_path=str(path)))
