@@ -81,7 +81,7 @@ assert main(["tokenize", "m.jsonl", "-o", "t", "--frame-rate", "6.25", "--ray", 
 """,
     "docs": f"""
 import subprocess
-command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--config-file", {str(ROOT / "mkdocs.yml")!r}]
+command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", {str(ROOT / "mkdocs.yml")!r}]
 subprocess.run([*command, "--site-dir", str(pathlib.Path("site").resolve())], check=True)
 """,
     "datasets": """

@@ -1,7 +1,7 @@
 """What the site has beside the pages of this folder; mkdocs.yml names this file under `hooks`.
 
-- README.md, CONTRIBUTING.md, CHANGELOG.md and the model cards are pages as they are, and findings are made from the headers
-  of findings/*.sh, so that no text stands twice.
+- README.md, CONTRIBUTING.md, CHANGELOG.md and the model cards are pages as they are, and findings are made from the
+  headers of findings/*.sh, so that no text stands twice.
 - A link to another file of the repository (a script, a config, an experiment) leads to a page with that file.
 - Pictures are put into the page itself, where they take its colour of text.
 """
@@ -34,7 +34,7 @@ BANNER = (
 )
 
 
-# ------------------------------------------------------------------------------------------- where a file is on the site
+# ------------------------------------------------------------------------------------------ where a file is on the site
 
 
 def is_page(path: Path) -> bool:
@@ -99,8 +99,8 @@ def findings() -> str:
     """Return the page of findings: the header of every script, and a link to it."""
     parts = [
         "# Findings\n",
-        "Behaviour of other libraries, tools and formats that surprised us. Each has a script that installs the pinned "
-        "packages, shows the behaviour without this package, and fails if it changes; the text is the script's header.\n",
+        "Behaviour of other libraries, tools and formats that surprised us. Each has a script that installs the "
+        "pinned packages, shows the behaviour without this package, and fails if it changes; the text is its header.\n",
     ]
     for script in sorted((ROOT / "findings").glob("*.sh")):
         header = []

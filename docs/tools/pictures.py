@@ -1,7 +1,7 @@
 """Draw the pictures of docs/concepts.md: python docs/tools/pictures.py
 
-Durations come from this package's merging policies, applied to 16 made-up frames; nothing here needs a model. Letters and
-lines have the colour of the page's text, so that the pictures can be read on light and on dark pages.
+Durations come from this package's merging policies, applied to 16 made-up frames; nothing here needs a model. Letters
+and lines have the colour of the page's text, so that the pictures can be read on light and on dark pages.
 """
 
 from pathlib import Path

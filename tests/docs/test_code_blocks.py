@@ -1,7 +1,7 @@
 """Every block of code of the documentation runs, page by page from top to bottom, in a folder with a little speech.
 
 Commands of this package run in this process; those of pip, make and pytest are compared with the project's files.
-Training is only asked for its configuration, and a page that names a model of which there are no weights gets a tiny one.
+Training is only asked for its configuration, and a page that names a model without weights here gets a tiny one.
 """
 
 import json
@@ -42,7 +42,7 @@ WITH_CODE = [page for page in PAGES if any(block.is_run for block in blocks(page
 RUNS = [pytest.param(page, id=name(page), marks=() if name(page) in FAST else pytest.mark.slow) for page in WITH_CODE]
 
 
-# ------------------------------------------------------------------------------------------------ a folder and its names
+# ----------------------------------------------------------------------------------------------- a folder and its names
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def stand_ins(tiny, released, nanocodecs, release, names, monkeypatch):  # noqa:
     return install
 
 
-# ------------------------------------------------------------------------------------------------------- how a block runs
+# ----------------------------------------------------------------------------------------------------- how a block runs
 
 
 def run_python(block, names):
@@ -189,7 +189,7 @@ COMMANDS = {"flexicodec": run_flexicodec, "pip": check_pip, "make": check_make, 
 RUNNERS = {"python": run_python, "bash": run_bash, "yaml": run_yaml, "sql": run_sql}
 
 
-# -------------------------------------------------------------------------------------------------------------- the tests
+# ------------------------------------------------------------------------------------------------------------ the tests
 
 
 @pytest.mark.parametrize("page", RUNS)
