@@ -36,7 +36,8 @@ INSTEAD = {
     "--device cuda": "--device cpu",
     'device="cuda"': 'device="cpu"',
     "row_length=2048": "row_length=128",
-    "-o probe": "-o probe --set steps=2",
+    "-o probe": "-o probe --set fit.epochs=1",
+    "-o results": "-o results --mos none",  # minutes
 }
 WITH_CODE = [page for page in PAGES if any(block.is_run for block in blocks(page))]
 RUNS = [pytest.param(page, id=name(page), marks=() if name(page) in FAST else pytest.mark.slow) for page in WITH_CODE]
@@ -67,6 +68,7 @@ def desk(speech, tmp_path, monkeypatch):
         for folder in ("speech", "speech/train", "speech/eval", "corpus", "mine", "mine-eval"):
             Path(folder).mkdir(exist_ok=True)
             flexicodec.write_audio(f"{folder}/{file}", clip[:, : 30_000 + 1000 * index], 16_000)
+            Path(folder, file).with_suffix(".txt").write_text("a text")
         row = {"id": "ab"[index], "path": f"corpus/{file}", "duration": 1.8, "text": "a text", "num_phones": 20 + index}
         rows.append(json.dumps({**row, "speaker": f"s{index}"}) + "\n")
     for manifest in ("train", "eval", "aligned"):

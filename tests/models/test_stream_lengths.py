@@ -20,14 +20,14 @@ def noise(samples):
 
 
 def stream_tokens(model, audio, size=777):
-    """Encode as in the README."""
+    """Encode as on docs/streaming.md."""
     with model.streaming_encoder() as stream:
         pieces = [stream.encode(chunk) for chunk in audio.split(size, dim=1)] + [stream.flush()]
     return [piece for piece in pieces if piece is not None]
 
 
 def stream_audio(model, pieces, **options):
-    """Decode as in the README."""
+    """Decode as on docs/streaming.md."""
     with model.streaming_decoder(**options) as stream:
         return torch.cat([stream.decode(piece) for piece in pieces] + [stream.flush()], dim=1)
 
