@@ -1,9 +1,10 @@
 """Learning of codebooks whose rows are running means of what they code (`EuclideanRVQ`).
 
 For the first steps items are decoded from features as they are. K-means on recent features then starts all stages, and
-from there on each row follows the mean of the residuals that it codes; rows that are hardly used move next to those used
-most, and halve their work. (Onto a residual of the batch would be too far out: in many dimensions, means of several
-residuals are shorter than one, and nearer to all others.) The result depends on the items alone, not on how many processes they are spread over.
+from there on each row follows the mean of the residuals that it codes. Rows that are hardly used move next to those
+used most, and take half of their tokens. (A residual of the batch would be too far out: in many dimensions the mean of
+several residuals is shorter than any one, and so nearer to all others.) The result depends on the items alone, not on
+how many processes they are spread over.
 """
 
 from dataclasses import dataclass
