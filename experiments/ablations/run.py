@@ -36,6 +36,7 @@ RECIPE = "mini_spectral"
 NAMES = (
     RECIPE,
     "fixed_rate",
+    "low_rates",
     "equal_durations",
     "similarity_rule",
     "dynamic_programme",
