@@ -3,7 +3,7 @@
     python experiments/mini/calibrate.py runs/mini-v2/dynamic/model DIR/train.jsonl --output runs/mini-v2/model
 
 `threshold`, the default of `encode`, gives the target rate over every 15th training clip; `threshold_range` gives the
-lowest and the highest rate. Codebooks that were running means in training are fitted to the tokens of every third clip,
+lowest and the highest rate. Codebooks that were running means in training are fitted to the tokens of every fifth clip,
 not merged and at two random rates: all of them at once are more than the means of the last steps have seen.
 """
 
@@ -37,9 +37,9 @@ def main() -> None:
         "--range", type=float, nargs=2, default=(4.0, 12.0), help="target rates of `threshold_range`, Hz"
     )
     parser.add_argument(
-        "--codebooks-every", type=int, default=3, help="fit the codebooks to every N-th clip; 0 leaves them"
+        "--codebooks-every", type=int, default=5, help="fit the codebooks to every N-th clip; 0 leaves them"
     )
-    parser.add_argument("--rounds", type=int, default=6, help="rounds of k-means for each codebook")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of k-means for each codebook")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
