@@ -2,7 +2,8 @@
 
     python experiments/mini/policies.py DIR/eval.jsonl --clips 16
 
-Also decodes merged features that were not quantized, to tell what merging and what the quantizer costs.
+Also decodes merged features that were not quantized, and fewer codebooks, to tell what merging and what the quantizer
+costs. `--model` may be a model before or after a step of experiments/mini/train.sh.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from flexicodec.corpus import Utterance, read_manifest, read_utterance
 from flexicodec.evaluation.metrics.asr import open_transcriber, word_errors
 
 RATE = 16_000
-POLICIES = ("uniform", "rate", "variance", "variance-length")
+POLICIES = ("shuffled", "uniform", "rate", "top-k", "ple", "centroid", "variance", "variance-length")
 SHARES = (0.05, 0.2, 0.5, 0.9)  # of the acoustic error in "joint"
 
 
@@ -30,6 +31,8 @@ def main() -> None:
     parser.add_argument("--model", default="flexicodec-mini")
     parser.add_argument("--clips", type=int, default=16, help="English clips with a text, evenly spread")
     parser.add_argument("--frame-rate", type=float, nargs="+", default=[6.25, 4.0])
+    parser.add_argument("--codebooks", type=int, nargs="*", default=[8], help="numbers of these, beside all of them")
+    parser.add_argument("--policies", nargs="*", default=[*POLICIES, *(f"joint:acoustic={share}" for share in SHARES)])
     arguments = parser.parse_args()
     codec = flexicodec.load(arguments.model)
     known = [each for each in read_manifest(arguments.manifest) if each.text and each.language in (None, "en")]
@@ -51,10 +54,15 @@ def main() -> None:
 
     measure("originals", lambda index: clips[index][None])
     for rate in arguments.frame_rate:
-        for policy in (*POLICIES, *(f"joint:acoustic={share}" for share in SHARES)):
+        for policy in arguments.policies:
             tokens = [codec.tokenize(each, frame_rate=rate, policy=policy) for each in features]
             measure(f"{rate:g} Hz, {policy}", lambda index, tokens=tokens: codec.decode(tokens[index]))
-        durations = [codec.tokenize(each, frame_rate=rate).durations for each in features]
+        for count in (codec.num_codebooks, *arguments.codebooks):
+            tokens = [codec.tokenize(each, frame_rate=rate, num_codebooks=count) for each in features]
+            measure(
+                f"{rate:g} Hz, its own policy, {count} books", lambda index, tokens=tokens: codec.decode(tokens[index])
+            )
+        durations = [each.durations for each in tokens]
 
         def not_quantized(index: int, durations: list[Tensor] = durations) -> Tensor:
             merged = codec.acoustic_aggregator(features[index].acoustic, durations[index])

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make flexicodec-mini from speech: train it, set its thresholds, measure it. One core is enough; a GPU is used if there.
+# Make flexicodec-mini from speech: train it, set its thresholds and codebooks, measure it. One core is enough; a GPU is used if there.
 #
 #   experiments/mini/train.sh DIR [OUT]      DIR holds train.jsonl and eval.jsonl; OUT is runs/mini-v2 by default
 #
@@ -54,7 +54,7 @@ part "dynamic rate" "$python" -m flexicodec.training configs/flexicodec/mini_spe
   "output=\"$out/dynamic\"" "init_from=[{source: \"$out/fixed/model\", allow_missing: $grown}]" \
   "${data[@]}" "steps=${DYNAMIC_STEPS:-17000}" "${options[@]}"
 
-part thresholds "$python" experiments/mini/calibrate.py "$out/dynamic/model" "$speech/train.jsonl" \
+part "thresholds and codebooks" "$python" experiments/mini/calibrate.py "$out/dynamic/model" "$speech/train.jsonl" \
   --every "${CALIBRATE_EVERY:-15}" --output "$out/model"
 
 part figures "$python" experiments/mini/evaluate.py "$speech/eval.jsonl" --model "$out/model" \

@@ -21,7 +21,7 @@ from flexicodec.merging.selectors.clustering import DensityPeaks, GreedyPredicti
 from flexicodec.merging.selectors.least_cost import LeastCost, MinimumVariance
 from flexicodec.merging.selectors.path import PathLength, PathThreshold
 from flexicodec.merging.selectors.running import Centroid, RunningCost
-from flexicodec.merging.selectors.similarity import ExactRate, Threshold, TopCuts, Uniform
+from flexicodec.merging.selectors.similarity import ExactRate, Shuffled, Threshold, TopCuts, Uniform
 
 CONTROLS = ("frame_rate", "threshold", "price")  # settings that decide the rate
 RUNNING = "running"  # the controller that streams use, made of the model's threshold and grid
@@ -58,6 +58,7 @@ JOINT = {"cost": "joint", "acoustic": 0.2, "length_power": 1.0}
 POLICIES: dict[str, PolicyKind] = {
     "rate": PolicyKind({"frame_rate": ExactRate}),
     "uniform": PolicyKind({"frame_rate": Uniform}),
+    "shuffled": PolicyKind({"frame_rate": Shuffled}),  # the control
     "variance": PolicyKind({"frame_rate": MinimumVariance, "price": MinimumVariance, "threshold": RunningCost}),
     # by the similarities of neighbours
     "threshold": PolicyKind({"threshold": Threshold}),  # FlexiCodec

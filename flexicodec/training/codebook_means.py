@@ -1,9 +1,10 @@
 """Learning of codebooks whose rows are running means of what they code (`EuclideanRVQ`).
 
 For the first steps items are decoded from features as they are. K-means on recent features then starts all stages, and
-from there on each row follows the mean of the residuals that it codes; rows that are hardly used move next to those used
-most, and halve their work. (Onto a residual of the batch would be too far out: in many dimensions, means of several
-residuals are shorter than one, and nearer to all others.) The result depends on the items alone, not on how many processes they are spread over.
+from there on each row follows the mean of the residuals that it codes. Rows that are hardly used move next to those
+used most, and take half of their tokens. (A residual of the batch would be too far out: in many dimensions the mean of
+several residuals is shorter than any one, and so nearer to all others.) The result depends on the items alone, not on
+how many processes they are spread over.
 """
 
 from dataclasses import dataclass
@@ -32,6 +33,63 @@ class _Coded:
     codes: Int[Tensor, "tokens stages"]
     active: Bool[Tensor, "tokens stages"]
     origin: Int[Tensor, " tokens"]
+
+
+@torch.no_grad()
+def fit_codebooks(
+    quantizer: EuclideanRVQ,
+    tokens: Float[Tensor, "tokens dim"],
+    rounds: int,
+    generator: torch.Generator,
+    from_scratch: bool = False,
+) -> Float[Tensor, "stages codes"]:
+    """Fit all stages by k-means, each on what the stages before leave over.
+
+    Args:
+        quantizer: Whose rows are replaced.
+        tokens: Features to be coded.
+        rounds: Of k-means, for each stage.
+        generator: Of random numbers.
+        from_scratch: Start from random tokens instead of the rows there are.
+
+    Returns:
+        Tokens that each row codes, at least `LEAST_COUNT`.
+    """
+    residual = tokens
+    use = []
+    for stage, rows in enumerate(quantizer.codebooks):
+        if from_scratch:
+            chosen = torch.randperm(len(residual), generator=generator).to(residual.device)
+            rows.copy_(residual[chosen.repeat(-(-len(rows) // len(chosen)))[: len(rows)]])  # few tokens: some twice
+        for _ in range(rounds):
+            codes = nearest_by_distance(residual, rows)[1][:, 0]
+            counts = torch.bincount(codes, minlength=len(rows))
+            sums = torch.zeros_like(rows).index_add_(0, codes, residual)
+            used = counts > 0
+            rows[used] = sums[used] / counts[used, None]
+            _split_busiest(rows, counts.float(), (~used).nonzero()[: len(rows) // 2, 0], residual, generator)
+        codes = nearest_by_distance(residual, rows)[1][:, 0]
+        residual = residual - quantizer.dequantize_stage(stage, codes)
+        use.append(torch.bincount(codes, minlength=len(rows)).float().clamp(min=LEAST_COUNT))
+    return torch.stack(use)
+
+
+def _split_busiest(
+    rows: Float[Tensor, "codes dim"],
+    use: Float[Tensor, " codes"],
+    dead: Int[Tensor, " dead"],
+    coded: Float[Tensor, "tokens dim"],
+    generator: torch.Generator,
+) -> None:
+    """Move each dead row next to one of those used most, and halve the use between the two, in place."""
+    busiest = use.topk(len(dead)).indices
+    noise = torch.randn(len(dead), rows.shape[1], generator=generator).to(rows.device)
+    shift = SPLIT * coded.std(unbiased=False) * noise
+    split = rows[busiest]
+    rows[dead] = split + shift
+    rows[busiest] = split - shift
+    use[busiest] /= 2
+    use[dead] = use[busiest]
 
 
 class CodebookMeans:
@@ -108,26 +166,12 @@ class CodebookMeans:
         return _Coded(features, codes, active.bool(), origin)
 
     def _start(self, step: int) -> None:
-        """Start all stages by k-means, each on what the stages before leave over."""
-        size = self.quantizer.codebook_size
-        generator = self._generator(step)
-        residual = self.kept
-        if not len(residual):
+        """Start all stages by k-means on the kept features."""
+        if not len(self.kept):
             raise ValueError(f"no tokens were seen in {self.config.start_step} steps, so no codebook can be started")
-        for stage in range(self.quantizer.num_codebooks):
-            first = torch.randperm(len(residual), generator=generator)[:size]
-            rows = residual[first.to(residual.device)]
-            rows = rows.repeat(-(-size // len(rows)), 1)[:size]  # fewer tokens than rows
-            for _ in range(self.config.kmeans_rounds):
-                codes = nearest_by_distance(residual, rows)[1][:, 0]
-                counts = torch.bincount(codes, minlength=size)
-                sums = torch.zeros_like(rows).index_add_(0, codes, residual)
-                rows = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], rows)
-            codes = nearest_by_distance(residual, rows)[1][:, 0]
-            counts = torch.bincount(codes, minlength=size).float().clamp(min=LEAST_COUNT)
-            self.use[stage] = counts / counts.mean()
-            self.quantizer.codebooks[stage] = rows
-            residual = residual - rows[codes]
+        generator = self._generator(step)
+        use = fit_codebooks(self.quantizer, self.kept, self.config.kmeans_rounds, generator, from_scratch=True)
+        self.use = use / use.mean(dim=1, keepdim=True)
         self.kept = self.kept[:0]
 
     def _follow(self, coded: _Coded, step: int, decay: float) -> int:
@@ -155,14 +199,7 @@ class CodebookMeans:
             quantizer.codebooks[stage, rows] = (known + weight * sums) / use[rows, None]
 
             dead = (use < config.dead_use).nonzero()[: min(config.moves_per_step, quantizer.codebook_size // 2), 0]
-            busiest = use.topk(len(dead)).indices
-            noise = torch.randn(len(dead), quantizer.dim, generator=generator).to(use.device)
-            shift = SPLIT * targets.std(unbiased=False) * noise
-            split = quantizer.codebooks[stage, busiest]
-            quantizer.codebooks[stage, dead] = split + shift
-            quantizer.codebooks[stage, busiest] = split - shift
-            use[busiest] /= 2
-            use[dead] = use[busiest]
+            _split_busiest(quantizer.codebooks[stage], use, dead, targets, generator)
             moved += len(dead)
         return moved
 

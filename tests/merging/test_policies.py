@@ -211,6 +211,19 @@ def test_minimum_variance_finds_the_steps_of_a_staircase():
     assert rows(found) == [[3, 8, 1, 5, 2, 7]]
 
 
+def test_shuffled_durations_are_those_of_the_rate_policy_in_another_order():
+    _, similarities, lengths, seconds = clips([64, 31])
+    ordered = rows(POLICIES["rate"](0.5)(similarities, lengths, seconds=seconds, max_duration=8))
+    shuffled = [
+        rows(POLICIES["shuffled"](0.5, seed=seed)(similarities, lengths, seconds=seconds, max_duration=8))
+        for seed in (0, 0, 1)
+    ]
+    assert shuffled[0] == shuffled[1] != shuffled[2]
+    for found in shuffled:
+        assert [sorted(row) for row in found] == [sorted(row) for row in ordered]
+        assert all(row != other for row, other in zip(found, ordered, strict=True))
+
+
 # -- All of them ------------------------------------------------------------------------------------------------------
 
 

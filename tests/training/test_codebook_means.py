@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flexicodec.quantize import EuclideanRVQ, RVQConfig
-from flexicodec.training.codebook_means import CodebookMeans
+from flexicodec.training.codebook_means import CodebookMeans, fit_codebooks
 from flexicodec.training.config import CodebookConfig, DropoutConfig, OptimConfig
 from flexicodec.training.trainer import CodecTrainer, train
 from tests.training.recipes import MODEL, make_recogniser, recipe
@@ -57,6 +57,31 @@ def test_kmeans_starts_the_rows_at_the_clusters_of_recent_features(quantizer):
         residual = (quantizer(x).latents - x).square().mean()
     assert residual < 0.3 * x.var()
     assert not len(means.kept)
+
+
+def test_fitting_on_more_tokens_lowers_the_error_of_others(quantizer):
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.cat([latents(seed) for seed in range(20)]).mT.flatten(0, 1)
+    x = latents(50)
+
+    def error():
+        with torch.no_grad():
+            return float((quantizer(x).latents - x).square().mean())
+
+    fit_codebooks(quantizer, tokens[:40], 4, generator, from_scratch=True)
+    errors = [error()]
+    use = fit_codebooks(quantizer, tokens, 4, generator)
+    errors.append(error())
+    assert errors[1] < 0.9 * errors[0]
+    assert use.shape == (2, 8)
+    assert (use >= 0.5).all()
+    assert use.sum(dim=1).tolist() == pytest.approx([len(tokens)] * 2, rel=0.01)
+    # What is fitted stays so.
+    rows = quantizer.codebooks.clone()
+    fit_codebooks(quantizer, tokens, 20, generator)
+    settled = quantizer.codebooks.clone()
+    fit_codebooks(quantizer, tokens, 1, generator)
+    assert (quantizer.codebooks - settled).norm() < 0.1 * (rows - settled).norm() + 1e-4
 
 
 def test_rows_are_running_means_of_the_residuals_of_active_stages(quantizer):

@@ -15,8 +15,8 @@ from flexicodec.encoders.base import SSLConfig
 from flexicodec.hub import load
 from flexicodec.merging.positions import PositionConfig
 from flexicodec.models.flexicodec.model import FlexiCodec
-from flexicodec.nn.spectral import TwoRateConfig
-from flexicodec.quantize import ResidualFSQConfig, RVQConfig, VQConfig
+from flexicodec.nn.spectral import SpectralConfig, TwoRateConfig
+from flexicodec.quantize import RVQConfig, VQConfig
 from flexicodec.training.config import TrainingConfig
 from flexicodec.training.trainer import CodecTrainer, train
 from flexicodec.training.training_state import TrainingState
@@ -124,31 +124,30 @@ def test_an_ablation_is_an_overlay_of_a_few_lines(name):
     lines = (CONFIGS / "ablations" / f"{name}.yaml").read_text().splitlines()
     assert 3 <= len([line for line in lines if not line.startswith("#")]) <= 12
     assert lines[0].startswith("# ")
-    assert read(f"ablations/{name}") != read("mini")
+    ablation = read(f"ablations/{name}")
+    assert ablation != replace(read("mini"), output=ablation.output)
+    assert ablation != replace(read("mini_spectral"), output=ablation.output)
 
 
-@pytest.fixture(scope="module")
-def hubert(tmp_path_factory):
-    """A HuBERT with random weights, as transformers saves it."""
-    return make_hubert(tmp_path_factory.mktemp("hubert"), 10)
-
-
-def shrink(config, manifest, output, source, encoder):
+def shrink(config, manifest, output, encoder):
     """Make a packaged config tiny, without changing its subject."""
     model = config.model
     merging, quantizer = model.merging, model.semantic.quantizer
     if merging is not None:
-        small = {
-            name: part and replace(SMALL, window=part.window)
-            for name in ("semantic_aggregator", "acoustic_aggregator")
-            for part in [getattr(merging, name)]
-        }
+        small = {name: smaller(getattr(merging, name)) for name in ("semantic_aggregator", "acoustic_aggregator")}
         merging = replace(merging, **small)
-    acoustic = model.acoustic_quantizer
+    acoustic = MODEL.acoustic
+    if isinstance(model.acoustic, SpectralConfig):
+        sizes = TwoRateConfig(32, 1, 32, 1)
+        acoustic = replace(model.acoustic, num_mels=40, latent_dim=acoustic.latent_dim, encoder=sizes, decoder=sizes)
+    acoustic_quantizer = model.acoustic_quantizer
+    if isinstance(acoustic_quantizer, RVQConfig):
+        width = acoustic_quantizer.codebook_dim and MODEL.acoustic_quantizer.codebook_dim
+        acoustic_quantizer = replace(MODEL.acoustic_quantizer, codebook_dim=width)
     model = replace(
         model,
         semantic_encoder=encoder,
-        acoustic=MODEL.acoustic,
+        acoustic=acoustic,
         merging=merging,
         semantic=replace(
             MODEL.semantic,
@@ -156,8 +155,8 @@ def shrink(config, manifest, output, source, encoder):
             if isinstance(quantizer, VQConfig)
             else MODEL.semantic.quantizer,
         ),
-        acoustic_quantizer=acoustic if isinstance(acoustic, ResidualFSQConfig) else MODEL.acoustic_quantizer,
-        bottleneck=model.bottleneck and replace(SMALL, window=model.bottleneck.window),
+        acoustic_quantizer=acoustic_quantizer,
+        bottleneck=smaller(model.bottleneck),
     )
     data = replace(config.data, manifest=(str(manifest),), batch_size=2, crop_seconds=0.5, workers=0, audio_cache=None)
     return replace(
@@ -166,7 +165,6 @@ def shrink(config, manifest, output, source, encoder):
         model=model,
         data=data,
         adversarial=config.adversarial and ADVERSARY,
-        init_from=tuple(replace(each, source=str(source)) for each in config.init_from),
         trackers=("jsonl",),
         mixed_precision="no",
         steps=1,
@@ -174,27 +172,46 @@ def shrink(config, manifest, output, source, encoder):
     )
 
 
+def smaller(part):
+    """Make a transformer or an aggregator tiny."""
+    if isinstance(part, PositionConfig):
+        return replace(part, hidden_dim=16, unmerge_dim=part.unmerge_dim and 16)
+    return part and replace(SMALL, window=part.window)
+
+
 @pytest.fixture(scope="module")
-def stage_one(tmp_path_factory):
-    """A toy-size codec at its fixed rate, as initial weights of the ablations."""
-    folder = tmp_path_factory.mktemp("stage-one")
-    config = shrink(read("mini_fixed"), "none", folder, make_recogniser(folder / "recogniser"), MODEL.semantic_encoder)
-    networks = TrainingState(config, Accelerator(cpu=True))
-    return networks.export(folder / "model", (1.0, 1.0), half=False)
+def sources(tmp_path_factory):
+    """Toy-size weights under the names that the ablations start from."""
+    folder = tmp_path_factory.mktemp("sources")
+    recogniser = make_recogniser(folder / "recogniser")
+    found = {
+        "flexicodec/assets/recognizer-mini": recogniser,
+        "models/hubert-base-ls960": make_hubert(folder / "hubert", 10),
+    }
+    for stage_one in ("mini_fixed", "mini_spectral_fixed"):
+        config = shrink(read(stage_one), "none", folder, MODEL.semantic_encoder)
+        config = replace(config, init_from=(replace(config.init_from[0], source=str(recogniser)),))
+        networks = TrainingState(config, Accelerator(cpu=True))
+        name = f"runs/{stage_one.replace('_', '-')}/model"
+        found[name] = networks.export(folder / stage_one, (1.0, 1.0), half=False)
+    return found
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_trains_for_a_step(name, manifest, tmp_path, hubert, stage_one):
+def test_an_ablation_trains_for_a_step(name, manifest, tmp_path, sources):
     config, encoder = read(f"ablations/{name}"), MODEL.semantic_encoder
     if name == "ssl":
+        hubert = sources["models/hubert-base-ls960"]
         encoder = SSLConfig.from_folder(hubert, config.model.semantic_encoder.layer)
-    config = shrink(config, manifest, tmp_path / "run", hubert if name == "ssl" else stage_one, encoder)
+    config = shrink(config, manifest, tmp_path / "run", encoder)
+    starts = [replace(each, source=str(sources[each.source])) for each in config.init_from]
+    config = replace(config, init_from=tuple(starts))
     trainer = CodecTrainer(config)
     before = {key: value.clone() for key, value in trainer.codec.named_parameters()}
     trainer.run()
     row = json.loads((tmp_path / "run" / "curves.jsonl").read_text().splitlines()[0])
     assert row["skipped"] == 0
-    assert row["loss/mel"] > 0
+    assert row["loss/mel" if config.losses.mel else "loss/mel_energy"] > 0
     changed = {
         key.split(".")[0] for key, value in trainer.codec.named_parameters() if not torch.equal(value, before[key])
     }

@@ -162,3 +162,26 @@ class Uniform(RatePolicy):
         target = clips.target_tokens(self.frame_rate)[:, None]
         boundary = torch.arange(int(target.max()) + 1, device=clips.lengths.device).minimum(target)
         return (boundary * clips.lengths[:, None] // target.clamp(min=1)).diff(dim=-1)
+
+
+@dataclass(frozen=True)
+class Shuffled(ExactRate):
+    """Put the durations of `ExactRate` into a random order: as varied, and in the wrong places.
+
+    The control that tells whether places matter. A clip's order depends on its durations and the seed alone.
+
+    Attributes:
+        seed: Of the order.
+    """
+
+    seed: int = 0
+
+    def choose(self, clips: Clips) -> Int[Tensor, "batch tokens"]:
+        """Choose durations; see `MergingPolicy`. `seconds` are needed."""
+        durations = super().choose(clips)
+        shuffled = torch.zeros_like(durations)
+        for row, item in enumerate(durations):
+            own = item[item > 0].cpu().numpy()
+            random = np.random.default_rng([self.seed, *own.tolist()])
+            shuffled[row, : len(own)] = torch.from_numpy(random.permutation(own))
+        return shuffled
