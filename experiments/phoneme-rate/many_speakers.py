@@ -3,7 +3,7 @@
     python experiments/phoneme-rate/many_speakers.py speech --cache runs/phones --share 0.5
 
 Writes speakers/results.json and figures beside this file, from what `collect.py` keeps in the cache. Each policy has
-one setting for all clips, with which 200 clips of the training speakers have the rate on average; so do null codecs.
+one setting for all clips, with which 100 clips of the training speakers have the rate on average; so do null codecs.
 """
 
 import argparse
@@ -48,10 +48,10 @@ from flexicodec.statistics import (
 RATES = (10.0, 8.33, 6.25, 5.0, 4.0, 3.0)
 MAIN_RATES = (8.33, 6.25, 4.0)  # with intervals and differences from null codecs
 MAIN = 6.25
-CALIBRATION_CLIPS = 200
+CALIBRATION_CLIPS = 100
 PAPER_R = 0.775
 TIMIT_SECONDS = (2.0, 5.0)  # of most of its sentences
-SAMPLING = Sampling(resamples=2000)
+SAMPLING = Sampling(resamples=1000)
 
 
 # -------------------------------------------------------------------------------------------------- correlations
@@ -182,9 +182,9 @@ def choices_of_tau(groups: dict[str, Group], tau: float) -> list[dict[str, Any]]
             "each speaker's own": (None, lambda clip, each=each: each[clip.speaker]),
         }
         for way, (value, value_of) in ways.items():
-            measured = correlations(group.with_tokens("threshold", value_of))
-            kept = ("tokens_per_second", "r", "r_between_speakers", "r_within_speakers")
-            rows.append({"group": name, "tau_by": way, "tau": value, **{key: measured.get(key) for key in kept}})
+            rates = group.with_tokens("threshold", value_of)
+            interval = RateTable.of(rates, "speech").interval(pearson, SAMPLING)
+            rows.append({"group": name, "tau_by": way, "tau": value, **point(rates), "r": shown(interval)})
     return rows
 
 
@@ -239,27 +239,22 @@ def study(clips: list[StoredClip], taus: dict[tuple[str, float], float]) -> dict
     rows = []
     sweep = []
     for rate in RATES:
-        nulls: dict[str, dict[str, list[ClipRates]]] = {}
+        nulls: dict[tuple[str, str], list[ClipRates]] = {}
         for policy in (*NULLS, *RULES):
-            tau = taus[policy, rate]
             for name, group in groups.items():
-                if rate not in MAIN_RATES and name != "LibriSpeech":
+                if name != "LibriSpeech" and not compared(name, policy, rate):
                     continue
-                rates = group.with_tokens(policy, lambda clip, tau=tau: tau)
+                rates = group.with_tokens(policy, lambda clip, tau=taus[policy, rate]: tau)
                 if name == "LibriSpeech":
                     sweep.append({"policy": policy, "rate": rate, **point(rates)})
-                if rate not in MAIN_RATES:
+                nulls[name, policy] = rates
+                if rate not in MAIN_RATES or (policy in NULLS and name != "LibriSpeech"):
                     continue
                 row = {"group": name, "policy": policy, "rate": rate, **correlations(rates)}
-                if policy in NULLS:
-                    nulls.setdefault(name, {})[policy] = rates
-                elif policy == "threshold" or name == "LibriSpeech":
-                    row["less_null"] = {null: differences(rates, of_null) for null, of_null in nulls[name].items()}
+                if policy in RULES and compared(name, NULLS[0], rate):
+                    row["less_null"] = {null: differences(rates, nulls[name, null]) for null in NULLS}
                 if (policy, rate, name) == ("threshold", MAIN, "LibriSpeech"):
-                    row["by_duration"] = by_duration(rates)
-                    row["by_speaker"] = by_speaker(rates)
-                    table = RateTable.of(rates, "speech")
-                    row["points"] = [[round(float(x), 3), round(float(y), 3)] for x, y in zip(*table.xy, strict=True)]
+                    row |= details(rates)
                 rows.append(row)
                 print(f"{policy:18} {rate:5} {name:32} r = {row['r']}", flush=True)
     some = {name: group for name, group in groups.items() if name != "all"}
@@ -270,6 +265,22 @@ def study(clips: list[StoredClip], taus: dict[tuple[str, float], float]) -> dict
         "choice_of_tau": choices_of_tau(some, tau),
         "aligner": check_aligner(of_corpus["ljspeech"], tau),
     }
+
+
+def compared(group: str, policy: str, rate: float) -> bool:
+    """Tell what is measured: the paper's policy on all groups, all else on LibriSpeech, nulls of others at one rate."""
+    if rate not in MAIN_RATES:
+        return False
+    if policy in NULLS:
+        return group == "LibriSpeech" or (rate == MAIN and group != "all")
+    return group == "LibriSpeech" or policy == "threshold"
+
+
+def details(rates: Sequence[ClipRates]) -> dict[str, Any]:
+    """Correlate by duration and by speaker; the rates of clips are there for a plot."""
+    table = RateTable.of(rates, "speech")
+    points = [[round(float(x), 3), round(float(y), 3)] for x, y in zip(*table.xy, strict=True)]
+    return {"by_duration": by_duration(rates), "by_speaker": by_speaker(rates), "points": points}
 
 
 def point(rates: Sequence[ClipRates]) -> dict[str, float]:
