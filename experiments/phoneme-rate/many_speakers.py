@@ -3,7 +3,7 @@
     python experiments/phoneme-rate/many_speakers.py speech --cache runs/phones --share 0.5
 
 Writes speakers/results.json and figures beside this file, from what `collect.py` keeps in the cache. Each policy has
-one setting for all clips, with which 100 clips of the training speakers have the rate on average; so do null codecs.
+one setting for all clips, with which 60 clips of the training speakers have the rate on average; so do null codecs.
 """
 
 import argparse
@@ -40,15 +40,14 @@ from flexicodec.statistics import (
     Sampling,
     fisher_interval,
     fit_line,
-    fixed_effects_corr,
     partial_corr,
     pearson,
 )
 
-RATES = (10.0, 8.33, 6.25, 5.0, 4.0, 3.0)
+RATES = (8.33, 6.25, 5.0, 4.0)
 MAIN_RATES = (8.33, 6.25, 4.0)  # with intervals and differences from null codecs
 MAIN = 6.25
-CALIBRATION_CLIPS = 100
+CALIBRATION_CLIPS = 60
 PAPER_R = 0.775
 TIMIT_SECONDS = (2.0, 5.0)  # of most of its sentences
 SAMPLING = Sampling(resamples=1000)
@@ -67,11 +66,23 @@ def speaker_rates(table: RateTable, speakers: np.ndarray) -> np.ndarray:
     return np.array(rates)
 
 
+def within_speakers(x: np.ndarray, y: np.ndarray, speakers: np.ndarray) -> float:
+    """Correlate deviations from speakers' means; `fixed_effects_corr` for numbered speakers, ten times as fast."""
+    counts = np.maximum(np.bincount(speakers), 1)
+    left = [each - (np.bincount(speakers, each) / counts)[speakers] for each in (x, y)]
+    return pearson(*left)
+
+
+def numbered(rates: Sequence[ClipRates]) -> np.ndarray:
+    """Number the speakers of clips."""
+    return np.unique([str(each.speaker) for each in rates], return_inverse=True)[1]
+
+
 def correlations(rates: Sequence[ClipRates]) -> dict[str, Any]:
     """Correlate phones and tokens per second of speech in every way, with intervals by speaker."""
     table = RateTable.of(rates, "speech")
     every = RateTable.of(rates, "all")
-    speakers = np.array([each.speaker for each in rates])
+    speakers = numbered(rates)
     products = window_products(rates)
     line = fit_line("ols", *table.xy)
     scatter = float(np.std(table.y - line.slope.value * table.x))
@@ -99,14 +110,14 @@ def correlations(rates: Sequence[ClipRates]) -> dict[str, Any]:
     if found["speakers"] > 1:
         means = speaker_rates(table, speakers)
         found["r_between_speakers"] = shown(SAMPLING.interval(pearson, *means.T))
-        found["r_within_speakers"] = shown(table.interval(fixed_effects_corr, SAMPLING, speakers))
+        found["r_within_speakers"] = shown(table.interval(within_speakers, SAMPLING, speakers))
     return found
 
 
 def differences(own: Sequence[ClipRates], null: Sequence[ClipRates]) -> dict[str, Any]:
     """Compare correlations with those of other tokens of the same clips."""
     table, other = RateTable.of(own, "speech"), RateTable.of(null, "speech")
-    speakers = np.array([each.speaker for each in own])
+    speakers = numbered(own)
 
     def less(statistic: Callable[..., float], x: Any, y: Any, z: Any, *more: Any) -> float:
         return statistic(x, y, *more) - statistic(x, z, *more)
@@ -116,9 +127,7 @@ def differences(own: Sequence[ClipRates], null: Sequence[ClipRates]) -> dict[str
 
     found = {"r": shown(table.interval(partial(less, pearson), SAMPLING, other.y))}
     if len(set(speakers.tolist())) > 1:
-        found["r_within_speakers"] = shown(
-            table.interval(partial(less, fixed_effects_corr), SAMPLING, other.y, speakers)
-        )
+        found["r_within_speakers"] = shown(table.interval(partial(less, within_speakers), SAMPLING, other.y, speakers))
     products = window_products(own), window_products(null)
     found["r_within_clips"] = shown(SAMPLING.interval(less_within, *products, clusters=table.clusters))
     return found
@@ -289,7 +298,7 @@ def point(rates: Sequence[ClipRates]) -> dict[str, float]:
     return {
         "tokens_per_second": RateTable.of(rates, "all").frame_rate,
         "r": pearson(*table.xy),
-        "r_within_speakers": fixed_effects_corr(*table.xy, [each.speaker for each in rates]),
+        "r_within_speakers": within_speakers(*table.xy, numbered(rates)),
         "r_within_clips": pooled_correlation(window_products(rates)),
     }
 
