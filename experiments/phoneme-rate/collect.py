@@ -10,7 +10,6 @@ and null codecs cut by; never its tokens, so that policies and thresholds can be
 import argparse
 import hashlib
 import json
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,13 +109,10 @@ def collect(speech: Path, cache: Path, share: float) -> list[StoredClip]:
     codec = flexicodec.load("flexicodec-mini", parts="semantic")
     stored = []
     refused: list[tuple[str, str]] = []
-    seconds = [0.0, 0.0]  # of CPU, for alignments and features
     for first in tqdm(range(0, len(chosen), TOGETHER), "clips", mininterval=10):
         some = chosen[first : first + TOGETHER]
-        begin = time.process_time()
         # Alignments of the manifest are left out here: all clips get those of one aligner.
         aligned = align_utterances([replace(clip, alignment=None) for _, clip in some], cache / "pocketsphinx")
-        seconds[0] += time.process_time() - begin
         refused += aligned.refused
         for (split, utterance), with_grid in zip(some, aligned.utterances, strict=True):
             if with_grid.alignment is None:
@@ -124,13 +120,11 @@ def collect(speech: Path, cache: Path, share: float) -> list[StoredClip]:
             path = stored_path(cache, utterance)
             alignment = read_alignment(with_grid.alignment)
             if not path.is_file():
-                begin = time.process_time()
                 encode(codec, utterance, path, alignment.phones)
-                seconds[1] += time.process_time() - begin
             stored.append(read_stored(path, split, utterance, alignment))
     about = {
         **{"clips": len(chosen), "without_text": without_text, "refusals": refused},
-        **{"hours": sum(clip.duration for _, clip in chosen) / 3600, "cpu_seconds": seconds},
+        "hours": sum(clip.duration for _, clip in chosen) / 3600,
         **{"encoder": codec.config_dict()["semantic_encoder"]["model_type"], "fingerprint": codec.fingerprint},
     }
     (cache / "about.json").write_text(json.dumps(about, indent=1))

@@ -29,9 +29,8 @@ def plot_scatter(row: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(6, 4.5))
     axes = figure.subplots()
     axes.plot(x, y, ".", color="0.75", markersize=4, label=f"{len(x)} clips, r = {row['r'][0]:.2f}")
-    axes.plot(
-        *speakers.T, "o", color=COLOURS[1], label=f"{len(speakers)} speakers, r = {row['r_between_speakers'][0]:.2f}"
-    )
+    label = f"speakers, r = {row['r_between_speakers'][0]:.2f} ({len(speakers)} of {row['speakers']} shown)"
+    axes.plot(*speakers.T, "o", color=COLOURS[1], label=label)
     slope = row["slope"][0]
     ends = np.array([x.min(), x.max()])
     axes.plot(ends, y.mean() + slope * (ends - x.mean()), color=COLOURS[0], label=f"least squares, slope {slope:.2f}")
@@ -70,5 +69,5 @@ def plot_sweep(points: list[dict[str, Any]]) -> Figure:
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("tokens per second")
     figure.axes[0].set_ylabel("r with phones per second")
-    figure.axes[0].legend(fontsize=8, loc="lower right")
+    figure.axes[2].legend(fontsize=8, loc="lower right")
     return figure
