@@ -11,18 +11,25 @@ import pytest
 import torch
 
 import flexicodec
+from flexicodec.corpus.token_tables import ClipRow, TableHeader, read_table, table_tokens, write_table
 from flexicodec.models.streaming.state import StreamState
 from flexicodec.tokens import Tokens
 from tests.models.test_convert_nemo import archive_of
 
 AUDIO = ("wav", "flac", "ogg", "opus", "mp3")
-KINDS = ("flxc", "config", "safetensors", "nemo", "state", *AUDIO)
+KINDS = ("flxc", "parquet", "config", "safetensors", "nemo", "state", *AUDIO)
 SLACK_SECONDS = 0.25  # of the CPU: a first import, another thread
 SLACK_BYTES = 2**20
 
 
 def some_audio(samples=8000):
     return 0.1 * torch.randn(1, samples, generator=torch.Generator().manual_seed(0)).cumsum(1).sin()
+
+
+def read_tokens(path: Path) -> list[Tokens]:
+    """Read a table of tokens, by itself: nothing says what its hash was."""
+    header, table = read_table(path)
+    return list(table_tokens(table, header, path))
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +40,9 @@ def intact(tmp_path_factory, whole, nanocodecs):
     tokens = whole.encode(some_audio())
     tokens.save(folder / "a.flxc")
     made["flxc"] = (folder / "a.flxc", lambda path: Tokens.load(path))
+    clips = [ClipRow(f"clip-{number}", tokens, text="a text") for number in range(3)]
+    write_table(folder / "a.parquet", clips, TableHeader(tokens.format, whole.num_codebooks, {"threshold": 0.7}))
+    made["parquet"] = (folder / "a.parquet", read_tokens)
     model = whole.save_pretrained(folder / "model")
     made["config"] = (model / "config.json", lambda path: flexicodec.load(path.parent))
     made["safetensors"] = (model / "model.safetensors", lambda path: flexicodec.load(path.parent))

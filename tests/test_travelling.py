@@ -2,9 +2,12 @@
 
 import copy
 import io
+import os
 import pickle
 import subprocess
 import sys
+import warnings
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import joblib
@@ -14,6 +17,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
+from torch import nn
 
 import flexicodec
 from flexicodec import TokenFormat, Tokens
@@ -192,3 +196,91 @@ def test_a_codec_hashes_the_same_before_and_after_use(make_codec):
     list(codec.streaming_encoder().encode_options)
     assert pickle.dumps(codec) == before
     assert pickle.loads(before).encode(audio, frame_rate=6.25) == tokens
+
+
+def hash_elsewhere(folder, calls=""):
+    """Hash a saved codec in another process, whose sets have another order."""
+    code = f"import joblib, flexicodec, numpy as np; codec = flexicodec.load({str(folder)!r}); {calls}"
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print(joblib.hash(codec))"],
+        capture_output=True,
+        text=True,
+        cwd=Path(flexicodec.__file__).parents[1],
+        env=environment,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_a_codec_has_one_hash_in_all_processes(whole, tmp_path):
+    folder = whole.save_pretrained(tmp_path / "model")
+    here = joblib.hash(flexicodec.load(folder))
+    other = flexicodec.load(folder)
+    other.encode(np.zeros(9000, np.float32))
+    assert joblib.hash(other) == here
+    assert hash_elsewhere(folder) == here
+    assert hash_elsewhere(folder, "codec.encode(np.ones(9000, np.float32)); codec.fingerprint; ") == here
+    with torch.no_grad():
+        other.semantic_quantizer.project_in.weight[0, 0] += 1e-3
+    assert joblib.hash(other) != here
+
+
+ATTRIBUTES = ("dtype", "shape", "requires_grad", "is_leaf")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3)])
+def test_weights_come_out_of_pickles_as_they_went_in(whole, dtype, shape):
+    codec = copy.deepcopy(whole)
+    codec.register_buffer("extra", torch.randn(shape).to(dtype))
+    codec.frozen = nn.Parameter(torch.ones(2, 3).T, requires_grad=False)
+    codec.tied = codec.frozen
+    again = pickle.loads(pickle.dumps(codec))
+    assert torch.equal(again.extra, codec.extra)
+    assert again.tied is again.frozen
+    for name, ours in again.state_dict(keep_vars=True).items():
+        theirs = codec.state_dict(keep_vars=True)[name]
+        assert type(ours) is type(theirs)
+        assert [getattr(ours, each) for each in ATTRIBUTES] == [getattr(theirs, each) for each in ATTRIBUTES]
+        assert torch.equal(ours, theirs)
+        assert ours.data_ptr() != theirs.data_ptr() or not ours.numel()
+
+
+def test_weights_in_shared_memory_stay_shared(whole):
+    codec = copy.deepcopy(whole).share_memory()
+    weight = codec.semantic_quantizer.project_in.weight
+    sent = ForkingPickler.dumps(codec)
+    received = ForkingPickler.loads(sent).semantic_quantizer.project_in.weight
+    with torch.no_grad():
+        weight[0, 0] = 7.0
+    assert received[0, 0] == 7.0
+
+
+def test_copies_of_codecs_are_codecs(whole):
+    shallow = copy.copy(whole)
+    assert shallow.semantic_quantizer is whole.semantic_quantizer
+    assert copy.deepcopy([whole, whole])[0].fingerprint == shallow.fingerprint == whole.fingerprint
+
+
+def test_read_only_arrays_are_encoded_and_decoded(whole):
+    """As they come from Ray's object store and from memory-mapped files."""
+    audio = 0.1 * np.random.default_rng(0).standard_normal(20_000).astype(np.float32)
+    tokens = whole.encode(audio)
+    audio.flags.writeable = False
+    assert whole.encode(audio) == tokens
+    parts = {name: getattr(tokens, name).numpy() for name in ("semantic", "acoustic", "durations", "audio_lengths")}
+    for array in parts.values():
+        array.flags.writeable = False
+    given = Tokens(**parts, format=tokens.format)
+    assert given == tokens
+    assert torch.equal(whole.decode(given), whole.decode(tokens))
+    read_only = {name: weight.numpy().copy() for name, weight in whole.state_dict().items()}
+    for array in read_only.values():
+        array.flags.writeable = False
+    codec = copy.deepcopy(whole)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.from_numpy
+        codec.load_state_dict({name: torch.from_numpy(array) for name, array in read_only.items()}, assign=True)
+    assert codec.encode(audio) == tokens
+    assert torch.equal(codec.decode(tokens), whole.decode(tokens))

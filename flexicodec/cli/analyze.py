@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +82,9 @@ def run(args: argparse.Namespace) -> int:
 
     check_resamples(args.resamples)
     utterances = read_manifest(args.manifest)
+    refused: dict[str, str] = {}
     if args.align is not None:
-        utterances = _align(args, utterances)
+        utterances, refused = _align(args, utterances)
     codec = options.load_codec(args)
     frame_rates = args.frame_rate
     if not frame_rates and not args.threshold:
@@ -109,6 +111,10 @@ def run(args: argparse.Namespace) -> int:
         processes=args.processes,
         progress=True,
     )
+    if refused:
+        # Why they were not aligned says more than that they have no alignment.
+        reasons = tuple((name, refused.get(name, reason)) for name, reason in data.without_phones)
+        data = replace(data, without_phones=reasons)
     study = run_study(data, StudyOptions(args.resamples, seed=args.seed, counting=args.counting, progress=True))
     names = ("model", "limit", "counting", "resamples", "seed", "transcriber", "align")
     about = {name: getattr(args, name) for name in names}
@@ -120,8 +126,8 @@ def run(args: argparse.Namespace) -> int:
     return _print(study, files[0], expected=args.phones is not None or any(map(_has_phones, utterances)))
 
 
-def _align(args: argparse.Namespace, utterances: "list[Utterance]") -> "list[Utterance]":
-    """Align the clips that will be used, and print what was refused."""
+def _align(args: argparse.Namespace, utterances: "list[Utterance]") -> "tuple[list[Utterance], dict[str, str]]":
+    """Align the clips that will be used, and print what was refused; the reasons are returned by id."""
     from flexicodec.analysis.collect import evenly_spaced
     from flexicodec.analysis.forced_alignment import align_utterances, alignment_folder
 
@@ -135,7 +141,7 @@ def _align(args: argparse.Namespace, utterances: "list[Utterance]") -> "list[Utt
     print(line, file=sys.stderr)
     for name, reason in result.refused[:REASONS_PRINTED]:
         print(f"flexicodec: not aligned: {name}: {one_line(ValueError(reason))}", file=sys.stderr)
-    return list(result.utterances)
+    return list(result.utterances), dict(result.refused)
 
 
 def _has_phones(utterance: "Utterance") -> bool:

@@ -32,6 +32,7 @@ PREFIX = "flexicodec."
 TEXTS = ("text", "speaker", "language", "corpus")
 SCALARS = ("start", "duration", "num_samples", "num_frames", "num_tokens")
 CODES = ("semantic", "durations", "acoustic")
+COUNTS = ("num_samples", "num_frames", "num_tokens")
 HASH_BYTES = 8
 
 
@@ -76,26 +77,29 @@ class TableHeader:
         known = {}
         for key, value in (metadata or {}).items():
             if key.startswith(PREFIX.encode()):
-                known[key.decode().removeprefix(PREFIX)] = value.decode()
+                known[key.decode().removeprefix(PREFIX)] = value.decode(errors="replace")
         missing = [name for name in ("version", "format", "choice", "num_codebooks") if name not in known]
         if missing:
             raise ValueError(
                 f"{path} is no table of tokens: its footer lacks {', '.join(PREFIX + name for name in missing)}; "
                 "was it written again by another tool, which dropped them?"
             )
-        if int(known["version"]) > FORMAT_VERSION:
-            raise ValueError(
-                f"{path} is of format version {known['version']}, and this package reads up to {FORMAT_VERSION}; "
-                "update flexicodec"
+        try:
+            version = int(known["version"])
+            if version > FORMAT_VERSION:
+                raise ValueError(
+                    f"format version {version}, and this package reads up to {FORMAT_VERSION}; update flexicodec"
+                )
+            return TableHeader(
+                format=TokenFormat(**json.loads(known["format"])),
+                num_codebooks=int(known["num_codebooks"]),
+                choice=dict(json.loads(known["choice"])),
+                unit=int(known["unit"]) if known.get("unit") else None,
+                plan=known.get("plan", ""),
+                package=known.get("package", ""),
             )
-        return TableHeader(
-            format=TokenFormat(**json.loads(known["format"])),
-            num_codebooks=int(known["num_codebooks"]),
-            choice=json.loads(known["choice"]),
-            unit=int(known["unit"]) if known.get("unit") else None,
-            plan=known.get("plan", ""),
-            package=known.get("package", ""),
-        )
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} has a footer that cannot be understood: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,12 +307,22 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> tuple[
 
 
 def flat_codes(column: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of a list column one after another, and the offsets of its rows [rows + 1], as int64."""
+    """Return the values of a list column one after another, and the offsets of its rows [rows + 1], as int64.
+
+    Raises:
+        ValueError: It holds something else than lists of integers, or nulls.
+    """
+    import pyarrow as pa
+
+    kind = column.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not is_list or not pa.types.is_integer(kind.value_type):
+        raise ValueError(f"it holds {kind}, expected lists of integers; was the table written again by another tool?")
     joined = column.combine_chunks()
     if hasattr(joined, "chunks"):  # pyarrow returns a chunked array where there is none or more than one
-        import pyarrow as pa
-
         joined = joined.chunk(0) if joined.num_chunks else pa.array([], joined.type)
+    if joined.null_count or joined.values.null_count:
+        raise ValueError("it holds nulls, expected a list of codes in every row")
     offsets = joined.offsets.to_numpy().astype(np.int64)
     values = joined.values.to_numpy()[offsets[0] : offsets[-1]] if len(joined) else np.zeros(0, dtype=np.int64)
     return values, offsets - (offsets[0] if len(offsets) else 0)
@@ -322,9 +336,21 @@ def table_tokens(table: Any, header: TableHeader, path: str | Path = "") -> Iter
     """
     form = header.format
     # Lists are opened once for all rows.
-    lists = {name: flat_codes(table.column(name)) for name in CODES if name in table.column_names}
-    ids = table.column("id").to_pylist()
-    scalars = {name: table.column(name).to_pylist() for name in ("num_samples", "num_frames", "num_tokens")}
+    scalars = {}
+    lists = {}
+    for name in ("id", *COUNTS):
+        if name not in table.column_names:
+            raise ValueError(f"{path} has no column {name}, only {', '.join(table.column_names)}")
+        scalars[name] = table.column(name).to_pylist()
+        if name != "id" and not all(isinstance(value, int) for value in scalars[name]):
+            raise ValueError(f"{path}, column {name}: it holds {table.column(name).type} or nulls, expected integers")
+    for name in CODES:
+        if name in table.column_names:
+            try:
+                lists[name] = flat_codes(table.column(name))
+            except ValueError as error:
+                raise ValueError(f"{path}, column {name}: {error}") from error
+    ids = scalars["id"]
     notes = {name: value for name, value in header.choice.items() if value is not None and name != "num_codebooks"}
     for row, name in enumerate(ids):
         found: dict[str, Any] = {}

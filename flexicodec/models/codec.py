@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import flexicodec
 from flexicodec.audio import Channels
 from flexicodec.models.fingerprint import current_weights, forget_weights, hash_weights, inference_call, sampled_values
+from flexicodec.models.pickling import holding_values
 from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.snake import compile_activations
 from flexicodec.tokens import TokenFormat, Tokens
@@ -349,10 +350,23 @@ class Codec(nn.Module, ABC):
                 weights.names.update(names)
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
         # Copies compute their fingerprint; that of a part of a model goes with it.
         name = current_weights(self)[0].names.get(TOKENS) if unloaded_modules(self) else None
         return {**self.__dict__, "_name_of_part": name}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return holding_values(self, self._state())
+
+    def __copy__(self) -> "Codec":
+        copied = type(self).__new__(type(self))
+        copied.__setstate__(self._state())
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Codec":
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__setstate__(copy.deepcopy(self._state(), memo))
+        return copied
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         super().__setstate__({key: value for key, value in state.items() if key != "_name_of_part"})

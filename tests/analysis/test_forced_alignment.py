@@ -47,6 +47,17 @@ def test_alignments_are_kept_and_found_again(utterances, tmp_path):
     assert align_utterances([changed], folder).kept == 0
 
 
+def test_phones_end_with_clips_of_any_length(utterances, tmp_path):
+    """A clip need not end on a whole tenth of a millisecond, to which times are rounded."""
+    seconds = [2.5 + samples / 16_000 for samples in range(1, 5)]
+    clips = [replace(utterances[0], id=f"{each}", duration=each) for each in seconds]
+    result = align_utterances(clips, tmp_path / "made")
+    assert result.refused == ()
+    for clip, duration in zip(result.utterances, seconds, strict=True):
+        end = read_alignment(clip.alignment).phones[-1].end
+        assert duration - 0.011 < end < duration + 1e-6
+
+
 def test_names_are_safe(tmp_path, speech_folder):
     path = next(iter(sorted(speech_folder.glob("*.flac"))))
     odd = Utterance(path, 3.04, text=TEXTS[0], id="../a/" + "b" * 300)
@@ -67,6 +78,8 @@ def test_analyze_aligns(utterances, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "two.pocketsphinx: 2 clips aligned, 0 had an alignment, 1 refused: digits in the text (1)" in printed.err
     assert "not aligned: numbers: digits in the text: 'in 1984'" in printed.err
+    assert "without phones: numbers: digits in the text: 'in 1984'" in printed.err
+    assert "digits in the text" in (tmp_path / "report" / "report.html").read_text()
     assert "3 clips, 0.00 hours, 1 without phones" in printed.out
     assert len(read_manifest(tmp_path / "two.jsonl")) == 3
 

@@ -257,3 +257,62 @@ def test_altered_bytes_are_found_by_the_hash(tmp_path):
     with pytest.raises(ValueError, match="was altered|damaged"):
         list(token_dataset.tokens(tmp_path, 6.25))
     assert read_header(path).unit == 1
+
+
+def changed(name, values, kind=None):
+    """Put other values in the place of a column."""
+    return lambda table: table.set_column(table.column_names.index(name), name, pa.array(values, kind))
+
+
+def footer(name, value):
+    """Put another value in the place of one of our keys."""
+
+    def change(table):
+        return table.replace_schema_metadata({**table.schema.metadata, b"flexicodec." + name.encode(): value})
+
+    return change
+
+
+CODE_NAMES = ("semantic", "durations", "acoustic")
+CODES = [[1], [2] * 7, [3] * 40]
+ODD_TABLES = {
+    "no column id, only path": lambda table: table.drop_columns(["id"]),
+    "no column num_tokens": lambda table: table.drop_columns(["num_tokens"]),
+    "column num_tokens: it holds int32 or nulls": changed("num_tokens", [None, 7, 40], pa.int32()),
+    "column num_samples: it holds double": changed("num_samples", [1.0, 7.0, 40.0]),
+    "column semantic: it holds nulls": changed("semantic", [None, *CODES[1:]]),
+    "column acoustic: it holds nulls": changed("acoustic", [[None], *CODES[1:]]),
+    "column semantic: it holds list<.*double>": changed("semantic", [[1.5], *CODES[1:]]),
+    "column durations: it holds list<.*string>": changed("durations", [["1"], ["2"], ["3"]]),
+    "column acoustic: it holds list<.*list<": changed("acoustic", [[[1]], [[2]], [[3]]]),
+    "column semantic: it holds string": changed("semantic", ["1", "2", "3"]),
+    "footer that cannot be understood: invalid literal": footer("num_codebooks", b"x"),
+    "footer that cannot be understood: .*unexpected keyword": footer("format", b'{"a": 1}'),
+    "footer that cannot be understood: .*a mapping": footer("format", b"[1]"),
+    "footer that cannot be understood: Expecting": footer("choice", b"{"),
+    "footer that cannot be understood: .*'\ufffd'": footer("version", b"\xff"),
+}
+
+
+@pytest.mark.parametrize("message", ODD_TABLES)
+def test_tables_that_other_tools_changed_are_refused(tmp_path, message):
+    path = tmp_path / "t.parquet"
+    write_table(path, rows_of(FORMAT, 8), TableHeader(FORMAT, 8))
+    pq.write_table(ODD_TABLES[message](pq.read_table(path)), path)
+    with pytest.raises(ValueError, match=message) as raised:
+        header, table = read_table(path)
+        list(table_tokens(table, header, path))
+    assert str(path) in str(raised.value)
+
+
+def test_tables_that_other_tools_wrote_again_are_read(tmp_path):
+    path = tmp_path / "t.parquet"
+    rows = rows_of(FORMAT, 8)
+    write_table(path, rows, TableHeader(FORMAT, 8))
+    table = pq.read_table(path)
+    wide = [
+        pa.field(each.name, pa.large_list(pa.int64())) if each.name in CODE_NAMES else each for each in table.schema
+    ]
+    pq.write_table(table.cast(pa.schema(wide, table.schema.metadata)).select(table.column_names[::-1]), path)
+    header, table = read_table(path)
+    assert list(table_tokens(table, header)) == [row.tokens for row in rows]

@@ -166,9 +166,10 @@ def _alignment(entries: list[tuple[Unit, list[Unit]]], seconds: float) -> Alignm
 def _segment(entry: Unit, seconds: float, label: str) -> Segment | None:
     """Place an entry in the clip; None where it lies in the padding."""
     offset = LATE_SECONDS - PAD_SECONDS
-    start = max(0.0, entry.start * FRAME_SECONDS + offset)
-    end = min(seconds, (entry.start + entry.duration) * FRAME_SECONDS + offset)
-    return Segment(round(start, 4), round(end, 4), label) if end > start else None
+    # Rounded first: a clip need not end on a whole tenth of a millisecond, and no segment may outlast it.
+    start = max(0.0, round(entry.start * FRAME_SECONDS + offset, 4))
+    end = min(seconds, round((entry.start + entry.duration) * FRAME_SECONDS + offset, 4))
+    return Segment(start, end, label) if end > start else None
 
 
 def _excerpt(text: str) -> str:
