@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flexicodec.models.tts.flow_matching import FlowMatchingDecoder
+from flexicodec.models.tts.flow_matching import VelocityDecoder
 from flexicodec.nn.masking import valid_steps
 
 # Called with the number of a step, the frames before it, and both velocities (the second is None without guidance).
@@ -45,8 +45,8 @@ SETTINGS = FlowSamplingConfig()
 
 @torch.no_grad()
 def sample(
-    model: FlowMatchingDecoder,
-    codes: Int[Tensor, "batch codes"],
+    model: VelocityDecoder,
+    codes: Int[Tensor, "batch codes *fields"],
     noise: Float[Tensor, "batch frames output"],
     prompt: Float[Tensor, "batch prompt output"] | None = None,
     lengths: Int[Tensor, " batch"] | None = None,
