@@ -64,9 +64,9 @@ class CodeHead(nn.Module):
     def __init__(self, levels: Sequence[int], dim: int, hidden_dim: int, *, chained: bool = True) -> None:
         super().__init__()
         self.levels = tuple(levels)
-        self.chained = chained
         self.project = nn.Linear(dim, hidden_dim)
-        self.seen = CodeEmbedding(levels, hidden_dim) if chained else None
+        is_seen = chained and len(self.levels) > 1
+        self.seen = CodeEmbedding(self.levels[:-1], hidden_dim) if is_seen else None
         sizes = [self.levels[0] + 1, *self.levels[1:]]
         self.inner = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in sizes)
         self.outer = nn.ModuleList(nn.Linear(hidden_dim, size) for size in sizes)
@@ -76,7 +76,7 @@ class CodeHead(nn.Module):
     ) -> Float[Tensor, " steps"]:
         """Return -log p of codes, or of the end, each given the state before it."""
         state = self.project(hidden)
-        seen = None if self.seen is None else self.seen.each(codes)
+        seen = [] if self.seen is None else self.seen.each(codes)
         total = torch.zeros(len(codes), device=hidden.device)
         for digit, values in enumerate(code_digits(codes, self.levels)):
             if digit == 0:
@@ -84,7 +84,7 @@ class CodeHead(nn.Module):
             found = F.cross_entropy(self._logits(digit, state), values, reduction="none")
             # The end has no further digits.
             total = total + (found if digit == 0 else found.masked_fill(is_end, 0.0))
-            if seen is not None:
+            if digit < len(seen):
                 state = state + seen[digit]
         return total
 
@@ -113,7 +113,7 @@ class CodeHead(nn.Module):
                 is_end = values == level
                 values = values.masked_fill(is_end, 0)
             codes = codes + values * prod(self.levels[:digit])
-            if self.seen is not None:
+            if self.seen is not None and digit < len(self.seen.tables):
                 state = state + self.seen.tables[digit](values)
         return codes.masked_fill(is_end, 0), is_end
 

@@ -8,7 +8,7 @@ The network is that of `flow_matching.py`. Each frame knows the code of its toke
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from flexicodec.merging.durations import token_index
@@ -18,6 +18,7 @@ from flexicodec.models.tts.flow_matching import VelocityDecoder
 from flexicodec.models.tts.token_lm import CodeSpace
 
 SMALLEST_DEVIATION = 1e-4  # of a channel; it is a constant then
+SMALLEST_REST = 0.05  # of the way that is left, by which the distance to its end is divided
 
 
 class LatentFlow(VelocityDecoder):
@@ -46,6 +47,26 @@ class LatentFlow(VelocityDecoder):
         """Embed code, place and duration of each frame, as `frame_fields` lists them."""
         code, place, duration = codes.unbind(-1)
         return self.code_embedding(code) + self.place_embedding(place) + self.duration_embedding(duration - 1)
+
+    def time_gains(self, t: Float[Tensor, " times"]) -> list[Float[Tensor, "times _"]]:
+        """Compute the gains of all norms, and the times themselves."""
+        return [*super().time_gains(t), t[:, None]]
+
+    def velocity(
+        self,
+        x: Float[Tensor, "batch frames output"],
+        gains: list[Float[Tensor, "#batch _"]],
+        condition: Float[Tensor, "#batch frames dim"],
+        valid: Bool[Tensor, "batch frames"] | None = None,
+        hidden: list[Tensor] | None = None,
+    ) -> Float[Tensor, "batch frames output"]:
+        """Estimate the velocity from an estimate of the path's end (arXiv 2511.13720).
+
+        The noise then need not pass through the network, whose width may be less than that of the latents.
+        """
+        end = super().velocity(x, gains[:-1], condition, valid, hidden)
+        rest = (1 - gains[-1]).clamp(min=SMALLEST_REST)
+        return (end - x) / rest[..., None]
 
     def fit(self, latents: Float[Tensor, "dim frames"]) -> None:
         """Take mean and deviation of each channel from frames of training data."""

@@ -73,6 +73,14 @@ class SpeechTrainingConfig:
             raise ValueError(
                 f"trained is {self.trained}; expected some of lm and flow, and each of them in the model's config"
             )
+        kept = [part for part in get_args(Part) if part not in self.trained and getattr(self.model, part) is not None]
+        if kept and self.init_from is None:
+            raise ValueError(
+                f"{kept[0]} is not trained, and there is no init_from to take its weights from; name one, or write "
+                f"model.{kept[0]}=null"
+            )
+        if self.init_from is not None and self.warm_start is not None:
+            raise ValueError("init_from and warm_start were both given; each says where first weights come from")
         if not 0 <= self.rate_dropout <= 1:
             raise ValueError(f"rate_dropout is {self.rate_dropout}, expected a probability")
         if min(self.steps, self.accumulation, self.log_every, self.validate_every, self.save_every) < 1:

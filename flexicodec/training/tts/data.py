@@ -30,7 +30,7 @@ from flexicodec.training.data import read_manifests
 from flexicodec.training.data.clip_cache import ClipCache
 from flexicodec.training.rate_sampling import ALL_CODES, UNMERGED, merge_items, sample_rates
 from flexicodec.training.tts.config import SpeechDataConfig
-from flexicodec.tts.speech_models import check_codec, feature_latents
+from flexicodec.tts.speech_models import check_codec, code_space, feature_latents
 
 PURPOSE = 5  # separates the choice among a folder's rates from other random numbers of the same seed, step and item
 
@@ -132,7 +132,7 @@ class Speech(ABC):
 
 
 class EncodingCache(ClipCache):
-    """Features of both encoders of a codec for whole clips, in half precision, [frames, semantic + acoustic]."""
+    """What a codec makes of whole clips at any rate: features of both encoders, and latents; in half precision."""
 
     kind = b"FXSPEECH"
     option = "feature_cache"
@@ -143,11 +143,13 @@ class EncodingCache(ClipCache):
             audio = torch.from_numpy(read_utterance(utterance, codec.sample_rate))
             features = codec.features(audio)
             assert features.acoustic is not None
-            return torch.cat([features.semantic, features.acoustic], dim=1)[0].mT.half().cpu().numpy()
+            with torch.no_grad():
+                latents = feature_latents(codec, features)
+            return torch.cat([features.semantic, features.acoustic, latents], dim=1)[0].mT.half().cpu().numpy()
 
-        self.semantic_dim = codec.semantic_encoder.dim
-        width = self.semantic_dim + codec.config.acoustic.latent_dim
-        super().__init__(utterances, cache, {"codec": codec.fingerprint}, rows, width)
+        dim = codec.config.acoustic.latent_dim
+        self.widths = (codec.semantic_encoder.dim, dim, dim)
+        super().__init__(utterances, cache, {"codec": codec.decoder_fingerprint}, rows, sum(self.widths))
 
     def is_readable(self, index: int) -> bool:
         """Tell whether a clip has features."""
@@ -199,30 +201,30 @@ class ManifestSpeech(Speech):
     ) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"], Float[Tensor, "batch dim frames"] | None]:
         """See `Speech.encode`."""
         codec = self.codec
-        features = self.features(clips)
+        features, latents = self.features(clips)
         assert isinstance(self.rates.threshold_range, tuple)
         sampled = sample_rates(
             self.rates, ALL_CODES, self.rates.threshold_range, codec.num_codebooks, items, seed=seed, step=step
         )
         durations = merge_items(sampled.policies, features, codec.sample_rate, codec.max_duration)
         quantized = codec.quantize_semantic(features.semantic, durations, with_latents=False)
-        latents = feature_latents(codec, features) if self.with_latents else None
-        return quantized.codes[:, 0], durations, latents
+        return quantized.codes[:, 0], durations, latents if self.with_latents else None
 
-    def features(self, clips: Sequence[int]) -> Features:
-        """Read the features of clips as a batch on the codec's device."""
+    def features(self, clips: Sequence[int]) -> tuple[Features, Float[Tensor, "batch dim frames"]]:
+        """Read features and latents of clips as a batch on the codec's device."""
         rows = [self.cache.read(self.indices[clip]) for clip in clips]
         lengths = torch.tensor([len(row) for row in rows], device=self.codec.device)
         joined = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.codec.device).mT
-        semantic = joined[:, : self.cache.semantic_dim]
+        semantic, acoustic, latents = joined.split(self.cache.widths, dim=1)
         samples = np.round(self.seconds[list(clips)] * self.codec.sample_rate).astype(np.int64)
-        return Features(
+        features = Features(
             semantic=semantic,
-            acoustic=joined[:, self.cache.semantic_dim :],
+            acoustic=acoustic,
             similarities=cosine_similarities(semantic, lengths),
             lengths=lengths,
             audio_lengths=torch.from_numpy(samples).to(self.codec.device),
         )
+        return features, latents
 
 
 class TokenSpeech(Speech):
@@ -248,6 +250,12 @@ class TokenSpeech(Speech):
         self.text = text
         dataset = TokenDataset.open(folder)
         check_codec(codec, dataset.format.fingerprint, str(folder))
+        longest = code_space(codec).max_duration
+        if dataset.format.max_duration is None or dataset.format.max_duration > longest:
+            raise ValueError(
+                f"{folder} may have tokens of {dataset.format.max_duration or 'any number of'} frames; this codec's "
+                f"have {longest} at most"
+            )
         # All rates, which hold the same clips
         self.choices = [list(tokens(folder, choice.name)) for choice in dataset.choices]
         names = [str(clip.info["id"]) for clip in self.choices[0]]

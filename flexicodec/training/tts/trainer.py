@@ -147,7 +147,9 @@ class SpeechTrainer(Trainer):
             return model
         from transformers import AutoConfig
 
-        backbone = replace(model.lm.backbone, transformers=AutoConfig.from_pretrained(source).to_dict())
+        held = AutoConfig.from_pretrained(source).to_diff_dict()
+        held.pop("dtype", None)  # weights are trained in float32
+        backbone = replace(model.lm.backbone, transformers=held)
         return replace(model, lm=replace(model.lm, backbone=backbone))
 
     @torch.no_grad()
