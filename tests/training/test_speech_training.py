@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -355,6 +357,21 @@ def test_the_command_trains(recipe, tmp_path, capsys):
 
 
 # ---------------------------------------------------------------------------------------------------------- by heart
+
+
+@pytest.mark.slow
+def test_two_processes_are_two_passes(recipe, speech, tmp_path):
+    config = recipe("one", steps=3, accumulation=2, data={"validation": str(speech)}, validate_every=3)
+    one = flexicodec.load_tts(train(config)).models.state_dict()
+    (tmp_path / "run.json").write_text(json.dumps(to_dict(config)))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "flexicodec.training.tts"]
+    changed = [f"output={tmp_path / 'two'}", "accumulation=1"]
+    subprocess.run([sys.executable, *launch, str(tmp_path / "run.json"), *changed], check=True, timeout=500)
+    two = flexicodec.load_tts(tmp_path / "two" / "model").models.state_dict()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4)
+    both = [read_curves(tmp_path / name / "curves.jsonl")["validation/flow"][-1][1] for name in ("one", "two")]
+    assert both[0] == pytest.approx(both[1], rel=1e-4)
 
 
 @pytest.fixture

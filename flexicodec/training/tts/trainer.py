@@ -32,6 +32,7 @@ from flexicodec.tts.speech_models import SpeechModels, load_speech_models
 
 FEATURE_FILE = "features.cache"
 VALIDATION_FILE = "validation-features.cache"
+PURPOSE = 6  # separates a pass's random numbers from others of the same seed
 VALIDATION_STEP = 2**31  # of the random numbers of validation, which are the same every time
 
 log = logging.getLogger(__name__)
@@ -223,16 +224,18 @@ class SpeechTrainer(Trainer):
         """Do one optimiser step of both networks."""
         config = self.config
         accelerator = self.accelerator
-        # Seeded by the step, random numbers need no state for exact resume.
-        key = np.random.SeedSequence([config.seed, self.step, accelerator.process_index]).generate_state(2)
-        generator = torch.Generator().manual_seed(int(key[0]))
-        torch.manual_seed(int(key[1]))  # dropout
+        # Seeded by the number of their plan, random numbers need no state for exact resume, and do not depend on how
+        # plans are spread over passes and processes.
+        seeds = []
         prepared = []
-        for planned in batches:
+        for index, planned in enumerate(batches):
+            plan = (self.step * len(batches) + index) * accelerator.num_processes + accelerator.process_index
+            draws, dropout = np.random.SeedSequence([config.seed, plan, PURPOSE]).generate_state(2).tolist()
+            seeds.append(dropout)
             clips = [place.clip for place in planned.places]
             items = [place.item for place in planned.places]
             batch = self.speech.batch(clips, items, seed=config.seed, step=self.step)
-            prepared.append(self.prepare(batch, generator, config.rate_dropout))
+            prepared.append(self.prepare(batch, torch.Generator().manual_seed(draws), config.rate_dropout))
         counts = torch.stack([each.counts for each in prepared]).sum(0).to(self.device)
         scale = accelerator.num_processes / accelerator.reduce(counts, "sum").clamp(min=1.0)
         weights = scale * scale.new_tensor([1.0, config.duration_weight, 1.0])
@@ -241,6 +244,7 @@ class SpeechTrainer(Trainer):
         for name, part in self.parts.items():
             part.set_learning_rate(self.step)
             for index, each in enumerate(prepared):
+                torch.manual_seed(seeds[index])
                 with self._sync_gradients(part.module, last=index == len(prepared) - 1):
                     nats = self.nats(name, part.module, each)
                     total = (nats * weights).sum()
