@@ -82,6 +82,15 @@ def test_a_prompt_is_given_and_matters(flow):
         sample(flow, fields, noise(7), config=config)
 
 
+@pytest.mark.parametrize("steps", [1, 4, 20])
+def test_the_last_step_arrives_at_the_estimated_end(flow, monkeypatch, steps):
+    """With an estimate that is right the path leads there, in any number of steps."""
+    end = noise(6, 9)
+    monkeypatch.setattr(type(flow).__mro__[1], "velocity", lambda self, x, *others: end)
+    out = sample(flow, frame_fields(CODES[:1], DURATIONS[:1]), noise(6), config=FlowSamplingConfig(steps, 0.0))
+    torch.testing.assert_close(out, end, atol=1e-4, rtol=1e-4)
+
+
 def test_only_one_frame_a_code():
     with pytest.raises(ValueError, match="frames_per_code is 4"):
         LatentFlow(FlowMatchingConfig(), SPACE)

@@ -162,6 +162,10 @@ class VelocityDecoder(nn.Module):
             gains += [layer.norm1.gain(embedded), layer.norm2.gain(embedded)]
         return [*gains, self.norm.gain(embedded)]
 
+    def step_times(self, steps: int) -> Float[Tensor, " steps"]:
+        """Return the times at which a sampler of so many equal steps asks for velocities: the middle of each step."""
+        return (torch.arange(steps) + 0.5) / steps
+
     def velocity(
         self,
         x: Float[Tensor, "batch frames output"],
