@@ -29,7 +29,7 @@ LAYERS = {
 SHARED = ("batch_encode", "codec", "fingerprint", "margins", "precision", "streaming")  # of models, beside the families
 USES = [name for name, layer in LAYERS.items() if layer == 3]  # these never import one another, except for:
 ALLOWED = {
-    *(("training", other) for other in ("evaluation", "analysis", "calibration")),  # a run measures and plots
+    *(("training", other) for other in ("evaluation", "analysis", "calibration", "tts")),  # a run measures and plots
     ("analysis", "calibration"),  # thresholds are fitted to a corpus in one place
     ("token_corpus", "analysis"),  # words of an alignment
     *(("demo", other) for other in ("evaluation", "analysis")),  # a page shows both

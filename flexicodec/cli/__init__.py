@@ -32,6 +32,7 @@ VERBS = {  # in the order of --help
     "probe": Verb(probe.HELP, probe.add_arguments, probe.run),
     "train": train.TRAIN,
     "train-asr": train.TRAIN_ASR,
+    "train-tts": train.TRAIN_TTS,
 }
 # What the library raises for bad input and missing files.
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)

@@ -1,6 +1,7 @@
-"""`flexicodec train`, `train-asr` and `manifest`: train models, and prepare the speech for it.
+"""`flexicodec train`, `train-asr`, `train-tts` and `manifest`: train models, and prepare the speech for it.
 
-`accelerate launch -m flexicodec.training` and `-m flexicodec.training.asr` train on many GPUs.
+`accelerate launch -m flexicodec.training`, `-m flexicodec.training.asr` and `-m flexicodec.training.tts` train on many
+GPUs.
 """
 
 import argparse
@@ -59,6 +60,21 @@ def train_asr(args: argparse.Namespace) -> int:
         return _print_config(config)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     print(asr.train(config))
+    return 0
+
+
+def train_tts(args: argparse.Namespace) -> int:
+    """Train text to speech and print where the model is."""
+    from flexicodec.config import apply_overrides, from_dict, load_yaml
+    from flexicodec.training.tts.config import SpeechTrainingConfig
+
+    config = from_dict(SpeechTrainingConfig, apply_overrides(load_yaml(args.config), args.overrides))
+    if args.print_config:
+        return _print_config(config)
+    from flexicodec.training.tts.trainer import train as train_speech
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    print(train_speech(config))
     return 0
 
 
@@ -156,5 +172,10 @@ TRAIN_ASR = Verb(
     "train a speech recogniser, which can be a codec's semantic encoder, from a YAML config, or resume a run",
     _config_arguments("data.batch_seconds=256 steps=40000"),
     train_asr,
+)
+TRAIN_TTS = Verb(
+    "train text to speech on a codec's tokens from a YAML config, or resume a run",
+    _config_arguments("data.manifest=[DIR/train.jsonl] steps=40000"),
+    train_tts,
 )
 MANIFEST = Verb("list a folder of speech for training, or pack it into tar shards", add_manifest_arguments, manifest)

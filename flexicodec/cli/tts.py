@@ -1,4 +1,4 @@
-"""`flexicodec tts`: speak a text with released weights."""
+"""`flexicodec tts`: speak a text with a model that was trained here, or with released weights."""
 
 import argparse
 import sys
@@ -12,15 +12,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `tts`."""
     parser.add_argument("text", help="what to say")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="an audio file (.wav, .flac, ...)")
-    model_help = "folder or hub id with artts.safetensors, nartts.safetensors and vocos_emilia.safetensors"
+    model_help = (
+        "folder of `flexicodec train-tts`; or folder or hub id with artts.safetensors, nartts.safetensors and "
+        "vocos_emilia.safetensors"
+    )
     parser.add_argument("--model", required=True, metavar="DIR", help=model_help)
     parser.add_argument("--voice", metavar="FILE", help="recording of the voice to imitate (default: any voice)")
     ref_help = "what is said in it; without, the rhythm of speech is not imitated"
     parser.add_argument("--ref-text", metavar="TEXT", help=ref_help)
     rate = parser.add_mutually_exclusive_group()
-    rate_help = "tokens per second, one of those the model knows (released weights: 6.25 and 8.33)"
+    rate_help = "tokens per second, 3 to 12.5; released weights: 6.25 or 8.33"
     rate.add_argument("--frame-rate", type=float, metavar="HZ", help=rate_help)
-    rate.add_argument("--threshold", type=float, metavar="TAU", help="the same as a merging threshold (0.86, 0.91)")
+    rate.add_argument(
+        "--threshold", type=float, metavar="TAU", help="of released weights: a merging threshold (0.86, 0.91)"
+    )
     parser.add_argument("--language", default="en", metavar="CODE", help="language of the text (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another reading (default: 0)")
     steps_help = "steps of the decoder; fewer are faster (default: %(default)s)"
@@ -52,16 +57,12 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         dtype=getattr(torch, args.precision),
     )
-    audio, tokens = tts.synthesize(
-        args.text,
-        voice=args.voice,
-        voice_text=args.ref_text,
-        frame_rate=args.frame_rate,
-        threshold=args.threshold,
-        language=args.language,
-        seed=args.seed,
-        sampling=sampling,
-    )
+    options = {"voice": args.voice, "voice_text": args.ref_text, "frame_rate": args.frame_rate, "seed": args.seed}
+    if args.threshold is not None:
+        if not isinstance(tts, flexicodec.TextToSpeech):
+            raise ValueError(f"--threshold is for released weights; {args.model} takes any --frame-rate")
+        options["threshold"] = args.threshold
+    audio, tokens = tts.synthesize(args.text, language=args.language, sampling=sampling, **options)
     flexicodec.write_audio(args.output, audio, tts.sample_rate)
     print(f"{args.output}: {tokens}")
     if tokens.info["reached_limit"]:

@@ -73,11 +73,11 @@ class Trainer(ABC):
         self.device = self.accelerator.device
 
     @abstractmethod
-    def batches(self, start: int) -> Iterator[Batch]:
-        """Make this process's batches from global batch number `start` on."""
+    def batches(self, start: int) -> Iterator[Any]:
+        """Make this process's batches from global batch number `start` on; their `lengths` are samples."""
 
     @abstractmethod
-    def update(self, batches: Sequence[Batch]) -> None:
+    def update(self, batches: Sequence[Any]) -> None:
         """Do one optimiser step on the batches of its passes."""
 
     @abstractmethod

@@ -1,4 +1,7 @@
-"""`load_tts`: the released checkpoints of FlexiCodec-TTS, each checked weight by weight, with the codec inside them."""
+"""`load_tts`: a model that was trained here, or the released checkpoints of FlexiCodec-TTS, with the codec inside.
+
+Weights are checked one by one.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +22,8 @@ from flexicodec.models.tts.convert_upstream import (
 )
 from flexicodec.models.tts.text import EspeakFrontend, TextFrontend
 from flexicodec.models.tts.token_decoder import TokenDecoder
+from flexicodec.tts.codec_tts import CodecTTS
+from flexicodec.tts.speech_models import is_speech_model, load_speech_models
 from flexicodec.tts.text_to_speech import TextToSpeech
 from flexicodec.weights import read_weights
 
@@ -47,16 +52,16 @@ def load_tts(
     front_end: TextFrontend | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
-) -> TextToSpeech:
-    """Load released weights.
+) -> TextToSpeech | CodecTTS:
+    """Load a model.
 
     Args:
-        model: A folder, or a hub id ("owner/name"), with `artts.safetensors` and, for more than the codec's own
-            decoding, `nartts.safetensors`.
+        model: A folder that `flexicodec train-tts` wrote; or a folder, or a hub id ("owner/name"), with
+            `artts.safetensors` and, for more than the codec's own decoding, `nartts.safetensors`.
         vocoder: `vocos_emilia.safetensors` or its folder; None looks for it in the folder of the model.
-        codec: For checkpoints without a codec inside. With one, it has to be the same.
+        codec: For checkpoints without a codec inside. With one, it has to make the same tokens.
         sensevoice: SenseVoiceSmall's folder, for checkpoints whose codec lacks its weights; see `flexicodec.load`.
-        front_end: Text to ids; None takes espeak-ng's English, as in training.
+        front_end: Text to ids; None takes that of training: characters, or espeak-ng's English for released weights.
         device: None means the CPU.
         dtype: Of the language model and the decoder. torch.bfloat16 halves the decoder's memory and is faster; the
             codec stays float32.
@@ -64,6 +69,11 @@ def load_tts(
     Raises:
         ValueError: A file or a weight is missing, unknown or misshapen, or the models are of different codecs.
     """
+    if is_speech_model(Path(model)):
+        if vocoder is not None or sensevoice is not None:
+            raise ValueError(f"vocoder= and sensevoice= are for released weights; {model} needs neither")
+        models, own = load_speech_models(Path(model), codec)
+        return CodecTTS(models, own, front_end).to(device or "cpu", dtype)
     folder = _folder(model)
     # Text to tokens.
     ar_parts = split_checkpoint(read_weights(folder / AR_FILE), AR_PREFIX)

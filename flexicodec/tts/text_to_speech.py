@@ -1,16 +1,11 @@
 """Text to speech with a reference voice: text to tokens, at one of the rates the model knows, and tokens to audio."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import replace
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flexicodec.audio import read_audio
-from flexicodec.audio.batches import as_batch
 from flexicodec.models.codec import Codec
 from flexicodec.models.tts.ar import SAME_THRESHOLD, ARBatch, AutoregressiveTTS
 from flexicodec.models.tts.flow_sampling import FlowSamplingConfig
@@ -18,44 +13,14 @@ from flexicodec.models.tts.generation import GenerationConfig, generate
 from flexicodec.models.tts.text import ENGLISH, TextFrontend
 from flexicodec.models.tts.token_decoder import TokenDecoder, VoicePrompt
 from flexicodec.tokens import Tokens
+from flexicodec.tts.voices import Synthesis, Voice, VoiceSource, read_voice
 
 NOMINAL_RATES = {1.0: 12.5, 0.91: 8.33, 0.867: 6.25, 0.86: 6.25}  # tokens per second of thresholds, on average (paper)
 RATE_TOLERANCE = 0.05  # of a frame rate that is asked for, relative to these
-SHORTEST_VOICE = 0.5  # seconds
-SILENCE = 1e-3  # a reference has a larger sample than this
 PAUSE = ", "  # between the reference's text and the new one, as in training
 
 GENERATION = GenerationConfig(min_tokens=1)
 SAMPLING = FlowSamplingConfig()
-
-VoiceSource = str | Path | Tensor | np.ndarray
-
-
-@dataclass(frozen=True)
-class Voice:
-    """A reference voice at one rate; make it by `TextToSpeech.encode_voice`.
-
-    Attributes:
-        audio: Its samples at the codec's rate.
-        tokens: Its semantic tokens.
-        threshold: Merging threshold they were made with.
-        text: What is said; None where it is unknown. Tokens without their text are no prompt for the language model.
-    """
-
-    audio: Float[Tensor, "1 samples"]
-    tokens: Tokens
-    threshold: float
-    text: str | None = None
-
-
-class Synthesis(NamedTuple):
-    """What was said.
-
-    `tokens.info` holds `threshold`, `seed` and `reached_limit`: the text may be cut short where that is True.
-    """
-
-    audio: Float[Tensor, "1 samples"]
-    tokens: Tokens
 
 
 class TextToSpeech:
@@ -186,25 +151,9 @@ class TextToSpeech:
         """Encode a reference at the rate of the speech to be made, once for any number of texts; see `synthesize`."""
         # Read, and refuse what no voice can be taken from.
         chosen = self.choose_threshold(frame_rate, threshold)
-        name = "the reference"
-        if isinstance(voice, str | Path):
-            name = f"the reference {voice}"
-            voice = read_audio(voice, sample_rate=self.codec.sample_rate, channels="mix")
-            sample_rate = None
-        audio, _ = as_batch(voice, sample_rate=sample_rate, target_sample_rate=self.codec.sample_rate)
-        if len(audio) != 1:
-            raise ValueError(f"{name} is a batch of {len(audio)}; expected one recording")
-        seconds = audio.shape[1] / self.codec.sample_rate
-        if seconds < SHORTEST_VOICE:
-            raise ValueError(
-                f"{name} is {seconds:.2f} s long; expected {SHORTEST_VOICE} s or more (3 s or more are better)"
-            )
-        if float(audio.abs().max()) <= SILENCE:
-            raise ValueError(f"{name} is silent: its largest sample is {float(audio.abs().max()):.1g}")
-        if text is not None and not text.strip():
-            raise ValueError(f"the text of {name} is empty; leave it out if it is unknown")
+        audio = read_voice(voice, self.codec.sample_rate, text, sample_rate=sample_rate)
         tokens = self.codec.encode(audio, threshold=chosen, num_codebooks=0)
-        return Voice(audio, tokens, chosen, text)
+        return Voice(audio, tokens, text, threshold=chosen)
 
     def generate(
         self,
@@ -270,9 +219,9 @@ class TextToSpeech:
     def _check_voice(self, voice: Voice, threshold: float) -> None:
         """Refuse a voice that was encoded by another codec or at another rate."""
         self.codec.check_tokens(voice.tokens)
-        if abs(voice.threshold - threshold) >= SAME_THRESHOLD:
+        if voice.threshold is None or abs(voice.threshold - threshold) >= SAME_THRESHOLD:
             raise ValueError(
-                f"the voice was encoded with threshold {voice.threshold:g} and the text is to be spoken with "
+                f"the voice was encoded with threshold {voice.threshold} and the text is to be spoken with "
                 f"{threshold:g}; encode it again with that rate"
             )
 

@@ -23,12 +23,11 @@ from flexicodec.training.config import TrainingConfig
 from tests.docs.pages import PAGES, ROOT, blocks, name
 from tests.docs.pages import commands as command_lines
 from tests.lm.drawn import FLEXI, make_folder, random_clips
-from tests.tts.conftest import Letters, codec_weights, release  # noqa: F401  (fixtures)
 
 # Pages whose code runs on tiny models; all others use the packaged one.
 TINY = {
     *("README.md", "docs/python.md", "docs/concepts.md", "docs/rates.md", "docs/streaming.md", "docs/models.md"),
-    *("docs/merging.md", "docs/tts.md", "docs/export.md"),
+    *("docs/merging.md", "docs/export.md"),
 }
 FAST = TINY - {"docs/export.md"} | {"CONTRIBUTING.md", "docs/install.md", "docs/finetune.md", "docs/training.md"}
 # What a block says, and what a test takes in its place.
@@ -39,7 +38,8 @@ INSTEAD = {
     "-o probe": "-o probe --set fit.epochs=1",
     "-o results": "-o results --mos none",  # minutes
 }
-WITH_CODE = [page for page in PAGES if any(block.is_run for block in blocks(page))]
+OWN_TEST = "docs/tts.md"  # tests/tts/test_tts_guide.py
+WITH_CODE = [page for page in PAGES if page != OWN_TEST and any(block.is_run for block in blocks(page))]
 RUNS = [pytest.param(page, id=name(page), marks=() if name(page) in FAST else pytest.mark.slow) for page in WITH_CODE]
 
 
@@ -104,23 +104,18 @@ def part(tokens, start, end):
 
 
 @pytest.fixture
-def stand_ins(tiny, released, nanocodecs, release, names, monkeypatch):  # noqa: F811
+def stand_ins(tiny, released, nanocodecs, names, monkeypatch):
     """Return a function that puts tiny models in the place of those that a page names."""
 
     def install():
-        models, load, load_tts = {"weights/flexicodec": released}, flexicodec.load, flexicodec.load_tts
+        models, load = {"weights/flexicodec": released}, flexicodec.load
 
         def tiny_load(model="flexicodec-mini", **choices):
             if Path(model).is_dir():
                 return load(model, **choices)
             return nanocodecs["nano"] if model.endswith(".nemo") else models.get(model, tiny)
 
-        def tiny_tts(model, **choices):
-            assert model == "RELEASE"
-            return load_tts(release, front_end=Letters(), **choices)
-
         monkeypatch.setattr(flexicodec, "load", tiny_load)
-        monkeypatch.setattr(flexicodec, "load_tts", tiny_tts)
 
     return install
 
@@ -215,8 +210,6 @@ def prepare(page, todo, names):
     """Put on the desk what earlier pages or other people made."""
     if page == "docs/analysis.md":
         flexicodec.load().encode(names["audio"], frame_rate=6.25).save("talk.flxc")
-    if page == "docs/tts.md":
-        shutil.copy("talk.flac", "ref.wav")
     for block in todo:  # configs that a page shows under a name
         named = re.match(r"# (\w+\.yaml) ", block.code)
         if block.language == "yaml" and named:

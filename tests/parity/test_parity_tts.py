@@ -10,7 +10,7 @@ from flexicodec.models.tts.ar import ARBatch, duration_loss, token_loss
 from flexicodec.models.tts.config import ARLossConfig
 from flexicodec.models.tts.convert_upstream import AR_NAMES, FLOW_NAMES, upstream_name
 from flexicodec.models.tts.flow_matching import time_sinusoids
-from flexicodec.models.tts.flow_sampling import FlowSamplingConfig, midpoints, sample
+from flexicodec.models.tts.flow_sampling import FlowSamplingConfig, sample
 from flexicodec.models.tts.generation import GenerationConfig, generate, generate_steps
 from flexicodec.models.tts.mel import log_mel, num_mel_frames, resample_sinc
 from flexicodec.models.tts.sampling import GREEDY
@@ -273,7 +273,7 @@ def test_sampling(flow_case, sampling_run):
         seen.update({f"step{step}/x": x, f"step{step}/v_cond": with_codes, f"step{step}/v_uncond": without})
 
     out = sample(flow_case.model, codes, recorded["z"], prompt, config=config, trace=trace)
-    assert_near(midpoints(config.steps), recorded["times"], 1e-6)
+    assert_near(flow_case.model.step_times(config.steps), recorded["times"], 1e-6)
     for name in recorded.keys() & seen.keys():
         assert_near(seen[name], recorded[name], SAMPLED)
     assert_near(out, recorded["out"], SAMPLED)

@@ -372,11 +372,13 @@ class FlexiCodecNetwork(Codec):
         self, latents: Float[Tensor, "batch dim tokens"], durations: Int[Tensor, "batch tokens"]
     ) -> tuple[Float[Tensor, "batch dim frames"], Int[Tensor, " batch"]]:
         """Unmerge latents and run the bottleneck transformer; returns one vector per frame, and the valid frames."""
-        frames = self.unmerger(latents, durations)
-        lengths = durations.sum(dim=1)
-        if self.bottleneck is not None:
-            frames = self.bottleneck(frames, lengths)
-        return frames, lengths
+        return self.smooth_frames(self.unmerger(latents, durations), durations.sum(dim=1))
+
+    def smooth_frames(
+        self, frames: Float[Tensor, "batch dim frames"], lengths: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch dim frames"], Int[Tensor, " batch"]]:
+        """Run the bottleneck transformer on unmerged frames; returns also the valid frames."""
+        return (frames if self.bottleneck is None else self.bottleneck(frames, lengths)), lengths
 
     def decode_frames(
         self, frames: Float[Tensor, "batch dim frames"], lengths: Int[Tensor, " batch"]

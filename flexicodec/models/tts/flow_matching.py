@@ -126,8 +126,8 @@ class FlowLoss:
     alignment: Float[Tensor, "batch frames width"]
 
 
-class FlowMatchingDecoder(nn.Module):
-    """The released architecture, 362,860,672 parameters at its default sizes.
+class VelocityDecoder(nn.Module):
+    """Estimates velocities; a subclass says how codes are embedded.
 
     Args:
         config: Sizes.
@@ -137,7 +137,6 @@ class FlowMatchingDecoder(nn.Module):
         super().__init__()
         self.config = config
         dim = config.dim
-        self.code_embedding = nn.Embedding(config.codebook_size, dim)
         self.time_mlp = _perceptron(dim, dim, dim)
         self.condition_mlp = _perceptron(dim, dim, dim)
         self.input_mlp = _perceptron(config.output_dim, dim, dim)
@@ -147,13 +146,13 @@ class FlowMatchingDecoder(nn.Module):
 
     # ---------------------------------------------------------------------------------------------------- the network
 
-    def embed_codes(self, codes: Int[Tensor, "batch codes"]) -> Float[Tensor, "batch frames dim"]:
-        """Look up codes and repeat them to the frames of the output."""
-        return self.code_embedding(codes).repeat_interleave(self.config.frames_per_code, dim=1)
+    def embed_codes(self, codes: Int[Tensor, "batch codes *fields"]) -> Float[Tensor, "batch frames dim"]:
+        """Embed what is known of each codec frame, at the frames of the output."""
+        raise NotImplementedError
 
     def embed_times(self, t: Float[Tensor, " times"]) -> Float[Tensor, "times dim"]:
         """Embed times in [0, 1]."""
-        return self.time_mlp(time_sinusoids(t, self.config.dim).to(self.code_embedding.weight.dtype))
+        return self.time_mlp(time_sinusoids(t, self.config.dim).to(self.norm.gain.weight.dtype))
 
     def time_gains(self, t: Float[Tensor, " times"]) -> list[Float[Tensor, "times dim"]]:
         """Compute the gains of all norms: two per layer, then the last one's."""
@@ -162,6 +161,10 @@ class FlowMatchingDecoder(nn.Module):
         for layer in cast(list[VelocityLayer], list(self.layers)):
             gains += [layer.norm1.gain(embedded), layer.norm2.gain(embedded)]
         return [*gains, self.norm.gain(embedded)]
+
+    def step_times(self, steps: int) -> Float[Tensor, " steps"]:
+        """Return the times at which a sampler of so many equal steps asks for velocities: the middle of each step."""
+        return (torch.arange(steps) + 0.5) / steps
 
     def velocity(
         self,
@@ -230,7 +233,7 @@ class FlowMatchingDecoder(nn.Module):
 
     def forward(
         self,
-        codes: Int[Tensor, "batch codes"],
+        codes: Int[Tensor, "batch codes *fields"],
         frames: Float[Tensor, "batch frames output"],
         lengths: Int[Tensor, " batch"],
         draws: FlowDraws,
@@ -262,6 +265,22 @@ class FlowMatchingDecoder(nn.Module):
         loss = (velocity - target).abs().mean(-1)[counted].mean()
         alignment = hidden[min(self.config.alignment_layer, len(hidden) - 1)]
         return FlowLoss(loss, velocity, target, noisy, counted, alignment)
+
+
+class FlowMatchingDecoder(VelocityDecoder):
+    """The released architecture, 362,860,672 parameters at its default sizes.
+
+    Args:
+        config: Sizes.
+    """
+
+    def __init__(self, config: FlowMatchingConfig) -> None:
+        super().__init__(config)
+        self.code_embedding = nn.Embedding(config.codebook_size, config.dim)
+
+    def embed_codes(self, codes: Int[Tensor, "batch codes"]) -> Float[Tensor, "batch frames dim"]:
+        """Look up codes and repeat them to the frames of the output."""
+        return self.code_embedding(codes).repeat_interleave(self.config.frames_per_code, dim=1)
 
 
 class AlignmentHead(nn.Module):

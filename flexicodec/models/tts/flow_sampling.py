@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flexicodec.models.tts.flow_matching import FlowMatchingDecoder
+from flexicodec.models.tts.flow_matching import VelocityDecoder
 from flexicodec.nn.masking import valid_steps
 
 # Called with the number of a step, the frames before it, and both velocities (the second is None without guidance).
@@ -45,8 +45,8 @@ SETTINGS = FlowSamplingConfig()
 
 @torch.no_grad()
 def sample(
-    model: FlowMatchingDecoder,
-    codes: Int[Tensor, "batch codes"],
+    model: VelocityDecoder,
+    codes: Int[Tensor, "batch codes *fields"],
     noise: Float[Tensor, "batch frames output"],
     prompt: Float[Tensor, "batch prompt output"] | None = None,
     lengths: Int[Tensor, " batch"] | None = None,
@@ -79,7 +79,7 @@ def sample(
         all_valid = torch.cat([valid.new_ones(len(valid), given.shape[1]), valid], dim=1)
 
     # What does not change from step to step: gains of the norms, and the conditions.
-    times = midpoints(config.steps).to(noise.device)
+    times = model.step_times(config.steps).to(noise.device)
     gains = model.time_gains(times)
     condition = model.condition_mlp(embedded)
     nothing = model.condition_mlp(torch.zeros_like(embedded[:1, :1])).expand(1, noise.shape[1], -1)
@@ -98,11 +98,6 @@ def sample(
             trace(step, x, with_codes, without)
         x = x + velocity / config.steps
     return x
-
-
-def midpoints(steps: int) -> Float[Tensor, " steps"]:
-    """Times of the velocities: the middle of every step."""
-    return (torch.arange(steps) + 0.5) / steps
 
 
 def _guided(

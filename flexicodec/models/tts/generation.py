@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flexicodec.models.tts.ar import NO_DURATION, ARBatch, AutoregressiveTTS
-from flexicodec.models.tts.sampling import GREEDY, Sampling, draw
+from flexicodec.models.tts.sampling import GREEDY, Sampling, draw, repeats, unrestricted
 from flexicodec.nn.masking import length_mask
 
 CONTROL_POSITIONS = 3  # start, rate, task
@@ -125,7 +125,7 @@ def generate_steps(model: AutoregressiveTTS, prompts: ARBatch, config: Generatio
     _check_prompts(model, prompts)
     batch = len(prompts.text)
     device = prompts.text.device
-    generators = _generators(config.seed, batch)
+    generators = item_generators(config.seed, batch)
 
     max_tokens = _max_tokens(model, prompts, config)
 
@@ -143,6 +143,7 @@ def generate_steps(model: AutoregressiveTTS, prompts: ARBatch, config: Generatio
     frames = torch.zeros(batch, dtype=torch.long, device=device)
     running = torch.ones(batch, dtype=torch.bool, device=device)
     reached_limit = torch.zeros_like(running)
+    drawn: list[Tensor] = []
     index = 0
     while True:
         # The duration of the token that was the input
@@ -164,7 +165,11 @@ def generate_steps(model: AutoregressiveTTS, prompts: ARBatch, config: Generatio
         choices = token_logits
         if index < config.min_tokens:
             choices = token_logits.index_fill(1, torch.tensor([end], device=device), -torch.inf)
-        tokens = draw(choices, config.tokens, generators).masked_fill(~running, end)
+        tokens = draw(choices, config.tokens, generators)
+        for row in repeats(tokens, drawn, config.tokens):
+            tokens[row] = draw(choices[row : row + 1], unrestricted(config.tokens), generators[row : row + 1])[0]
+        drawn.append(tokens)
+        tokens = tokens.masked_fill(~running, end)
         running = running & (tokens != end)
         if config.compatible:  # the last token's duration would take one more step
             at_limit |= running & (index + 1 >= max_tokens)
@@ -198,7 +203,8 @@ def _check_prompts(model: AutoregressiveTTS, prompts: ARBatch) -> None:
             )
 
 
-def _generators(seed: int | Sequence[int], batch: int) -> list[torch.Generator]:
+def item_generators(seed: int | Sequence[int], batch: int) -> list[torch.Generator]:
+    """Make a random generator for each item of a batch."""
     seeds = list(seed) if isinstance(seed, Sequence) else [int(seed)] * batch
     if len(seeds) != batch:
         raise ValueError(f"{len(seeds)} seeds for {batch} items; give one for each, or one for all")
