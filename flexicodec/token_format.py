@@ -31,7 +31,10 @@ _AXES = {
 }
 
 # Models that shipped under the name of today's, by their fingerprints
-FORMER_MODELS = {"3d7ea520873d56fa": "flexicodec-mini v1"}
+FORMER_MODELS = {
+    "3d7ea520873d56fa": "flexicodec-mini v1",
+    "13b0e317ad4f119e": "flexicodec-mini v2 of 30 November 2026",
+}
 
 
 @dataclass(frozen=True)
