@@ -294,18 +294,18 @@ ODD_TABLES = {
 }
 
 
+def read_all(path):
+    header, table = read_table(path)
+    return list(table_tokens(table, header, path))
+
+
 @pytest.mark.parametrize("message", ODD_TABLES)
 def test_tables_that_other_tools_changed_are_refused(tmp_path, message):
     path = tmp_path / "t.parquet"
     write_table(path, rows_of(FORMAT, 8), TableHeader(FORMAT, 8))
     pq.write_table(ODD_TABLES[message](pq.read_table(path)), path)
-
-    def read():
-        header, table = read_table(path)
-        return list(table_tokens(table, header, path))
-
     with pytest.raises(ValueError, match=message) as raised:
-        read()
+        read_all(path)
     assert str(path) in str(raised.value)
 
 
