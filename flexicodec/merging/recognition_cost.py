@@ -34,11 +34,15 @@ SCALE = 3.0  # brings the inputs near unit variance
 class TokenCost(nn.Module):
     """Costs of all tokens of up to `LONGEST` frames: a weighted squared error, and a perceptron's correction."""
 
+    projection: Tensor
+    mean: Tensor  # of the projected frames of speech
+    error_weights: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         inputs = ALONE + 2 + OF_MEAN + 4 * OF_FRAMES + LONGEST
         self.register_buffer("projection", torch.zeros(DIRECTIONS, DIM))
-        self.register_buffer("mean", torch.zeros(DIRECTIONS))  # of the projected frames of speech
+        self.register_buffer("mean", torch.zeros(DIRECTIONS))
         self.register_buffer("error_weights", torch.zeros(ALONE + 1))
         layers = [nn.Linear(inputs, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN // 2), nn.GELU()]
         self.perceptron = nn.Sequential(*layers, nn.Linear(HIDDEN // 2, 1))

@@ -298,7 +298,7 @@ def resolve_policy(
         name, settings = parse_policy(text)
         decides = {**settings, **control}.keys() & KINDS[name].forms
         if name.startswith(RUNNING) and decides:
-            model = {"base_frame_rate": base_frame_rate}
+            model: dict[str, Any] = {"base_frame_rate": base_frame_rate}
             if name == RUNNING:
                 model["threshold"] = default_threshold
             own = KINDS[name].make({**model, **settings, **control})

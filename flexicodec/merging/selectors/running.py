@@ -201,7 +201,8 @@ class RunningPolicy(Selector):
             settings = replace(settings, frame_rate=bound)
         if state is None:
             empty = [torch.zeros(1, each.shape[1], dtype=torch.float64) for each in streams]
-            state = OpenToken(0, 0, tuple(map(TokenSums, empty)), settings and settings.initial_state())
+            held = settings.initial_state() if settings else None
+            state = OpenToken(0, 0, tuple(map(TokenSums, empty)), held)
         control = RateControl(settings, state.control) if settings and state.control else None
         run = state.run
         seen = state.frames
