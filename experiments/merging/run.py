@@ -1,6 +1,7 @@
-"""What a recogniser still understands when its frames are merged: policies, rates and layers, without any training.
+r"""What a recogniser still understands when its frames are merged: policies, rates and layers, without any training.
 
-    python experiments/merging/run.py speech --rows runs/merging.jsonl --output experiments/merging/results.json
+    python experiments/merging/run.py speech --rows runs/merging.jsonl --output experiments/merging/results.json \
+        --figure experiments/merging/wer.png
 
 `speech` holds eval.jsonl (English clips with a text are measured) and train.jsonl (to set thresholds). Moonshine Tiny
 encodes each clip. Its features are brought to the 12.5 Hz grid, merged (the mean of each token's frames, 8 at most),
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from figure import draw
 from torch import Tensor
 
 from flexicodec.asr.moonshine import BEGIN, END, Moonshine, token_limit
@@ -31,6 +33,7 @@ from flexicodec.merging import (
     Threshold,
     Uniform,
     cosine_similarities,
+    make_policy,
     merge,
     unmerge,
 )
@@ -44,6 +47,7 @@ RATES = (10.0, 8.33, 6.25, 5.0, 4.0, 3.0, 2.5)
 LAYERS = (2, 4)  # whose similarities decide, beside the last one's
 CALIBRATION_CLIPS = 200
 UNMERGED = "unmerged"
+BY_NAME = ("recognition",)  # policies measured by their names alone
 
 
 @dataclass
@@ -77,9 +81,19 @@ def shuffled(durations: Tensor, name: str) -> Tensor:
 Cut = Callable[[Clip], Tensor]
 
 
+def text_policies() -> dict[tuple[str, float], Cut]:
+    """List the policies that are measured by their names alone, at every rate."""
+    cuts: dict[tuple[str, float], Cut] = {}
+    for name in BY_NAME:
+        for rate in RATES:
+            policy = make_policy(name, frame_rate=rate)
+            cuts[name, rate] = lambda clip, policy=policy: by_policy(policy, clip.features["last"], clip.seconds)
+    return cuts
+
+
 def settings(thresholds: dict[tuple[str, float], float]) -> dict[tuple[str, float], Cut]:
     """List every policy at every rate."""
-    cuts: dict[tuple[str, float], Cut] = {}
+    cuts = text_policies()
 
     def exact(kind: type, rate: float, layer: str = "last") -> Cut:
         return lambda clip: by_policy(kind(rate), clip.features[layer], clip.seconds)
@@ -249,6 +263,7 @@ def main() -> None:
     parser.add_argument("speech", type=Path)
     parser.add_argument("--rows", type=Path, required=True, help="JSONL of rows, continued if there")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--figure", type=Path, help="PNG of WER against the rate")
     parser.add_argument("--limit", type=int, help="clips")
     args = parser.parse_args()
 
@@ -283,6 +298,8 @@ def main() -> None:
         "summary": summarise(rows),
     }
     args.output.write_text(json.dumps(results, indent=1) + "\n")
+    if args.figure:
+        draw(results["summary"], args.figure)
 
 
 if __name__ == "__main__":

@@ -123,51 +123,68 @@ class RateController:
 
     def initial_state(self) -> RateControllerState:
         """See `CausalPolicy`: one frame, which starts a token, and a rate as it should be."""
-        rate = self._rate()
+        rate = broadcast_per_item(self.frame_rate, "frame_rate", 1)[0]
         return RateControllerState(1, rate, self.threshold, rate / self.base_frame_rate - 1)
 
     def step(
         self, similarities: Float[Tensor, " pairs"], state: RateControllerState, max_duration: int | None
     ) -> tuple[Bool[Tensor, " pairs"], Float[Tensor, " pairs"], RateControllerState]:
         """See `CausalPolicy`."""
-        wanted = self._rate()
-        frame = 1 / self.base_frame_rate  # seconds
-        # Weight of the newest frame in the mean
-        share = 1 - exp(-frame / self.memory_seconds)
+        control = RateControl(self, state)
         starts = []
         margins = []
         run = state.run
-        rate = state.rate
-        centre = state.centre
-        owed = state.owed
-        most_owed = OWED_SECONDS * wanted
         for similarity in similarities.detach().tolist():
-            # Proportional part: what the present error adds to the centre
-            error = wanted + owed / self.payback_seconds - rate
-            threshold = self._hold(centre + self.proportional * error)
+            threshold = control.threshold()
             start = not similarity > threshold or run == max_duration
             starts.append(start)
             margins.append(abs(similarity - threshold))
             run = 1 if start else run + 1
-            # Exponential mean of the rate: a frame has either no token start or one.
-            rate += share * (start * self.base_frame_rate - rate)
-            owed = min(max(owed + wanted * frame - start, -most_owed), most_owed)
-            # Integral part, held within the bounds so that it does not wind up
-            centre = self._hold(centre + self.integral * error * frame)
+            control.update(start)
         device = similarities.device
         return (
             torch.tensor(starts, dtype=torch.bool, device=device),
             torch.tensor(margins, dtype=similarities.dtype, device=device),
-            replace(state, run=run, rate=rate, centre=centre, owed=owed),
+            control.state(run),
         )
-
-    def _hold(self, threshold: float) -> float:
-        return min(max(threshold, self.lowest), self.highest)
-
-    def _rate(self) -> float:
-        """Return the one rate that a single clip has."""
-        return broadcast_per_item(self.frame_rate, "frame_rate", 1)[0]
 
     def _each(self, batch: int) -> "list[RateController]":
         rates = broadcast_per_item(self.frame_rate, "frame_rate", batch)
         return [replace(self, frame_rate=rate) for rate in rates]
+
+
+class RateControl:
+    """A `RateController` at work on one clip: the threshold for the next frame, and what was decided on it."""
+
+    def __init__(self, settings: RateController, state: RateControllerState) -> None:
+        self.settings = settings
+        self.wanted = broadcast_per_item(settings.frame_rate, "frame_rate", 1)[0]
+        self.frame = 1 / settings.base_frame_rate  # seconds
+        self.share = 1 - exp(-self.frame / settings.memory_seconds)  # weight of the newest frame in the mean
+        self.rate = state.rate
+        self.centre = state.centre
+        self.owed = state.owed
+
+    def state(self, run: int) -> RateControllerState:
+        """Return where the controller stands, with `run` frames in the open token."""
+        return RateControllerState(run, self.rate, self.centre, self.owed)
+
+    def threshold(self) -> float:
+        """Return the threshold for the next frame: the centre, and what the present error adds to it."""
+        return self._hold(self.centre + self.settings.proportional * self._error())
+
+    def update(self, start: bool) -> None:
+        """Take note of whether the frame starts a token."""
+        error = self._error()
+        # Exponential mean of the rate: a frame has either no token start or one.
+        self.rate += self.share * (start * self.settings.base_frame_rate - self.rate)
+        most_owed = OWED_SECONDS * self.wanted
+        self.owed = min(max(self.owed + self.wanted * self.frame - start, -most_owed), most_owed)
+        # Integral part, held within the bounds so that it does not wind up
+        self.centre = self._hold(self.centre + self.settings.integral * error * self.frame)
+
+    def _error(self) -> float:
+        return self.wanted + self.owed / self.settings.payback_seconds - self.rate
+
+    def _hold(self, threshold: float) -> float:
+        return min(max(threshold, self.settings.lowest), self.settings.highest)

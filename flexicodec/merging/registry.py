@@ -16,15 +16,17 @@ from typing import Any
 
 from flexicodec.merging.policies import MergingPolicy, Selector, check_frame_rate
 from flexicodec.merging.rate_control import RateController
+from flexicodec.merging.recognition_cost import LONGEST
 from flexicodec.merging.selectors.centroid import CentroidRate
 from flexicodec.merging.selectors.clustering import DensityPeaks, GreedyPrediction, Pairs
 from flexicodec.merging.selectors.least_cost import LeastCost, MinimumVariance
 from flexicodec.merging.selectors.path import PathLength, PathThreshold
-from flexicodec.merging.selectors.running import Centroid, RunningCost
+from flexicodec.merging.selectors.running import Centroid, RunningCost, SteeredCost
 from flexicodec.merging.selectors.similarity import ExactRate, Shuffled, Threshold, TopCuts, Uniform
 
 CONTROLS = ("frame_rate", "threshold", "price")  # settings that decide the rate
-RUNNING = "running"  # the controller that streams use, made of the model's threshold and grid
+RUNNING = "running"  # a controller of adjacent similarities, made of the model's threshold and grid
+STEERED = "running-"  # before the name of a policy whose causal form a controller holds at a rate
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ POLICIES: dict[str, PolicyKind] = {
     "norm": PolicyKind(LEAST_COST, {"cost": "norm"}),  # CodecSlime as re-implemented
     "centroid": PolicyKind({"frame_rate": CentroidRate, "threshold": Centroid}),  # Sylber
     # by other rules
+    "recognition": PolicyKind(LEAST_COST, {"cost": "recognition", "cap": LONGEST}),
     "elastic": PolicyKind(LEAST_COST, {"cost": "prediction"}),  # Elastic-Time
     "elastic-greedy": PolicyKind({"frame_rate": GreedyPrediction}),
     "a-tome": PolicyKind({"frame_rate": Pairs}),
@@ -79,6 +82,9 @@ POLICIES: dict[str, PolicyKind] = {
     "density-peaks-released": PolicyKind({"threshold": DensityPeaks}, {"released": True}),  # and as its code has it
 }
 KINDS = {**POLICIES, RUNNING: PolicyKind({"frame_rate": RateController})}
+for _name, _kind in POLICIES.items():
+    if _kind.forms.get("threshold") is RunningCost:
+        KINDS[STEERED + _name] = PolicyKind({"frame_rate": SteeredCost}, _kind.settings)
 
 
 def setting_names(form: Any) -> list[str]:
@@ -146,6 +152,20 @@ def needed_setting(text: str) -> str | None:
     control = "frame_rate" if "frame_rate" in KINDS[name].forms else "threshold"
     make_policy(text, **{control: 1.0})
     return control
+
+
+def streaming_form(text: str) -> str:
+    """Name the causal policy by which a stream comes nearest to a policy at a frame rate.
+
+    "running-" and the same text where a controller can hold it, and else "running".
+    """
+    name, settings = parse_policy(text)
+    if name.startswith(RUNNING):
+        return text
+    kind = KINDS.get(STEERED + name)
+    if kind is None or settings.keys() - setting_names(SteeredCost):
+        return RUNNING
+    return STEERED + text
 
 
 def fitted_setting(text: str) -> str:
@@ -278,8 +298,10 @@ def resolve_policy(
     if text is not None:
         name, settings = parse_policy(text)
         decides = {**settings, **control}.keys() & KINDS[name].forms
-        if name == RUNNING and decides:
-            model = {"threshold": default_threshold, "base_frame_rate": base_frame_rate}
+        if name.startswith(RUNNING) and decides:
+            model: dict[str, Any] = {"base_frame_rate": base_frame_rate}
+            if name == RUNNING:
+                model["threshold"] = default_threshold
             own = KINDS[name].make({**model, **settings, **control})
         elif decides or control:
             own = make_policy(text, **control)
@@ -292,7 +314,7 @@ def resolve_policy(
     info: dict[str, Any] = {"policy": policy_text(own)}
     for name in CONTROLS:
         value = getattr(own, name, None)
-        if value is None or (name == "threshold" and isinstance(own, RateController)):
+        if value is None or (name == "threshold" and isinstance(own, (RateController, SteeredCost))):
             continue
         if name == "frame_rate":
             limit = own.limit(max_duration) if isinstance(own, Selector) else max_duration

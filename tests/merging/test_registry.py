@@ -13,7 +13,7 @@ from flexicodec.merging import (
     Threshold,
     make_policy,
 )
-from flexicodec.merging.registry import policy_text, resolve_policy
+from flexicodec.merging.registry import parse_policy, policy_text, resolve_policy, streaming_form
 
 NAMED = [
     ("rate", {"frame_rate": 5.0}, ExactRate(5.0), "rate"),
@@ -95,3 +95,25 @@ def test_choices_that_contradict_each_other():
 def test_every_name_makes_a_policy_of_its_first_setting():
     for name, kind in POLICIES.items():
         assert policy_text(kind(0.5)) == name
+
+
+@pytest.mark.parametrize(
+    ("own", "of_streams"),
+    [
+        ("rate", "running"),
+        ("recognition", "running"),
+        ("variance:min_duration=2", "running"),  # no causal form takes that
+        ("variance", "running-variance"),
+        ("joint:acoustic=0.5", "running-joint:acoustic=0.5"),
+        ("variance-length:length_power=0.5,cap=6", "running-variance-length:length_power=0.5,cap=6"),
+        ("running-joint", "running-joint"),
+    ],
+)
+def test_streams_hold_the_causal_form_of_a_models_policy(own, of_streams):
+    assert streaming_form(own) == of_streams
+    policy, note = resolve(policy=of_streams, frame_rate=5)
+    assert note["frame_rate"] == 5.0
+    assert parse_policy(note["policy"]) == parse_policy(of_streams)
+    assert getattr(policy, "length_power", 1.0) == {"variance": 0.0, "variance-length:length_power=0.5,cap=6": 0.5}.get(
+        own, 1.0
+    )

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexicodec.merging import Centroid, RunningCost, cosine_similarities
+from flexicodec.merging.selectors.running import SteeredCost
+from flexicodec.models.margins import boundary_margins
 
 CAPS = [None, 1, 3, 8]
 POLICIES = [
@@ -17,6 +19,7 @@ POLICIES = [
     RunningCost(1.2, acoustic=0.4, length_power=1.0),
     RunningCost(0.5, acoustic=1.0, length_power=0.5),
 ]
+STEERED = [SteeredCost(5.0), SteeredCost(7.0, acoustic=0.4, length_power=1.0, cap=6)]
 
 
 def walk(x, joins, cap):
@@ -88,7 +91,7 @@ def test_a_slow_change_does_not_chain():
 
 
 @settings(derandomize=True, deadline=None, max_examples=25)
-@given(st.lists(st.integers(0, 7), max_size=12), st.sampled_from(POLICIES), st.sampled_from(CAPS))
+@given(st.lists(st.integers(0, 7), max_size=12), st.sampled_from([*POLICIES, *STEERED]), st.sampled_from(CAPS))
 def test_pieces_equal_the_whole(sizes, policy, cap):
     x, similarities, lengths, _ = clips([40], held=0.4, seed=3)
     acoustic = noise(1, 3, 40, seed=5)
@@ -96,6 +99,7 @@ def test_pieces_equal_the_whole(sizes, policy, cap):
     edges = [*np.minimum(np.cumsum([0, *sizes]), 39).tolist(), 39]
     state = policy.initial_state()
     starts = [torch.tensor([True])]
+    distances = []
     for first, last in zip(edges, edges[1:], strict=False):
         if first == last:
             continue  # no pair: no step
@@ -105,6 +109,9 @@ def test_pieces_equal_the_whole(sizes, policy, cap):
         found, margins, state = policy.step(similarities[0, first:last], state, cap, **given_features)
         assert found.shape == margins.shape == (last - first,)
         starts.append(found)
+        distances += margins.tolist()
+    expected = boundary_margins(policy, similarities, lengths, features=x, acoustic=acoustic, max_duration=cap)[0]
+    assert distances == pytest.approx(expected.tolist())
     begins = [*torch.cat(starts).nonzero()[:, 0].tolist(), 40]
     assert np.diff(begins).tolist() == rows(whole)[0]
 
@@ -126,3 +133,14 @@ def test_features_have_to_come():
         RunningCost(-1.0)
     with pytest.raises(ValueError, match=r"threshold is 2, but similarities lie in \[-1, 1\]"):
         Centroid(2.0)
+
+
+@pytest.mark.parametrize("policy", [SteeredCost([3.0, 6.25]), SteeredCost([3.0, 6.25], length_power=1.0)], ids=repr)
+def test_a_steered_cost_holds_each_clips_rate(policy):
+    x, similarities, lengths, _ = clips([1500, 1500], held=0.3, seed=7)
+    found = policy(similarities, lengths, features=x, max_duration=8)
+    for row, rate in zip(rows(found), policy.frame_rate, strict=True):
+        assert len(row) / 120 == pytest.approx(rate, abs=0.1)
+    # and within what a controller can hold
+    with pytest.raises(ValueError, match="a grid of 12.5 Hz allows rates above 0"):
+        SteeredCost(13.0)

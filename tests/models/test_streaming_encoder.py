@@ -160,6 +160,17 @@ def test_a_stream_says_what_it_is_exact_to(whole):
     assert float(got.frame_rates) == pytest.approx(5.0, abs=0.25)
 
 
+def test_a_rate_is_held_by_the_causal_form_of_the_models_own_policy(make_codec):
+    merging = replace(make_codec("whole").config.merging, policy="joint:acoustic=0.5")
+    codec, audio = make_codec("whole", merging=merging), noise(200_000)
+    stream = codec.streaming_encoder(frame_rate=5.0)
+    assert stream.encode_options == {"frame_rate": 5.0, "policy": "running-joint:acoustic=0.5"}
+    got = streamed(stream, audio, [7000, 9])
+    assert same_but_for_noise(codec.encode(audio, **stream.encode_options, margins=True), got)
+    assert got.info["policy"] == "running-joint:acoustic=0.5"
+    assert float(got.frame_rates) == pytest.approx(5.0, abs=0.4)
+
+
 # ----------------------------------------------------------------------------------------------------- short look-ahead
 
 

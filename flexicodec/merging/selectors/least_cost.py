@@ -18,6 +18,7 @@ from flexicodec.merging.policies import (
     check_positive,
     check_within,
 )
+from flexicodec.merging.recognition_cost import recognition_costs
 from flexicodec.merging.segmentation import durations_by_counts, durations_by_price
 from flexicodec.merging.window_costs import (
     CostTable,
@@ -33,7 +34,7 @@ from flexicodec.merging.window_costs import (
     squared_costs,
 )
 
-COSTS = ("squared", "norm", "joint", "prediction", "cuts", "path")
+COSTS = ("squared", "norm", "joint", "prediction", "cuts", "path", "recognition")
 
 # Maps features [B, D, T] and a number of steps n to [n, B, D, T]: entry k - 1, t is the prediction of frame t + k from
 # frame t and those before it. What it says of an item must not depend on the others, or on padding.
@@ -53,6 +54,7 @@ class LeastCost(Selector):
                     acoustic x of the acoustic ones
         cuts        cosine similarity across the token's start: ExactRate's aim, with the cap taken into account
         path        how far the sum of 1 - similarity over its frames is from even: path-length equalisation
+        recognition what a recogniser loses in nats, estimated from Moonshine's features (`recognition_cost`)
 
     The first four are multiplied by the token's duration ** `length_power`: 1 spares long tokens. Among equals the
     longest last token wins. Every feasible count is reached exactly. A price is in the unit of the cost (of "joint":
@@ -157,6 +159,9 @@ class LeastCost(Selector):
     def feature_costs(self, clips: Clips, longest: int) -> tuple[Windows, Float[np.ndarray, " batch"]]:
         """List the costs of features, and their scale."""
         features = clips.semantic_features(self)
+        if self.cost == "recognition":
+            windows = recognition_costs(features, clips.lengths.tolist(), longest)
+            return windows, np.max([np.abs(each).max(axis=1, initial=0.0) for each in windows], axis=0)
         if self.cost == "prediction":
             errors = prediction_errors(features, clips.lengths, longest, self.predictor)
             return rollout_costs(errors), np.max([each.max(axis=1, initial=0.0) for each in errors], axis=0)

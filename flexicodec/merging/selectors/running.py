@@ -1,7 +1,7 @@
 """Causal policies that compare each frame's features with those of the token that is open."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, sqrt
 
 import numpy as np
@@ -17,8 +17,10 @@ from flexicodec.merging.policies import (
     Selector,
     as_floats,
     broadcast_per_item,
+    check_positive,
     check_within,
 )
+from flexicodec.merging.rate_control import RateControl, RateController, RateControllerState
 from flexicodec.merging.selectors.similarity import check_cosine
 from flexicodec.nn.streaming import register_state
 
@@ -50,11 +52,13 @@ class OpenToken:
         run: Frames of the open token; 0 before the first frame of a clip.
         frames: The clip's frames so far.
         streams: Sums over the semantic stream, and over the acoustic one if it is used.
+        control: Where the controller stands of a policy that is held at a rate.
     """
 
     run: int
     frames: int
     streams: tuple[TokenSums, ...]
+    control: RateControllerState | None = None
 
 
 class RunningSums:
@@ -117,6 +121,10 @@ class RunningPolicy(Selector):
         """Return each item's least closeness."""
         raise NotImplementedError
 
+    def controller(self) -> RateController | None:
+        """Return what moves the least closeness to hold a rate, for policies that have a rate in its place."""
+        return None
+
     def choose(self, clips: Clips) -> Int[Tensor, "batch tokens"]:
         """Choose durations; see `MergingPolicy`. `features` are needed."""
         starts = torch.zeros(len(clips.lengths), clips.similarities.shape[1] + 1, dtype=torch.bool)
@@ -147,9 +155,8 @@ class RunningPolicy(Selector):
         """See `boundary_margins`: the distance of each frame's closeness from the threshold."""
         clips = Clips(similarities, lengths, seconds, features, acoustic, self.limit(max_duration))
         margins = torch.full_like(similarities, torch.inf)
-        for i, (bound, found) in enumerate(zip(self.bounds(len(lengths)), self.scan_clips(clips), strict=True)):
-            closeness = torch.tensor(found[1][1:], dtype=torch.float64)
-            margins[i, : len(closeness)] = (closeness - bound).abs().to(margins)
+        for i, (_, distances, _) in enumerate(self.scan_clips(clips)):
+            margins[i, : len(distances) - 1] = torch.tensor(distances[1:], dtype=torch.float64).to(margins)
         return margins
 
     def initial_state(self) -> None:
@@ -172,8 +179,8 @@ class RunningPolicy(Selector):
         known = 0 if state is None else 1  # the first frame was the last of the step before
         frames = [as_frames(each[0, :, known:]) for each in streams]
         (bound,) = self.bounds(1)
-        starts, closeness, state = self.scan(frames, state, bound, self.limit(max_duration))
-        margins = (torch.tensor(closeness[1 - known :], dtype=torch.float64) - bound).abs()
+        starts, distances, state = self.scan(frames, state, bound, self.limit(max_duration))
+        margins = torch.tensor(distances[1 - known :], dtype=torch.float64)
         device = similarities.device
         decided = torch.tensor(starts[1 - known :], dtype=torch.bool, device=device)
         return decided, margins.to(device, similarities.dtype), state
@@ -185,26 +192,40 @@ class RunningPolicy(Selector):
         bound: float,
         max_duration: int | None,
     ) -> tuple[list[bool], list[float], OpenToken]:
-        """Decide on the next frames of one clip: which start a token, and how close they were to the one before."""
+        """Decide on the next frames of one clip: which start a token, and how far their closeness was from `bound`.
+
+        With a `controller`, `bound` is the rate that it holds.
+        """
+        settings = self.controller()
+        if settings is not None:
+            settings = replace(settings, frame_rate=bound)
         if state is None:
             empty = [torch.zeros(1, each.shape[1], dtype=torch.float64) for each in streams]
-            state = OpenToken(0, 0, tuple(map(TokenSums, empty)))
+            held = settings.initial_state() if settings else None
+            state = OpenToken(0, 0, tuple(map(TokenSums, empty)), held)
+        control = RateControl(settings, state.control) if settings and state.control else None
         run = state.run
         seen = state.frames
         sums = [RunningSums(each) for each in state.streams]
         starts = []
-        closeness = []
+        distances = []
         for frames in zip(*streams, strict=True):
             seen += 1
             for each, frame in zip(sums, frames, strict=True):
                 each.compare(frame)
-            closeness.append(self.closeness(sums, run, seen) if run else 0.0)
-            joins = 0 < run and run != max_duration and closeness[-1] > bound
+            if control:
+                bound = control.threshold()
+            closeness = self.closeness(sums, run, seen) if run else 0.0
+            joins = 0 < run and run != max_duration and closeness > bound
+            if control and run:  # the first frame's token is part of the initial state
+                control.update(not joins)
             for each, frame in zip(sums, frames, strict=True):
                 each.add(frame, joins)
             starts.append(not joins)
+            distances.append(abs(closeness - bound))
             run = run + 1 if joins else 1
-        return starts, closeness, OpenToken(run, seen, tuple(each.state() for each in sums))
+        held = control.state(run) if control else None
+        return starts, distances, OpenToken(run, seen, tuple(each.state() for each in sums), held)
 
 
 def as_frames(features: Float[Tensor, "dim frames"]) -> Float[np.ndarray, "frames dim"]:
@@ -279,11 +300,63 @@ class RunningCost(RunningPolicy):
 
     def closeness(self, sums: list[RunningSums], run: int, frames: int) -> float:
         """Compute what the frame adds to the token's cost, negated."""
-        shares = [1 - self.acoustic, self.acoustic] if len(sums) == 2 else [1.0]
-        added = 0.0
-        for each, share in zip(sums, shares, strict=True):
-            before = each.energy - each.square / run
-            after = each.energy + each.own - (each.square + 2 * each.product + each.own) / (run + 1)
-            longer = after * (run + 1) ** self.length_power - before * run**self.length_power
-            added += share * longer * frames / (each.clip_energy or 1.0)
-        return -added
+        return -added_cost(sums, run, frames, self.acoustic, self.length_power)
+
+
+def added_cost(sums: list[RunningSums], run: int, frames: int, acoustic: float, length_power: float) -> float:
+    """Compute what the newest frame would add to the cost of the open token; see `RunningCost`."""
+    shares = [1 - acoustic, acoustic] if len(sums) == 2 else [1.0]
+    added = 0.0
+    for each, share in zip(sums, shares, strict=True):
+        before = each.energy - each.square / run
+        after = each.energy + each.own - (each.square + 2 * each.product + each.own) / (run + 1)
+        longer = after * (run + 1) ** length_power - before * run**length_power
+        added += share * longer * frames / (each.clip_energy or 1.0)
+    return added
+
+
+@register_state
+@dataclass(frozen=True)
+class SteeredCost(RunningPolicy):
+    """Let a frame join its token while that adds little to the token's cost: `RunningCost`, held at a rate.
+
+    A `RateController` moves the threshold, on 1 / (1 + added cost): that is 1 for equal frames and never negative.
+
+    Attributes:
+        frame_rate: Tokens per second, one number or one per item.
+        acoustic: See `RunningCost`, and so for `length_power`.
+        threshold: To begin with.
+        base_frame_rate: Frames per second of the grid.
+    """
+
+    frame_rate: FloatOrPerItem
+    acoustic: float = 0.0
+    length_power: float = 0.0
+    threshold: float = 0.8
+    base_frame_rate: float = 12.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "frame_rate", check_positive(self.frame_rate, "frame_rate"))
+        check_within(self.acoustic, "acoustic", 0, 1)
+        check_within(self.length_power, "length_power", 0, 4)
+        self.controller()
+
+    @property
+    def uses_acoustic(self) -> bool:  # type: ignore[override]
+        """Whether the acoustic features count."""
+        return self.acoustic > 0
+
+    def bounds(self, batch: int) -> list[float]:
+        """Return each item's rate."""
+        return broadcast_per_item(self.frame_rate, "frame_rate", batch)
+
+    def controller(self) -> RateController:
+        """Return what moves the threshold."""
+        return RateController(
+            self.frame_rate, self.threshold, self.base_frame_rate, proportional=0.1, integral=0.05, lowest=0.0
+        )
+
+    def closeness(self, sums: list[RunningSums], run: int, frames: int) -> float:
+        """Compute 1 / (1 + what the frame adds to the token's cost)."""
+        return 1 / (1 + max(0.0, added_cost(sums, run, frames, self.acoustic, self.length_power)))

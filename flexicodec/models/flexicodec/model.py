@@ -24,7 +24,7 @@ from flexicodec.encoders.base import EncoderConfig, MoonshineConfig
 from flexicodec.merging import MergingPolicy, cosine_similarities, validate_durations
 from flexicodec.merging.durations import check_max_duration
 from flexicodec.merging.policies import uses_acoustic
-from flexicodec.merging.registry import RUNNING, resolve_policy
+from flexicodec.merging.registry import resolve_policy, streaming_form
 from flexicodec.models.codec import (
     UNSET,
     EncodeOptions,
@@ -393,9 +393,10 @@ class FlexiCodec(FlexiCodecNetwork):
     ) -> StreamingEncoder:
         """Open a stream that encodes audio as it comes.
 
-        A `frame_rate` is held by a controller that moves the threshold (`RateController`), since a stream has no end
-        whose tokens could be counted; `encode(frame_rate=..., policy="running")` gives the same tokens, and
-        `encode_options` of the stream says so.
+        A `frame_rate` is held by a controller that moves a threshold (`RateController`), since a stream has no end
+        whose tokens could be counted: of the cost that a frame adds to its token where the model's own policy is one
+        of costs (joint, variance), and of adjacent similarities elsewhere. `encode_options` of the stream says with
+        which policy `encode` gives the same tokens, such as "running-joint" or "running".
 
         Args:
             batch_size: Streams side by side, each of one clip; they may begin, pause and end independently.
@@ -412,7 +413,7 @@ class FlexiCodec(FlexiCodecNetwork):
         # A rate is held by the controller, except where the model has one rate only.
         policy = options.get("policy")
         if options.get("frame_rate") is not None and policy is None and self.config.merging is not None:
-            policy = RUNNING
+            policy = streaming_form(self.config.merging.policy)
         given = self.read_options(
             {"windows": STREAM_WINDOWS, **options, "policy": policy}, of="streaming_encoder", names=STREAM_OPTIONS
         )
