@@ -56,7 +56,8 @@ class FlexiCodecConfig(PreTrainedConfig):
     Attributes:
         config: The model's settings, as `Codec.config_dict` returns them.
         fingerprint: Of the weights that tokens depend on.
-        sampling_rate: Hz of the audio.
+        sampling_rate: Hz of the audio that is encoded.
+        output_sampling_rate: Hz of decoded audio.
         hop_length: Samples per frame.
         frame_rate: Frames per second; a token lasts one frame or more, `durations` says how many.
         num_quantizers: Codebooks, the semantic one among them.
@@ -69,6 +70,7 @@ class FlexiCodecConfig(PreTrainedConfig):
     config: dict[str, Any] | None = None
     fingerprint: str | None = None
     sampling_rate: int = 16000
+    output_sampling_rate: int = 16000
     hop_length: int = 1280
     frame_rate: float = 12.5
     num_quantizers: int | None = None
@@ -82,6 +84,7 @@ def describe(codec: FlexiCodec) -> dict[str, Any]:
     assert form.semantic_codebook_size is not None
     return {
         "sampling_rate": codec.sample_rate,
+        "output_sampling_rate": codec.output_sample_rate,
         "hop_length": codec.frame_size,
         "frame_rate": codec.base_frame_rate,
         "num_quantizers": 1 + codec.num_codebooks,
@@ -290,8 +293,8 @@ class FlexiCodecModel(PreTrainedAudioTokenizerBase):
         Args:
             audio_codes: [B, K, N], the semantic codebook first, and as many of the acoustic ones as there are.
             durations: [B, N] frames of each token, 0 at padding. Only models of one rate can do without.
-            padding_mask: That of the audio: the result is as long as it, and zero where it is. None: clips are as long
-                as their frames.
+            padding_mask: That of the audio: the result is as long as it, and zero where it is (at
+                `config.output_sampling_rate`). None: clips are as long as their frames.
             audio_codes_mask: [B, N], 1 at tokens, where `durations` does not say it.
             return_dict: False returns a tuple.
             options: Those of `Codec.decode`.
@@ -317,7 +320,7 @@ class FlexiCodecModel(PreTrainedAudioTokenizerBase):
         tokens = Tokens(audio_codes[:, 0], audio_codes[:, 1:], durations, lengths, form)
         audio = self.codec.decode(tokens, **options)
         if padding_mask is not None:
-            audio = F.pad(audio, (0, padding_mask.shape[-1] - audio.shape[-1]))
+            audio = F.pad(audio, (0, self.codec.output_lengths(padding_mask.shape[-1]) - audio.shape[-1]))
         output = FlexiCodecDecoderOutput(audio_values=audio[:, None])
         return output if return_dict is not False else output.to_tuple()
 

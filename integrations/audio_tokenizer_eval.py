@@ -27,12 +27,13 @@ class FlexiCodecAdapter(AudioModelAdapter):
 
     def reconstruct(self, wav, sample_rate, nq=None):
         self.load()
-        reference = resample(wav.float().mean(0, keepdim=True), sample_rate, self.codec.sample_rate)
+        rate = self.codec.output_sample_rate
+        reference = resample(wav.float().mean(0, keepdim=True), sample_rate, rate)
         codebooks = None if nq is None else int(nq) - 1
-        tokens = self.codec.encode(reference, num_codebooks=codebooks, **self.options)
+        tokens = self.codec.encode(reference, num_codebooks=codebooks, sample_rate=rate, **self.options)
         self.rates.append(float(tokens.bitrates_kbps[0]))
         extra = {"bitrate_kbps": self.rates[-1], "frame_rate": float(tokens.frame_rates[0])}
-        return ReconstructOutput(self.codec.decode(tokens).cpu(), reference.cpu(), self.codec.sample_rate, extra)
+        return ReconstructOutput(self.codec.decode(tokens).cpu(), reference.cpu(), rate, extra)
 
     def metadata(self):
         mean = sum(self.rates) / len(self.rates) if self.codec is not None and self.rates else None

@@ -15,7 +15,7 @@ class Codec(BaseCodec):
 
     def config(self):
         self.codec = flexicodec.load(self.model, device="cpu" if self.device == "mps" else self.device)
-        self.sampling_rate, self.setting = self.codec.sample_rate, f"{self.model}_{self.options}"
+        self.sampling_rate, self.setting = self.codec.output_sample_rate, f"{self.model}_{self.options}"
         self.seconds = self.kilobits = 0.0
 
     @property

@@ -18,15 +18,15 @@ class FlexiCodecAdapter:
         self.options = options
         settings = ",".join(f"{name}={value}" for name, value in options.items())
         self.name = f"flexicodec:{model}@{settings or 'default'}"
-        self.sample_rate = self.codec.sample_rate
+        self.sample_rate = self.codec.output_sample_rate
 
     def encode(self, audio):
-        tokens = self.codec.encode(torch.as_tensor(audio), **self.options)
+        tokens = self.codec.encode(torch.as_tensor(audio), sample_rate=self.sample_rate, **self.options)
         codes = [tokens.semantic[0].numpy(), *tokens.acoustic[0].numpy()]
         bits = float(tokens.bitrates_kbps[0] * tokens.seconds[0]) * 1000
         return CodecOutput(
             codes,
             round(2 ** (bits / sum(map(len, codes)))),
             self.codec.decode(tokens)[0].numpy(),
-            int(tokens.frame_lengths[0]) * self.codec.frame_size,
+            int(tokens.frame_lengths[0]) * self.codec.output_frame_size,
         )

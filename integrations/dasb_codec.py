@@ -8,6 +8,7 @@ import flexicodec
 import torch
 from audiocodecs.codec import Codec
 from flexicodec import Tokens
+from flexicodec.audio import resample
 
 
 class FlexiCodec(Codec):
@@ -44,4 +45,5 @@ class FlexiCodec(Codec):
         return self.model.embed(self._tokens(toks)).movedim(1, 2)
 
     def _toks_to_sig(self, toks, length):  # durations say where a clip ends, to whole frames
-        return self.model.decode(self._tokens(toks))
+        codec = self.model
+        return resample(codec.decode(self._tokens(toks)), codec.output_sample_rate, codec.sample_rate)

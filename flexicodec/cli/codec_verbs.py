@@ -85,7 +85,7 @@ def decode(args: argparse.Namespace) -> int:
 
     def decode_file(source: Path, target: Path) -> "Tokens":
         tokens = flexicodec.Tokens.load(source, acoustic=args.codebooks)
-        flexicodec.write_audio(target, codec.decode(tokens, precision=args.precision), codec.sample_rate)
+        flexicodec.write_audio(target, codec.decode(tokens, precision=args.precision), codec.output_sample_rate)
         return tokens
 
     return file_jobs.run_jobs(planned, decode_file)
@@ -118,7 +118,7 @@ def reconstruct(args: argparse.Namespace) -> int:
     def reconstruct_file(source: Path, target: Path) -> "Tokens":
         audio = flexicodec.read_audio(source, sample_rate=codec.sample_rate, channels="mix")
         tokens = codec.encode(audio, **rate, precision=args.precision)
-        flexicodec.write_audio(target, codec.decode(tokens, precision=args.precision), codec.sample_rate)
+        flexicodec.write_audio(target, codec.decode(tokens, precision=args.precision), codec.output_sample_rate)
         return tokens
 
     return file_jobs.run_jobs(planned, reconstruct_file, args.inputs)

@@ -22,10 +22,13 @@ def describe_model(name: str, codec: "Codec") -> list[Row]:
     """List a codec's identity, rates and size."""
     from flexicodec.hub import parameter_counts
 
+    rate = f"{codec.sample_rate} Hz"
+    if codec.output_sample_rate != codec.sample_rate:
+        rate += f", decoded to {codec.output_sample_rate} Hz"
     return [
         ("model", name),
         ("fingerprint", codec.fingerprint),
-        ("sample rate", f"{codec.sample_rate} Hz"),
+        ("sample rate", rate),
         ("frame grid", f"{codec.base_frame_rate:g} Hz"),
         ("codebooks", codec.num_codebooks),
         ("parameters", f"{parameter_counts(codec)['total']:,}"),

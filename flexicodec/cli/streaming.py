@@ -52,15 +52,15 @@ streams:
 
   Keys that a codec does not have are left out. The last line may have the number of samples of its own audio, so that
   the clip need not end with a whole frame. Audio is written to -o as it is decoded: 16-bit samples, little-endian,
-  mono, at the codec's rate, without a header to "-" (stdout) and to .raw or .pcm, with one to .wav. The latency is
+  mono, at the decoder's rate, without a header to "-" (stdout) and to .raw or .pcm, with one to .wav. The latency is
   printed on stderr.
 
   tokens | flexicodec decode --stream --lookahead 8 -o - | aplay -t raw -f S16_LE -c 1 -r 16000
 """
 
 
-def _print_latency(stream: "StreamingEncoder | StreamingDecoder") -> None:
-    print(f"{stream.codec.sample_rate} Hz, {stream}", file=sys.stderr, flush=True)
+def _print_latency(stream: "StreamingEncoder | StreamingDecoder", sample_rate: int) -> None:
+    print(f"{sample_rate} Hz, {stream}", file=sys.stderr, flush=True)
 
 
 def _add_lookahead(parser: argparse.ArgumentParser, chunk: str, unit: str) -> None:
@@ -102,7 +102,7 @@ def encode(args: argparse.Namespace) -> int:
         asked: dict[str, Any] = {name: value for name, value in rate.items() if value is not None}
         stream = stack.enter_context(codec.streaming_encoder(**asked, **_lookahead(args, "chunk_frames")))
         out = sys.stdout if args.output == "-" else stack.enter_context(open(args.output, "w"))
-        _print_latency(stream)
+        _print_latency(stream, codec.sample_rate)
         # Flushed after every block, for a reader at the other end of a pipe.
         for samples in read_samples(sys.stdin.buffer):
             out.write(_json_line(stream.encode(samples), fixed_rate))
@@ -160,14 +160,14 @@ def decode(args: argparse.Namespace) -> int:
     with _audio_writer(args.output) as write:
         codec = options.load_codec(args, "decode")
         with codec.streaming_decoder(**_lookahead(args, "chunk_tokens")) as stream:
-            _print_latency(stream)
+            _print_latency(stream, codec.output_sample_rate)
             # A line with audio_lengths ends the clip; otherwise the end of the input does.
             ended = False
             for tokens in read_lines(sys.stdin, codec, args.codebooks):
                 ended = tokens.audio_lengths is not None
-                write(stream.decode(tokens, last=ended), codec.sample_rate)
+                write(stream.decode(tokens, last=ended), codec.output_sample_rate)
             if not ended:
-                write(stream.flush(), codec.sample_rate)
+                write(stream.flush(), codec.output_sample_rate)
     return 0
 
 

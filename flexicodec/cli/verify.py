@@ -141,12 +141,15 @@ def print_reconstruction(codec: "Codec", paths: Iterable[Path]) -> None:
 
 def print_quality(codec: "Codec", paths: Iterable[Path], settings: dict[str, dict[str, Any]]) -> None:
     """Print rate and quality of each recording for arguments of `encode`, by the label of their rows."""
+    from flexicodec.audio import resample
+
     for path in paths:
         print(path.name)
         audio = flexicodec.read_audio(path, sample_rate=codec.sample_rate, channels="mix")
         for label, setting in settings.items():
             tokens = codec.encode(audio, **setting)
-            pesq, stoi = quality(audio, codec.decode(tokens), codec.sample_rate)
+            decoded = resample(codec.decode(tokens), codec.output_sample_rate, codec.sample_rate)
+            pesq, stoi = quality(audio, decoded[:, : audio.shape[1]], codec.sample_rate)
             print(label + _columns(float(tokens.frame_rates[0]), pesq, stoi))
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Int16
 from flexicodec.demo import pictures
 from flexicodec.demo.comparison import Clip, Coded, Comparer, Setting, played
 from flexicodec.io_utils import replacing
+from flexicodec.models.codec import Codec
 
 CSS = (
     pictures.CSS
@@ -68,15 +69,15 @@ def picture_html(clip: Clip, coded: Coded, spectrogram: pictures.Spectrogram) ->
     return pictures.draw(coded.tokens, spectrogram, clip.features.similarities, clip.tiers)
 
 
-def row_html(clip: Clip, coded: Sequence[Coded], sample_rate: int) -> str:
+def row_html(clip: Clip, coded: Sequence[Coded], codec: Codec) -> str:
     """Show the clip and its results side by side, each with its sound."""
-    cards = [_card("original", played(clip.audio), sample_rate, heard_html("understood", clip.transcript))]
+    cards = [_card("original", played(clip.audio), codec.sample_rate, heard_html("understood", clip.transcript))]
     for each in coded:
         body = numbers_html(each) + heard_html("understood", each.transcript)
         data = _data_uri(each.tokens.to_bytes(), "application/octet-stream")
         name = f"{Path(clip.name).stem}-{float(each.tokens.frame_rates[0]):.2f}hz.flxc"
         body += f'<a download="{text(name)}" href="{data}">tokens (.flxc)</a>'
-        cards.append(_card(_title(each), played(each.audio, clip.audio), sample_rate, body))
+        cards.append(_card(_title(each), played(each.audio, clip.audio), codec.output_sample_rate, body))
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
@@ -92,7 +93,7 @@ def compare_rates(comparer: Comparer, clip: Clip, setting: Setting | None = None
     for rate in comparer.four_rates:
         chosen = Setting(rate, setting.num_codebooks, setting.policy) if setting else Setting(rate)
         coded = comparer.encode(clip, chosen)
-        coded.transcript = comparer.transcribe(coded.audio)
+        coded.transcript = comparer.transcribe(coded.audio, comparer.codec.output_sample_rate)
         results.append(coded)
     return results
 
@@ -118,7 +119,7 @@ def write_static(comparer: Comparer, inputs: Iterable[Path], output: Path) -> Pa
         comparer.describe(clip)
         results = compare_rates(comparer, clip)
         spectrogram = pictures.Spectrogram(clip.audio, comparer.codec.sample_rate)
-        section = [f"<h2>{text(clip.name)}</h2>", row_html(clip, results, comparer.codec.sample_rate)]
+        section = [f"<h2>{text(clip.name)}</h2>", row_html(clip, results, comparer.codec)]
         section.append(message_html(clip.note))
         for coded in results:
             section += [f"<h3>{text(_title(coded))}</h3>", picture_html(clip, coded, spectrogram)]

@@ -60,7 +60,7 @@ class Coded:
     """What the codec made of a clip, or what a token file holds."""
 
     tokens: Tokens
-    audio: Float[Tensor, "1 samples"]
+    audio: Float[Tensor, "1 samples"]  # at the codec's output rate
     stoi: float | None = None  # None: not measured, or not defined for this clip
     transcript: str | None = None
 
@@ -204,6 +204,7 @@ class Comparer:
             return None
         from flexicodec.evaluation.metrics.signal import signal_metrics
 
+        decoded = resample(decoded, self.codec.output_sample_rate, self.codec.sample_rate)
         samples = min(original.shape[1], decoded.shape[1])  # released weights leave the last frames out
         pair = [audio[0, :samples].numpy() for audio in (original, decoded)]
         value = signal_metrics(pair[0], pair[1], self.codec.sample_rate, ("stoi",))["stoi"]
@@ -217,9 +218,9 @@ class Comparer:
 
         return asr.open_transcriber(asr.MOONSHINE if ENCODER.is_installed() else asr.SHIPPED)
 
-    def transcribe(self, audio: Float[Tensor, "1 samples"]) -> str:
+    def transcribe(self, audio: Float[Tensor, "1 samples"], sample_rate: int) -> str:
         """Return what a recogniser of English understands."""
-        wave = resample(audio, self.codec.sample_rate, self.transcriber.sample_rate)
+        wave = resample(audio, sample_rate, self.transcriber.sample_rate)
         return self.transcriber.transcribe([wave[0].numpy()])[0]
 
     @cached_property
@@ -240,7 +241,7 @@ class Comparer:
         """Find out once what is said in a clip, and when: its transcript, words and phones."""
         if clip.tiers is not None:
             return
-        clip.transcript = self.transcribe(clip.audio)
+        clip.transcript = self.transcribe(clip.audio, self.codec.sample_rate)
         clip.tiers = {}
         wave = resample(clip.audio, self.codec.sample_rate, ALIGNED_RATE)[0].numpy()
         reasons = []

@@ -90,7 +90,7 @@ class Handlers:
         """Decode a token file; returns what `open_clip` does."""
         try:
             coded = self.comparer.open_tokens(path or "")
-            session = Session(coded, Spectrogram(coded.audio, self.comparer.codec.sample_rate), None)
+            session = Session(coded, Spectrogram(coded.audio, self.comparer.codec.output_sample_rate), None)
             shown = self._shown(session)
         except USER_ERRORS as error:
             return (None, cards.message_html(one_line(error)), None, None, "", "", None, "", "")
@@ -106,7 +106,7 @@ class Handlers:
             if session.clip is not None:
                 self.comparer.describe(session.clip)
                 parts.append(cards.heard_html("Understood of the original", session.clip.transcript))
-            coded.transcript = self.comparer.transcribe(coded.audio)
+            coded.transcript = self.comparer.transcribe(coded.audio, self.comparer.codec.output_sample_rate)
             parts.append(cards.heard_html("Understood of the decoded", coded.transcript))
             if session.clip is not None:
                 parts.append(cards.message_html(session.clip.note))
@@ -122,7 +122,7 @@ class Handlers:
             results = cards.compare_rates(self.comparer, session.clip)
         except USER_ERRORS as error:
             return cards.message_html(one_line(error))
-        return cards.row_html(session.clip, results, self.comparer.codec.sample_rate)
+        return cards.row_html(session.clip, results, self.comparer.codec)
 
     def _shown(self, session: Session) -> tuple[Any, ...]:
         """Return decoded sound, numbers, picture and token file of a session."""
@@ -133,7 +133,7 @@ class Handlers:
         file = Path(tempfile.mkdtemp(dir=self.folder)) / f"{stem}-{float(coded.tokens.frame_rates[0]):.2f}hz.flxc"
         coded.tokens.save(file)
         picture = self._picture(session)
-        return (self.comparer.codec.sample_rate, sound), cards.numbers_html(coded), picture, str(file)
+        return (self.comparer.codec.output_sample_rate, sound), cards.numbers_html(coded), picture, str(file)
 
     def _picture(self, session: Session) -> str:
         if session.clip is None:

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from flexicodec import hub
-from flexicodec.audio import collate, split
+from flexicodec.audio import collate, resample
 from flexicodec.evaluation.metrics.loading import Waveform
 from flexicodec.merging.registry import needed_setting
 from flexicodec.models.codec import Codec
@@ -208,8 +209,15 @@ class CodecSystem:
                 all_tokens = self.codec.tokenize(features, **rate.choices)
             for setting in group:
                 tokens = keep_codebooks(all_tokens, setting)
-                decoded = split(self.codec.decode(tokens).cpu(), lengths)
-                yield [Reconstruction(wave.reshape(-1).numpy(), tokens[i]) for i, wave in enumerate(decoded)]
+                decoded = self.codec.decode(tokens).cpu()
+                waves = [self._fit(wave, len(clip)) for wave, clip in zip(decoded, clips, strict=True)]
+                yield [Reconstruction(wave, tokens[i]) for i, wave in enumerate(waves)]
+
+    def _fit(self, decoded: Float[torch.Tensor, " samples"], samples: int) -> Waveform:
+        """Return a decoded clip at the rate of the audio that codecs take, without padding."""
+        codec = self.codec
+        wave = decoded[: codec.output_lengths(samples)]
+        return resample(wave, codec.output_sample_rate, codec.sample_rate)[:samples].numpy()
 
 
 def open_system(spec: str, device: str | None = None, sensevoice: str | Path | None = None) -> System:

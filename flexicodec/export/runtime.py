@@ -210,7 +210,7 @@ class ExportedFlexiCodec(FlexiCodec):
         with torch.device("meta"):
             super().__init__(config, name=name)
         self.graphs = graphs
-        self._lost_samples = self.frame_size - self.decoder.output_length(1)
+        self._lost_samples = self.output_frame_size - self.decoder.output_length(1)
         parts: dict[str, nn.Module] = {part: OnnxModulePlaceholder(part) for part, _ in self.named_children()}
         parts["semantic_encoder"] = OnnxSemanticEncoder(self.semantic_encoder, graphs)
         parts["encoder"] = OnnxConvEncoder("acoustic_encoder", 1, graphs)
@@ -268,8 +268,9 @@ class ExportedFlexiCodec(FlexiCodec):
         acoustic = nn.functional.pad(tokens.acoustic, (0, 0, 0, missing), value=NO_CODE)
         assert tokens.semantic is not None
         (audio,) = self.graphs.run("decoder", tokens.semantic, acoustic, tokens.durations)
-        lengths = tokens.frame_lengths * self.frame_size - self._lost_samples
-        return fit_lengths(audio, lengths, lengths if tokens.audio_lengths is None else tokens.audio_lengths)
+        lengths = tokens.frame_lengths * self.output_frame_size - self._lost_samples
+        wanted = lengths if tokens.audio_lengths is None else self.output_lengths(tokens.audio_lengths)
+        return fit_lengths(audio, lengths, wanted)
 
 
 class ExportedNanoCodec(NanoCodec):

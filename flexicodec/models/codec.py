@@ -90,8 +90,8 @@ class Codec(nn.Module, ABC):
 
     Attributes:
         model_type: Name of the family, written into `config.json`.
-        sample_rate: Hz of the audio it takes and returns.
-        frame_size: Samples per frame of the grid.
+        sample_rate: Hz of the audio it takes; `Tokens.audio_lengths` count samples at this rate.
+        frame_size: Samples per frame of the grid, of that audio.
         token_modules: Submodules whose weights decide what tokens mean; only these are in the fingerprint.
         parts: Submodules that each choice of `load(parts=)` keeps.
     """
@@ -124,6 +124,21 @@ class Codec(nn.Module, ABC):
     def base_frame_rate(self) -> float:
         """Frames per second of the grid; a token holds one frame or more."""
         return self.sample_rate / self.frame_size
+
+    @property
+    def output_sample_rate(self) -> int:
+        """Hz of decoded audio; that of the audio it takes, but for a FlexiCodec with another upsampler."""
+        return self.sample_rate
+
+    @property
+    def output_frame_size(self) -> int:
+        """Samples of decoded audio per frame of the grid."""
+        return self.frame_size * self.output_sample_rate // self.sample_rate
+
+    def output_lengths(self, samples: Any) -> Any:
+        """Count the samples that clips of so many samples at `sample_rate` (an int, or a tensor) are decoded to."""
+        # rounded up, as in resampling; whole frames have no rest
+        return -(-samples * self.output_sample_rate // self.sample_rate)
 
     @property
     @abstractmethod
@@ -272,8 +287,8 @@ class Codec(nn.Module, ABC):
                 decoded, half precision (some 32 dB or more below the audio), and NeMo's padding.
 
         Returns:
-            [B, S] at `sample_rate`, zero past each clip's `audio_lengths`. Where these are unknown, a clip is as long
-            as its frames.
+            [B, S] at `output_sample_rate`, zero past the `output_lengths` of each clip's `audio_lengths`. Where these
+            are unknown, a clip is as long as its frames.
 
         Raises:
             ValueError: The tokens belong to another model or hold codes this one lacks, or an option is wrong.

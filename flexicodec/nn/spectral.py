@@ -5,6 +5,7 @@ convolutions on the waveform, as in Vocos (arXiv 2306.00814). Both are a `ConvSt
 receptive field.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +21,12 @@ from flexicodec.nn.mel_filters import htk_mel_filters
 from flexicodec.nn.onednn import Linear, init_linear
 from flexicodec.nn.windowed import PerFrame, WindowedLayer
 
+SAMPLE_RATE = 16_000  # Hz of the audio that encoders take
 POWER_FLOOR = 1e-5  # of mel energies, 50 dB below a sine of full scale in its own band
 LOG_MEAN, LOG_DEVIATION = -5.0, 3.0  # about those of the log energies of speech
 MAX_LOG_MAGNITUDE = 7.0  # of the decoder; a sine of full scale has log(window / 2), 5.8 for 640 samples
+HEADROOM = 1.2  # above such a sine, of longer windows
+NEW_BINS = -3.0  # log magnitude of bins that a head gets at a higher rate, over the highest known bin: almost silent
 HEAD_GAIN = 0.3  # of the decoder's last linear layer, so that training starts with little sound
 
 
@@ -59,9 +63,11 @@ class SpectralConfig:
         hops_per_frame: Fast frames per frame of the codec.
         encoder: Blocks of the encoder.
         decoder: Blocks of the decoder.
-        istft_window: Window of the decoder's inverse STFT in samples: even, and twice `istft_hop` or more.
-        istft_hop: Its hop; divides `hop` and `istft_window`.
+        istft_window: Window of the decoder's inverse STFT in samples of its output: even, and twice `istft_hop` or
+            more.
+        istft_hop: Its hop; divides `output_hop` and `istft_window`.
         expansion: Inner width of the blocks over their width.
+        output_sample_rate: Hz of decoded audio; None: the 16 kHz that the encoder takes. Tokens do not depend on it.
     """
 
     num_mels: int = 100
@@ -74,6 +80,7 @@ class SpectralConfig:
     istft_window: int = 640
     istft_hop: int = 160
     expansion: int = 3
+    output_sample_rate: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_mels", "latent_dim", "hop", "hops_per_frame", "istft_hop", "expansion"):
@@ -84,17 +91,29 @@ class SpectralConfig:
                 f"mel_window must be even and at least hop, {self.hop} samples, so that no sample goes unheard; got "
                 f"{self.mel_window}"
             )
-        window, hop = self.istft_window, self.istft_hop
-        if window < 2 * hop or window % hop or window % 2 or self.hop % hop:
+        rate = self.output_sample_rate
+        if rate is not None and (rate < 1 or self.hop * rate % SAMPLE_RATE):
             raise ValueError(
-                "istft_window must be even and twice istft_hop or another multiple of it, and hop a multiple too; got "
-                f"{window}, {hop} and {self.hop}"
+                f"output_sample_rate is {rate} Hz, at which hop, {self.hop} samples at {SAMPLE_RATE} Hz, is not a "
+                "whole number of samples; expected Hz such as 24000, 44100 or 48000 (not kHz)"
+            )
+        window, hop, output_hop = self.istft_window, self.istft_hop, self.output_hop
+        if window < 2 * hop or window % hop or window % 2 or output_hop % hop:
+            name = "hop" if rate is None else f"hop at {rate} Hz"
+            raise ValueError(
+                f"istft_window must be even and twice istft_hop or another multiple of it, and {name} a multiple too; "
+                f"got {window}, {hop} and {output_hop}"
             )
 
     @property
     def frame_size(self) -> int:
-        """Samples per frame of the codec."""
+        """Samples per frame of the codec, of the encoder's audio."""
         return self.hop * self.hops_per_frame
+
+    @property
+    def output_hop(self) -> int:
+        """Samples of decoded audio from one fast frame to the next."""
+        return self.hop * (self.output_sample_rate or SAMPLE_RATE) // SAMPLE_RATE
 
     def build_encoder(self, sample_rate: int) -> "SpectralEncoder":
         """Make an encoder with random weights."""
@@ -181,6 +200,7 @@ class InverseSpectrum(nn.Module):
     def __init__(self, window: int, hop: int) -> None:
         super().__init__()
         self.size = window
+        self.most = max(MAX_LOG_MAGNITUDE, math.log(window / 2) + HEADROOM)
         taper = _hann(window) * np.float32(2 * hop / window)
         self.register_buffer("window", torch.from_numpy(taper), persistent=False)
 
@@ -189,7 +209,7 @@ class InverseSpectrum(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.window.dtype).unflatten(2, (-1, self.size + 2))
             magnitude, phase = x.split(self.size // 2 + 1, dim=-1)
-            magnitude = magnitude.clamp(max=MAX_LOG_MAGNITUDE).exp()
+            magnitude = magnitude.clamp(max=self.most).exp()
             if torch.compiler.is_exporting():
                 cosines, sines = _fourier_basis(self.size)
                 # Bins between the first and the last stand for two of the full spectrum each.
@@ -287,7 +307,7 @@ class SpectralEncoder(ConvStack):
 
 
 class SpectralDecoder(ConvStack):
-    """Latents [B, latent_dim, T] to audio [B, 1, S] in [-1, 1], S = T * frame_size.
+    """Latents [B, latent_dim, T] to audio [B, 1, S] in [-1, 1], S = T * frame_size at the config's output rate.
 
     Args:
         config: Sizes.
@@ -296,7 +316,7 @@ class SpectralDecoder(ConvStack):
     def __init__(self, config: SpectralConfig) -> None:
         sizes = config.decoder
         window = config.istft_window
-        frames = config.hop // config.istft_hop  # of the inverse STFT, per fast frame
+        frames = config.output_hop // config.istft_hop  # of the inverse STFT, per fast frame
         head = Linear(sizes.fast_dim, frames * (window + 2))
         layers = [
             _linear(config.latent_dim, sizes.slow_dim),
@@ -313,8 +333,49 @@ class SpectralDecoder(ConvStack):
             OverlapAdd(window, config.istft_hop, frames),
             nn.Hardtanh(),
         ]
-        strides = (config.hops_per_frame, config.hop)
+        strides = (config.hops_per_frame, config.output_hop)
         super().__init__(layers, config.latent_dim, 1, strides, inputs_per_frame=1)
+        self.head_name = f"layers.{len(layers) - 3}.body.1"  # of the last linear layer
+
+
+def fit_head(
+    weight: Float[Tensor, "rows dim"],
+    bias: Float[Tensor, " rows"],
+    fresh: Float[Tensor, "new_rows dim"],
+    old: SpectralConfig,
+    new: SpectralConfig,
+) -> tuple[Float[Tensor, "new_rows dim"], Float[Tensor, " new_rows"]] | None:
+    """Fit the last linear layer of a trained decoder to another output rate.
+
+    Up to half of the lower rate the new decoder then gives the sound of the old one: where both have samples, the same
+    values but for what is new. Above, magnitudes follow the highest bin that is known, and phases are fresh.
+
+    Args:
+        weight: Of the old layer.
+        bias: The same.
+        fresh: Weight of the new layer.
+        old: Config of the weights.
+        new: Config of the new decoder.
+
+    Returns:
+        Weight and bias; None where windows or hops last another time, and bins are not those of the old layer.
+    """
+    ratio = new.output_hop / old.output_hop
+    if new.istft_window != ratio * old.istft_window or new.istft_hop != ratio * old.istft_hop:
+        return None
+    # Rows are [frames, magnitudes and phases, bins], and bins lie at the same frequencies.
+    rows = torch.cat([weight, bias[:, None]], dim=1).float().unflatten(0, (-1, 2, old.istft_window // 2 + 1))
+    fitted = F.pad(fresh, (0, 1)).unflatten(0, (-1, 2, new.istft_window // 2 + 1)).clone()
+    shared = min(rows.shape[2], fitted.shape[2])
+    fitted[:, :, :shared] = rows[:, :, :shared]
+    fitted[:, 0, shared:] = rows[:, 0, shared - 2 : shared - 1]
+    fitted[:, 0, shared:, -1] += NEW_BINS
+    # The inverse transform divides by the window, and counts all bins twice but the first and the last.
+    fitted[:, 0, :, -1] += math.log(ratio)
+    if fitted.shape[2] != rows.shape[2]:
+        fitted[:, 0, shared - 1, -1] += math.copysign(math.log(2), 1 - ratio)
+    fitted = fitted.flatten(0, 2)
+    return fitted[:, :-1], fitted[:, -1]
 
 
 def _linear(in_channels: int, out_channels: int, side_by_side: int = 1, outputs: int = 1) -> PerFrame:

@@ -43,7 +43,7 @@ class Generator(nn.Module, ABC):
         super().__init__()
         self.codec = codec
         self.heads = nn.ModuleDict()  # trained beside the codec and not exported, by their names in checkpoints
-        self.audio_losses = AudioLosses(config.losses, config.reconstruction, codec.sample_rate)
+        self.audio_losses = AudioLosses(config.losses, config.reconstruction, codec.output_sample_rate)
 
     @abstractmethod
     def forward(
@@ -52,8 +52,19 @@ class Generator(nn.Module, ABC):
         lengths: Int[Tensor, " batch"],
         rates: SampledRates,
         features: Float[Tensor, "batch semantic_dim frames"] | None = None,
+        inputs: Float[Tensor, "batch input_samples"] | None = None,
+        input_lengths: Int[Tensor, " batch"] | None = None,
     ) -> Generated:
-        """Encode at the sampled rates, decode, and compute the losses."""
+        """Encode at the sampled rates, decode, and compute the losses.
+
+        Args:
+            audio: At the codec's output rate.
+            lengths: Valid samples.
+            rates: Of the items.
+            features: Cached ones of the frozen encoder.
+            inputs: The audio at the rate that the encoders take; None: `audio`.
+            input_lengths: Valid samples of these.
+        """
 
     def compare(
         self,
@@ -92,14 +103,18 @@ class FlexiCodecGenerator(Generator):
         lengths: Int[Tensor, " batch"],
         rates: SampledRates,
         features: Float[Tensor, "batch semantic_dim frames"] | None = None,
+        inputs: Float[Tensor, "batch input_samples"] | None = None,
+        input_lengths: Int[Tensor, " batch"] | None = None,
     ) -> Generated:
-        """Encode at the sampled rates, decode, and compute the losses; cached features save the frozen encoder."""
+        """See `Generator.forward`; cached features save the frozen encoder."""
         codec = self.codec
         # Encode: both encoders on the frame grid.
-        frames = codec.frame_counts(lengths)
-        semantic = codec.encode_semantic(audio, lengths, frames) if features is None else features
-        acoustic = codec.encode_acoustic(audio, lengths, frames)
-        encoded = Features(semantic, acoustic, cosine_similarities(semantic, frames), frames, lengths)
+        if inputs is None or input_lengths is None:
+            inputs, input_lengths = audio, lengths
+        frames = codec.frame_counts(input_lengths)
+        semantic = codec.encode_semantic(inputs, input_lengths, frames) if features is None else features
+        acoustic = codec.encode_acoustic(inputs, input_lengths, frames)
+        encoded = Features(semantic, acoustic, cosine_similarities(semantic, frames), frames, input_lengths)
 
         # Merge and quantise. An item may be decoded without its semantic latents (semantic dropout).
         durations = merge_items(rates.policies, encoded, codec.sample_rate, codec.max_duration)
@@ -149,8 +164,11 @@ class NanoCodecGenerator(Generator):
         lengths: Int[Tensor, " batch"],
         rates: SampledRates,
         features: Float[Tensor, "batch semantic_dim frames"] | None = None,
+        inputs: Float[Tensor, "batch input_samples"] | None = None,
+        input_lengths: Int[Tensor, " batch"] | None = None,
     ) -> Generated:
-        """Encode, decode, and compute the losses."""
+        """See `Generator.forward`; a NanoCodec has one rate, and no `inputs`."""
+        assert inputs is None
         codec = self.codec
         frames = -(-lengths // codec.frame_size)
         quantized = codec.quantizer(codec.encode_latents(audio, lengths), frames)

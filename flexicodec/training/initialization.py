@@ -41,6 +41,7 @@ from flexicodec.models.nanocodec.model import NanoCodec
 from flexicodec.nn.conv import Conv, ConvTranspose, fold_weight_norm
 from flexicodec.nn.dac import DACEncoder, ResidualUnit
 from flexicodec.nn.sequential import Residual
+from flexicodec.nn.spectral import SpectralConfig, SpectralDecoder, fit_head
 from flexicodec.quantize import ResidualVectorQuantizer
 from flexicodec.training.checkpoints import MARK, read_checkpoint
 from flexicodec.training.config import InitConfig
@@ -164,7 +165,7 @@ def _load_source(model: FlexiCodecNetwork | NanoCodec, source: InitConfig) -> se
     if unknown := set(source.parts) - known:
         raise ValueError(f"init_from has no parts {sorted(unknown)}; the model's are {', '.join(sorted(known))}")
     found = _read(source, model)
-    state = found.state
+    state = _with_fitted_head(found, model)
     asked = {name for name in wanted if _part(name) in (set(source.parts) or found.scope or known)}
     taken = {name: state[name].float() for name in asked & state.keys()}
 
@@ -188,6 +189,28 @@ def _load_source(model: FlexiCodecNetwork | NanoCodec, source: InitConfig) -> se
     model.load_state_dict({**wanted, **taken})
     log.info("took %d tensors from %s", len(taken), source.source)
     return set(taken)
+
+
+def _with_fitted_head(found: _Source, model: FlexiCodecNetwork | NanoCodec) -> Mapping[str, Tensor]:
+    """Fit the head of a decoder on spectra to the model's output rate; one that cannot be fitted is left out."""
+    if found.config is None or isinstance(model, NanoCodec) or not isinstance(model.decoder, SpectralDecoder):
+        return found.state
+    old: Any = from_dict(FlexiCodecConfig, found.config).acoustic
+    new: Any = model.config.acoustic
+    weight, bias = (f"decoder.{model.decoder.head_name}.{leaf}" for leaf in ("weight", "bias"))
+    is_same = [getattr(old, name, None) == getattr(new, name) for name in ("output_hop", "istft_window", "istft_hop")]
+    # Other differences show in shapes.
+    if all(is_same) or not isinstance(old, SpectralConfig) or weight not in found.state:
+        return found.state
+    state = {name: value for name, value in found.state.items() if name not in (weight, bias)}
+    fresh = model.state_dict()[weight]
+    fitted = None
+    if fresh.shape[1] == found.state[weight].shape[1] and old.hop == new.hop:
+        fitted = fit_head(found.state[weight], found.state[bias], fresh, old, new)
+    if fitted is not None:
+        state[weight], state[bias] = fitted
+        log.info("the decoder's last layer is fitted to %d Hz", model.output_sample_rate)
+    return state
 
 
 def _check_keys(source: str, label: str, keys: Collection[str], allowed: Collection[str], option: str) -> None:

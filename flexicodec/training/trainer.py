@@ -206,13 +206,13 @@ class CodecTrainer(Trainer):
         super().__init__(config, config.optim.accumulation, config.validate_every, config.keep_best)
         self.state = TrainingState(config, self.accelerator, fresh=self.resumed is None)
         self.codec = self.state.codec
-        self.sample_rate = self.codec.sample_rate
+        self.sample_rate = self.codec.output_sample_rate  # the encoders get it resampled
         self.rates, self.dropout = rate_config_for(config)
         if self.resumed is not None:
             self.state.load(self.resumed, self.accelerator)
         self.threshold_range = self._find_threshold_range()
         self.state.prepare(self.accelerator)
-        self.validation_clips = validation_clips(config.data, self.codec.sample_rate)
+        self.validation_clips = validation_clips(config.data, self.sample_rate)
         semantic_size, acoustic_size = self.state.codebook_sizes
         self.metrics = TrainingMetrics(
             self.codec.num_codebooks, acoustic_size, semantic_size, self.codec.max_duration, self.codec.base_frame_rate
@@ -231,7 +231,8 @@ class CodecTrainer(Trainer):
             features = FeatureCache(read_manifests(data.manifest), cache, self.codec)
         return training_batches(
             data,
-            sample_rate=self.codec.sample_rate,
+            sample_rate=self.sample_rate,
+            input_rate=self.codec.sample_rate,
             seed=self.config.seed,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
@@ -254,10 +255,15 @@ class CodecTrainer(Trainer):
 
     def _calibration_clips(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         with self.accelerator.main_process_first():  # the same clips in every process
-            batches = training_batches(self.config.data, sample_rate=self.codec.sample_rate, seed=self.config.seed)
+            batches = training_batches(
+                self.config.data,
+                sample_rate=self.sample_rate,
+                input_rate=self.codec.sample_rate,
+                seed=self.config.seed,
+            )
         while count > 0:
             batch = next(batches).to(self.device)
-            yield batch.audio, batch.lengths
+            yield batch.encoder_audio
             count -= len(batch.lengths)
 
     # ------------------------------------------------------------------------------------------------------- the step
@@ -339,7 +345,9 @@ class CodecTrainer(Trainer):
         for watcher in (self.state.restarter, self.state.means):
             if watcher is not None:
                 watcher.items = batch.items
-        return self.state.generator.module(batch.audio, batch.lengths, rates, batch.features)
+        return self.state.generator.module(
+            batch.audio, batch.lengths, rates, batch.features, batch.inputs, batch.input_lengths
+        )
 
     def _sample_rates(self, batch: Batch) -> SampledRates:
         rates = sample_rates(

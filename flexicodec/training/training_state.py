@@ -95,7 +95,9 @@ class TrainingState:
         self.adversary: OptimizedModule | None = None  # the discriminators with their loss
         if config.adversarial is not None:
             torch.manual_seed(config.seed + 1)
-            self.discriminators = Discriminators(config.adversarial, self.codec.sample_rate).to(accelerator.device)
+            self.discriminators = Discriminators(config.adversarial, self.codec.output_sample_rate).to(
+                accelerator.device
+            )
             if fresh and config.adversarial.init_from is not None:
                 init_discriminators(self.discriminators, config.adversarial.init_from)
             loss = DiscriminatorLoss(self.discriminators, config.adversarial)

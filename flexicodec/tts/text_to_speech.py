@@ -62,7 +62,7 @@ class TextToSpeech:
     @property
     def sample_rate(self) -> int:
         """Hz of the audio it makes."""
-        return self.codec.sample_rate if self.decoder is None else self.decoder.sample_rate
+        return self.codec.output_sample_rate if self.decoder is None else self.decoder.sample_rate
 
     @property
     def frame_rates(self) -> dict[float, float | None]:

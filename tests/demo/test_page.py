@@ -113,7 +113,7 @@ def model(whole, tmp_path_factory):
 
 
 def test_the_verb_writes_static_pages(model, comparer, talk, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("flexicodec.demo.comparison.Comparer.transcribe", lambda self, audio: "well")
+    monkeypatch.setattr("flexicodec.demo.comparison.Comparer.transcribe", lambda self, audio, sample_rate: "well")
     monkeypatch.setattr("flexicodec.demo.comparison.Comparer._aligners", [])
     assert main(["demo", str(talk.parent), "--model", str(model), "--static", str(tmp_path / "page")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "page" / "index.html")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flexicodec.nn.conv import apply_weight_norm
 from flexicodec.nn.mel_filters import htk_mel_filters
-from flexicodec.nn.spectral import InverseSpectrum, LogMel, OverlapAdd, SpectralConfig, TwoRateConfig
+from flexicodec.nn.spectral import InverseSpectrum, LogMel, OverlapAdd, SpectralConfig, TwoRateConfig, fit_head
 from flexicodec.nn.windowed import PerFrame
 from tests.nn.conv_stacks import assert_stream_equals_whole
 
@@ -31,12 +31,13 @@ TINY = SpectralConfig(
 LONG = replace(
     TINY, istft_window=80, istft_hop=10, encoder=TwoRateConfig(6, 0, 5, 0), decoder=TwoRateConfig(5, 0, 6, 0)
 )
+HIGHER = replace(TINY, output_sample_rate=24_000, istft_window=40, istft_hop=10)  # 30 samples a fast frame
 FRAME = 60
 
 
 def make(kind):
     """Build a tiny stack whose layers all matter, in float64 so that only true differences show."""
-    config = LONG if kind.startswith("long") else TINY
+    config = {"long": LONG, "24 kHz": HIGHER}.get(kind.rsplit(" ", 1)[0], TINY)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         stack = config.build_encoder(16_000) if kind.endswith("encoder") else config.build_decoder()
@@ -46,7 +47,7 @@ def make(kind):
     return stack.double()
 
 
-STACKS = {kind: make(kind) for kind in ("encoder", "decoder", "long encoder", "long decoder")}
+STACKS = {kind: make(kind) for kind in ("encoder", "decoder", "long encoder", "long decoder", "24 kHz decoder")}
 kinds = st.sampled_from(sorted(STACKS))
 
 
@@ -197,6 +198,12 @@ def test_names_of_weights_are_those_of_saved_models():
         ({"istft_hop": 6}, "got 20, 6 and 20"),
         ({"istft_window": 15}, "istft_window must be even and twice istft_hop"),
         ({"istft_window": 5}, "got 5, 5 and 20"),
+        ({"output_sample_rate": 24}, "output_sample_rate is 24 Hz, at which hop, 20 samples at 16000 Hz, is not"),
+        ({"output_sample_rate": 22_050}, "output_sample_rate is 22050 Hz"),
+        ({"output_sample_rate": 0}, "output_sample_rate is 0 Hz"),
+        ({"output_sample_rate": -16_000}, r"output_sample_rate is -16000 Hz.*\(not kHz\)"),
+        ({"output_sample_rate": 24_000, "istft_hop": 20}, "hop at 24000 Hz a multiple too; got 20, 20 and 30"),
+        ({"output_sample_rate": 24_000, "istft_hop": 20, "istft_window": 40}, "got 40, 20 and 30"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(change, message):
@@ -204,3 +211,37 @@ def test_sizes_that_do_not_fit_are_refused(change, message):
         replace(TINY, **change)
     with pytest.raises(ValueError, match="widths must be at least 1"):
         TwoRateConfig(0, 1, 1, 1)
+
+
+@pytest.mark.parametrize("rate", [8_000, 24_000, 48_000])
+def test_a_fitted_head_gives_the_same_sound_at_another_rate(rate):
+    """Sample by sample where both rates have one, but for the bins that only one of them has."""
+    old = replace(TINY, istft_window=40, istft_hop=20)
+    new = replace(old, output_sample_rate=rate, istft_window=rate // 400, istft_hop=rate // 800)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        decoder, other = old.build_decoder(), new.build_decoder()
+    head, fresh = (each.get_submodule(each.head_name) for each in (decoder, other))
+    bins = new.istft_window // 2 + 1
+    before = fresh.weight.detach().clone()
+    with torch.no_grad():
+        head.bias.normal_(generator=torch.Generator().manual_seed(1))
+        if rate < 16_000:
+            head.bias.view(-1, 2, 21)[:, 0, bins:] -= 40
+        weight, bias = fit_head(head.weight, head.bias, fresh.weight, old, new)
+        state = decoder.state_dict() | {f"{other.head_name}.weight": weight, f"{other.head_name}.bias": bias}
+        other.load_state_dict(state)
+        if rate > 16_000:
+            assert torch.equal(fresh.weight.view(-1, 2, bins, 5)[:, 1, 21:], before.view(-1, 2, bins, 5)[:, 1, 21:])
+            fresh.bias.view(-1, 2, bins)[:, 0, 21:] -= 40
+        x = clips(decoder, 9).float()
+        given = other(x)[..., :: rate // 8_000]
+        torch.testing.assert_close(given, decoder(x)[..., ::2], atol=1e-5, rtol=0)
+        assert given.std() > 0.01
+
+
+def test_a_head_of_other_windows_is_not_fitted():
+    other = replace(TINY, output_sample_rate=24_000, istft_window=60, istft_hop=15)
+    with torch.no_grad():
+        weight = torch.zeros(2, 5)
+        assert fit_head(weight, weight[:, 0], weight, TINY, other) is None

@@ -45,6 +45,7 @@ def read(name):
         ),
         "finetune_mini",
         "finetune_decoder",
+        "finetune_decoder_24khz",
     ],
 )
 def test_shipped_configs_are_read_and_built(name):

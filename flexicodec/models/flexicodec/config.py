@@ -7,13 +7,13 @@ ceil(samples / 1280), "released" as upstream counts them.
 
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from flexicodec.encoders.base import EncoderConfig, SanmConfig
 from flexicodec.merging.positions import PositionConfig
 from flexicodec.merging.registry import make_policy
 from flexicodec.nn.dac import DACDecoder, DACEncoder
-from flexicodec.nn.spectral import SpectralConfig
+from flexicodec.nn.spectral import SAMPLE_RATE, SpectralConfig
 from flexicodec.nn.transformer import TransformerConfig
 from flexicodec.quantize import FSQConfig, ResidualFSQConfig, RVQConfig, VQConfig
 
@@ -35,6 +35,7 @@ class AcousticConfig:
     width: int = 32
     latent_dim: int = 512
     decoder_width: int = 1536
+    output_sample_rate: ClassVar[None] = None  # the decoder's strides are the encoder's
 
     @property
     def frame_size(self) -> int:
@@ -141,3 +142,8 @@ class FlexiCodecConfig:
     def frame_size(self) -> int:
         """Samples per frame."""
         return self.acoustic.frame_size
+
+    @property
+    def output_sample_rate(self) -> int:
+        """Hz of decoded audio."""
+        return self.acoustic.output_sample_rate or SAMPLE_RATE

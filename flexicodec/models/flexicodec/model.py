@@ -55,7 +55,7 @@ TOKENIZE_OPTIONS = ("threshold", "frame_rate", "durations", "policy", "max_durat
 FEATURE_OPTIONS = ("sample_rate", "channels", "windows", "precision")
 STREAM_OPTIONS = ("threshold", "frame_rate", "policy", "max_duration", "num_codebooks", "margins", "windows")
 UNRELATED_SETTINGS = {
-    "acoustic": ("decoder_width", "decoder", "istft_window", "istft_hop"),
+    "acoustic": ("decoder_width", "decoder", "istft_window", "istft_hop", "output_sample_rate"),
     "merging": ("threshold", "threshold_range", "max_duration", "policy"),
     "merging.semantic_aggregator": ("unmerge_dim",),
     "merging.acoustic_aggregator": ("unmerge_dim",),
@@ -138,7 +138,11 @@ class FlexiCodec(FlexiCodecNetwork):
 
     def config_dict(self) -> dict[str, Any]:
         """Return the config as JSON values."""
-        return to_dict(self.config)
+        held = to_dict(self.config)
+        # Without a rate of its own, so that models of one rate keep their files and fingerprints.
+        if held["acoustic"].get("output_sample_rate") is None:
+            held["acoustic"].pop("output_sample_rate", None)
+        return held
 
     def save_pretrained(
         self, folder: str | Path, dtype: torch.dtype | None = None, *, transformers: bool = False
@@ -361,7 +365,7 @@ class FlexiCodec(FlexiCodecNetwork):
                     frames, _ = self.smooth(latents, clips.durations)
             with autocast(options.precision, self.device):
                 audio, lengths = self.decode_frames(frames, clips.frame_lengths)
-            wanted = lengths if clips.audio_lengths is None else clips.audio_lengths
+            wanted = lengths if clips.audio_lengths is None else self.output_lengths(clips.audio_lengths)
             decoded.append(fit_lengths(audio.float(), lengths, wanted))
         return decoded[0] if len(decoded) == 1 else pad_and_cat(decoded)
 

@@ -29,6 +29,7 @@ from flexicodec.models.streaming.state import Windows
 from flexicodec.nn.convnext import ConvNeXtStack
 from flexicodec.nn.dac import ConvStack
 from flexicodec.nn.masking import valid_steps, zero_padding
+from flexicodec.nn.spectral import SAMPLE_RATE
 from flexicodec.nn.transformer import Transformer, TransformerConfig
 from flexicodec.quantize import Quantized
 from flexicodec.weights import UnloadedModule
@@ -145,7 +146,7 @@ class FlexiCodecNetwork(Codec):
         ValueError: The encoder does not fit the config.
     """
 
-    sample_rate = 16_000
+    sample_rate = SAMPLE_RATE
 
     def __init__(
         self,
@@ -194,6 +195,11 @@ class FlexiCodecNetwork(Codec):
         self.unmerger = _unmerger(dim, merging)
         self.bottleneck = Transformer(config.bottleneck, dim) if config.bottleneck else None
         self.decoder: ConvStack = acoustic.build_decoder(exact_length=config.geometry == "whole")
+
+    @property
+    def output_sample_rate(self) -> int:
+        """Hz of decoded audio."""
+        return self.config.output_sample_rate
 
     @property
     def num_codebooks(self) -> int:

@@ -38,13 +38,13 @@ class CodeToWave:
         options: Of `Codec.streaming_decoder`, such as `lookahead_frames`.
 
     Attributes:
-        total_upsample: Samples per frame. How many a token has, its duration says.
+        total_upsample: Samples of audio per frame. How many a token has, its duration says.
         states: Decoder states of the requests that have begun and not finished, by id.
     """
 
     def __init__(self, codec: "Codec", **options: Any) -> None:
         self.codec = codec
-        self.total_upsample = codec.frame_size
+        self.total_upsample = codec.output_frame_size
         self.states: dict[str, Any] = {}
         self._decoder: StreamingDecoder = codec.streaming_decoder(**options)
         self._start = self._decoder.state.items[0]
@@ -169,7 +169,7 @@ def _measure(codec: "Codec") -> int | None:
             if size is not None and semantic is not None:
                 semantic[:half] = draw(size, half)
         differing = int((decoded[0] != decoded[1]).nonzero().max())
-        context = differing // codec.frame_size + 1 - half
+        context = differing // codec.output_frame_size + 1 - half
         if context < half:  # else it may go on behind the end
             return context
     return None

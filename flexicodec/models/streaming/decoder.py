@@ -179,8 +179,8 @@ class StreamingDecoder(StreamBatch):
             own = inputs[row : row + 1, :, : len(durations[row])]
             each = _ItemWork(self.state.items[item], own, durations[row])
             if durations[row]:
-                before = each.frames * self.codec.frame_size
-                each.end = None if lengths is None else before + int(lengths[row])
+                before = each.frames * self.codec.output_frame_size
+                each.end = None if lengths is None else before + self.codec.output_lengths(int(lengths[row]))
             work.append(each)
         while any(each.inputs.shape[-1] for each in work):
             self._take(work, last)
@@ -251,7 +251,7 @@ class StreamingDecoder(StreamBatch):
             outputs.append(module.step(x, state, True)[0])
 
         every = torch.cat(outputs, dim=-1) if outputs else None
-        outputs_per_frame = self.codec.frame_size if index == len(self._modules) - 1 else 1
+        outputs_per_frame = self.codec.output_frame_size if index == len(self._modules) - 1 else 1
         for row, (each, after) in enumerate(zip(work, streaming.unbatch(state, len(work)), strict=True)):
             due = 0
             if each.early and not module.per_item:

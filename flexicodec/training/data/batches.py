@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from flexicodec.corpus.lists.read import read_manifest
 from flexicodec.corpus.manifest import Filter, Keep, Utterance
 from flexicodec.training.config import DataConfig
 from flexicodec.training.data.clip_cache import FeatureCache, cache_file
-from flexicodec.training.data.examples import Augmentation, Example, ExampleReader
+from flexicodec.training.data.examples import Augmentation, Example, ExampleReader, Wave
 from flexicodec.training.data.manifest_source import ManifestSource
 from flexicodec.training.data.sampler import BatchPlan, ClipSource, plan_crop_batches, plan_utterance_batches
 from flexicodec.training.data.shards import ShardSource, find_shards
@@ -40,6 +41,8 @@ class Batch:
         global_items: Examples in the shares of all processes.
         skipped: Clips that could not be read and were replaced.
         features: Of the frozen encoder on the frame grid, zero beyond each item's frames, if they are cached.
+        inputs: The audio at the rate that the encoders take, where that is another.
+        input_lengths: Valid samples of these.
     """
 
     audio: Float[Tensor, "batch samples"]
@@ -49,11 +52,23 @@ class Batch:
     global_items: int
     skipped: int = 0
     features: Float[Tensor, "batch dim frames"] | None = None
+    inputs: Float[Tensor, "batch input_samples"] | None = None
+    input_lengths: Int[Tensor, " batch"] | None = None
+
+    @property
+    def encoder_audio(self) -> tuple[Float[Tensor, "batch input_samples"], Int[Tensor, " batch"]]:
+        """Audio for the encoders, and its lengths."""
+        if self.inputs is None or self.input_lengths is None:
+            return self.audio, self.lengths
+        return self.inputs, self.input_lengths
 
     def to(self, device: torch.device | str) -> "Batch":
         """Move the tensors."""
-        tensors = {name: getattr(self, name) for name in ("audio", "lengths", "items", "features")}
-        return replace(self, **{name: value.to(device) for name, value in tensors.items() if value is not None})
+        moved: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                moved[name] = value.to(device)
+        return replace(self, **moved)
 
 
 def training_batches(
@@ -67,6 +82,7 @@ def training_batches(
     keep: Keep | None = None,
     speeds: Sequence[float] = (),
     features: FeatureCache | None = None,
+    input_rate: int | None = None,
 ) -> Iterator[Batch]:
     """Yield batches without end: this process's share of the global batches number `start`, `start` + 1, ...
 
@@ -84,6 +100,7 @@ def training_batches(
         keep: Utterances to use; None for all. It must be picklable where workers are not forked.
         speeds: Factors of speed and pitch of whole utterances, one sampled for each.
         features: Of all utterances of the manifests; crops then start with a frame.
+        input_rate: Hz that the encoders take; where it is another than `sample_rate`, batches have `inputs`.
     """
     if not 0 <= rank < world or start < 0:
         raise ValueError(f"rank {rank} of {world} processes from batch {start} on is not possible")
@@ -114,7 +131,8 @@ def training_batches(
         plans = partial(plan_crop_batches, source, seed, config.crop_seconds, config.batch_size)
     augment = Augmentation(config.augmentation, sample_rate)
     grid = 1 if features is None else features.frame_size
-    reader = ExampleReader(seed, sample_rate, crop, tuple(speeds), augment, grid)
+    other_rate = None if input_rate == sample_rate else input_rate
+    reader = ExampleReader(seed, sample_rate, crop, tuple(speeds), augment, grid, other_rate)
     dataset = _BatchDataset(plans, reader, rank, world, start)
     if config.workers == 0:
         return iter(dataset)
@@ -145,24 +163,35 @@ class _BatchDataset(IterableDataset[Batch]):
 
 def collate_examples(examples: Sequence[Example], global_items: int, samples: int | None = None) -> Batch:
     """Batch examples, padded with zeros to `samples`, or to the longest if that is None."""
-    if samples is None:
-        samples = max(len(example.audio) for example in examples)
-    audio = torch.zeros(len(examples), samples)
-    for row, example in zip(audio, examples, strict=True):
-        row[: len(example.audio)] = torch.from_numpy(example.audio)
+    audio, lengths = _padded([example.audio for example in examples], samples)
+    inputs = input_lengths = None
+    resampled = [example.inputs for example in examples if example.inputs is not None]
+    if resampled:
+        inputs, input_lengths = _padded(resampled)
     features = None
     cached = [torch.from_numpy(example.features.T) for example in examples if example.features is not None]
     if cached:
         features = torch.nn.utils.rnn.pad_sequence(cached, batch_first=True).mT
     return Batch(
         audio,
-        lengths=torch.tensor([len(example.audio) for example in examples]),
+        lengths=lengths,
         items=torch.tensor([example.number for example in examples]),
         texts=[example.text for example in examples],
         global_items=global_items,
         skipped=sum(example.skipped for example in examples),
         features=features,
+        inputs=inputs,
+        input_lengths=input_lengths,
     )
+
+
+def _padded(clips: Sequence[Wave], samples: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return a batch padded with zeros to `samples`, or to the longest, and its lengths."""
+    lengths = [len(clip) for clip in clips]
+    batch = torch.zeros(len(clips), max(lengths) if samples is None else samples)
+    for row, clip in zip(batch, clips, strict=True):
+        row[: len(clip)] = torch.from_numpy(clip)
+    return batch, torch.tensor(lengths)
 
 
 def utterance_batches(utterances: Sequence[Utterance], sample_rate: int, batch_seconds: float) -> Iterator[Batch]:

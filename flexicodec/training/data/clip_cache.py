@@ -185,7 +185,8 @@ class AudioCache(ClipCache):
 class FeatureCache(ClipCache):
     """Features of a codec's frozen encoder on the frame grid, of whole clips, in half precision.
 
-    A crop then costs no pass through the encoder, and its features know what is around it.
+    A crop then costs no pass through the encoder, and its features know what is around it. They are those of files read
+    at the encoder's rate, whatever rate crops have.
 
     Args:
         utterances: The clips.
@@ -203,7 +204,7 @@ class FeatureCache(ClipCache):
         cache: str | os.PathLike[str],
         codec: FlexiCodecNetwork,
     ):
-        self.frame_size = codec.frame_size
+        self.frame_size = codec.output_frame_size  # crops are cut at the rate of decoded audio
         encoder = codec.semantic_encoder
         assert isinstance(encoder, torch.nn.Module)
         settings = {
@@ -220,7 +221,7 @@ class FeatureCache(ClipCache):
         super().__init__(utterances, cache, settings, rows, codec.semantic_encoder.dim)
 
     def read(self, index: int, first: int, samples: int) -> Float[np.ndarray, "dim frames"]:
-        """Read the features of a crop that starts with a frame, at sample `first`."""
+        """Read the features of a crop that starts with a frame, at sample `first` of the codec's output rate."""
         frames = self._clip(index, first // self.frame_size, -(-samples // self.frame_size))
         return frames.T.astype(np.float32)
 

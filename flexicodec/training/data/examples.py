@@ -52,6 +52,7 @@ class Example:
         text: Transcript; None in crops.
         skipped: Clips that could not be read and were replaced.
         features: Of the frozen encoder, for the frames of a crop, if they are cached.
+        inputs: The same audio at the encoders' rate, where that is another.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Example:
     text: str | None = None
     skipped: int = 0
     features: Float[np.ndarray, "dim frames"] | None = None
+    inputs: Wave | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class ExampleReader:
         crop: Samples of a crop; None reads whole utterances.
         speeds: Factors of the speed of whole utterances, one sampled for each.
         grid: Crops start at a multiple of so many samples.
+        input_rate: Hz that the encoders take, which get the augmented audio resampled; None for `sample_rate`.
     """
 
     seed: int
@@ -77,6 +80,7 @@ class ExampleReader:
     speeds: tuple[float, ...]
     augment: "Augmentation"
     grid: int = 1
+    input_rate: int | None = None
 
     def __call__(self, place: ExampleSpan) -> Example:
         """Read an example; if its clip cannot be read, another clip takes its place."""
@@ -96,7 +100,10 @@ class ExampleReader:
         if self.crop is None:
             text = tried.clips.text(tried.clip)
         audio, unreadable_noise = self.augment(audio, rng_for(Purpose.AUGMENTATION, self.seed, place.item))
-        return Example(place.item, audio, text, skipped + unreadable_noise, features)
+        inputs = None
+        if self.input_rate is not None:
+            inputs = _resample(audio, self.sample_rate, self.input_rate)  # as `encode` would
+        return Example(place.item, audio, text, skipped + unreadable_noise, features, inputs)
 
     def _read(self, place: ExampleSpan) -> tuple[Wave, Float[np.ndarray, "dim frames"] | None]:
         if self.crop is not None:

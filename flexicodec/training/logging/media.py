@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexicodec.analysis.plots import plot_tokens
-from flexicodec.audio import write_audio
+from flexicodec.audio import resample, write_audio
 from flexicodec.tokens import Tokens
 from flexicodec.training.logging.trackers import JSONL
 
@@ -53,9 +53,10 @@ def log_samples(
             if kind != label and not is_first:
                 continue
             name = f"clip-{number:02d}/{kind}"
-            picture = _save_picture(audio, clip_tokens, path.with_suffix(".png"))
+            heard = resample(audio, sample_rate, clip_tokens.format.sample_rate)
+            picture = _save_picture(heard, clip_tokens, path.with_suffix(".png"))
             for tracker in accelerator.trackers:
-                _send_audio(tracker, f"samples/{name}", audio, clip_tokens.format.sample_rate, step)
+                _send_audio(tracker, f"samples/{name}", audio, sample_rate, step)
                 if picture is not None:
                     _send_picture(tracker, f"tokens/{name}", picture, step)
 

@@ -35,17 +35,21 @@ def validation_rates(codec: Codec) -> dict[str, dict[str, Any]]:
 def validate(accelerator: Accelerator, codec: Codec, clips: Clips) -> dict[str, float]:
     """Compute the mel loss at fixed rates with all codebooks; the clips are shared among processes.
 
+    Clips are at `codec.output_sample_rate`, the encoders get them resampled.
+
     Returns:
         `validation/mel_12.5hz` and the like, and their mean, `validation/mel`.
     """
-    mel_loss = MultiScaleMelLoss(codec.sample_rate)
+    mel_loss = MultiScaleMelLoss(codec.output_sample_rate)
     mine = clips[accelerator.process_index :: accelerator.num_processes]
     scores = {}
     for name, options in validation_rates(codec).items():
         total = torch.zeros((), device=accelerator.device)
         for clip in mine:
             audio = clip[None].to(accelerator.device)
-            total += mel_loss(codec.decode(codec.encode(audio, **options)), audio).sum()
+            tokens = codec.encode(audio, sample_rate=codec.output_sample_rate, **options)
+            decoded = codec.decode(tokens)[:, : audio.shape[1]]  # resampled lengths are rounded up, both ways
+            total += mel_loss(decoded, audio).sum()
         scores[f"validation/mel_{name}"] = float(accelerator.reduce(total, "sum")) / len(clips)
     return scores | {"validation/mel": float(np.mean(list(scores.values())))}
 
@@ -55,6 +59,7 @@ def save_samples(accelerator: Accelerator, codec: Codec, clips: Clips, step: int
     """Save a few clips decoded at the last of the validation rates, with plots of their tokens."""
     options = list(validation_rates(codec).values())[-1]
     clips = clips[:NUM_SAMPLES]
-    tokens = [codec.encode(clip[None].to(accelerator.device), **options) for clip in clips]
-    decoded = [codec.decode(one)[0].cpu() for one in tokens]
-    log_samples(accelerator, step, codec.sample_rate, clips, decoded, tokens, Path(output))
+    rate = codec.output_sample_rate
+    tokens = [codec.encode(clip[None].to(accelerator.device), sample_rate=rate, **options) for clip in clips]
+    decoded = [codec.decode(one)[0, : len(clip)].cpu() for one, clip in zip(tokens, clips, strict=True)]
+    log_samples(accelerator, step, rate, clips, decoded, tokens, Path(output))
