@@ -127,7 +127,7 @@ def test_frames_of_no_length_cannot_be_counted(codec, samples):
         ({"max_duration": 0}, r"max_duration is 0, .*None \(not 0\) lifts the cap"),
         ({"max_duration": 2.5}, "max_duration is 2.5"),
         ({"policy": "uniform"}, "policy is 'uniform'; .*with frame_rate=, or a MergingPolicy"),
-        ({"policy": "uniforn", "frame_rate": 5}, "policy is 'uniforn'; expected one of rate, uniform, variance"),
+        ({"policy": "uniforn", "frame_rate": 5}, "policy is 'uniforn'; expected one of rate, uniform, shuffled"),
         ({"policy": "threshold", "frame_rate": 5}, "policy 'threshold' takes threshold, and not frame_rate"),
         ({"policy": "uniform", "threshold": 0.5}, "policy 'uniform' takes frame_rate, and not threshold"),
         ({"policy": 5.0}, "policy is 5.0"),
