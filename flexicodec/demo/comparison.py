@@ -19,6 +19,7 @@ from flexicodec.audio import OpenedAudio, read_audio, resample
 from flexicodec.corpus.alignments.alignment import Segment
 from flexicodec.corpus.alignments.phone_aligner import SAMPLE_RATE as ALIGNED_RATE
 from flexicodec.corpus.alignments.phone_aligner import NotAligned
+from flexicodec.merging.recognition_cost import DIM as MOONSHINE_DIM
 from flexicodec.merging.registry import KINDS, needed_setting
 from flexicodec.models.codec import Codec
 from flexicodec.tokens import Tokens
@@ -118,6 +119,8 @@ class Comparer:
         """Names of policies that meet a frame rate, the model's own first."""
         names = [self.own_policy]
         names += [name for name in KINDS if name != self.own_policy and needed_setting(name) == "frame_rate"]
+        if self.codec.semantic_encoder.dim != MOONSHINE_DIM and "recognition" in names:
+            names.remove("recognition")
         return names
 
     @property

@@ -57,7 +57,7 @@ LEAST_COST = {"frame_rate": LeastCost, "price": LeastCost}
 # Relative to their energies, acoustic features (of a spectral encoder) vary ten times as much within tokens as
 # semantic ones (of Moonshine): with this share neither stream loses much.
 JOINT = {"cost": "joint", "acoustic": 0.2, "length_power": 1.0}
-POLICIES: dict[str, PolicyKind] = {
+POLICIES: dict[str, PolicyKind] = {  # that every model takes
     "rate": PolicyKind({"frame_rate": ExactRate}),
     "uniform": PolicyKind({"frame_rate": Uniform}),
     "shuffled": PolicyKind({"frame_rate": Shuffled}),  # the control
@@ -74,14 +74,17 @@ POLICIES: dict[str, PolicyKind] = {
     "norm": PolicyKind(LEAST_COST, {"cost": "norm"}),  # CodecSlime as re-implemented
     "centroid": PolicyKind({"frame_rate": CentroidRate, "threshold": Centroid}),  # Sylber
     # by other rules
-    "recognition": PolicyKind(LEAST_COST, {"cost": "recognition", "cap": LONGEST}),
     "elastic": PolicyKind(LEAST_COST, {"cost": "prediction"}),  # Elastic-Time
     "elastic-greedy": PolicyKind({"frame_rate": GreedyPrediction}),
     "a-tome": PolicyKind({"frame_rate": Pairs}),
     "density-peaks": PolicyKind({"threshold": DensityPeaks}),  # VARSTok, as its paper has it
     "density-peaks-released": PolicyKind({"threshold": DensityPeaks}, {"released": True}),  # and as its code has it
 }
-KINDS = {**POLICIES, RUNNING: PolicyKind({"frame_rate": RateController})}
+KINDS = {
+    **POLICIES,
+    "recognition": PolicyKind(LEAST_COST, {"cost": "recognition", "cap": LONGEST}),  # of Moonshine's features
+    RUNNING: PolicyKind({"frame_rate": RateController}),
+}
 for _name, _kind in POLICIES.items():
     if _kind.forms.get("threshold") is RunningCost:
         KINDS[STEERED + _name] = PolicyKind({"frame_rate": SteeredCost}, _kind.settings)

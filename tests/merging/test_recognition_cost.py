@@ -8,8 +8,9 @@ import pytest
 import torch
 from clips_for_policies import noise, rows
 
-from flexicodec.merging import cosine_similarities, make_policy
+from flexicodec.merging import LeastCost, cosine_similarities, make_policy
 from flexicodec.merging.recognition_cost import DIM, LONGEST, TokenCost, certainty, shipped_cost
+from flexicodec.merging.registry import policy_text, resolve_policy
 
 
 def cut(features, lengths, text="recognition", cap=None, **control):
@@ -53,6 +54,13 @@ def test_equal_frames_lose_nothing():
     for costs in shipped_cost()(held[0]):
         assert float(costs.abs().max()) < 1e-4
     assert certainty(torch.tensor([[0.0, 0.0], [0.25, 0.0]])).tolist() == [0.0, 0.5]
+
+
+def test_it_has_a_name_like_the_others():
+    policy, note = resolve_policy(0.9, 12.5, 8, policy="recognition", frame_rate=3)
+    assert policy == LeastCost(3.0, cost="recognition", cap=8)
+    assert note == {"policy": "recognition", "frame_rate": 3.0}
+    assert policy_text(make_policy("recognition:cap=6,price=0.1")) == "recognition:cap=6"
 
 
 def test_what_it_does_not_know_is_refused():
