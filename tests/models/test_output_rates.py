@@ -226,5 +226,5 @@ def test_graphs_decode_at_that_rate(codecs, tmp_path):
     assert exported.output_sample_rate == 24_000
     found = compare(codec, exported, torch.cat([noise(20_001), noise(20_001, 1)]), torch.tensor([20_001, 13_000]))
     assert found.holds, found
-    frames = Tokens(*([0] * 3,), [[[0] * 3] * codec.num_codebooks], [[2, 1, 3]], format=codec.format)
+    frames = Tokens([[0] * 3], [[[0] * 3] * codec.num_codebooks], [[2, 1, 3]], format=codec.format)
     assert exported.decode(frames).shape == codec.decode(frames).shape == (1, 6 * 1920)
