@@ -30,6 +30,7 @@ from flexicodec.merging import (
     Centroid,
     ExactRate,
     MinimumVariance,
+    Shuffled,
     Threshold,
     Uniform,
     cosine_similarities,
@@ -72,12 +73,6 @@ def by_policy(policy: Any, features: Tensor, seconds: float) -> Tensor:
     )
 
 
-def shuffled(durations: Tensor, name: str) -> Tensor:
-    """Put the durations of a clip into a random order, the same in every run."""
-    random = np.random.default_rng([ord(letter) for letter in name])
-    return torch.from_numpy(random.permutation(durations[0].numpy()))[None]
-
-
 Cut = Callable[[Clip], Tensor]
 
 
@@ -104,9 +99,7 @@ def settings(thresholds: dict[tuple[str, float], float]) -> dict[tuple[str, floa
         cuts["variance", rate] = exact(MinimumVariance, rate)
         for layer in LAYERS:
             cuts[f"adjacent cosine of layer {layer}", rate] = exact(ExactRate, rate, f"layer {layer}")
-        cuts["shuffled durations", rate] = lambda clip, cut=cuts["adjacent cosine", rate]: shuffled(
-            cut(clip), clip.utterance.id
-        )
+        cuts["shuffled durations", rate] = exact(Shuffled, rate)
         fixed = thresholds["threshold", rate]
         cuts["adjacent cosine, one threshold", rate] = lambda clip, tau=fixed: by_policy(
             Threshold(tau), clip.features["last"], clip.seconds

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make flexicodec-mini from speech: train it, set its thresholds and codebooks, measure it. One core is enough; a GPU is used if there.
+# Make flexicodec-mini from speech: train it, set its thresholds and codebooks, measure it. One core is enough, and
+# a GPU is used if there.
 #
 #   experiments/mini/train.sh DIR [OUT]      DIR holds train.jsonl and eval.jsonl; OUT is runs/mini-v2 by default
 #
@@ -10,7 +11,7 @@
 #   CALIBRATE_EVERY=15        every so-many-th training clip sets the thresholds
 #   EVAL_CLIPS                clips to measure on, all by default
 set -euo pipefail
-[[ $# -ge 1 && $# -le 2 ]] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[[ $# -ge 1 && $# -le 2 ]] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 speech=$(realpath "$1")
 root=$(realpath "$(dirname "$0")/../..")

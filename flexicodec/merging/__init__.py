@@ -21,7 +21,7 @@ from flexicodec.merging.selectors.clustering import DensityPeaks, GreedyPredicti
 from flexicodec.merging.selectors.least_cost import LeastCost, MinimumVariance, equal_mass
 from flexicodec.merging.selectors.path import PathLength, PathThreshold
 from flexicodec.merging.selectors.running import Centroid, RunningCost
-from flexicodec.merging.selectors.similarity import ExactRate, Threshold, TopCuts, Uniform
+from flexicodec.merging.selectors.similarity import ExactRate, Shuffled, Threshold, TopCuts, Uniform
 from flexicodec.merging.wished import fit_durations, snap
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "PathThreshold",
     "RateController",
     "RunningCost",
+    "Shuffled",
     "Threshold",
     "TopCuts",
     "Uniform",

@@ -130,14 +130,13 @@ class FlexiCodecGenerator(Generator):
 
         decoded, audio, losses = self.compare(decoded, audio, torch.minimum(lengths, decoded_lengths))
         losses |= semantic_codes.losses
+        tokens = (durations > 0).sum(dim=1)
         if self.align:
-            tokens = (durations > 0).sum(dim=1)
             aligned = semantic_codes.latents
             if "alignment" in self.heads:
                 aligned = self.heads["alignment"](aligned.mT).mT.float()
             losses["alignment"] = feature_alignment_loss(aligned, merge(semantic, durations), tokens)
         if self.residual:
-            tokens = (durations > 0).sum(dim=1)
             merged = acoustic_codes.inputs + semantic_codes.latents * rates.keeps_semantic[:, None, None]
             losses["residual"] = feature_alignment_loss(semantic_codes.latents, merged, tokens)
         for name, loss in acoustic_codes.losses.items():  # both quantisers may have a commitment loss

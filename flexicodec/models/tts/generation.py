@@ -185,21 +185,41 @@ def generate_steps(model: AutoregressiveTTS, prompts: ARBatch, config: Generatio
 
 
 def _check_prompts(model: AutoregressiveTTS, prompts: ARBatch) -> None:
-    """Refuse what the embeddings do not have."""
     config = model.config
-    if bool((prompts.text_lengths < 1).any()):
-        raise ValueError("a text has no ids; expected at least one")
-    checks = (
-        ("text id", prompts.text, prompts.text_lengths, 0, config.text_vocabulary - 1),
-        ("token", prompts.tokens, prompts.token_lengths, 0, config.codebook_size - 1),
-        ("duration", prompts.durations, prompts.token_lengths, 1, config.max_duration),
+    check_prompts(
+        "ids",
+        prompts.text_lengths,
+        prompts.token_lengths,
+        text_id=(prompts.text, 0, config.text_vocabulary - 1),
+        token=(prompts.tokens, 0, config.codebook_size - 1),
+        duration=(prompts.durations, 1, config.max_duration),
     )
-    for name, values, lengths, lowest, highest in checks:
+
+
+def check_prompts(
+    unit: str,
+    text_lengths: Int[Tensor, " batch"],
+    token_lengths: Int[Tensor, " batch"],
+    **parts: tuple[Tensor, int, int],
+) -> None:
+    """Refuse what a model's embeddings do not have.
+
+    Args:
+        unit: What texts consist of, for the message.
+        text_lengths: Units of text of each item.
+        token_lengths: Tokens of each item.
+        parts: Integers [batch, steps] by what they are, with the lowest and highest one; `text_id` has `text_lengths`.
+    """
+    if bool((text_lengths < 1).any()):
+        raise ValueError(f"a text has no {unit}; expected at least one")
+    for name, (values, lowest, highest) in parts.items():
+        lengths = text_lengths if name == "text_id" else token_lengths
         valid = values[length_mask(lengths, values.shape[1])]
         wrong = valid[(valid < lowest) | (valid > highest)]
         if len(wrong):
             raise ValueError(
-                f"{name} {int(wrong[0])} of a prompt is out of range; this model has {lowest} to {highest}"
+                f"{name.replace('_', ' ')} {int(wrong[0])} of a prompt is out of range; this model has {lowest} to "
+                f"{highest}"
             )
 
 

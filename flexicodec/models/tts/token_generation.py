@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from flexicodec.models.tts.generation import Generated, GenerationConfig, item_generators
+from flexicodec.models.tts.generation import Generated, GenerationConfig, check_prompts, item_generators
 from flexicodec.models.tts.sampling import draw, repeats, unrestricted
 from flexicodec.models.tts.token_lm import LMBatch, TokenLM
 from flexicodec.nn.masking import length_mask
@@ -31,14 +31,21 @@ def generate_tokens(model: TokenLM, prompts: LMBatch, config: GenerationConfig =
         config: Settings. `max_frames` is by default 25 and 3 for each letter.
 
     Raises:
-        ValueError: A text without letters, ids, codes or durations out of range, or no room left for tokens.
+        ValueError: A text without letters, ids, codes or durations out of range, or no positions left for tokens.
     """
     from transformers import DynamicCache
 
-    _check_prompts(model, prompts)
+    check_prompts(
+        "letters",
+        prompts.text_lengths,
+        prompts.token_lengths,
+        text_id=(prompts.text, 0, model.text_embedding.num_embeddings - 1),
+        code=(prompts.codes, 0, model.space.size - 1),
+        duration=(prompts.durations, 1, model.space.max_duration),
+    )
     generators = item_generators(config.seed, len(prompts.text))
     limit = _frame_limits(prompts, config)
-    room = _room(model, prompts, config)
+    max_tokens = _token_limits(model, prompts, config)
 
     # All sequences end at the last position of the prefix.
     sequences = model.embed(prompts)
@@ -56,7 +63,7 @@ def generate_tokens(model: TokenLM, prompts: LMBatch, config: GenerationConfig =
     allowed = _allowed_durations(model, config)
     while True:
         # Items at their limit stop with what they have.
-        at_limit = running & ((frames >= limit) | (len(codes) >= room))
+        at_limit = running & ((frames >= limit) | (len(codes) >= max_tokens))
         reached_limit |= at_limit
         running &= ~at_limit
         code, ended = _draw_codes(model, hidden, codes, config, generators)
@@ -109,32 +116,13 @@ def _frame_limits(prompts: LMBatch, config: GenerationConfig) -> Int[Tensor, " b
     return SPARE_FRAMES + FRAMES_PER_LETTER * prompts.text_lengths
 
 
-def _room(model: TokenLM, prompts: LMBatch, config: GenerationConfig) -> Int[Tensor, " batch"]:
+def _token_limits(model: TokenLM, prompts: LMBatch, config: GenerationConfig) -> Int[Tensor, " batch"]:
     """Most tokens of each item, as far as there are positions."""
     prefix = prompts.text_lengths + prompts.token_lengths + 3  # start, rate, speech
-    room = model.config.max_positions - prefix
-    if bool((room < 1).any()):
+    free = model.config.max_positions - prefix
+    if bool((free < 1).any()):
         raise ValueError(
             f"text and reference take {int(prefix.max())} positions and leave no room for tokens; this model has "
             f"{model.config.max_positions}; speak the text in parts"
         )
-    return room if config.max_tokens is None else room.clamp(max=config.max_tokens)
-
-
-def _check_prompts(model: TokenLM, prompts: LMBatch) -> None:
-    """Refuse what the embeddings do not have."""
-    if bool((prompts.text_lengths < 1).any()):
-        raise ValueError("a text has no letters; expected at least one")
-    letters = model.text_embedding.num_embeddings
-    checks = (
-        ("text id", prompts.text, prompts.text_lengths, 0, letters - 1),
-        ("code", prompts.codes, prompts.token_lengths, 0, model.space.size - 1),
-        ("duration", prompts.durations, prompts.token_lengths, 1, model.space.max_duration),
-    )
-    for name, values, lengths, lowest, highest in checks:
-        valid = values[length_mask(lengths, values.shape[1])]
-        wrong = valid[(valid < lowest) | (valid > highest)]
-        if len(wrong):
-            raise ValueError(
-                f"{name} {int(wrong[0])} of a prompt is out of range; this model has {lowest} to {highest}"
-            )
+    return free if config.max_tokens is None else free.clamp(max=config.max_tokens)
